@@ -1,0 +1,31 @@
+"""Every error that a user can cause or cure; each message names the cause and the cure in one sentence.
+
+A stage that meets one of these stops, leaves what was there, and the next run goes on from it. Whatever
+concerns a single unit is no error: it becomes that unit's row in the ledger.
+"""
+
+from __future__ import annotations
+
+
+class N2GError(Exception):
+    """Base of the errors that name their cause and their cure."""
+
+
+class SettingsError(N2GError):
+    """A setting is unknown, out of range, or does not fit the subject model."""
+
+
+class SourceError(N2GError):
+    """A model or corpus source cannot be had, is damaged, or has the wrong sha256."""
+
+
+class SubjectError(N2GError):
+    """The subject model does not fit the study: a layer, neuron or hook it lacks, or logits that differ."""
+
+
+class CorpusError(N2GError):
+    """The corpus is missing, empty, not UTF-8, or too small."""
+
+
+class StorageError(N2GError):
+    """N2G_HOME cannot be written, a slice or the database is damaged, or another run holds a lock."""

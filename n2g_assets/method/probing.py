@@ -1,0 +1,83 @@
+"""The only questions that the method asks a model, as protocols; ``subject`` answers them.
+
+A *unit* is a neuron with a sign, a *probe* is a prompt and a unit, and its answer is the unit's activation at every
+position of the prompt. Prompts are token ids with BOS at position 0; what stands at position 0 is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+
+class Unit(NamedTuple):
+    """One neuron of a layer with a sign (+1, or -1 for the negated activation)."""
+
+    neuron: int
+    sign: int
+
+
+class Prober(Protocol):
+    """Answers probes for the units of one layer."""
+
+    layer: int
+
+    def activations(
+        self, prompts: Sequence[Int32[np.ndarray, " length"]], units: Sequence[Unit]
+    ) -> list[Float32[np.ndarray, " length"]]:
+        """Activation of ``units[i]`` (times its sign) at every position of ``prompts[i]``, in the order given.
+
+        All prompts of all units go in one call: the prober batches them by length. Activations are raw (not
+        normalised) and float32.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """A token, or several, that may stand in another's place."""
+
+    text: str
+    """Readable text."""
+    token_ids: tuple[int, ...]
+    """Its token ids in the subject model's vocabulary."""
+
+
+class Proposer(Protocol):
+    """Proposes substitutes for tokens of prompts, best first."""
+
+    name: str
+
+    def propose(
+        self, prompts: Sequence[Int32[np.ndarray, " length"]], positions: Sequence[Sequence[int]]
+    ) -> list[list[list[Substitute]]]:
+        """For each prompt and each of its asked positions, the substitutes, best first; never the original token.
+
+        Answers ``answer[i][j]`` for ``prompts[i]`` at ``positions[i][j]``. The list is longer than what is needed
+        (variants that equal the original after normalisation do not count), and may be empty.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The subject model's tokens and the forms under which a graph matches them."""
+
+    tokens: tuple[bytes, ...]
+    """Exact bytes of every token id."""
+    forms: tuple[bytes, ...]
+    """The different forms; without normalisation these are the tokens' own bytes."""
+    form_of: Int32[np.ndarray, " d_vocab"]
+    """Index into ``forms`` for every token id: two tokens match when theirs are equal."""
+    bos_id: int
+    """Token id that stands at position 0 of every context."""
+    mask_id: int
+    """Token id that masks another in saliency."""
+
+    def form(self, token_id: int) -> bytes:
+        """The form, as bytes, under which a token id is matched."""
+        return self.forms[self.form_of[token_id]]
