@@ -6,7 +6,8 @@ rooms take the part they need. Unknown keys are errors. Paper sections refer to 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +16,17 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and a misspelled key is an error that names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    near = get_close_matches(str(key), cls.model_fields, n=1)
+                    cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
+                    raise ValueError(f"there is no setting '{key}' here: {cure}")
+        return values
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -52,7 +64,7 @@ class CorpusSource(Settings):
     """What all corpus sources share."""
 
     role: Literal["harvest", "out_of_domain"] = "harvest"
-    """``harvest`` documents are split into harvested and held-out ones; ``out_of_domain`` ones are only evaluated on."""
+    """``harvest`` documents are split into harvested and held-out ones; ``out_of_domain`` only evaluates."""
     kind: str = "prose"
     """A label for what the text is, such as ``prose`` or ``code``; kept in ``documents.kind``."""
     max_tokens: int | None = Field(default=None, gt=0)
@@ -152,7 +164,7 @@ class MethodSettings(Settings):
     prune_max_prefix: int = Field(default=30, ge=0)
     """Tokens before the peak that pruning tries at the most."""
     mask_token: str = "auto"
-    """Text of the token that masks another in saliency; ``auto``: end-of-text where the model has one, else its padding, else BOS."""
+    """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
     important_threshold: float = Field(default=0.75, gt=0, le=1)
     """Importance from which a token becomes a context node (section 3.3)."""
     augment_threshold: float = Field(default=0.8, gt=0, le=1)
@@ -162,7 +174,7 @@ class MethodSettings(Settings):
     substitute_keep: float = Field(default=0.5, gt=0, le=1)
     """A variant is kept if it has at least this share of the unvaried activation."""
     proposer: Literal["infill", "masked_lm"] = "infill"
-    """Where substitutes come from: the subject model's own infill, or a masked language model (the paper's DistilBERT)."""
+    """Where substitutes come from: the subject's own infill, or a masked language model (the paper's DistilBERT)."""
     masked_lm: str = "distilbert-base-uncased"
     """Hub name or local folder of the masked language model, for ``proposer: masked_lm``."""
     infill_candidates: int = Field(default=64, ge=1)
@@ -212,7 +224,9 @@ class StudySettings(Settings):
     def _layers_make_sense(self) -> StudySettings:
         numbers = self.layer_numbers
         if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
-            raise ValueError(f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}.")
+            raise ValueError(
+                f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
+            )
         if isinstance(self.layers_per_run, int) and self.layers_per_run < 1:
             raise ValueError(f"layers_per_run must be 'all' or at least 1, not {self.layers_per_run}.")
         return self

@@ -84,12 +84,16 @@ class Table:
                 "make the stage write the columns that storage/tables.py names."
             )
         try:
-            frame = frame.select(self.schema.names()).cast(dict(self.schema))
+            frame = frame.select(self.schema.names()).cast(self.schema)
         except pl.exceptions.PolarsError as error:
-            raise StorageError(f"Rows for table {self.name} have a wrong type ({error}): see storage/tables.py.") from error
+            raise StorageError(
+                f"Rows of table {self.name} have a wrong type ({error}): see storage/tables.py."
+            ) from error
         holes = [column.name for column in self.columns if not column.nullable and frame[column.name].null_count()]
         if holes:
-            raise StorageError(f"Rows for table {self.name} are NULL in {holes}, which may not be: see storage/tables.py.")
+            raise StorageError(
+                f"Rows of table {self.name} are NULL in {holes}, which may not be: see storage/tables.py."
+            )
         return frame.sort(self.key, maintain_order=True)
 
 
@@ -263,12 +267,12 @@ _TABLES = (
         "graph_nodes",
         "node of a token graph",
         _c("node_id", pl.Int32, "number of the node, parents before children"),
-        _c("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating nodes", True),
+        _c("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating ones", True),
         _c("depth", pl.Int32, "0 for activating nodes"),
         _c("kind", pl.String, "activating, context or ignore"),
         _c("token", pl.Binary, "the form that is matched; NULL for ignore nodes", nullable=True),
         _c("activation", pl.Float32, "largest normalised activation seen of the activating token above it"),
-        _c("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where it was not measured", True),
+        _c("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where not measured", True),
         _c("end_activation", pl.Float32, "normalised activation that a path which ends here predicts", nullable=True),
         _c("end_count", pl.Int32, "prompts that ended here; 0 where none did"),
         key=("node_id",),
@@ -320,7 +324,9 @@ _TABLES = (
             _c("input_hash", pl.String, "hash of the stage's code version, settings and inputs"),
             _c("content_hash", pl.String, "hash of the rows"),
             _c("code_version", pl.String, "code version of the stage"),
-            _c("rows", pl.Int64, "number of rows"),
+            _c("rows", pl.Int64, "number of rows in the slice"),
+            _c("published_rows", pl.Int64, "of those, in this database: tables by unit hold the study's units alone"),
+            _c("units_hash", pl.String, "hash of the units whose rows are published; NULL for others", nullable=True),
             _c("written_at", pl.Datetime("us"), "when (UTC)"),
         ),
         ("study", "table_name", "layer", "part"),

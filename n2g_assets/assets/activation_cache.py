@@ -1,0 +1,111 @@
+"""Stage ``activation_cache``: one forward pass through the harvest for all layers together (DESIGN section 4).
+
+Asked for some layers, it harvests every layer of the study up to the deepest asked that is not cached yet: the pass
+costs the same. What it stores covers all neurons and both signs; the later stages pick the study's units.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import polars as pl
+
+from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.stage import Stage, of_units
+from n2g_assets.assets.workbench import Workbench
+from n2g_assets.method.probing import Unit
+from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.stages import StageReport
+
+_CODE_VERSION = "1"
+_TABLES = ("neuron_stats", "activations", "top_contexts")
+
+
+def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
+    stale = [layer for layer in layers if not bench.is_fresh(_TABLES, _input_hash(bench, layer), layer)]
+    if stale:
+        together = [
+            layer
+            for layer in bench.settings.layer_numbers
+            if layer in stale or (layer < max(stale) and not bench.is_fresh(_TABLES, _input_hash(bench, layer), layer))
+        ]
+        with bench.holding("activation_cache"):
+            bench.harvest(together, show)
+
+
+def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+    began = time.monotonic()
+    input_hash = _input_hash(bench, layer)
+    units = bench.units(layer)
+    reused = bench.is_fresh(_TABLES, input_hash, layer)
+    if not reused:
+        frames = bench.harvest([layer], show).frames(layer)
+        for table in _TABLES:
+            frame = getattr(frames, table)
+            bench.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION)
+    ledger = _write_ledger(bench, layer, units, input_hash)
+    manifests = {table: bench.manifest(table, layer) for table in _TABLES}
+    return StageReport(
+        stage=STAGE.name,
+        study=bench.study.name,
+        layer=layer,
+        reused=reused,
+        computed=0 if reused else len(units),
+        kept=len(units) if reused else 0,
+        carried=0,
+        seconds=time.monotonic() - began,
+        rows={table: manifest.rows for table, manifest in manifests.items()},
+        ledger=ledger,
+        content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},
+        input_hash=input_hash,
+    )
+
+
+def _write_ledger(bench: Workbench, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
+    stats = of_units(bench.read("neuron_stats", layer, columns=["neuron", "sign", "max"]), units)
+    dead = pl.col("max") <= 0
+    ledger = stats.select(
+        "neuron",
+        "sign",
+        pl.lit(STAGE.name).alias("stage"),
+        pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("ok")).alias("status"),
+        pl.when(dead)
+        .then(pl.format("a_max is {}: the unit is never positive in the harvest.", "max"))
+        .otherwise(pl.lit(""))
+        .alias("reason"),
+    )
+    ledger_hash = hash_json([input_hash, units])
+    if not bench.is_fresh(["ledger"], ledger_hash, layer, part=STAGE.name):
+        bench.write("ledger", ledger, layer=layer, part=STAGE.name, input_hash=ledger_hash, code_version=_CODE_VERSION)
+    return dict(ledger.group_by("status").len().iter_rows())
+
+
+def _input_hash(bench: Workbench, layer: int) -> str:
+    settings = bench.settings
+    return hash_json(
+        {
+            "code_version": _CODE_VERSION,
+            "model": bench.model_hash,
+            "contexts": bench.harvest_hash,
+            "layer": layer,
+            "strongest": settings.harvest.strongest,
+            "dtype": settings.harvest.dtype,
+            "top_contexts": settings.method.top_contexts,
+            "contexts_per_document": settings.method.contexts_per_document,
+        }
+    )
+
+
+STAGE = Stage(
+    name="activation_cache",
+    description="One forward pass through the harvested documents for all layers together: for every neuron and both "
+    "signs its statistics, its strongest positions and its strongest contexts. New documents cost only their own pass.",
+    tables=_TABLES,
+    upstream=("corpus_tokens", "subject_model"),
+    code_version=_CODE_VERSION,
+    work=_work,
+    prepare=_prepare,
+    preview_columns=["neuron", "sign", "n_tokens", "mean", "std", "max", "share_positive", "quantiles"],
+    kinds={"torch", "parquet"},
+)

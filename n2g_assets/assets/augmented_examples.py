@@ -1,0 +1,42 @@
+"""Stage ``augmented_examples``: pruned prompts with important tokens exchanged (DESIGN section 6, step 4)."""
+
+from __future__ import annotations
+
+from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.stage import Stage, fill_layer, of_units
+from n2g_assets.assets.workbench import Workbench
+from n2g_assets.method.augment import augment_examples
+from n2g_assets.storage.stages import StageReport
+
+_SETTINGS = (
+    "augment_threshold", "substitutes", "substitute_keep", "proposer", "masked_lm",
+    "infill_candidates", "infill_rescored", "infill_right_tokens", "normalise_tokens",
+)  # fmt: skip
+
+
+def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+    pruned = bench.read("pruned_examples", layer)
+    return fill_layer(
+        bench, STAGE, layer,
+        previous="pruned_examples",
+        inputs={"pruned_examples": pruned},
+        settings=_SETTINGS,
+        compute=lambda units, a_max: augment_examples(
+            units, of_units(pruned, units), bench.vocabulary,
+            bench.prober(layer), bench.proposer(), bench.settings.method,
+        ),
+        show=show,
+    )  # fmt: skip
+
+
+STAGE = Stage(
+    name="augmented_examples",
+    description="Variants of each pruned prompt with one important token exchanged for a likely substitute, and "
+    "whether the unit still fires on them.",
+    tables=("augmented_examples",),
+    upstream=("pruned_examples",),
+    code_version="1",
+    work=_work,
+    preview_columns=["neuron", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
+    kinds={"torch", "polars", "parquet"},
+)

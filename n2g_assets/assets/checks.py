@@ -1,0 +1,239 @@
+"""Asset checks: what must hold of every slice, said for the layers of the run.
+
+- ``rows_are_sound``: schema, keys unique and complete against the ledger, no NaN; on every per-layer asset.
+- ``activations_recomputed`` (blocking): stored activations of a sample equal those of a fresh pass of plain
+  transformers, one context at a time without padding; on ``activation_cache`` and ``top_examples``.
+- ``train_and_test_disjoint`` (blocking): no document stands on both sides of a unit; on ``top_examples``.
+- ``split_is_sound`` (blocking): contexts and documents agree, near-duplicates stand on one side; on
+  ``corpus_tokens``.
+- ``model_is_sane``: the cross-entropy on English prose is that of a trained model; on ``subject_model``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.storage.tables import STAGES, TABLES
+
+_SAMPLED_UNITS = 4
+_SAMPLED_CONTEXTS = 3
+_TOLERANCE = 1e-4
+"""Share of a_max within which a recomputed activation must lie (DESIGN promise 3)."""
+
+_STAGE_TABLES = {
+    "activation_cache": ("neuron_stats", "activations", "top_contexts"),
+    "top_examples": ("top_examples",),
+    "pruned_examples": ("pruned_examples", "saliencies"),
+    "augmented_examples": ("augmented_examples",),
+    "neuron_graphs": ("graph_nodes", "rules"),
+    "evaluation": ("evaluation",),
+}
+_EVERY_UNIT_HAS_ROWS = {"neuron_stats", "top_examples", "pruned_examples", "graph_nodes", "rules", "evaluation"}
+
+LayerCheck = Callable[[Workbench, int], list[str]]
+"""What is wrong with a layer, one sentence each; empty where all is well."""
+
+
+def study_checks(study: Study) -> list[dg.AssetChecksDefinition]:
+    """The checks of one study."""
+    checks = [_layer_check(study, stage, "rows_are_sound", _sound(stage), _SOUND) for stage in STAGES]
+    for stage in ("activation_cache", "top_examples"):
+        checks.append(
+            _layer_check(study, stage, "activations_recomputed", _recomputed(stage), _RECOMPUTED, blocking=True)
+        )
+    checks.append(_layer_check(study, "top_examples", "train_and_test_disjoint", _disjoint, _DISJOINT, blocking=True))
+    return [*checks, _split_check(study), _sanity_check(study)]
+
+
+_SOUND = "Schema, keys unique and complete against the ledger, no NaN."
+_RECOMPUTED = "Stored activations of a sample equal a fresh pass of plain transformers, within 1e-4 of a_max."
+_DISJOINT = "No document stands on both sides of a unit, and none of them is held out."
+
+
+# -------------------------------------------------------------------------------------------- per layer
+def _layer_check(
+    study: Study, stage: str, name: str, check: LayerCheck, description: str, *, blocking: bool = False
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=study.key(stage),
+        name=name,
+        description=description,
+        blocking=blocking,
+        required_resource_keys={"n2g"},
+    )
+    def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        bench = Workbench(study, context.resources.n2g.open(), context.log)
+        keys = _layers_spoken_of(context, bench, _STAGE_TABLES[stage][0])
+        wrong = {key: found for key in keys if (found := check(bench, study.partition_layers[key]))}
+        said = "; ".join(f"layer {key}: {sentence}" for key, found in wrong.items() for sentence in found)
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=said or f"layers {', '.join(keys)} are sound",
+            metadata={"layers": dg.MetadataValue.text(", ".join(keys))},
+        )
+
+    return run
+
+
+def _layers_spoken_of(context: dg.AssetCheckExecutionContext, bench: Workbench, table: str) -> list[str]:
+    """The layers of the run, or, for a check that is run by itself, all layers that are there."""
+    if context.has_partition_key or context.run.tags.get("dagster/asset_partition_range_start"):
+        return list(context.partition_keys)
+    there = bench.store.layers(table, bench.study.name)
+    return [key for key, layer in bench.study.partition_layers.items() if layer in there]
+
+
+def _sound(stage: str) -> LayerCheck:
+    def check(bench: Workbench, layer: int) -> list[str]:
+        return [sentence for table in _STAGE_TABLES[stage] for sentence in _table_faults(bench, stage, table, layer)]
+
+    return check
+
+
+def _table_faults(bench: Workbench, stage: str, table: str, layer: int) -> list[str]:
+    schema = TABLES[table]
+    frame = bench.read(table, layer)
+    faults = []
+    if frame.schema != schema.schema:
+        faults.append(f"{table} has the columns {frame.schema}, not those of storage/tables.py")
+        return faults
+    if frame.select(pl.struct(schema.key).is_duplicated().any()).item():
+        faults.append(f"{table} repeats a key")
+    for column, dtype in schema.schema.items():
+        if dtype.is_float() and frame[column].is_nan().any():
+            faults.append(f"{table}.{column} holds NaN")
+        if isinstance(dtype, pl.List) and dtype.inner.is_float() and frame[column].explode().is_nan().any():
+            faults.append(f"{table}.{column} holds NaN")
+    ledger = bench.read("ledger", layer, part=stage)
+    listed = {(row["neuron"], row["sign"]): row["status"] for row in ledger.iter_rows(named=True)}
+    asked = {tuple(unit) for unit in bench.units(layer)}
+    if set(listed) != asked:
+        faults.append(f"the ledger of {stage} names {len(listed)} units, {len(asked)} were asked for")
+    there = set(frame.select("neuron", "sign").unique().iter_rows())
+    sound = {unit for unit, status in listed.items() if status == "ok"}
+    if table in _EVERY_UNIT_HAS_ROWS and sound - there:
+        faults.append(f"{table} lacks {len(sound - there)} units that the ledger calls ok")
+    if stage != "activation_cache" and there - sound:
+        faults.append(f"{table} holds {len(there - sound)} units that the ledger does not call ok")
+    return faults
+
+
+def _recomputed(stage: str) -> LayerCheck:
+    table = "top_contexts" if stage == "activation_cache" else "top_examples"
+
+    def check(bench: Workbench, layer: int) -> list[str]:
+        return _recompute_faults(bench, table, layer)
+
+    return check
+
+
+def _recompute_faults(bench: Workbench, table: str, layer: int) -> list[str]:
+    units = bench.units(layer)
+    rng = np.random.default_rng(np.random.SeedSequence([layer, len(units)]))
+    chosen = [units[i] for i in rng.permutation(len(units))[:_SAMPLED_UNITS]]
+    a_max = bench.a_max(layer, chosen)
+    rows = bench.read(table, layer)
+    contexts = dict(bench.contexts.select("context_id", "token_ids").iter_rows())
+    faults = []
+    for unit in chosen:
+        mine = rows.filter(pl.col("neuron") == unit.neuron, pl.col("sign") == unit.sign).head(_SAMPLED_CONTEXTS)
+        for row in mine.iter_rows(named=True):
+            fresh = _plain_activations(bench, layer, unit.neuron, contexts[row["context_id"]]) * unit.sign
+            difference = abs(float(fresh[row["peak"]]) - row["activation"])
+            if row["activations"] is not None:
+                difference = max(difference, float(np.abs(fresh[1:] - np.asarray(row["activations"])[1:]).max()))
+            if not difference <= _TOLERANCE * abs(a_max[unit]):
+                faults.append(
+                    f"neuron {unit.neuron} in {row['context_id']} differs by {difference:.1e} of a_max {a_max[unit]:.3g}: "
+                    "delete the cache folder and materialize activation_cache again"
+                )
+    return faults
+
+
+def _plain_activations(bench: Workbench, layer: int, neuron: int, token_ids: list[int]) -> np.ndarray:
+    import torch
+
+    read: list[torch.Tensor] = []
+    bench.subject().run(
+        torch.tensor([token_ids]), {layer: lambda activations: read.append(activations[0, :, neuron].float())}
+    )
+    return read[0].cpu().numpy()
+
+
+def _disjoint(bench: Workbench, layer: int) -> list[str]:
+    rows = bench.read("top_examples", layer, columns=["neuron", "sign", "document_id", "split"])
+    both = rows.group_by("neuron", "sign", "document_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    held_out = rows.join(bench.read("documents").filter(pl.col("split") != "harvest"), on="document_id", how="semi")
+    faults = []
+    if both.height:
+        faults.append(f"{both.height} documents stand in both train and test of a unit")
+    if held_out.height:
+        faults.append(f"{held_out.height} top examples come from documents that are not harvested")
+    return faults
+
+
+# -------------------------------------------------------------------------------------------- per study
+def _study_check(
+    study: Study,
+    asset: str,
+    name: str,
+    description: str,
+    check: Callable[[Workbench], tuple[list[str], Mapping[str, Any]]],
+    *,
+    blocking: bool,
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=study.key(asset), name=name, description=description, blocking=blocking, required_resource_keys={"n2g"}
+    )
+    def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        faults, metadata = check(Workbench(study, context.resources.n2g.open(), context.log))
+        severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+        said = "; ".join(faults) or "sound"
+        return dg.AssetCheckResult(passed=not faults, severity=severity, description=said, metadata=metadata)
+
+    return run
+
+
+def _split_check(study: Study) -> dg.AssetChecksDefinition:
+    def check(bench: Workbench) -> tuple[list[str], Mapping[str, Any]]:
+        documents, contexts = bench.read("documents"), bench.read("contexts")
+        faults = []
+        mixed = (
+            documents.filter(pl.col("split") != "out_of_domain").group_by("cluster_id").agg(pl.col("split").n_unique())
+        )
+        if (mixed["split"] > 1).any():
+            faults.append("near-duplicate documents stand on both sides of the split")
+        joined = contexts.join(documents, on="document_id", how="left", suffix="_of_document")
+        if (joined["split"] != joined["split_of_document"]).fill_null(True).any():
+            faults.append("contexts and their documents name different splits")
+        shares = documents.filter(pl.col("split") != "out_of_domain").group_by("split").agg(pl.col("n_tokens").sum())
+        counts = dict(shares.iter_rows())
+        share = counts.get("held_out", 0) / max(sum(counts.values()), 1)
+        return faults, {"held-out share of tokens": share}
+
+    description = "Contexts and documents agree on their split, and near-duplicates stand on one side."
+    return _study_check(study, "corpus_tokens", "split_is_sound", description, check, blocking=True)
+
+
+def _sanity_check(study: Study) -> dg.AssetChecksDefinition:
+    def check(bench: Workbench) -> tuple[list[str], Mapping[str, Any]]:
+        row = bench.model_row
+        uniform = math.log(row["d_vocab"])
+        faults = []
+        if not row["nats_per_token"] < uniform:
+            faults.append(
+                f"{row['nats_per_token']:.2f} nats a token on English prose is no better than chance ({uniform:.2f}): "
+                "the weights are untrained or damaged"
+            )
+        return faults, {"nats per token": row["nats_per_token"], "of a uniform guess": uniform}
+
+    description = "The model predicts English prose better than chance."
+    return _study_check(study, "subject_model", "model_is_sane", description, check, blocking=False)

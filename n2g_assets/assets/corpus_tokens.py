@@ -1,0 +1,99 @@
+"""Asset ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.assets.metadata import asset_metadata, preview
+from n2g_assets.assets.progress import Progress, progress
+from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.corpus.documents import read_documents, source_fingerprints
+from n2g_assets.storage.slices import hash_json
+
+_CODE_VERSION = "1"
+_TABLES = ("contexts", "documents")
+_HARVEST_SETTINGS = {"context_length", "held_out_share", "near_duplicate_run"}
+
+
+def corpus_asset(study: Study) -> dg.AssetsDefinition:
+    """The unpartitioned asset of the study's corpus."""
+
+    @dg.asset(
+        key=study.key("corpus_tokens"),
+        group_name=study.name,
+        description="The corpus as documents, split once into harvested, held-out and out-of-domain ones "
+        "(near-duplicates stay together), and as contexts of token ids.",
+        deps=[study.key("subject_model")],
+        code_version=_CODE_VERSION,
+        metadata=asset_metadata(_TABLES),
+        kinds={"polars", "parquet"},
+        required_resource_keys={"n2g"},
+    )
+    def corpus_tokens(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        began = time.monotonic()
+        bench = Workbench(study, context.resources.n2g.open(), context.log)
+        with bench.holding("corpus_tokens"):
+            input_hash = _input_hash(bench)
+            reused = bench.is_fresh(_TABLES, input_hash)
+            if not reused:
+                with progress(f"{study.name}/corpus_tokens", "tokens", context.log.info) as show:
+                    _write(bench, input_hash, show)
+        documents, contexts = bench.read("documents"), bench.read("contexts")
+        tokens = (
+            documents.group_by("split", "source")
+            .agg(pl.len().alias("documents"), pl.col("n_tokens").sum())
+            .sort("split", "source")
+        )
+        splits = dict(documents.group_by("split").agg(pl.col("n_tokens").sum()).iter_rows())
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(bench.manifest("contexts").content_hash),
+            metadata={
+                "dagster/row_count": contexts.height,
+                "result": "reused" if reused else "computed",
+                "seconds": round(time.monotonic() - began, 2),
+                "documents": documents.height,
+                **{f"tokens {split}": count for split, count in sorted(splits.items())},
+                "tokens by source": preview(tokens),
+                "preview": preview(documents.drop("study", "sha256")),
+            },
+        )
+
+    return corpus_tokens
+
+
+def _input_hash(bench: Workbench) -> str:
+    settings = bench.settings
+    return hash_json(
+        {
+            "code_version": _CODE_VERSION,
+            "model": bench.model_hash,
+            "sources": source_fingerprints(
+                settings.corpus, study_folder=bench.study.folder, downloads=bench.home.downloads
+            ),
+            "harvest": settings.harvest.model_dump(include=_HARVEST_SETTINGS),
+            "top_contexts": settings.method.top_contexts,
+        }
+    )
+
+
+def _write(bench: Workbench, input_hash: str, show: Progress) -> None:
+    from n2g_assets.subject.tokens import SubjectTokenizer
+
+    settings = bench.settings
+    tokenizer = SubjectTokenizer.load(bench.subject_files.folder)
+    corpus = read_documents(
+        settings.corpus,
+        study_folder=bench.study.folder,
+        downloads=bench.home.downloads,
+        cache=bench.home.cache,
+        encode=tokenizer.encode,
+        bos_id=bench.model_row["bos_id"],
+        harvest=settings.harvest,
+        needed_contexts=settings.method.top_contexts,
+        progress=lambda _source, done, expected: show(done, max(done, expected)),
+    )
+    bench.write("documents", corpus.documents, input_hash=input_hash, code_version=_CODE_VERSION)
+    bench.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION)

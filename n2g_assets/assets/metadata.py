@@ -1,0 +1,60 @@
+"""What the Dagster UI shows of a table: its column schema and a preview, both from ``storage/tables.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.storage.tables import TABLES, Table
+from n2g_assets.subject.vocabulary import display_text
+
+_PREVIEW_ROWS = 8
+_CELL_CHARACTERS = 60
+
+
+def table_schema(table: Table) -> dg.TableSchema:
+    """The Dagster column schema of a table, with the meaning of every column."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                type=column.duckdb_type,
+                description=column.meaning,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def asset_metadata(tables: tuple[str, ...]) -> dict[str, Any]:
+    """Metadata of an asset that holds for every materialization: the schema of each of its tables."""
+    first, *others = tables
+    schemas: dict[str, Any] = {"dagster/column_schema": dg.MetadataValue.table_schema(table_schema(TABLES[first]))}
+    schemas |= {f"schema of {name}": dg.MetadataValue.table_schema(table_schema(TABLES[name])) for name in others}
+    return schemas
+
+
+def preview(frame: pl.DataFrame, columns: list[str] | None = None) -> dg.MetadataValue:
+    """The first rows of a frame as a table in the UI; long cells are cut."""
+    head = frame.select(columns or frame.columns).head(_PREVIEW_ROWS)
+    records = [
+        dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.iter_rows(named=True)
+    ]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in head.columns])
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _cell(value: object) -> str | int | float | bool | None:
+    if isinstance(value, float):
+        return round(value, 4)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, bytes):
+        value = display_text(value)
+    if isinstance(value, list):
+        value = ", ".join(str(_cell(item)) for item in value[:12]) + (" …" if len(value) > 12 else "")
+    text = str(value)
+    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 1] + "…"

@@ -1,0 +1,36 @@
+"""Stage ``pruned_examples``: train contexts cut to what the unit needs (DESIGN section 6, steps 2 and 3)."""
+
+from __future__ import annotations
+
+from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.stage import Stage, fill_layer, of_units
+from n2g_assets.assets.workbench import Workbench
+from n2g_assets.method.prune import prune_examples
+from n2g_assets.storage.stages import StageReport
+
+
+def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+    top_examples = bench.read("top_examples", layer)
+    return fill_layer(
+        bench, STAGE, layer,
+        previous="top_examples",
+        inputs={"top_examples": top_examples},
+        settings=("prune_keep", "prune_max_prefix", "firing_threshold"),
+        compute=lambda units, a_max: prune_examples(
+            units, of_units(top_examples, units), a_max, bench.vocabulary, bench.prober(layer), bench.settings.method
+        ),
+        show=show,
+    )  # fmt: skip
+
+
+STAGE = Stage(
+    name="pruned_examples",
+    description="Each train context cut to the shortest text on which the unit still fires half as strongly at its "
+    "peak, with the importance of every kept token, found by masking.",
+    tables=("pruned_examples", "saliencies"),
+    upstream=("top_examples",),
+    code_version="1",
+    work=_work,
+    preview_columns=["neuron", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
+    kinds={"torch", "polars", "parquet"},
+)

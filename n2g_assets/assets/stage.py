@@ -1,0 +1,190 @@
+"""Turns a per-layer stage into a partitioned Dagster asset.
+
+Every such asset loops over the layers of its run. A layer that fails does not stop its siblings: they are finished and
+recorded as materialized, then the step fails and names the layer, its cause and its cure.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.assets.metadata import asset_metadata, preview
+from n2g_assets.assets.progress import Progress, progress
+from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.errors import N2GError
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
+
+Extra = Callable[[Workbench, int], Mapping[str, dg.MetadataValue]]
+LayerWork = Callable[[Workbench, int, Progress], StageReport]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A per-layer stage: what it is called, what it writes, and the work of one layer."""
+
+    name: str
+    description: str
+    tables: tuple[str, ...]
+    """Tables that it writes, the main one first."""
+    upstream: tuple[str, ...]
+    """Stages that it reads."""
+    code_version: str
+    """Raised by hand when the same inputs would give other rows."""
+    work: LayerWork
+    """Computes or reuses one layer."""
+    prepare: Callable[[Workbench, Sequence[int], Progress], None] | None = None
+    """Work for all layers of the run together, before the loop."""
+    extra: Extra | None = None
+    """More metadata, such as pictures."""
+    preview_columns: list[str] | None = None
+    kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
+
+
+def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
+    """The partitioned asset of one stage of one study."""
+
+    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        bench = Workbench(study, context.resources.n2g.open(), context.log)
+        layers = {key: study.partition_layers[key] for key in context.partition_keys}
+        finished: dict[str, dict[str, Any]] = {}
+        failures: dict[str, Exception] = {}
+        if stage.prepare is not None:
+            with progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
+                stage.prepare(bench, list(layers.values()), show)
+        for key, layer in layers.items():
+            try:
+                with progress(f"{study.name}/{stage.name} layer {key}", "units", context.log.info) as show:
+                    report = stage.work(bench, layer, show)
+                finished[key] = _layer_metadata(bench, stage, layer, report)
+                context.log.info(f"{stage.name}, layer {key}: {_summary(report)}")
+            except Exception as error:
+                context.log.exception(f"{stage.name}, layer {key} failed")
+                failures[key] = error
+        if failures:
+            _record_and_fail(context, study.key(stage.name), finished, failures)
+        for key, metadata in finished.items():
+            context.add_asset_metadata(metadata, partition_key=key)
+        return dg.MaterializeResult()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
+        return dg.asset(
+            materialize,
+            key=study.key(stage.name),
+            group_name=study.name,
+            description=stage.description,
+            deps=[study.key(name) for name in stage.upstream],
+            partitions_def=study.partitions,
+            backfill_policy=study.backfill_policy,
+            code_version=stage.code_version,
+            metadata=asset_metadata(stage.tables),
+            kinds=stage.kinds,
+            required_resource_keys={"n2g"},
+        )
+
+
+def _summary(report: StageReport) -> str:
+    if report.reused:
+        return "reused: nothing that it depends on has changed"
+    rows = ", ".join(f"{count:,} {table}" for table, count in report.rows.items() if table != "ledger")
+    units = f"{report.computed} units computed, {report.kept} kept, {report.carried} ended before"
+    return f"{units}, in {report.seconds:.1f} s; {rows}"
+
+
+def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageReport) -> dict[str, Any]:
+    main = bench.read(stage.tables[0], layer)
+    metadata: dict[str, Any] = {
+        "dagster/row_count": report.rows[stage.tables[0]],
+        "result": "reused" if report.reused else "computed",
+        "seconds": round(report.seconds, 2),
+        "units computed": report.computed,
+        "units reused": report.kept,
+        **{f"rows of {name}": rows for name, rows in report.rows.items()},
+        **{f"units {status}": count for status, count in report.ledger.items()},
+        "content hash": report.content_hashes[stage.tables[0]],
+        "preview": preview(main.drop("study"), stage.preview_columns),
+    }
+    if stage.extra is not None:
+        metadata |= stage.extra(bench, layer)
+    return metadata
+
+
+def _record_and_fail(
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    finished: Mapping[str, Mapping[str, Any]],
+    failures: Mapping[str, Exception],
+) -> None:
+    for partition, metadata in finished.items():
+        context.log_event(dg.AssetMaterialization(asset_key=key, partition=partition, metadata=metadata))
+    causes = "; ".join(
+        f"layer {partition}: {error if isinstance(error, N2GError) else f'{type(error).__name__}: {error}'}"
+        for partition, error in failures.items()
+    )
+    done = f" Layers {', '.join(finished)} are finished and recorded." if finished else ""
+    raise dg.Failure(description=f"{key.path[-1]} failed for {causes}{done}", allow_retries=False) from next(
+        iter(failures.values())
+    )
+
+
+def fill_layer(
+    bench: Workbench,
+    stage: Stage,
+    layer: int,
+    *,
+    previous: str,
+    inputs: Mapping[str, pl.DataFrame],
+    settings: Sequence[str],
+    compute: Callable[[list[Unit], dict[Unit, float]], BlockResult],
+    show: Progress,
+) -> StageReport:
+    """Run one layer of a stage: only the units whose input rows or settings changed are computed.
+
+    Args:
+        bench: what the step works with.
+        stage: the stage.
+        layer: the layer.
+        previous: stage whose ledger says which units have already ended.
+        inputs: tables whose rows of a unit are that unit's input.
+        settings: names of the method settings that the result depends on.
+        compute: works on a block of units, given their a_max.
+        show: progress in units.
+    """
+    units = bench.units(layer)
+    a_max = bench.a_max(layer, units)
+    hashes = {name: unit_rows_hashes(frame, units) for name, frame in inputs.items()}
+    ended = bench.read("ledger", layer, part=previous).filter(pl.col("status") != "ok")
+    carried = {
+        Unit(row["neuron"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
+    }
+    method = bench.settings.method.model_dump()
+    return fill_units(
+        bench.store,
+        stage=stage.name,
+        tables=stage.tables,
+        study=bench.study.name,
+        layer=layer,
+        code_version=stage.code_version,
+        settings_hash=hash_json({"model": bench.model_hash} | {name: method[name] for name in settings}),
+        units=units,
+        unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
+        carried=carried,
+        compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
+        block_size=bench.settings.method.units_per_block,
+        progress=show,
+    )
+
+
+def of_units(frame: pl.DataFrame, units: Sequence[Unit]) -> pl.DataFrame:
+    """The rows of some units."""
+    wanted = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    return frame.join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")

@@ -1,0 +1,108 @@
+"""Asset ``subject_model``: fetches, converts, loads and verifies the model."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.assets.metadata import asset_metadata, preview
+from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.settings import NeuronSample
+from n2g_assets.storage.slices import hash_json
+
+_CODE_VERSION = "1"
+_TABLES = ("subject_models", "vocabulary", "studies")
+_PACKAGES = (
+    "n2g_assets",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "tokenizers",
+    "polars",
+    "duckdb",
+    "dagster",
+    "numpy",
+)
+
+
+def subject_asset(study: Study) -> dg.AssetsDefinition:
+    """The unpartitioned asset of the study's subject model."""
+
+    @dg.asset(
+        key=study.key("subject_model"),
+        group_name=study.name,
+        description="The language model whose units are explained: fetched, checked against its sha256, verified to "
+        "give the same logits and activations in transformers and in TransformerLens.",
+        code_version=_CODE_VERSION,
+        metadata=asset_metadata(_TABLES),
+        kinds={"torch", "huggingface"},
+        required_resource_keys={"n2g"},
+    )
+    def subject_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        began = time.monotonic()
+        bench = Workbench(study, context.resources.n2g.open(), context.log)
+        with bench.holding("subject_model"):
+            input_hash = _input_hash(bench)
+            reused = bench.is_fresh(_TABLES, input_hash)
+            if not reused:
+                _write(bench, input_hash)
+        row = bench.model_row
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(bench.model_hash),
+            metadata={
+                "dagster/row_count": 1,
+                "result": "reused" if reused else "computed",
+                "seconds": round(time.monotonic() - began, 2),
+                **{name: value for name, value in row.items() if name != "study"},
+                "preview": preview(bench.read("vocabulary").drop("study").slice(1000)),
+            },
+        )
+
+    return subject_model
+
+
+def _input_hash(bench: Workbench) -> str:
+    settings = bench.settings
+    return hash_json(
+        {
+            "code_version": _CODE_VERSION,
+            "file_sha256": bench.subject_files.file_sha256,
+            "settings": settings.model_dump(mode="json"),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
+    )
+
+
+def _write(bench: Workbench, input_hash: str) -> None:
+    from n2g_assets.subject.vocabulary import build_vocabulary, vocabulary_rows
+
+    settings = bench.settings
+    model = bench.subject(settings.harvest.dtype)
+    selection = settings.neurons
+    if isinstance(selection, NeuronSample):
+        neurons: int | list[int] = selection.sample
+    else:
+        neurons = list(range(model.d_mlp)) if selection == "all" else selection
+    model.check_study(settings.layer_numbers, neurons, settings.harvest.context_length)
+    vocabulary = build_vocabulary(
+        model.tokenizer,
+        model.d_vocab,
+        normalise=settings.method.normalise_tokens,
+        bos_id=model.bos_id,
+        mask_id=model.mask_id,
+    )
+    versions = {name: version(name) for name in _PACKAGES}
+    rows = {
+        "subject_models": pl.DataFrame([asdict(model.facts)]),
+        "vocabulary": vocabulary_rows(vocabulary),
+        "studies": pl.DataFrame(
+            {"settings": [settings.model_dump_json()], "versions": [json.dumps(versions, sort_keys=True)]}
+        ),
+    }
+    for table, frame in rows.items():
+        bench.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION)

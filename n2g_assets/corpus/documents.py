@@ -1,0 +1,288 @@
+"""From corpus sources to documents and contexts: the two frames that the harvest starts from.
+
+1. Each source gives its texts, in the order that ``sources`` lays down.
+2. Empty texts and exact duplicates are dropped and counted: the first one stays.
+3. Texts are tokenised in batches until the source's ``max_tokens`` is reached; the document that reaches it is whole.
+4. ``splitting`` puts the documents on their sides, ``contexts`` cuts the windows.
+
+The tokenizer is handed in as a function. The same sources give the same rows, in whatever batches they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from jaxtyping import Int32
+
+from n2g_assets.corpus.contexts import cut_contexts
+from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.sources import (
+    Places,
+    open_source,
+    source_fingerprints,
+    source_kind,
+    source_label,
+    text_sha256,
+)
+from n2g_assets.corpus.splitting import split_documents
+from n2g_assets.errors import CorpusError
+from n2g_assets.settings import AnyCorpusSource, HarvestSettings
+from n2g_assets.storage.tables import TABLES
+
+__all__ = ["Corpus", "Encode", "Progress", "read_documents", "source_fingerprints"]
+
+Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
+"""Token ids of each text, BOS not included."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the source, the tokens taken so far and the tokens expected (0 while unknown)."""
+
+_BATCH_CHARACTERS = 400_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents and contexts of a study, and what was counted on the way."""
+
+    documents: pl.DataFrame
+    """Columns of the table ``documents`` without ``study``, sorted by ``document_id``."""
+    contexts: pl.DataFrame
+    """Columns of the table ``contexts`` without ``study``, sorted by document and number of the window."""
+    summary: pl.DataFrame
+    """A row for each source and split: ``source, split, documents, tokens, contexts``."""
+    duplicates: int
+    """Documents dropped because an earlier one has the same text."""
+    empty: int
+    """Documents dropped because they hold no text."""
+    clusters: int
+    """Clusters of two or more near-duplicates."""
+    shared_run_share: float
+    """Share of the held-out documents' runs that a harvested document holds as well."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    sha256: str
+    source: str
+    name: str
+    kind: str
+    out_of_domain: bool
+    tokens: Int32[np.ndarray, " tokens"]
+
+    @property
+    def document_id(self) -> str:
+        return self.sha256[:16]
+
+
+@dataclass
+class _Counts:
+    seen: set[str] = field(default_factory=set)
+    duplicates: int = 0
+    empty: int = 0
+
+
+def read_documents(
+    sources: Sequence[AnyCorpusSource],
+    *,
+    study_folder: Path,
+    downloads: Path,
+    cache: Path,
+    encode: Encode,
+    bos_id: int,
+    harvest: HarvestSettings,
+    needed_contexts: int,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Reads, tokenises, splits and cuts the corpus of a study.
+
+    Args:
+        sources: The study's corpus.
+        study_folder: Folder that relative paths count from.
+        downloads: Folder where fetched wheels and hub files are kept.
+        cache: Folder where texts that are costly to make are kept.
+        encode: Tokenises a batch of texts.
+        bos_id: Token id at position 0 of every context.
+        harvest: Context length, held-out share and length of a near-duplicate run.
+        needed_contexts: Harvested contexts that the method needs at least.
+        progress: Told how far the reading is.
+
+    Raises:
+        CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
+        SourceError: A source cannot be had or is damaged.
+    """
+    counts = _Counts()
+    taken: list[_Document] = []
+    places = Places(study_folder, downloads, cache)
+    for source in sources:
+        taken += _take(source, places, encode, counts, progress or _silent)
+    if not taken:
+        raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
+    documents, clusters, shared_run_share = _split(taken, harvest)
+    contexts = _contexts(documents, taken, harvest.context_length, bos_id)
+    n_harvested = contexts.filter(pl.col("split") == "harvest").height
+    if n_harvested < needed_contexts:
+        raise CorpusError(
+            f"The corpus gives {n_harvested} harvested contexts of up to {harvest.context_length} tokens, fewer "
+            f"than the {needed_contexts} that the method needs: add documents or raise 'max_tokens'."
+        )
+    return Corpus(
+        documents=documents,
+        contexts=contexts,
+        summary=_summary(documents, contexts),
+        duplicates=counts.duplicates,
+        empty=counts.empty,
+        clusters=clusters,
+        shared_run_share=shared_run_share,
+    )
+
+
+def _silent(source: str, done: int, expected: int) -> None:
+    pass
+
+
+def _take(
+    source: AnyCorpusSource, places: Places, encode: Encode, counts: _Counts, progress: Progress
+) -> Iterator[_Document]:
+    """The documents of one source up to its ``max_tokens``, tokenised."""
+    label, limit = source_label(source), source.max_tokens
+    kind = source_kind(source)
+    progress(label, 0, limit or 0)
+    raw = open_source(source, places)
+    all_characters = sum(len(document.text) for document in raw) if isinstance(raw, list) else 0
+    n_tokens = n_characters = n_texts = 0
+    documents = iter(raw)
+    while limit is None or n_tokens < limit:
+        # A batch never holds much more than what is still wanted: five characters a token are plenty.
+        room = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, 5 * (limit - n_tokens))
+        batch = _next_batch(documents, room)
+        if not batch:
+            break
+        wanted = _unseen(batch, counts.seen)
+        token_ids = dict(zip(wanted, encode(list(wanted.values())), strict=True))
+        for document in batch:
+            if limit is not None and n_tokens >= limit:
+                break
+            if not document.text.strip():
+                counts.empty += 1
+                continue
+            n_texts += 1
+            sha256 = text_sha256(document.text)
+            if sha256 in counts.seen:
+                counts.duplicates += 1
+                continue
+            counts.seen.add(sha256)
+            tokens = token_ids[sha256]
+            if len(tokens) == 0:
+                counts.empty += 1
+                continue
+            n_tokens += len(tokens)
+            n_characters += len(document.text)
+            yield _Document(
+                sha256=sha256,
+                source=label,
+                name=document.name,
+                kind=kind,
+                out_of_domain=source.role == "out_of_domain",
+                tokens=np.asarray(tokens, dtype=np.int32),
+            )
+        expected = n_tokens * all_characters // max(n_characters, 1)
+        progress(label, n_tokens, min(limit or expected, max(expected, n_tokens)) if all_characters else limit or 0)
+    if not n_texts:
+        raise CorpusError(f"The corpus source '{label}' holds no text: fill it or take it out of the study.")
+    progress(label, n_tokens, n_tokens)
+
+
+def _next_batch(documents: Iterator[RawDocument], room: int) -> list[RawDocument]:
+    batch: list[RawDocument] = []
+    for document in documents:
+        batch.append(document)
+        room -= len(document.text)
+        if room <= 0:
+            break
+    return batch
+
+
+def _unseen(batch: list[RawDocument], seen: set[str]) -> dict[str, str]:
+    """The different texts of the batch that were not taken before, by their sha256."""
+    texts = {text_sha256(document.text): document.text for document in batch if document.text.strip()}
+    return {sha256: text for sha256, text in texts.items() if sha256 not in seen}
+
+
+def _split(taken: list[_Document], harvest: HarvestSettings) -> tuple[pl.DataFrame, int, float]:
+    """The table ``documents``, the number of clusters of two or more, and the share of shared runs."""
+    rows: list[dict[str, object]] = []
+    shared_run_share = 0.0
+    for out_of_domain in (False, True):  # apart: text of another domain moves no harvested document
+        group = [document for document in taken if document.out_of_domain == out_of_domain]
+        split = split_documents(
+            [document.document_id for document in group],
+            [document.tokens for document in group],
+            held_out_share=harvest.held_out_share,
+            run=harvest.near_duplicate_run,
+        )
+        if not out_of_domain:
+            shared_run_share = split.shared_run_share
+        for document, cluster_id, held_out in zip(group, split.cluster_ids, split.held_out.tolist(), strict=True):
+            side = "out_of_domain" if out_of_domain else "held_out" if held_out else "harvest"
+            rows.append(
+                {
+                    "document_id": document.document_id,
+                    "source": document.source,
+                    "name": document.name,
+                    "kind": document.kind,
+                    "split": side,
+                    "cluster_id": cluster_id,
+                    "n_tokens": len(document.tokens),
+                    "sha256": document.sha256,
+                }
+            )
+    schema = {name: dtype for name, dtype in TABLES["documents"].schema.items() if name != "study"}
+    frame = pl.DataFrame(rows, schema=schema).sort("document_id")
+    sizes = frame.group_by("cluster_id", pl.col("split") == "out_of_domain").len("size")
+    return frame, sizes.filter(pl.col("size") > 1).height, shared_run_share
+
+
+def _contexts(documents: pl.DataFrame, taken: list[_Document], context_length: int, bos_id: int) -> pl.DataFrame:
+    """The table ``contexts``, in the order of the documents."""
+    tokens = {document.document_id: document.tokens for document in taken}
+    context_ids: list[str] = []
+    document_ids: list[str] = []
+    splits: list[str] = []
+    windows: list[Int32[np.ndarray, " context"]] = []
+    for document_id, split in documents.select("document_id", "split").iter_rows():
+        for number, window in enumerate(
+            cut_contexts(tokens[document_id], context_length=context_length, bos_id=bos_id)
+        ):
+            context_ids.append(f"{document_id}:{number}")
+            document_ids.append(document_id)
+            splits.append(split)
+            windows.append(window)
+    offsets = np.concatenate([[0], np.cumsum([len(window) for window in windows])])
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(windows), pa.int32()))
+    return pl.DataFrame(
+        {
+            "context_id": context_ids,
+            "document_id": document_ids,
+            "split": splits,
+            "token_ids": pl.Series(lists, dtype=pl.List(pl.Int32)),
+        }
+    )
+
+
+def _summary(documents: pl.DataFrame, contexts: pl.DataFrame) -> pl.DataFrame:
+    per_document = contexts.group_by("document_id").len("n_contexts")
+    return (
+        documents.join(per_document, on="document_id", how="left")
+        .group_by("source", "split")
+        .agg(
+            documents=pl.len().cast(pl.Int64),
+            tokens=pl.col("n_tokens").cast(pl.Int64).sum(),
+            contexts=pl.col("n_contexts").fill_null(0).cast(pl.Int64).sum(),
+        )
+        .sort("source", "split")
+    )

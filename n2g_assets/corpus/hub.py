@@ -1,0 +1,128 @@
+"""Documents from a data set on the Hugging Face hub, by its Parquet files: no code of the data set is run.
+
+The files of one split are taken in order, each fetched when the one before it is used up. The commit and its files
+are written down beside them, so that what was fetched once can be read again without the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from n2g_assets.corpus.files import read_parquet
+from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.errors import SourceError
+from n2g_assets.settings import HubSource
+
+_CONVERTED = "refs/convert/parquet"
+"""Branch where the hub keeps a Parquet version of data sets that have none of their own."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The Parquet files of one split at one commit."""
+
+    commit: str
+    """Commit of the data set."""
+    files: list[str]
+    """Paths inside the data set, sorted."""
+
+
+def read_hub(source: HubSource, *, downloads: Path) -> Iterator[RawDocument]:
+    """The documents of a data set's split, in the order of its files and rows.
+
+    Args:
+        source: Name, split, revision and text field.
+        downloads: Folder where fetched files and the listing are kept.
+
+    Raises:
+        SourceError: The hub cannot be reached, does not know the data set, or it has no such split or field.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    listing = find_listing(source, downloads)
+    for name in listing.files:
+        try:
+            path = hf_hub_download(
+                source.name, name, repo_type="dataset", revision=listing.commit, cache_dir=downloads / "hub"
+            )
+        except (OSError, HTTPError, ValueError) as error:
+            raise SourceError(_cannot_be_had(source, error)) from error
+        yield from read_parquet(Path(path), name, source.text_field)
+
+
+def find_listing(source: HubSource, downloads: Path) -> Listing:
+    """The split's files at the latest commit of its revision; where the hub is out of reach, those of last time.
+
+    Raises:
+        SourceError: The hub cannot be reached and was not before, or does not know the data set or split.
+    """
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    words = (source.name, source.split, source.revision or "latest")
+    folder = downloads / "hub"
+    kept = folder / ("-".join(re.sub(r"[^\w.]+", "--", word) for word in words) + ".json")
+    try:
+        listing = _ask_hub(source)
+    except (OSError, HTTPError, ValueError) as error:
+        unknown = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+        if unknown or not kept.is_file():
+            raise SourceError(_cannot_be_had(source, error)) from error
+        return Listing(**json.loads(kept.read_text(encoding="utf-8")))
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(vars(listing)), encoding="utf-8")
+    os.replace(temporary, kept)
+    return listing
+
+
+def _ask_hub(source: HubSource) -> Listing:
+    from huggingface_hub import HfApi
+
+    revisions = [source.revision] if source.revision else [None, _CONVERTED]
+    seen: list[str] = []
+    for revision in revisions:
+        info = HfApi().dataset_info(source.name, revision=revision)
+        parquet = sorted(sibling.rfilename for sibling in info.siblings or () if _is_parquet(sibling.rfilename))
+        files = choose_split(parquet, source.split)
+        if files and info.sha:
+            return Listing(info.sha, files)
+        seen += parquet
+        if parquet:
+            break
+    raise SourceError(
+        f"The data set '{source.name}' has no single set of Parquet files for the split '{source.split}' "
+        f"(it has {', '.join(map(ascii, seen[:6])) or 'no Parquet files'}): name another split, or fetch the files and "
+        "use them as a source of files."
+    )
+
+
+def _is_parquet(name: str) -> bool:
+    return name.endswith(".parquet")
+
+
+def choose_split(files: list[str], split: str) -> list[str]:
+    """The files that belong to the split, by a folder or a part of the file's name; none if that is not clear.
+
+    Where several configurations hold the split, each in a folder of its own, the one named ``default`` is taken.
+    """
+    word = re.compile(rf"(?:^|[/._-]){re.escape(split)}(?=[/._-])")
+    places = {name: match.start() for name in files if (match := word.search(name))}
+    chosen = list(places)
+    if len({name[:start] for name, start in places.items()}) > 1:
+        chosen = [name for name in chosen if name.startswith("default/")]
+    return chosen
+
+
+def _cannot_be_had(source: HubSource, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200].rstrip(" .")
+    revision = f" at revision '{source.revision}'" if source.revision else ""
+    return (
+        f"The data set '{source.name}'{revision} cannot be had from the hub ({type(error).__name__}: {reason}): check "
+        "its name and the network, or use a named corpus or files."
+    )

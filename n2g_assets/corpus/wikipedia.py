@@ -1,0 +1,246 @@
+"""Wikipedia articles as plain prose, from a MediaWiki XML dump.
+
+Steps: the bz2 file is parsed as a stream; redirects, disambiguation pages and pages outside the main namespace are
+left out; each article's wikitext is rendered node by node. References, tables, galleries, files, categories and most
+templates vanish; a few inline templates (units, quotations, foreign words) keep their words, because a hole in the
+middle of a sentence is no prose. Formulas stay as ``$...$``. Sections that hold only links and references are cut.
+Rendering takes seconds, so the result is kept as JSONL in the cache folder.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from xml.etree import ElementTree
+
+from n2g_assets.corpus.raw import RawDocument
+
+if TYPE_CHECKING:
+    from mwparserfromhell.nodes import Tag, Template, Wikilink
+    from mwparserfromhell.wikicode import Wikicode
+
+RENDER_VERSION = 1
+"""Raise it whenever the rendered text changes: articles kept by another version are rendered anew."""
+
+_DROPPED_SECTIONS = {
+    *("references", "external links", "see also", "further reading", "notes", "footnotes", "bibliography"),
+    *("citations", "sources", "notes and references", "references and notes", "works cited", "gallery"),
+    *("selected bibliography", "additional reading", "other uses", "discography", "filmography"),
+}
+_DROPPED_TAGS = {"ref", "references", "table", "gallery", "timeline", "imagemap", "score", "hr", "templatestyles"}
+_DROPPED_NAMESPACES = {"file", "image", "category", "media", "template", "portal"}
+_DISAMBIGUATION = {"disambiguation", "disambig", "dab", "geodis", "hndis", "surname", "given name", "letter-number"}
+
+_TEXT_IN_FIRST = {
+    *("nowrap", "nobr", "small", "smaller", "big", "sc", "smallcaps", "abbr", "tooltip", "vanchor", "visible anchor"),
+    *("quote", "cquote", "blockquote", "quotation", "em", "strong", "angbr", "keypress", "nihongo", "chem", "var"),
+    *("circa", "sub", "sup", "math", "mvar", "lang-en"),
+}
+_TEXT_IN_SECOND = {"lang", "transl", "color", "font color", "simplenuclide", "abbrlink"}
+_FIXED_TEXT = {
+    "·": "·",
+    "!": "|",
+    "nbsp": " ",
+    "spaces": " ",
+    "'s": "'s",
+    "'": "'",
+    "ndash": "–",
+    "spaced ndash": " – ",
+}
+_FIXED_TEXT |= {"snd": " – ", "mdash": "—", "=": "=", "--": "—", "en dash": "–"}
+_LINKS_BETWEEN = {"to": " to ", "and": " and ", "-": "–", "–": "–", "by": " by ", "x": " by ", "or": " or "}
+
+
+def read_wikipedia(file: IO[bytes], cached: Path) -> Iterator[RawDocument]:
+    """The articles of a dump, in its order.
+
+    Args:
+        file: A ``pages-articles`` dump, bz2 of MediaWiki XML.
+        cached: Where the rendered articles are kept, or taken from if they are there in full.
+
+    Yields:
+        One document an article: its title, and its text with the title as first line.
+    """
+    documents = _read_cached(cached)
+    if documents is None:
+        documents = list(_render_dump(file))
+        _write_cached(cached, documents)
+    yield from documents
+
+
+def _read_cached(path: Path) -> list[RawDocument] | None:
+    try:
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        documents = [RawDocument(**json.loads(line)) for line in lines]
+        return documents if json.loads(head) == {"articles": len(documents)} else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_cached(path: Path, documents: list[RawDocument]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(json.dumps({"articles": len(documents)}) + "\n")
+        file.writelines(json.dumps(vars(document)) + "\n" for document in documents)
+    os.replace(file.name, path)
+
+
+def _render_dump(file: IO[bytes]) -> Iterator[RawDocument]:
+    with bz2.open(file) as xml:
+        for _, element in ElementTree.iterparse(xml):
+            if not element.tag.endswith("}page"):
+                continue
+            title = element.findtext("{*}title", "")
+            wikitext = element.findtext("{*}revision/{*}text", "")
+            in_main = element.findtext("{*}ns") == "0" and element.find("{*}redirect") is None
+            element.clear()
+            text = render_article(title, wikitext) if in_main else ""
+            if text:
+                yield RawDocument(title, text)
+
+
+def render_article(title: str, wikitext: str) -> str:
+    """Plain text of one article: the title, then its sections; empty for a disambiguation page."""
+    import mwparserfromhell
+    from mwparserfromhell.nodes import Heading
+
+    code = mwparserfromhell.parse(wikitext)
+    if any(_name(template) in _DISAMBIGUATION for template in code.ifilter_templates(recursive=False)):
+        return ""
+    sections: list[tuple[int, str, list[str]]] = [(1, title, [])]
+    dropped_level = 99
+    for node in code.nodes:
+        if isinstance(node, Heading):
+            heading = _tidy(_render(node.title))
+            if node.level <= dropped_level:
+                dropped_level = node.level if heading.lower() in _DROPPED_SECTIONS else 99
+            if dropped_level == 99:
+                sections.append((node.level, heading, []))
+        elif dropped_level == 99:
+            sections[-1][2].append(_render_node(node))
+    blocks: list[str] = []
+    below = 0  # level of the section after this one that was kept
+    for level, heading, parts in reversed(sections):
+        body = _tidy("".join(parts))
+        if body or below > level:
+            blocks.append(f"{heading}\n\n{body}".strip())
+            below = level
+    return "\n\n".join(reversed(blocks)) + "\n" if blocks else ""
+
+
+def _render(code: Wikicode | None) -> str:
+    return "" if code is None else "".join(_render_node(node) for node in code.nodes)
+
+
+def _render_node(node: object) -> str:
+    from mwparserfromhell import nodes
+
+    text = ""  # comments and template arguments vanish
+    if isinstance(node, nodes.Text):
+        text = str(node.value)
+    elif isinstance(node, nodes.HTMLEntity):
+        text = str(node.normalize() or "")
+    elif isinstance(node, nodes.Wikilink):
+        text = _render_link(node)
+    elif isinstance(node, nodes.ExternalLink):
+        text = _render(node.title) if node.brackets else str(node.url)
+    elif isinstance(node, nodes.Tag):
+        text = _render_tag(node)
+    elif isinstance(node, nodes.Template):
+        text = _render_template(node)
+    elif isinstance(node, nodes.Heading):
+        text = f"\n\n{_render(node.title)}\n\n"
+    return text
+
+
+def _render_link(link: Wikilink) -> str:
+    target = str(link.title).strip()
+    prefix = target.partition(":")[0].strip().lower()
+    if prefix in _DROPPED_NAMESPACES:
+        return ""
+    return _render(link.text) if link.text is not None else target.rpartition(":")[2] if prefix == "wikt" else target
+
+
+def _render_tag(tag: Tag) -> str:
+    name = str(tag.tag).strip().lower()
+    if name in _DROPPED_TAGS:
+        return ""
+    if name == "li" and tag.wiki_markup:
+        return "- "
+    if name == "br":
+        return "\n"
+    if name == "math":
+        return f"${' '.join(str(tag.contents).split())}$"
+    return _render(tag.contents) if tag.contents is not None else ""
+
+
+def _name(template: Template) -> str:
+    return str(template.name).strip().lower().replace("_", " ")
+
+
+def _argument(template: Template, number: int) -> str:
+    return _render(template.get(number).value).strip() if template.has(number) else ""
+
+
+def _render_template(template: Template) -> str:
+    name = _name(template)
+    words = [_argument(template, number) for number in (1, 2, 3)]
+    text = ""
+    if name in _FIXED_TEXT:
+        text = _FIXED_TEXT[name]
+    elif name in _TEXT_IN_FIRST or name.startswith("lang-"):
+        text = words[0]
+    elif name in _TEXT_IN_SECOND:
+        text = words[1]
+    elif name in ("as of", "asof"):
+        text = " ".join(["As of", *filter(None, words)])
+    elif name in ("convert", "cvt"):
+        text = _render_convert(template)
+    elif name == "val":
+        text = f"{words[0]} {_unit(template)}".strip()
+    elif name == "frac":
+        text = "/".join(filter(None, words))
+    return text
+
+
+def _unit(template: Template) -> str:
+    return str(template.get("u").value).strip() if template.has("u") else ""
+
+
+def _render_convert(template: Template) -> str:
+    words = [_argument(template, number) for number in range(1, 5)]
+    if words[1] in _LINKS_BETWEEN:  # {{convert|5|to|7|km}}
+        return f"{words[0]}{_LINKS_BETWEEN[words[1]]}{words[2]} {words[3]}".strip()
+    return f"{words[0]} {words[1]}".strip()
+
+
+_TIDY = tuple(
+    (re.compile(pattern, re.MULTILINE), replacement)
+    for pattern, replacement in (
+        (r"<ref[^>]*>[^<]*</ref>|'{2,}|__[A-Z]+__", ""),  # what a broken table or reference left unparsed
+        (r"^ *(?:[|!].*|\{\|.*)$", ""),
+        (r"[ \t\u00a0]+", " "),
+        (r"\((?:[ ,;:/–-]|or|and)*\)", ""),  # brackets that lost all their words
+        (r"([(\[])[ ,;:]+", r"\1"),
+        (r"[ ,;:]+([)\]])", r"\1"),
+        (r" +([,.;:!?)])(?=\s|$)", r"\1"),
+        (r"^(?:- ?)*- ", "- "),
+        (r"^ +| +$", ""),
+        (r" {2,}", " "),
+        (r"^-?$\n(?=^- )", ""),
+        (r"^[-,.;:|]+$", ""),
+        (r"\n{3,}", "\n\n"),
+    )
+)
+
+
+def _tidy(text: str) -> str:
+    for pattern, replacement in _TIDY:
+        text = pattern.sub(replacement, text)
+    return text.strip()

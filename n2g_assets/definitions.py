@@ -1,0 +1,37 @@
+"""The code location: what ``defs/`` holds, or studies that are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from n2g_assets.assets.workbench import N2GResource, Study
+from n2g_assets.study import study_definitions
+
+
+def build_defs(
+    studies: Sequence[Study] | None = None, *, project: Path | None = None, resources: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """A fresh code location.
+
+    Args:
+        studies: these studies and no others; none loads the ``defs`` folder of ``project``.
+        project: a folder within a Dagster project; none means this one.
+        resources: replace the resources of the same name; with ``studies``, the default home is there already.
+    """
+    if studies is None:
+        loaded = dg.load_from_defs_folder(path_within_project=project or Path(__file__).parent)
+        base = dg.Definitions(executor=dg.in_process_executor)
+        return dg.Definitions.merge(loaded, base)
+    parts = [study_definitions(study) for study in studies]
+    home = dg.Definitions(resources={"n2g": N2GResource(), **(resources or {})}, executor=dg.in_process_executor)
+    return dg.Definitions.merge(*parts, home)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads."""
+    return build_defs()

@@ -1,0 +1,1 @@
+"""What the code location loads: one folder a study, and the resources."""

@@ -1,0 +1,125 @@
+"""``make demo``: materializes the study ``demo`` through its Dagster job and shows what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+
+from n2g_assets.drawing.text import graph_text, table_text
+from n2g_assets.storage.home import Home
+
+_LAYERS = """
+    SELECT layer, units, dead, failed + too_few_contexts AS failed,
+           max(precision) FILTER (predictor = 'graph') AS precision,
+           max(recall) FILTER (predictor = 'graph') AS recall,
+           max(f1) FILTER (predictor = 'graph') AS f1,
+           max(f1) FILTER (predictor = 'token_lookup') AS token_lookup_f1,
+           max(f1) FILTER (predictor = 'ngram') AS ngram_f1
+    FROM layer_summary WHERE study = ? GROUP BY ALL ORDER BY layer
+"""
+
+
+def main() -> int:
+    """Run the study's job and print the summary; 1 if the run failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", default="demo", help="study to materialize (default: demo)")
+    study = parser.parse_args().study
+    began = time.monotonic()
+    home = Home.from_environment()
+    os.environ["N2G_PROGRESS"] = "lines"
+    _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
+    succeeded = _run(study, home)
+    _summary(study, home)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform != "darwin" else 1024**3)
+    _say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
+    return 0 if succeeded else 1
+
+
+def _run(study: str, home: Home) -> bool:
+    from n2g_assets.definitions import build_defs
+    from n2g_assets.study import RANGE_END, RANGE_START
+
+    os.environ.setdefault("DAGSTER_HOME", str(home.dagster))
+    Path(os.environ["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
+    job = build_defs().resolve_job_def(study)
+    keys = job.partitions_def.get_partition_keys() if job.partitions_def else []
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            tags={RANGE_START: keys[0], RANGE_END: keys[-1]},
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            raise_on_error=False,
+        )
+    for event in result.all_events:
+        if event.is_step_failure:
+            _say(f"FAILED {event.step_key}: {_cause(event)}")
+    return result.success
+
+
+def _cause(event: dg.DagsterEvent) -> str:
+    failure = event.step_failure_data
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip().partition(": ")[2] if error else "unknown"
+
+
+def _summary(study: str, home: Home) -> None:
+    if not home.database.exists():
+        return
+    with duckdb.connect(str(home.database), read_only=True) as database:
+        layers = database.execute(_LAYERS, [study]).fetchall()
+        names = [column[0] for column in database.description]
+        _say(f"\nFiring on the units' own test contexts, means over units (study '{study}'):\n")
+        _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
+        _say("The graph of median F1 of each layer, as rules in the order of the text; the unit fires on [this]:")
+        for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
+            rules = pl.DataFrame(
+                database.execute(_RULES, [study, layer, neuron, sign]).fetchall(),
+                schema=["rule_id", "pattern", "activation", "count"],
+                orient="row",
+            )
+            sign_text = "" if sign > 0 else ", negative"
+            score = "not defined" if f1 is None else f"{f1:.2f}"
+            _say("\n" + graph_text(rules, title=f"Layer {layer}, neuron {neuron}{sign_text}: F1 {score}", limit=6))
+    shown = os.path.relpath(home.database)
+    shown = shown if not shown.startswith("..") else str(home.database)
+    _say(f"""
+The database: {shown}
+  SQL:  .venv/bin/python -c "import duckdb; duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
+        SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
+        SELECT * FROM units_on('the');
+  UI:   make ui""")
+
+
+_GRAPHS = """
+    SELECT layer, neuron, sign, f1 FROM evaluation
+    WHERE study = ? AND predictor = 'graph' AND text = 'top'
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY f1 NULLS FIRST, neuron)
+        = (count(*) OVER (PARTITION BY layer) + 1) // 2
+    ORDER BY layer LIMIT 3
+"""
+
+_RULES = """
+    SELECT rule_id, pattern, activation, count FROM rules
+    WHERE study = ? AND layer = ? AND neuron = ? AND sign = ? ORDER BY rule_id
+"""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

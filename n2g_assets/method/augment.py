@@ -1,0 +1,135 @@
+"""Stage ``augmented_examples``: variants of pruned prompts that still fire (paper section 3.2; DESIGN 6, step 4).
+
+1. Vary each token whose importance for the peak is at least ``augment_threshold`` (BOS never).
+2. Ask the proposer once for all prompts of all units; prompts that units share are asked about once.
+3. Drop substitutes without tokens, those that equal the original after normalisation, and those that equal a better
+   one after it (the graph could not tell them apart); take the first ``substitutes`` of the rest. A substitute of
+   several tokens is compared by its forms joined together.
+4. Measure all variants in one call. A variant is kept if its activation at its own last position is at least
+   ``substitute_keep`` of the pruned prompt's at the peak, and that is positive (rescaling would multiply both alike).
+
+Every tried variant is a row, kept or not. ``origins`` maps its positions to those of the pruned prompt, so that a
+substitute of several tokens stands for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int, Int32
+
+from n2g_assets.method.probing import Prober, Proposer, Substitute, Unit, Vocabulary
+from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
+from n2g_assets.settings import MethodSettings
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A pruned prompt with one token replaced."""
+
+    token_ids: Int32[np.ndarray, " length"]
+    origins: Int32[np.ndarray, " length"]
+    """For every position, the position in the pruned prompt it stands for."""
+
+
+def make_variant(token_ids: Int32[np.ndarray, " kept"], position: int, substitute: Sequence[int]) -> Variant:
+    """Replaces the token at ``position`` by one or several others."""
+    before, after = np.arange(position), np.arange(position + 1, len(token_ids))
+    tokens = np.concatenate([token_ids[before], np.asarray(substitute), token_ids[after]])
+    origins = np.concatenate([before, np.full(len(substitute), position), after])
+    return Variant(tokens.astype(np.int32), origins.astype(np.int32))
+
+
+def choose_substitutes(
+    original_id: int, proposed: Sequence[Substitute], vocabulary: Vocabulary, number: int
+) -> list[Substitute]:
+    """The first ``number`` substitutes whose form is neither the original's nor a better substitute's (step 3)."""
+    seen = {b"", vocabulary.form(original_id)}
+    chosen: list[Substitute] = []
+    for substitute in proposed:
+        form = b"".join(vocabulary.form(token_id) for token_id in substitute.token_ids)
+        if len(chosen) < number and form not in seen:
+            seen.add(form)
+            chosen.append(substitute)
+    return chosen
+
+
+def positions_to_vary(importances: Float32[np.ndarray, " kept"], threshold: float) -> Int[np.ndarray, " varied"]:
+    """The positions, from 1, whose importance for the peak is at least ``threshold``, compared in float32."""
+    important = np.asarray(importances, np.float32) >= np.float32(threshold)
+    important[0] = False
+    return np.flatnonzero(important)
+
+
+def augment_examples(
+    units: Sequence[Unit],
+    pruned_examples: pl.DataFrame,
+    vocabulary: Vocabulary,
+    prober: Prober,
+    proposer: Proposer,
+    settings: MethodSettings,
+) -> BlockResult:
+    """Tries variants of the pruned prompts of a block of units.
+
+    Args:
+        units: the block, all of the prober's layer.
+        pruned_examples: table ``pruned_examples``; rows of other units are ignored.
+        vocabulary: forms under which tokens match.
+        prober: asked once, for all variants.
+        proposer: asked once, for all prompts and positions.
+        settings: ``augment_threshold``, ``substitutes`` and ``substitute_keep`` are read.
+
+    Returns:
+        Table ``augmented_examples`` and a ledger entry for every unit.
+    """
+    pruned = rows_by_unit(units, pruned_examples.sort("rank"))
+    examples = [row for unit in units for row in pruned[unit]]
+    tried: list[dict[str, Any]] = []
+    for example, positions, proposals in zip(examples, *_propose(examples, proposer, settings), strict=True):
+        token_ids = np.asarray(example["token_ids"], np.int32)
+        for position in positions:
+            original_id = int(token_ids[position])
+            chosen = choose_substitutes(original_id, proposals[position], vocabulary, settings.substitutes)
+            for choice, substitute in enumerate(chosen):
+                variant = make_variant(token_ids, position, substitute.token_ids)
+                tried.append({
+                    "neuron": example["neuron"], "sign": example["sign"], "rank": example["rank"],
+                    "position": position, "choice": choice, "original_id": original_id, "substitute": substitute.text,
+                    "token_ids": variant.token_ids, "origins": variant.origins, "unvaried": example["activation"],
+                    "proposer": proposer.name,
+                })  # fmt: skip
+    if tried:
+        asked = [Unit(row["neuron"], row["sign"]) for row in tried]
+        for row, activations in zip(tried, prober.activations([row["token_ids"] for row in tried], asked), strict=True):
+            row["activations"], row["activation"] = activations, float(activations[-1])
+            row["kept"] = row["unvaried"] > 0 and row["activation"] >= settings.substitute_keep * row["unvaried"]
+    return finish_block(units, {"augmented_examples": unit_frame("augmented_examples", tried)})
+
+
+def _propose(
+    examples: Sequence[Mapping[str, Any]], proposer: Proposer, settings: MethodSettings
+) -> tuple[list[list[int]], list[dict[int, list[Substitute]]]]:
+    """For every example the positions to vary and, by position, the proposals; each prompt is asked about once."""
+    if not settings.substitutes:
+        return [[] for _ in examples], [{} for _ in examples]
+    positions = [
+        positions_to_vary(np.asarray(row["importances"], np.float32), settings.augment_threshold).tolist()
+        for row in examples
+    ]
+    prompts = [tuple(row["token_ids"]) for row in examples]
+    wanted: dict[tuple[int, ...], set[int]] = {}
+    for prompt, varied in zip(prompts, positions, strict=True):
+        if varied:
+            wanted.setdefault(prompt, set()).update(varied)
+    asked = {prompt: sorted(varied) for prompt, varied in wanted.items()}
+    answers = (
+        proposer.propose([np.asarray(prompt, np.int32) for prompt in asked], list(asked.values())) if asked else []
+    )
+    proposals = {
+        prompt: dict(zip(asked[prompt], answer, strict=True)) for prompt, answer in zip(asked, answers, strict=True)
+    }
+    return positions, [proposals.get(prompt, {}) for prompt in prompts]

@@ -1,0 +1,251 @@
+"""Stage ``neuron_graphs``: prompts and kept variants become one trie a unit (paper section 3.3; DESIGN 6, step 5).
+
+1. Every activating position of a pruned prompt (every row of ``saliencies``: the peak in any case) gives a path. So
+   does every position of a kept variant that fires after rescaling, if what it stands for was an activating position
+   of the pruned prompt: only then is it known which tokens matter for it.
+2. A path starts at its activating token and walks back through the text to position 1: a context node where the
+   importance of the token (for a variant: of the token it stands for) reaches ``important_threshold``, else an ignore
+   node. Trailing ignore nodes are cut; the last node is the path's end and stores the normalised activation.
+3. All paths of a unit go into one trie whose keys are kind and form. An end stores the mean over the paths that end
+   there and their count; a node the largest activation of the activating token over the paths through it, and the
+   largest importance of its token.
+4. From the activating nodes downwards: where siblings hold an ignore node, what hangs below each other sibling is
+   merged into the ignore node as well, ends with their counts. The sibling's own end is not, since it would then
+   predict after any token: an ignore node never is an end.
+5. Number the nodes depth first, children by kind and token: parents come before children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.method.prune import rescale
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_by_unit, unit_frame
+from n2g_assets.method.rules import rule_rows
+from n2g_assets.settings import MethodSettings
+
+MAX_NODES = 500_000
+"""A graph that merging makes larger than this is given up: ledger ``failed``."""
+
+ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
+"""Values of ``graph_nodes.kind``, in the order of siblings."""
+
+NodeKey = tuple[str, bytes]
+"""Kind of a node and the form it matches; the form of an ignore node is empty."""
+
+
+@dataclass(frozen=True)
+class PathNode:
+    """One node of a path, before it is in a trie."""
+
+    kind: str
+    form: bytes
+    importance: float | None
+    """Of its token for the activating token; none for ignore nodes."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """One activating position and what must stand before it."""
+
+    nodes: tuple[PathNode, ...]
+    """From the activating node backwards; the last is no ignore node."""
+    activation: float
+    """Normalised activation there."""
+
+
+@dataclass
+class TrieNode:
+    """A node of a trie; lives only inside ``build_graphs``."""
+
+    key: NodeKey
+    activation: float = -np.inf
+    importance: float | None = None
+    total: float = 0.0
+    """Sum of the normalised activations of the paths that end here."""
+    count: int = 0
+    """Paths that end here."""
+    children: dict[NodeKey, TrieNode] = field(default_factory=dict)
+
+    def child(self, key: NodeKey) -> TrieNode:
+        """The child with this key, made if it is not there."""
+        if key not in self.children:
+            self.children[key] = TrieNode(key)
+        return self.children[key]
+
+    def in_order(self) -> list[TrieNode]:
+        """The children by kind and token."""
+        return [self.children[key] for key in sorted(self.children)]
+
+
+class GraphTooLargeError(Exception):
+    """Merging made more than ``MAX_NODES`` nodes; caught within the stage."""
+
+
+def make_path(
+    forms: Sequence[bytes], importances: Sequence[float], position: int, activation: float, threshold: float
+) -> Path:
+    """The path of one activating position (step 2).
+
+    Args:
+        forms: form of every token of the prompt.
+        importances: importance of every token of the prompt for this position.
+        position: the activating position, from 1.
+        activation: normalised activation there.
+        threshold: ``important_threshold``.
+    """
+    nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
+    for before in range(position - 1, 0, -1):
+        if importances[before] >= threshold:
+            nodes.append(PathNode(CONTEXT, forms[before], importances[before]))
+        else:
+            nodes.append(PathNode(IGNORE, b"", None))
+    while nodes[-1].kind == IGNORE:
+        nodes.pop()
+    return Path(tuple(nodes), activation)
+
+
+def build_trie(paths: Sequence[Path]) -> TrieNode:
+    """One trie of all paths with siblings merged (steps 3 and 4); its root stands above the activating nodes.
+
+    Raises:
+        GraphTooLargeError: merging made more than ``MAX_NODES`` nodes.
+    """
+    root = TrieNode(("", b""))
+    for path in paths:
+        node = root
+        for step in path.nodes:
+            node = node.child((step.kind, step.form))
+            node.activation = max(node.activation, path.activation)
+            node.importance = _largest(node.importance, step.importance)
+        node.total += path.activation
+        node.count += 1
+    size = 0
+    waiting = root.in_order()
+    while waiting:
+        node = waiting.pop()
+        ignore = node.children.get((IGNORE, b""))
+        if ignore is not None:
+            for sibling in node.in_order():
+                if sibling is not ignore:
+                    _merge_below(sibling, ignore)
+        waiting.extend(node.in_order())
+        size += 1
+        if size > MAX_NODES:
+            raise GraphTooLargeError
+    return root
+
+
+def _merge_below(source: TrieNode, target: TrieNode) -> None:
+    """Adds a copy of everything that hangs below ``source`` to ``target``; neither node's own end changes."""
+    waiting = [(source, target)]
+    while waiting:
+        old, new = waiting.pop()
+        for key, below in old.children.items():
+            copy = new.child(key)
+            copy.activation = max(copy.activation, below.activation)
+            copy.importance = _largest(copy.importance, below.importance)
+            copy.total += below.total
+            copy.count += below.count
+            target.activation = max(target.activation, below.activation)
+            waiting.append((below, copy))
+
+
+def _largest(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def node_rows(root: TrieNode) -> list[dict[str, Any]]:
+    """The rows of ``graph_nodes`` of one trie, without the unit (step 5)."""
+    rows: list[dict[str, Any]] = []
+    waiting: list[tuple[TrieNode, int | None, int]] = [(node, None, 0) for node in reversed(root.in_order())]
+    while waiting:
+        node, parent_id, depth = waiting.pop()
+        kind, form = node.key
+        mean = float(np.float32(node.total / node.count)) if node.count else None
+        rows.append({
+            "node_id": len(rows), "parent_id": parent_id, "depth": depth, "kind": kind,
+            "token": None if kind == IGNORE else form, "activation": node.activation, "importance": node.importance,
+            "end_activation": mean, "end_count": node.count,
+        })  # fmt: skip
+        node_id = len(rows) - 1
+        waiting += [(child, node_id, depth + 1) for child in reversed(node.in_order())]
+    return rows
+
+
+def build_graphs(
+    units: Sequence[Unit],
+    pruned_examples: pl.DataFrame,
+    saliencies: pl.DataFrame,
+    augmented_examples: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    vocabulary: Vocabulary,
+    settings: MethodSettings,
+) -> BlockResult:
+    """Builds the token graphs of a block of units and writes out their rules.
+
+    Args:
+        units: the block.
+        pruned_examples: table ``pruned_examples``; rows of other units are ignored, here and below.
+        saliencies: table ``saliencies``.
+        augmented_examples: table ``augmented_examples``; only rows that were kept are read.
+        a_max: largest activation of each unit over the harvest.
+        vocabulary: forms under which tokens match.
+        settings: ``firing_threshold`` and ``important_threshold`` are read.
+
+    Returns:
+        Tables ``graph_nodes`` and ``rules`` and a ledger entry for every unit: ``failed`` where merging would make
+        more than ``MAX_NODES`` nodes.
+    """
+    pruned = rows_by_unit(units, pruned_examples.sort("rank"))
+    salient = rows_by_unit(units, saliencies.sort("rank", "position"))
+    kept = augmented_examples.filter(pl.col("kept")).sort("rank", "position", "choice")
+    variants = rows_by_unit(units, kept)
+    nodes, rules, unusual = [], [], {}
+    for unit in units:
+        paths = list(_paths(pruned[unit], salient[unit], variants[unit], a_max[unit], vocabulary, settings))
+        try:
+            rows = node_rows(build_trie(paths))
+        except GraphTooLargeError:
+            unusual[unit] = Outcome(
+                "failed", f"Merging made its graph larger than {MAX_NODES} nodes: raise method.important_threshold."
+            )
+            continue
+        nodes += [{**unit._asdict(), **row} for row in rows]
+        rules += [{**unit._asdict(), **row} for row in rule_rows(rows)]
+    tables = {"graph_nodes": unit_frame("graph_nodes", nodes), "rules": unit_frame("rules", rules)}
+    return finish_block(units, tables, unusual)
+
+
+def _paths(
+    pruned: Sequence[Mapping[str, Any]],
+    salient: Sequence[Mapping[str, Any]],
+    variants: Sequence[Mapping[str, Any]],
+    a_max: float,
+    vocabulary: Vocabulary,
+    settings: MethodSettings,
+) -> Iterator[Path]:
+    """The paths of one unit: those of its pruned prompts, then those of its kept variants (step 1)."""
+    threshold = float(np.float32(settings.important_threshold))  # importances are stored as float32
+    examples = {row["rank"]: row for row in pruned}
+    for row in salient:
+        forms = [vocabulary.form(token_id) for token_id in examples[row["rank"]]["token_ids"]]
+        yield make_path(forms, row["importances"], row["position"], row["activation"] / a_max, threshold)
+    importances_of = {(row["rank"], row["position"]): row["importances"] for row in salient}
+    for row in variants:
+        forms = [vocabulary.form(token_id) for token_id in row["token_ids"]]
+        example = examples[row["rank"]]
+        activations = np.asarray(row["activations"], np.float32)
+        normalised = rescale(activations, example["full_activation"], example["activation"]) / a_max
+        for position in range(1, len(forms)):
+            origin = row["origins"][position]
+            original = importances_of.get((row["rank"], origin))
+            if original is not None and normalised[position] >= settings.firing_threshold:
+                importances = [original[one] for one in row["origins"]]
+                yield make_path(forms, importances, position, float(normalised[position]), threshold)

@@ -1,0 +1,98 @@
+"""What a per-layer stage gives back: the rows it made and what became of each unit of its block.
+
+Frames carry `neuron` and `sign` and a table's own columns; the runner adds `study` and `layer`. A unit whose rows hold
+a number that is not finite is reported as failed and loses its rows, so that no NaN travels on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.method.probing import Unit
+from n2g_assets.storage.tables import TABLES
+
+Status = Literal["ok", "dead", "too_few_contexts", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit in one stage."""
+
+    status: Status
+    """A value of ``ledger.status``."""
+    reason: str = ""
+    """Why, in one sentence; empty where ok."""
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """The rows of a block of units, and one outcome for every unit of the block."""
+
+    tables: dict[str, pl.DataFrame]
+    """By table name, without the columns ``study`` and ``layer``."""
+    ledger: dict[Unit, Outcome]
+    """By unit, in the order of the block."""
+
+
+def unit_schema(table: str) -> pl.Schema:
+    """The schema of a unit table as a stage writes it: ``neuron``, ``sign`` and the table's own columns."""
+    schema = TABLES[table].schema
+    return pl.Schema({name: schema[name] for name in schema if name not in ("study", "layer")})
+
+
+def unit_frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as a frame with the schema of ``unit_schema``; lists may be numpy arrays."""
+    schema = unit_schema(table)
+    rows = list(rows)
+    return pl.DataFrame({name: [_plain(row[name]) for row in rows] for name in schema}, schema=schema)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
+    """The rows of each unit of a block in the order of the frame; rows of other units are left out."""
+    rows: dict[Unit, list[dict[str, Any]]] = {unit: [] for unit in units}
+    for row in frame.iter_rows(named=True):
+        unit = Unit(row["neuron"], row["sign"])
+        if unit in rows:
+            rows[unit].append(row)
+    return rows
+
+
+def finish_block(
+    units: Sequence[Unit], tables: Mapping[str, pl.DataFrame], unusual: Mapping[Unit, Outcome] | None = None
+) -> BlockResult:
+    """A block's result: units are ok but for those in ``unusual`` and those with a number that is not finite."""
+    ledger = {unit: (unusual or {}).get(unit, Outcome("ok")) for unit in units}
+    for table, frame in tables.items():
+        for column in _floats(frame):
+            bad = frame.filter(~_finite(frame, column)).select("neuron", "sign").unique().iter_rows()
+            for unit in (Unit(*row) for row in bad):
+                if ledger[unit].status == "ok":
+                    reason = f"{table}.{column} is not finite: check the subject model for overflow."
+                    ledger[unit] = Outcome("failed", reason)
+    lost = [unit for unit, outcome in ledger.items() if outcome.status != "ok"]
+    if lost:
+        key = pl.DataFrame(lost, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+        tables = {table: frame.join(key, on=["neuron", "sign"], how="anti") for table, frame in tables.items()}
+    return BlockResult(dict(tables), ledger)
+
+
+def _floats(frame: pl.DataFrame) -> list[str]:
+    kinds = (pl.Float32, pl.Float64, pl.List(pl.Float32), pl.List(pl.Float64))
+    return [name for name, dtype in frame.schema.items() if dtype in kinds]
+
+
+def _finite(frame: pl.DataFrame, column: str) -> pl.Expr:
+    """Whether every number of a value is finite; NULL counts as finite."""
+    values = pl.col(column)
+    if isinstance(frame.schema[column], pl.List):
+        return values.list.eval(pl.element().is_finite()).list.all().fill_null(True)
+    return values.is_finite().fill_null(True)

@@ -1,0 +1,165 @@
+"""Stage ``top_examples``: the contexts that a graph is built from and tested on (paper section 3.1; DESIGN 6, step 1).
+
+1. A unit whose a_max is not positive is dead.
+2. Take the strongest contexts that the harvest kept, one entry a context, a few a document, peaks above 0 only.
+3. Where the harvest did not record the activations of a whole window, probe it: one call for all units together.
+4. Read peak and activation off those activations (of equals, the first position) and rank by activation.
+5. Split at random from the seed and the unit: contexts of one document on one side, both sides as equal as the
+   documents allow, the larger side for training. Too few contexts on a side: the unit goes no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int32
+
+from n2g_assets.method.probing import Prober, Unit
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
+from n2g_assets.settings import MethodSettings
+
+
+@dataclass(frozen=True)
+class _Context:
+    """One strong context of a unit."""
+
+    context_id: str
+    document_id: str
+    token_ids: Int32[np.ndarray, " length"]
+    activations: Float32[np.ndarray, " length"]
+
+    @property
+    def peak(self) -> int:
+        return 1 + int(np.argmax(self.activations[1:]))
+
+    @property
+    def activation(self) -> float:
+        return float(self.activations[self.peak])
+
+
+def choose_top_examples(
+    units: Sequence[Unit],
+    top_contexts: pl.DataFrame,
+    contexts: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    prober: Prober,
+    settings: MethodSettings,
+) -> BlockResult:
+    """Chooses and splits the top examples of a block of units.
+
+    Args:
+        units: the block, all of the prober's layer.
+        top_contexts: table ``top_contexts``; rows of other units are ignored.
+        contexts: table ``contexts``; holds at least the contexts that ``top_contexts`` names.
+        a_max: largest activation of each unit over the harvest.
+        prober: measures the windows whose ``activations`` are NULL, in one call.
+        settings: ``top_contexts``, ``contexts_per_document``, ``min_contexts_per_side`` and ``seed`` are read.
+
+    Returns:
+        Table ``top_examples`` and a ledger entry for every unit: ``dead`` where a_max is not positive,
+        ``too_few_contexts`` with both counts, ``failed`` where a_max or an activation is not finite.
+
+    Raises:
+        ValueError: ``contexts`` lacks a context that ``top_contexts`` names.
+    """
+    unusual = {unit: outcome for unit in units if (outcome := _check_a_max(a_max[unit])) is not None}
+    alive = [unit for unit in units if unit not in unusual]
+    chosen = _measure(alive, _choose(alive, top_contexts, contexts, settings), prober)
+    rows = []
+    for unit in alive:
+        examples = sorted((one for one in chosen[unit] if not one.activation <= 0), key=lambda one: -one.activation)
+        sides = split_documents([one.document_id for one in examples], settings.seed, prober.layer, unit)
+        n_train = sides.count("train")
+        if min(n_train, len(sides) - n_train) < settings.min_contexts_per_side:
+            unusual[unit] = Outcome(
+                "too_few_contexts",
+                f"{len(sides)} contexts with a positive activation, from {len({one.document_id for one in examples})} "
+                f"documents, give {n_train} train and {len(sides) - n_train} test contexts; each side needs "
+                f"{settings.min_contexts_per_side}.",
+            )
+            continue
+        for rank, (one, side) in enumerate(zip(examples, sides, strict=True)):
+            rows.append({
+                **unit._asdict(), "rank": rank, "context_id": one.context_id, "document_id": one.document_id,
+                "peak": one.peak, "split": side, "activation": one.activation, "token_ids": one.token_ids,
+                "activations": one.activations,
+            })  # fmt: skip
+    return finish_block(units, {"top_examples": unit_frame("top_examples", rows)}, unusual)
+
+
+def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Unit) -> list[str]:
+    """The side, ``train`` or ``test``, of every context, given its document.
+
+    The documents are shuffled by a generator seeded from all four of seed, layer, neuron and sign. Then each goes to
+    the train side if the documents after it can still fill that side to its best size: the number of contexts that
+    is nearest to one half (of two equally near, the larger).
+    """
+    documents = sorted(set(document_ids))
+    generator = np.random.default_rng(np.random.SeedSequence([seed % 2**63, layer, unit.neuron, int(unit.sign < 0)]))
+    shuffled = [documents[index] for index in generator.permutation(len(documents))]
+    sizes = [document_ids.count(document) for document in shuffled]
+    reachable = [1]  # bit n of reachable[i]: the last i documents can give n train contexts
+    for size in reversed(sizes):
+        reachable.append(reachable[-1] | reachable[-1] << size)
+    total = len(document_ids)
+    sums = [n for n in range(total + 1) if reachable[-1] >> n & 1]
+    missing = min(sums, key=lambda n: (abs(2 * n - total), -n))
+    side = {}
+    for place, (document, size) in enumerate(zip(shuffled, sizes, strict=True), start=1):
+        fits = missing >= size and reachable[len(sizes) - place] >> (missing - size) & 1
+        side[document] = "train" if fits else "test"
+        missing -= size if fits else 0
+    return [side[document] for document in document_ids]
+
+
+def _check_a_max(a_max: float) -> Outcome | None:
+    if not np.isfinite(a_max):
+        return Outcome("failed", "Its largest activation is not finite: check the subject model for overflow.")
+    if a_max <= 0:
+        return Outcome("dead", f"Its largest activation over the harvest is {a_max:.3g}, which is not positive.")
+    return None
+
+
+def _choose(
+    units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: MethodSettings
+) -> pl.DataFrame:
+    """The rows of ``top_contexts`` that are taken, joined with their contexts, strongest first within a unit."""
+    unit_key, columns = ["neuron", "sign"], ["context_id", "activation", "activations"]
+    block = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    strong = (
+        top_contexts.filter(pl.col("activation") > 0)
+        .select(*unit_key, "rank", *columns)
+        .join(block, on=unit_key, how="semi")
+        .sort(*unit_key, "rank")
+        .unique([*unit_key, "context_id"], keep="first", maintain_order=True)
+    )
+    known = contexts.join(strong, on="context_id", how="semi").select("context_id", "document_id", "token_ids")
+    joined = strong.join(known, on="context_id", how="left", maintain_order="left")
+    if joined["document_id"].null_count():
+        missing = joined.filter(pl.col("document_id").is_null())["context_id"][0]
+        raise ValueError(
+            f"top_contexts names context {missing}, which contexts lacks: materialize the corpus and the cache."
+        )
+    in_document = pl.int_range(pl.len()).over([*unit_key, "document_id"])
+    in_unit = pl.int_range(pl.len()).over(unit_key)
+    return joined.filter(in_document < settings.contexts_per_document).filter(in_unit < settings.top_contexts)
+
+
+def _measure(units: Sequence[Unit], chosen: pl.DataFrame, prober: Prober) -> dict[Unit, list[_Context]]:
+    """The chosen contexts of each unit with activations at every position, probed where the harvest has none."""
+    rows = list(chosen.iter_rows(named=True))
+    unknown = [row for row in rows if row["activations"] is None]
+    if unknown:
+        prompts = [np.asarray(row["token_ids"], np.int32) for row in unknown]
+        answers = prober.activations(prompts, [Unit(row["neuron"], row["sign"]) for row in unknown])
+        for row, answer in zip(unknown, answers, strict=True):
+            row["activations"] = answer
+    measured: dict[Unit, list[_Context]] = {unit: [] for unit in units}
+    for row in rows:
+        tokens, activations = np.asarray(row["token_ids"], np.int32), np.asarray(row["activations"], np.float32)
+        context = _Context(row["context_id"], row["document_id"], tokens, activations)
+        measured[Unit(row["neuron"], row["sign"])].append(context)
+    return measured

@@ -1,0 +1,320 @@
+"""The canonical data: one Parquet file and one manifest for every slice, replaced as a whole.
+
+    slices/<table>/study=<study>/layer=<7>/<part>.parquet and <part>.json     (tables of a layer)
+    slices/<table>/study=<study>/<part>.parquet and <part>.json               (tables of a study)
+
+1. Rows are brought to their table's schema and order, and hashed.
+2. They are written to a temporary name and moved into place; then the manifest is, in the same way. The manifest
+   names the file's size and sha256, so that a crash between the two, or damage later, is seen.
+3. A damaged or half-written slice counts as absent for whoever decides on reuse, and is an error for who reads it.
+
+``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from n2g_assets.errors import StorageError
+from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, write_atomically, write_parquet_atomically
+from n2g_assets.storage.hashing import combine_hashes, content_hash, file_sha256, hash_json
+from n2g_assets.storage.home import Home
+from n2g_assets.storage.tables import TABLES, Table
+
+__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "combine_hashes", "hash_json"]
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a slice without reading its rows."""
+
+    table: str
+    study: str
+    layer: int | None
+    part: str
+    input_hash: str
+    """Hash of the stage's code version, settings and inputs: equal means that the slice can be reused."""
+    content_hash: str
+    """Hash of the rows: what later stages hash."""
+    code_version: str
+    rows: int
+    written_at: str
+    """UTC, ISO 8601."""
+    file_bytes: int
+    file_sha256: str
+    unit_hashes: dict[str, str] = field(default_factory=dict)
+    """By ``neuron:sign``, the hash of what this unit's rows were made from."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, order=True)
+class SliceKey:
+    """Names one slice; ``layer`` is None for tables of a whole study."""
+
+    table: str
+    study: str
+    layer: int | None = None
+    part: str = "rows"
+
+    def __str__(self) -> str:
+        """Such as ``ledger/top_examples of study demo, layer 7``."""
+        part = "" if self.part == "rows" else f"/{self.part}"
+        return f"{self.table}{part} of study {self.study}" + ("" if self.layer is None else f", layer {self.layer}")
+
+
+class SliceStore:
+    """Reads and writes slices under a home, and holds its locks."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._verified: dict[Path, tuple[int, int, int, str]] = {}
+
+    # ---------------------------------------------------------------------------------------- writing
+    def write(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        *,
+        study: str,
+        layer: int | None = None,
+        part: str = "rows",
+        input_hash: str,
+        code_version: str,
+        unit_hashes: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Replaces one slice; what was there stays until the new one is complete.
+
+        Args:
+            table: a name of ``tables.TABLES``.
+            frame: its rows, with all columns; any order.
+            study: the study.
+            layer: the layer, for tables of a layer.
+            part: ``rows``, or the stage for the ledger.
+            input_hash: hash of what the rows were made from.
+            code_version: code version of the stage.
+            unit_hashes: by ``neuron:sign``, the hash of what that unit's rows were made from.
+            extra: anything else to keep with the slice, as JSON.
+
+        Raises:
+            StorageError: the rows do not fit the table, repeat a key, or the disk is full.
+        """
+        key = SliceKey(table, study, layer, part)
+        path = self.path(key)
+        frame = _schema(key).conform(frame)
+        _check_keys(_schema(key), frame)
+        size, sha256 = write_parquet_atomically(frame, path)
+        manifest = Manifest(
+            table=table,
+            study=study,
+            layer=layer,
+            part=part,
+            input_hash=input_hash,
+            content_hash=content_hash(frame),
+            code_version=code_version,
+            rows=frame.height,
+            written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+            file_bytes=size,
+            file_sha256=sha256,
+            unit_hashes=dict(unit_hashes or {}),
+            extra=dict(extra or {}),
+        )
+        text = json.dumps(asdict(manifest), indent=1)
+        write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return manifest
+
+    def remove(self, table: str, study: str, layer: int | None = None, part: str = "rows") -> None:
+        """Removes one slice if it is there: its manifest first, so that it is absent at once."""
+        path = self.path(SliceKey(table, study, layer, part))
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------------------------------- reading
+    def manifest(self, table: str, study: str, layer: int | None = None, part: str = "rows") -> Manifest | None:
+        """The manifest of a slice, or None if it is absent, half-written or damaged (then it is to be made again)."""
+        key = SliceKey(table, study, layer, part)
+        state = self._inspect(key)
+        if isinstance(state, str):
+            if state != "absent":
+                logger.warning("The slice %s is %s and will be made again.", key, state)
+            return None
+        return state
+
+    def status(self, key: SliceKey) -> Literal["ok", "absent", "damaged"]:
+        """Whether a slice is there and whole."""
+        state = self._inspect(key)
+        return "ok" if isinstance(state, Manifest) else "absent" if state == "absent" else "damaged"
+
+    def read(
+        self,
+        table: str,
+        study: str,
+        layer: int | None = None,
+        part: str = "rows",
+        *,
+        columns: Sequence[str] | None = None,
+        filters: pl.Expr | None = None,
+    ) -> pl.DataFrame:
+        """The rows of one slice, in the order of the table's key.
+
+        Raises:
+            StorageError: the slice is absent, damaged or half-written.
+        """
+        key = SliceKey(table, study, layer, part)
+        self._checked(key)
+        try:
+            return self._select(self._scan(key), columns, filters).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
+
+    def scan_all(self, table: str, study: str) -> pl.LazyFrame:
+        """The rows of every layer and part of a table, lazily; no rows where there is no slice.
+
+        Raises:
+            StorageError: one of the slices is damaged or half-written.
+        """
+        keys = [key for key in self.keys(study) if key.table == table]
+        for key in keys:
+            self._checked(key)
+        return pl.concat([self._scan(key) for key in keys]) if keys else TABLES[table].empty().lazy()
+
+    def layers(self, table: str, study: str) -> list[int]:
+        """The layers that have at least one whole or damaged slice of a table, ascending."""
+        return sorted({key.layer for key in self.keys(study) if key.table == table and key.layer is not None})
+
+    def studies(self) -> list[str]:
+        """The studies that have a slice of any table."""
+        return sorted(
+            {path.name.removeprefix("study=") for path in self.home.slices.glob("*/study=*") if path.is_dir()}
+        )
+
+    def keys(self, study: str) -> list[SliceKey]:
+        """Every slice of a study that has a Parquet file, whole or not, in the order of the tables."""
+        found = []
+        for table in TABLES.values():
+            folder = self.home.slices / table.name / f"study={_checked_name('study', study)}"
+            if table.scope == "study":
+                found += [SliceKey(table.name, study, None, path.stem) for path in folder.glob("*.parquet")]
+                continue
+            for path in folder.glob("layer=*/*.parquet"):
+                number = path.parent.name.removeprefix("layer=")
+                if number.isdecimal():
+                    found.append(SliceKey(table.name, study, int(number), path.stem))
+        order = {name: index for index, name in enumerate(TABLES)}
+        return sorted(found, key=lambda key: (order[key.table], -1 if key.layer is None else key.layer, key.part))
+
+    def path(self, key: SliceKey) -> Path:
+        """The Parquet file of a slice; its manifest has the same name with .json.
+
+        Raises:
+            StorageError: no such table, a layer where none belongs or none where one does, or an unusable name.
+        """
+        table = _schema(key)
+        if (key.layer is None) != (table.scope == "study"):
+            raise StorageError(
+                f"Table {key.table} is kept per {table.scope}, but layer is {key.layer}: "
+                f"{'leave the layer out' if table.scope == 'study' else 'name the layer'}."
+            )
+        folder = self.home.slices / table.name / f"study={_checked_name('study', key.study)}"
+        if key.layer is not None:
+            folder = folder / f"layer={int(key.layer)}"
+        return folder / f"{_checked_name('part', key.part)}.parquet"
+
+    # ---------------------------------------------------------------------------------------- locks
+    @contextmanager
+    def lock(self, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """Holds an OS file lock that ends with its process, whatever ends it; waits for another holder.
+
+        Args:
+            name: what is locked, such as ``database`` or ``top_examples/demo/7``.
+            timeout: seconds to wait.
+
+        Raises:
+            StorageError: another process, which is named, still holds it after ``timeout`` seconds.
+        """
+        with hold_lock(self.home.locks, name, timeout):
+            yield
+
+    # ---------------------------------------------------------------------------------------- inside
+    def _inspect(self, key: SliceKey) -> Manifest | str:
+        """The manifest, or 'absent', or what is wrong."""
+        path = self.path(key)
+        manifest = _read_manifest(path)
+        if isinstance(manifest, str):
+            return manifest
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return "absent"
+        if found.st_size != manifest.file_bytes:
+            return "damaged or half-written (its size differs from the manifest's)"
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns, manifest.file_sha256)
+        if self._verified.get(path) != seen:
+            if file_sha256(path) != manifest.file_sha256:
+                return "damaged or half-written (its sha256 differs from the manifest's)"
+            self._verified[path] = seen
+        return manifest
+
+    def _checked(self, key: SliceKey) -> Manifest:
+        state = self._inspect(key)
+        if isinstance(state, Manifest):
+            return state
+        if state == "absent":
+            raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
+        raise StorageError(f"{self._damage(key)}: it is {state}.")
+
+    def _damage(self, key: SliceKey) -> str:
+        return f"{self.path(key)} cannot be read, delete it and materialize {key} again"
+
+    def _scan(self, key: SliceKey) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path(key), hive_partitioning=False, glob=False)
+
+    @staticmethod
+    def _select(rows: pl.LazyFrame, columns: Sequence[str] | None, filters: pl.Expr | None) -> pl.LazyFrame:
+        if filters is not None:
+            rows = rows.filter(filters)
+        return rows if columns is None else rows.select(columns)
+
+
+def _schema(key: SliceKey) -> Table:
+    if key.table not in TABLES:
+        raise StorageError(f"There is no table {key.table!r}: use one of {', '.join(TABLES)}.")
+    return TABLES[key.table]
+
+
+def _read_manifest(path: Path) -> Manifest | str:
+    try:
+        return Manifest(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return "half-written (it has no manifest)" if path.exists() else "absent"
+    except (OSError, ValueError, TypeError) as error:
+        return f"damaged (its manifest: {type(error).__name__})"
+
+
+def _checked_name(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise StorageError(
+            f"The {what} name {name!r} cannot name a folder: use letters, digits, _, - and . (not as the first one)."
+        )
+    return name
+
+
+def _check_keys(table: Table, frame: pl.DataFrame) -> None:
+    repeated = frame.select(pl.struct(table.key).is_duplicated().alias("repeated"))["repeated"]
+    if repeated.any():
+        first = frame.filter(repeated).select(table.key).row(0, named=True)
+        raise StorageError(f"Rows for table {table.name} repeat the key {first}: make the stage write each key once.")

@@ -1,0 +1,91 @@
+"""``N2GStudy``: reads one ``defs.yaml`` and gives back that study's assets, checks, job, schedule and warehouse."""
+
+from __future__ import annotations
+
+import dagster as dg
+from pydantic import BaseModel
+
+from n2g_assets.assets import (
+    activation_cache,
+    augmented_examples,
+    evaluation,
+    neuron_graphs,
+    pruned_examples,
+    top_examples,
+)
+from n2g_assets.assets.checks import study_checks
+from n2g_assets.assets.corpus_tokens import corpus_asset
+from n2g_assets.assets.stage import stage_asset
+from n2g_assets.assets.subject_model import subject_asset
+from n2g_assets.assets.warehouse import warehouse_asset
+from n2g_assets.assets.workbench import Study
+from n2g_assets.settings import StudySettings
+
+STAGES = (
+    activation_cache.STAGE,
+    top_examples.STAGE,
+    pruned_examples.STAGE,
+    augmented_examples.STAGE,
+    neuron_graphs.STAGE,
+    evaluation.STAGE,
+)
+"""The per-layer stages in pipeline order."""
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
+    """One study: a subject model, a corpus and a setting of the method, from one ``defs.yaml``.
+
+    The study's name is its folder's name: asset keys are ``[study, stage]``, the group is the study.
+    """
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The schema of the YAML: the study's settings, as they are."""
+        return StudySettings
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> N2GStudy:
+        """The component from validated settings, with ``{{ env.NAME }}`` and the like filled in."""
+        return cls(**context.resolve_value(model.model_dump()))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The study's definitions."""
+        settings = StudySettings(**self.model_dump())
+        return study_definitions(Study(context.path.name, context.path, settings))
+
+
+def all_layers_tags(study: Study) -> dict[str, str]:
+    """The run tags that make ONE run of all layers."""
+    keys = list(study.partition_layers)
+    return {RANGE_START: keys[0], RANGE_END: keys[-1]}
+
+
+def study_definitions(study: Study) -> dg.Definitions:
+    """Assets, checks, the job and the schedule of one study."""
+    assets = [
+        subject_asset(study),
+        corpus_asset(study),
+        *(stage_asset(study, stage) for stage in STAGES),
+        warehouse_asset(study),
+    ]
+    layers = len(study.partition_layers)
+    job = dg.define_asset_job(
+        study.name,
+        selection=dg.AssetSelection.groups(study.name),
+        description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database; what is "
+        "fresh is reused.",
+        executor_def=dg.in_process_executor,
+    )
+
+    @dg.schedule(
+        name=f"{study.name}_nightly",
+        job=job,
+        cron_schedule=study.settings.schedule,
+        description="One run over all layers; it does only what is stale.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        return dg.RunRequest(tags=all_layers_tags(study))
+
+    return dg.Definitions(assets=assets, asset_checks=study_checks(study), jobs=[job], schedules=[nightly])

@@ -1,0 +1,347 @@
+"""The activation cache: one forward pass through the corpus for all asked layers, selected while it streams.
+
+1. The corpus is cut into shards of whole documents; those with sound checkpoints are taken over (``shards``).
+2. Of each remaining shard, the contexts go through the model in batches of like length, right-padded; the pass stops
+   after the deepest layer that the shard lacks, and every layer's activations go to a ``LayerStream`` at once.
+3. When a shard is done, each layer's state is written as a checkpoint: a killed harvest goes on with the next shard.
+4. The frames of a layer are made by merging its shards, when they are asked for.
+
+A harvest in bfloat16 keeps a shortlist twice as long; the top contexts of the recorded units are then measured again in
+float32, and chosen by that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from n2g_assets.errors import SubjectError
+from n2g_assets.settings import HarvestSettings
+from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack
+from n2g_assets.subject.model import SubjectModel
+from n2g_assets.subject.shards import HarvestCorpus, Shard, ShardStore, plan_shards
+from n2g_assets.subject.streaming import LayerState, LayerStream, lay_out, merge
+
+Progress = Callable[[int, int], None]
+"""Called with (tokens done, tokens to run)."""
+
+SAMPLE = 1024
+"""Positions of the corpus behind ``neuron_stats.quantiles``."""
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""Those of ``neuron_stats.quantiles``."""
+_CODE_VERSION = "1"
+_SHORTLIST = 2
+"""How many times as many contexts a harvest in bfloat16 keeps."""
+
+
+@dataclass(frozen=True)
+class LayerHarvest:
+    """What was harvested of one layer: all neurons, both signs, without the columns study and layer."""
+
+    neuron_stats: pl.DataFrame
+    activations: pl.DataFrame
+    top_contexts: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """A finished harvest; the frames of a layer are made when they are asked for, so that one layer is in memory."""
+
+    layers: tuple[int, ...]
+    tokens_run: int
+    """Tokens, BOS included, that went through the model now."""
+    tokens_reused: int
+    """Tokens of shards whose checkpoints held all layers."""
+    shards_run: int
+    """Shards that lacked some layer."""
+    shards_reused: int
+    """Shards whose checkpoints held all layers."""
+    _read: Callable[[int], LayerHarvest]
+
+    def frames(self, layer: int) -> LayerHarvest:
+        """The rows of one layer.
+
+        Raises:
+            StorageError: A checkpoint was damaged or removed since.
+        """
+        return self._read(layer)
+
+
+def harvest(
+    model: SubjectModel,
+    contexts: pl.DataFrame,
+    layers: Sequence[int],
+    recorded: Mapping[int, Sequence[int]],
+    settings: HarvestSettings,
+    *,
+    top_contexts: int,
+    contexts_per_document: int,
+    cache_folder: Path,
+    progress: Progress | None = None,
+    exact_model: SubjectModel | None = None,
+) -> Harvest:
+    """Harvest the activations of some layers, or take over what is cached.
+
+    Args:
+        model: The subject model.
+        contexts: Rows (context_id, document_id, token_ids) of the harvested split, in corpus order.
+        layers: Layers to harvest.
+        recorded: For each layer, the neurons whose top contexts are kept with all their activations.
+        settings: How to batch and shard, and how many strong positions to keep.
+        top_contexts: Strongest contexts kept for every unit.
+        contexts_per_document: At most this many of them come from one document.
+        cache_folder: Where checkpoints are kept.
+        progress: Told the tokens done and the tokens to run.
+        exact_model: The same model in float32; needed where ``model`` is not.
+
+    Raises:
+        CorpusError: There is nothing to harvest.
+        SubjectError: Activations are not finite.
+        StorageError: A checkpoint cannot be written.
+    """
+    if exact_model is None and model.dtype != torch.float32:
+        raise ValueError("A harvest that is not in float32 needs the exact_model.")
+    shortlist = _SHORTLIST if exact_model is not None else 1
+    job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded)
+    corpus = HarvestCorpus.from_frame(contexts, settings.context_length)
+    store = ShardStore(cache_folder / job.key())
+    shards = plan_shards(corpus, store, layers, settings.shard_tokens)
+    lacking = [[layer for layer in layers if not store.has(layer, shard.shard_id)] for shard in shards]
+    total = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if lacks)
+    done = 0
+    for shard, lacks in zip(shards, lacking, strict=True):
+        if not lacks:
+            continue
+        for tokens in job.run(corpus, shard, lacks, store):
+            done += tokens
+            if progress is not None:
+                progress(done, total)
+
+    def read(layer: int) -> LayerHarvest:
+        state = merge(
+            ((store.read(layer, shard.shard_id), shard.contexts) for shard in shards),
+            documents=corpus.documents,
+            context_length=settings.context_length,
+            contexts_per_document=job.contexts_per_document,
+            sample=SAMPLE,
+        )
+        if exact_model is not None:
+            wanted = [neuron for neuron in recorded.get(layer, ()) if neuron in state.recorded]
+            state = _measure_again(exact_model, layer, wanted, state=state, corpus=corpus, settings=settings)
+            state = _shorten(state, corpus, settings.context_length, top_contexts, contexts_per_document)
+        return _frames(state, corpus, settings.context_length)
+
+    run = sum(map(bool, lacking))
+    reused = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if not lacks)
+    return Harvest(tuple(layers), total, reused, run, len(shards) - run, read)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A model and the settings that decide what is kept of it."""
+
+    model: SubjectModel
+    settings: HarvestSettings
+    top_contexts: int
+    contexts_per_document: int
+    recorded: Mapping[int, Sequence[int]]
+
+    def key(self) -> str:
+        """Hash of all that decides what a shard's checkpoint holds, but for the recorded neurons."""
+        facts = {
+            "code_version": _CODE_VERSION,
+            "model": self.model.facts.file_sha256,
+            "hook": self.model.hook.name,
+            "dtype": str(self.model.dtype),
+            "context_length": self.settings.context_length,
+            "strongest": self.settings.strongest,
+            "top_contexts": self.top_contexts,
+            "contexts_per_document": self.contexts_per_document,
+            "sample": SAMPLE,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+    def run(self, corpus: HarvestCorpus, shard: Shard, layers: Sequence[int], store: ShardStore) -> Iterator[int]:
+        """Run a shard and write its checkpoints; yields the tokens of each batch."""
+        layout = lay_out(
+            corpus.context_ids.gather(shard.contexts).to_list(),
+            corpus.documents[shard.contexts],
+            corpus.lengths[shard.contexts],
+            self.settings.context_length,
+            SAMPLE,
+        )
+        streams = {
+            layer: LayerStream(
+                self.model.d_mlp,
+                layout,
+                strongest=self.settings.strongest,
+                top_contexts=self.top_contexts,
+                contexts_per_document=self.contexts_per_document,
+                recorded=self.recorded.get(layer, ()),
+                device=self.model.device,
+            )
+            for layer in layers
+        }
+        for batch in batches(corpus.lengths[shard.contexts], self.settings.batch_tokens):
+            self.model.run(
+                pad([corpus.tokens(shard.contexts[number]) for number in batch], self.model.bos_id),
+                {layer: _feeder(streams[layer], batch, corpus.lengths[shard.contexts[batch]]) for layer in layers},
+            )
+            yield int(corpus.lengths[shard.contexts[batch]].sum())
+        for layer in layers:
+            state = streams.pop(layer).finish()
+            if not bool(torch.isfinite(state.squares).all()):
+                raise SubjectError(
+                    f"Activations of {self.model.name} in layer {layer} are not finite in {self.settings.dtype}: "
+                    "set harvest.dtype to float32, or check the model's weights."
+                )
+            store.write(layer, shard, state)
+
+
+def _feeder(
+    stream: LayerStream, batch: Int64[np.ndarray, " batch"], lengths: Int64[np.ndarray, " batch"]
+) -> Callable[[Tensor], None]:
+    def feed(activations: Tensor) -> None:
+        for row, number, length in zip(activations, batch, lengths, strict=True):
+            stream.add(int(number), row[:length])
+
+    return feed
+
+
+def batches(lengths: Int64[np.ndarray, " contexts"], batch_tokens: int) -> Iterator[Int64[np.ndarray, " batch"]]:
+    """Numbers of contexts, the longest first, cut so that a padded batch has at most ``batch_tokens`` tokens."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"]:
+    """Prompts as one tensor, padded on the right."""
+    tokens = np.full((len(prompts), max(map(len, prompts))), pad_id, dtype=np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return torch.from_numpy(tokens)
+
+
+# ------------------------------------------------------------------------------------------ bfloat16
+def _measure_again(
+    model: SubjectModel,
+    layer: int,
+    neurons: Sequence[int],
+    *,
+    state: LayerState,
+    corpus: HarvestCorpus,
+    settings: HarvestSettings,
+) -> LayerState:
+    """The state with the shortlisted contexts of some neurons measured by ``model``."""
+    length = settings.context_length
+    units = torch.tensor([*neurons, *(neuron + model.d_mlp for neuron in neurons)], dtype=torch.int64)
+    entries = state.contexts[units]
+    numbers = unpack(entries)[1].div(length, rounding_mode="floor")
+    asked = np.unique(numbers[entries != EMPTY].numpy())
+    rows = torch.searchsorted(state.recorded, units)
+    windows, contexts = state.windows.clone(), state.contexts.clone()
+    for batch in batches(corpus.lengths[asked], settings.batch_tokens):
+
+        def take(activations: Float32[Tensor, "batch pos d_mlp"], batch: np.ndarray = batch) -> None:
+            signed = (
+                torch.cat([activations[:, :, list(neurons)], -activations[:, :, list(neurons)]], dim=2).float().cpu()
+            )
+            for row, number in zip(signed, asked[batch], strict=True):
+                tokens = int(corpus.lengths[number])
+                activation, peak = row[1:tokens].max(dim=0)
+                unit, slot = (numbers == number).nonzero(as_tuple=True)
+                contexts[units[unit], slot] = pack(activation[unit], number * length + 1 + peak[unit])
+                windows[rows[unit], slot, :tokens] = row[:tokens, unit].t()
+
+        model.run(pad([corpus.tokens(number) for number in asked[batch]], model.bos_id), {layer: take})
+    fields = state.tensors() | {"windows": windows, "contexts": contexts}
+    return LayerState(**fields)
+
+
+def _shorten(
+    state: LayerState, corpus: HarvestCorpus, context_length: int, top_contexts: int, per_document: int
+) -> LayerState:
+    """The state with the shortlist cut to the strongest contexts."""
+    documents = documents_of(state.contexts, torch.from_numpy(corpus.documents), context_length)
+    contexts, chosen = select(state.contexts, top_contexts, documents, per_document)
+    index = chosen[state.recorded][:, :, None].expand(-1, -1, context_length)
+    return LayerState(**state.tensors() | {"contexts": contexts, "windows": state.windows.gather(1, index)})
+
+
+# ------------------------------------------------------------------------------------------ frames
+def _frames(state: LayerState, corpus: HarvestCorpus, context_length: int) -> LayerHarvest:
+    activations, _, _ = _entry_rows(state.strongest, corpus, context_length, "position")
+    top, present, numbers = _entry_rows(state.contexts, corpus, context_length, "peak")
+    lists = _windows(state, present, corpus.lengths[numbers], context_length)
+    return LayerHarvest(_stats(state), activations, top.with_columns(activations=lists))
+
+
+def _entry_rows(
+    entries: Int64[Tensor, "units n"], corpus: HarvestCorpus, context_length: int, position: str
+) -> tuple[pl.DataFrame, np.ndarray, Int64[np.ndarray, " rows"]]:
+    """Rows of the entries, unit by unit; which entries they are; and the number of each row's context."""
+    present = (entries != EMPTY).numpy()
+    activations, places = (column.numpy()[present] for column in unpack(entries))
+    units, ranks = np.nonzero(present)
+    numbers = places // context_length
+    d_mlp = entries.shape[0] // 2
+    frame = pl.DataFrame(
+        {
+            "neuron": (units % d_mlp).astype(np.int32),
+            "sign": np.where(units < d_mlp, 1, -1).astype(np.int8),
+            "rank": ranks.astype(np.int32),
+            "context_id": corpus.context_ids.gather(numbers),
+            position: (places % context_length).astype(np.int32),
+            "activation": activations,
+        }
+    )
+    return frame, present, numbers
+
+
+def _windows(
+    state: LayerState, present: np.ndarray, lengths: Int64[np.ndarray, " rows"], context_length: int
+) -> pl.Series:
+    """For each top context, its activations where its unit is recorded, else NULL."""
+    units, ranks = np.nonzero(present)
+    row_of = np.full(len(present), -1)
+    row_of[state.recorded.numpy()] = np.arange(len(state.recorded))
+    rows = row_of[units]
+    held = rows >= 0
+    windows = state.windows.numpy()[rows[held], ranks[held]]
+    values = windows[np.arange(context_length)[None, :] < lengths[held][:, None]]
+    offsets = np.concatenate([[0], np.cumsum(np.where(held, lengths, 0))])
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(~held))
+    return pl.Series("activations", lists, dtype=pl.List(pl.Float32))
+
+
+def _stats(state: LayerState) -> pl.DataFrame:
+    tokens, d_mlp = int(state.tokens), len(state.total)
+    mean = state.total.numpy() / tokens
+    std = np.sqrt(np.maximum(state.squares.numpy() / tokens - mean**2, 0))
+    quantiles = np.quantile(state.sample.numpy(), QUANTILES, axis=0).T.astype(np.float64)
+    return pl.DataFrame(
+        {
+            "neuron": np.tile(np.arange(d_mlp, dtype=np.int32), 2),
+            "sign": np.repeat(np.array([1, -1], dtype=np.int8), d_mlp),
+            "n_tokens": np.full(2 * d_mlp, tokens),
+            "mean": np.concatenate([mean, -mean]),
+            "std": np.tile(std, 2),
+            "max": unpack(state.contexts[:, 0])[0].double().numpy(),
+            "share_positive": torch.cat([state.positive, state.negative]).numpy() / tokens,
+            "quantiles": pl.Series(np.concatenate([quantiles, -quantiles[:, ::-1]])).cast(pl.List(pl.Float64)),
+        }
+    )

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import polars as pl
+import pytest
+
+from n2g_assets import wheels
+from n2g_assets.corpus import documents as module
+from n2g_assets.corpus.catalogue import CATALOGUE
+from n2g_assets.corpus.sources import source_fingerprints
+from n2g_assets.errors import CorpusError, SourceError
+from n2g_assets.settings import HarvestSettings, NamedSource
+from n2g_assets.storage.tables import TABLES
+from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
+
+
+def write_texts(folder, texts):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
+def by_sha(texts):
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+
+
+def test_the_frames_have_the_columns_of_the_tables_and_hang_together(tmp_path):
+    write_texts(tmp_path / "a", {f"{n}.txt": words(100, n) for n in range(30)})
+    corpus = read(tmp_path, files("a", kind="noise"))
+    for name in ("documents", "contexts"):
+        frame = getattr(corpus, name)
+        table = TABLES[name]
+        assert dict(frame.schema) == {k: v for k, v in table.schema.items() if k != "study"}
+        table.conform(frame.with_columns(study=pl.lit("s")))
+    for row in corpus.documents.iter_rows(named=True):
+        text = (tmp_path / "a" / row["name"]).read_text()
+        assert row["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert row["document_id"] == row["sha256"][:16]
+        assert (row["source"], row["kind"], row["n_tokens"]) == ("a", "noise", 100)
+        contexts = corpus.contexts.filter(document_id=row["document_id"])
+        assert contexts["context_id"].to_list() == [f"{row['document_id']}:{n}" for n in range(7)]
+        assert contexts["split"].unique().to_list() == [row["split"]]
+        (tokens,) = encode_words([text])
+        windows = contexts["token_ids"].to_list()
+        assert windows == [[BOS, *tokens[start : start + 15].tolist()] for start in range(0, 100, 15)]
+
+
+def test_exact_duplicates_and_empty_texts_are_dropped_and_counted_across_sources(tmp_path):
+    write_texts(tmp_path / "a", {"1.txt": words(50, 1), "2.txt": words(50, 2), "3.txt": words(50, 1), "4.txt": " \n"})
+    write_texts(tmp_path / "b", {"1.txt": words(50, 2), "2.txt": words(50, 3)})
+    corpus = read(tmp_path, files("a"), files("b"))
+    assert corpus.documents.sort("source", "name")["name"].to_list() == ["1.txt", "2.txt", "2.txt"]
+    assert corpus.documents["source"].sort().to_list() == ["a", "a", "b"]
+    assert (corpus.duplicates, corpus.empty) == (2, 1)
+
+
+def test_a_source_may_hold_duplicates_of_others_alone(tmp_path):
+    write_texts(tmp_path / "a", {"1.txt": words(50, 1)})
+    corpus = read(tmp_path, files("a"), files("a/1.txt"))
+    assert (corpus.documents.height, corpus.duplicates) == (1, 1)
+
+
+def test_max_tokens_takes_whole_documents_of_a_folder_in_the_order_of_their_hash(tmp_path):
+    texts = [words(40, n) for n in range(20)]
+    write_texts(tmp_path / "a", {f"{n:02}.txt": text for n, text in enumerate(texts)})
+    corpus = read(tmp_path, files("a", max_tokens=150))
+    wanted = {hashlib.sha256(text.encode()).hexdigest() for text in by_sha(texts)[:4]}
+    assert set(corpus.documents["sha256"]) == wanted
+
+
+def test_max_tokens_takes_a_single_file_in_its_own_order_and_reads_no_further(tmp_path):
+    rows = [json.dumps({"text": words(40, n)}) for n in range(5)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, "damaged, but far behind what is wanted"]))
+    corpus = read(tmp_path, files("a.jsonl", max_tokens=81))
+    assert sorted(corpus.documents["name"]) == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+
+
+def test_what_lies_beyond_max_tokens_is_not_tokenised(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": words(400, n)}) for n in range(500)))
+    encoded = []
+
+    def encode(texts):
+        encoded.extend(texts)
+        return encode_words(texts)
+
+    module.read_documents(
+        [files("a.jsonl", max_tokens=4000)],
+        study_folder=tmp_path,
+        downloads=tmp_path,
+        cache=tmp_path,
+        encode=encode,
+        bos_id=BOS,
+        harvest=HarvestSettings(),
+        needed_contexts=1,
+    )
+    assert len(encoded) < 20
+
+
+def test_rows_do_not_depend_on_the_batches_nor_documents_on_later_sources(tmp_path, monkeypatch):
+    write_texts(tmp_path / "a", {f"{n}.txt": words(60, n % 25) for n in range(30)})
+    write_texts(tmp_path / "b", {f"{n}.txt": words(60, 100 + n) for n in range(30)})
+    one = read(tmp_path, files("a", max_tokens=1000), files("b"))
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    other = read(tmp_path, files("a", max_tokens=1000), files("b"))
+    assert one.contexts.equals(other.contexts)
+    assert one.documents.equals(other.documents)
+    assert (one.duplicates, one.empty) == (other.duplicates, other.empty)
+    alone = read(tmp_path, files("a", max_tokens=1000)).documents
+    assert one.documents.filter(source="a").equals(alone)
+
+
+def test_out_of_domain_documents_stand_apart_and_move_no_harvested_one(tmp_path):
+    write_texts(tmp_path / "a", {f"{n}.txt": words(60, n) for n in range(30)})
+    write_texts(tmp_path / "b", {f"{n}.txt": words(60, n) + " end" for n in range(30)})  # near-duplicates of a
+    alone = read(tmp_path, files("a"))
+    corpus = read(tmp_path, files("a"), files("b", role="out_of_domain"))
+    assert corpus.documents.filter(source="a").equals(alone.documents)
+    assert corpus.documents.filter(source="b")["split"].unique().to_list() == ["out_of_domain"]
+    assert set(corpus.contexts.filter(split="out_of_domain")["document_id"]) == set(
+        corpus.documents.filter(source="b")["document_id"]
+    )
+
+
+def test_near_duplicates_share_a_cluster_and_a_side_and_the_summary_adds_up(tmp_path):
+    write_texts(tmp_path / "a", {f"{n}{x}.txt": f"{words(60, n)} {words(9, ord(x))}" for n in range(20) for x in "ab"})
+    corpus = read(tmp_path, files("a"))
+    pairs = corpus.documents.group_by(pl.col("name").str.slice(0, 2).str.strip_chars("ab.")).agg(
+        pl.col("cluster_id").n_unique(), pl.col("split").n_unique(), pl.len()
+    )
+    assert pairs.select("cluster_id", "split", "len").unique().rows() == [(1, 1, 2)]
+    assert corpus.clusters == 20
+    assert corpus.summary["documents"].sum() == 40
+    assert corpus.summary["tokens"].sum() == 40 * 69
+    assert corpus.summary["contexts"].sum() == corpus.contexts.height
+
+
+def test_progress_ends_at_what_was_taken(tmp_path):
+    write_texts(tmp_path / "a", {f"{n}.txt": words(60, n) for n in range(10)})
+    calls = []
+    module.read_documents(
+        [files("a")],
+        study_folder=tmp_path,
+        downloads=tmp_path,
+        cache=tmp_path,
+        encode=encode_words,
+        bos_id=BOS,
+        harvest=HarvestSettings(),
+        needed_contexts=1,
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls[0] == ("a", 0, 0)
+    assert calls[-1] == ("a", 600, 600)
+    assert all(done <= expected for _, done, expected in calls)
+
+
+def test_a_named_corpus_brings_its_kind_unless_the_study_names_one(tmp_path, monkeypatch):
+    data = wheel_bytes({f"django/{n}.py": words(50, n).encode() for n in range(3)})
+    entry = CATALOGUE["django"]
+    pin = type(entry.pin)("django", "1", sha256(data))
+    monkeypatch.setitem(CATALOGUE, "django", type(entry)(pin, entry.members, entry.licence, entry.kind, entry.reader))
+    monkeypatch.setattr(wheels.subprocess, "run", FakePip(data))
+    corpus = read(tmp_path, NamedSource(source="named", name="django"))
+    assert corpus.documents["kind"].unique().to_list() == ["code"]
+    corpus = read(tmp_path, NamedSource(source="named", name="django", kind="python"))
+    assert corpus.documents["kind"].unique().to_list() == ["python"]
+
+
+def test_a_harvest_that_is_too_small_says_what_it_has_and_what_is_needed(tmp_path):
+    write_texts(tmp_path / "a", {"1.txt": words(150, 1)})
+    assert read(tmp_path, files("a"), needed=10).contexts.height == 10
+    with pytest.raises(CorpusError, match="gives 10 harvested contexts of up to 16 tokens, fewer than the 20"):
+        read(tmp_path, files("a"), needed=20)
+
+
+def test_held_out_and_out_of_domain_contexts_do_not_count_as_harvest(tmp_path):
+    write_texts(tmp_path / "a", {"1.txt": words(150, 1)})
+    write_texts(tmp_path / "b", {"1.txt": words(1500, 2)})
+    with pytest.raises(CorpusError, match="gives 10 harvested contexts"):
+        read(tmp_path, files("a"), files("b", role="out_of_domain"), needed=20)
+
+
+def test_an_empty_file_an_empty_folder_and_an_empty_corpus_are_named(tmp_path):
+    write_texts(tmp_path / "a", {"1.txt": "\n", "2.txt": ""})
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.jsonl").write_text("\n")
+    for path in ("a", "b.txt", "c.jsonl"):
+        with pytest.raises(CorpusError, match=f"corpus source '{path}' holds no text: fill it"):
+            read(tmp_path, files(path))
+    with pytest.raises(CorpusError, match="has no documents: name at least one source"):
+        read(tmp_path)
+
+
+def test_an_unknown_named_corpus_is_known_before_anything_is_fetched(tmp_path, monkeypatch):
+    pip = FakePip(None)
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    source = NamedSource(source="named", name="networks")
+    with pytest.raises(SourceError, match="did you mean 'networkx'"):
+        read(tmp_path, source)
+    with pytest.raises(SourceError, match="did you mean 'networkx'"):
+        source_fingerprints([source], study_folder=tmp_path, downloads=tmp_path)
+    assert pip.calls == []
+
+
+def test_a_fingerprint_changes_with_content_and_settings_and_with_nothing_else(tmp_path):
+    def of(**settings):
+        return source_fingerprints([files("a", **settings)], study_folder=tmp_path, downloads=tmp_path)
+
+    write_texts(tmp_path / "a", {"1.txt": "one", "2.txt": "two"})
+    first = of()
+    assert json.loads(json.dumps(first)) == first
+    write_texts(tmp_path / "a", {"1.txt": "one"})  # written again, the same
+    assert of() == first
+    assert of(max_tokens=5) != first
+    write_texts(tmp_path / "a", {"1.txt": "One"})
+    assert of() != first

@@ -1,0 +1,132 @@
+"""Builders and processes that the storage tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.stages import StageReport, fill_units
+from n2g_assets.storage.tables import TABLES
+
+UNITS = [Unit(neuron, 1) for neuron in (5, 0, 3, 9, 7, 1, 8)]
+
+
+def rows(table: str, *records: dict[str, Any], **common: Any) -> pl.DataFrame:
+    """A frame of a table; columns that are left out get a value of their type, or NULL where they may be."""
+    fill = {
+        pl.String: "",
+        pl.Binary: b"",
+        pl.Boolean: False,
+        pl.Int8: 1,
+        pl.Int32: 0,
+        pl.Int64: 0,
+        pl.Float32: 0.0,
+        pl.Float64: 0.0,
+    }
+    columns = TABLES[table].columns
+    full = [
+        {
+            column.name: {**common, **record}.get(
+                column.name,
+                None if column.nullable else [] if isinstance(column.dtype, pl.List) else fill.get(column.dtype),
+            )
+            for column in columns
+        }
+        for record in records
+    ]
+    return pl.DataFrame(full, schema=TABLES[table].schema)
+
+
+def write(
+    store: SliceStore, table: str, frame: pl.DataFrame, study: str = "demo", layer: int | None = 7, part: str = "rows"
+) -> Manifest:
+    return store.write(
+        table,
+        frame,
+        study=study,
+        layer=layer if TABLES[table].scope == "layer" else None,
+        part=part,
+        input_hash="in",
+        code_version="1",
+    )
+
+
+def node_rows(units: Sequence[Unit]) -> pl.DataFrame:
+    """Rows that a stage could write for these units: neuron n has n % 3 + 1 rules."""
+    names = [name for name in TABLES["rules"].schema if name not in ("study", "layer")]
+    records = [
+        {"neuron": u.neuron, "sign": u.sign, "rule_id": rule, "pattern": f"{u.neuron} *", "tokens": [b"\xff", None]}
+        for u in units
+        for rule in range(u.neuron % 3 + 1)
+    ]
+    return rows("rules", *records).select(names)
+
+
+def compute(units: list[Unit]) -> BlockResult:
+    """A stage that is always ok."""
+    return BlockResult({"rules": node_rows(units)}, {unit: Outcome("ok") for unit in units})
+
+
+def fill(store: SliceStore, **changes: Any) -> StageReport:
+    """Runs a small stage for ``UNITS``."""
+    arguments: dict[str, Any] = {
+        "stage": "neuron_graphs",
+        "tables": ["rules"],
+        "study": "demo",
+        "layer": 7,
+        "code_version": "1",
+        "settings_hash": "s",
+        "units": UNITS,
+        "carried": {},
+        "compute": compute,
+        "block_size": 2,
+    } | changes
+    arguments.setdefault("unit_inputs", {unit: f"input {unit.neuron}" for unit in arguments["units"]})
+    return fill_units(store, **arguments)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within, no file of this process can grow beyond ``size`` bytes: writing fails as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Another Python process that talks through its standard input and output."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def expect(process: subprocess.Popen[str], word: str) -> None:
+    """Waits for a line that says ``word``."""
+    line = process.stdout.readline()
+    assert line.strip() == word, f"expected {word!r}, the process said {line!r}"
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    """Lets a process that waits for a line go on."""
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

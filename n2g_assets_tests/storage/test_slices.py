@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import datetime
+import signal
+import tempfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from n2g_assets.errors import StorageError
+from n2g_assets.method.probing import Unit
+from n2g_assets.storage.hashing import combine_hashes, content_hash, hash_json, unit_rows_hashes
+from n2g_assets.storage.home import Home
+from n2g_assets.storage.slices import SliceKey, SliceStore
+from n2g_assets.storage.tables import TABLES, Table
+from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, rows, start, write
+
+VALUES: dict[pl.DataType | type[pl.DataType], st.SearchStrategy] = {
+    pl.String: st.text(max_size=5),
+    pl.Binary: st.binary(max_size=5),
+    pl.Boolean: st.booleans(),
+    pl.Int8: st.sampled_from([1, -1]),
+    pl.Int32: st.integers(-(2**31), 2**31 - 1),
+    pl.Int64: st.integers(-(2**63), 2**63 - 1),
+    pl.Float32: st.floats(width=32, allow_nan=False),
+    pl.Float64: st.floats(allow_nan=False),
+    pl.Datetime("us"): st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2100, 1, 1)),
+    pl.List(pl.Int32): st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3),
+    pl.List(pl.Float32): st.lists(st.floats(width=32, allow_nan=False), max_size=3),
+    pl.List(pl.Float64): st.lists(st.floats(allow_nan=False), max_size=3),
+    pl.List(pl.Binary): st.lists(st.none() | st.binary(max_size=4), max_size=3),
+}
+FIXED = {"study": st.just("demo"), "layer": st.just(7)}
+
+
+def frames(table: Table) -> st.SearchStrategy[pl.DataFrame]:
+    columns = {
+        column.name: FIXED.get(column.name, VALUES[column.dtype] | st.none() if column.nullable else VALUES[column.dtype])
+        for column in table.columns
+    }
+    unique = st.lists(
+        st.fixed_dictionaries(columns), max_size=6, unique_by=lambda row: tuple(row[name] for name in table.key)
+    )
+    return unique.map(lambda records: pl.DataFrame(records, schema=table.schema))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "slices"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_any_rows_come_back_equal_with_an_equal_hash_in_any_order(name: str, data: st.DataObject) -> None:
+    table = TABLES[name]
+    frame = data.draw(frames(table))
+    with tempfile.TemporaryDirectory() as folder:
+        store = SliceStore(Home(Path(folder)))
+        manifest = write(store, name, frame)
+        again = SliceStore(store.home).read(name, "demo", manifest.layer)
+        assert_frame_equal(again, table.conform(frame))
+        assert content_hash(again) == manifest.content_hash
+        assert again.schema == table.schema
+        shuffled = frame.sample(fraction=1, shuffle=True, seed=data.draw(st.integers(0, 9)))
+        assert write(store, name, shuffled).content_hash == manifest.content_hash
+        assert manifest.rows == frame.height
+
+
+def test_the_hash_sees_every_change_of_a_value() -> None:
+    common = {"layer": 7, "neuron": 1}
+    variants = [
+        rows("rules", {"tokens": [b"ab", None]}, **common),
+        rows("rules", {"tokens": [b"ab", b""]}, **common),
+        rows("rules", {"tokens": [b"a", b"b"]}, **common),
+        rows("rules", {"tokens": [b"ab"]}, **common),
+        rows("rules", {"tokens": []}, **common),
+        rows("rules", {"tokens": [], "count": 1}, **common),
+        rows("rules", {"tokens": [], "activation": 1e-30}, **common),
+        rows("rules", {"tokens": [], "pattern": " "}, **common),
+        rows("rules", **common),
+    ]
+    assert len({content_hash(frame) for frame in variants}) == len(variants)
+
+
+def test_the_hash_does_not_depend_on_chunks_or_on_what_lies_under_a_null() -> None:
+    whole = rows("graph_nodes", *({"node_id": i, "token": b"x" if i % 2 else None} for i in range(6)))
+    pieces = pl.concat([whole[:2], whole[2:5], whole[5:]], rechunk=False)
+    masked = whole.with_columns(token=pl.when(pl.col("node_id") % 2 == 1).then(pl.lit(b"x")))
+    assert content_hash(pieces) == content_hash(masked) == content_hash(whole)
+
+
+def test_hashes_of_settings_and_of_hashes_depend_on_their_values_alone() -> None:
+    assert hash_json({"a": 1, "b": [2.5, None]}) == hash_json({"b": [2.5, None], "a": 1})
+    assert combine_hashes("a", "b") != combine_hashes("b", "a") != combine_hashes("ab")
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_unit_hashes_equal_the_hash_of_each_units_rows_alone(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, -1])), max_size=12))
+    records = [
+        {"neuron": neuron, "sign": sign, "rule_id": i, "tokens": data.draw(VALUES[pl.List(pl.Binary)])}
+        for i, (neuron, sign) in enumerate(names)
+    ]
+    frame = rows("rules", *records)
+    units = [Unit(neuron, sign) for neuron in range(5) for sign in (1, -1)]
+    together = unit_rows_hashes(frame, units)
+    for unit in units:
+        own = frame.filter((pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign))
+        assert unit_rows_hashes(own, [unit]) == {unit: together[unit]}
+        # the slow second opinion: equal hashes where and only where the rows are equal, key aside
+        for other in units:
+            theirs = frame.filter((pl.col("neuron") == other.neuron) & (pl.col("sign") == other.sign))
+            same = own.drop("neuron", "sign").equals(theirs.drop("neuron", "sign")) and (
+                unit == other or own.height == 0
+            )
+            assert (together[unit] == together[other]) == same
+    relabelled = frame.with_columns(study=pl.lit("other"), layer=pl.lit(3, pl.Int32))
+    assert unit_rows_hashes(relabelled, units) == together
+
+
+def test_layout_and_lookups(store: SliceStore) -> None:
+    for layer in (12, 7):
+        write(store, "rules", rows("rules", {"neuron": layer}, layer=layer, study="demo"), layer=layer)
+        write(store, "ledger", rows("ledger", {"neuron": layer}, layer=layer), layer=layer, part="top_examples")
+    write(store, "documents", rows("documents", {"document_id": "d"}, study="demo"))
+    assert files_below(store.home.slices) == {
+        f"{stem}.{ending}"
+        for ending in ("parquet", "json")
+        for stem in (
+            "rules/study=demo/layer=7/rows",
+            "rules/study=demo/layer=12/rows",
+            "ledger/study=demo/layer=7/top_examples",
+            "ledger/study=demo/layer=12/top_examples",
+            "documents/study=demo/rows",
+        )
+    }
+    assert store.layers("rules", "demo") == [7, 12]
+    assert store.studies() == ["demo"]
+    assert [str(key) for key in store.keys("demo")][0] == "documents of study demo"
+    assert store.scan_all("rules", "demo").collect()["neuron"].to_list() == [7, 12]
+    assert store.scan_all("saliencies", "demo").collect().schema == TABLES["saliencies"].schema
+    assert store.read("rules", "demo", 7, columns=["neuron"], filters=pl.col("neuron") > 7).shape == (0, 1)
+    store.remove("rules", "demo", 7)
+    assert store.manifest("rules", "demo", 7) is None
+    assert store.layers("rules", "demo") == [12]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "stale manifest", "broken manifest", "no manifest"])
+def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: SliceStore, harm: str) -> None:
+    write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    path = store.path(SliceKey("rules", "demo", 7))
+    whole, about = path.read_bytes(), path.with_suffix(".json").read_text()
+    if harm == "cut":
+        path.write_bytes(whole[:-7])
+    elif harm == "flip":
+        path.write_bytes(whole[:40] + bytes([whole[40] ^ 255]) + whole[41:])
+    elif harm == "stale manifest":  # a crash after the file and before its manifest
+        write(store, "rules", rows("rules", {"rule_id": 0}, {"rule_id": 1}, study="demo", layer=7))
+        path.with_suffix(".json").write_text(about)
+    elif harm == "broken manifest":
+        path.with_suffix(".json").write_text(about[:20])
+    else:
+        path.with_suffix(".json").unlink()
+    assert store.manifest("rules", "demo", 7) is None
+    assert store.status(SliceKey("rules", "demo", 7)) == "damaged"
+    for read in (store.read, lambda *_: store.scan_all("rules", "demo")):
+        with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
+            read("rules", "demo", 7)
+    write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    assert store.read("rules", "demo", 7).height == 1
+
+
+def test_a_slice_that_is_not_there_is_named(store: SliceStore) -> None:
+    with pytest.raises(StorageError, match="no slice rules of study demo, layer 7: materialize"):
+        store.read("rules", "demo", 7)
+
+
+def test_a_full_disk_leaves_the_slice_as_it_was_and_no_temporary_file(store: SliceStore) -> None:
+    old = write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    many = rows("rules", *({"rule_id": i, "pattern": f"{i * 7919}"} for i in range(5000)), study="demo", layer=7)
+    before = files_below(store.home.slices)
+    with largest_file(8192), pytest.raises(StorageError, match=r"disk is full.*free some space"):
+        write(store, "rules", many)
+    assert files_below(store.home.slices) == before
+    assert SliceStore(store.home).manifest("rules", "demo", 7) == old
+
+
+@pytest.mark.parametrize(
+    ("table", "layer", "study", "message"),
+    [
+        ("rulez", 7, "demo", "no table 'rulez'"),
+        ("rules", None, "demo", "name the layer"),
+        ("documents", 7, "demo", "leave the layer out"),
+        ("rules", 7, "../demo", "cannot name a folder"),
+    ],
+)
+def test_a_slice_that_cannot_be_named_is_refused(
+    store: SliceStore, table: str, layer: int | None, study: str, message: str
+) -> None:
+    with pytest.raises(StorageError, match=message):
+        store.manifest(table, study, layer)
+
+
+def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None:
+    good = rows("rules", {"rule_id": 0}, study="demo", layer=7)
+    with pytest.raises(StorageError, match="repeat the key"):
+        write(store, "rules", pl.concat([good, good]))
+    with pytest.raises(StorageError, match="lack columns"):
+        write(store, "rules", good.drop("pattern"))
+    assert store.status(SliceKey("rules", "demo", 7)) == "absent"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from n2g_assets.storage.home import Home
+from n2g_assets.storage.slices import SliceStore
+with SliceStore(Home(Path(sys.argv[1]))).lock("database"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_lock_names_its_holder_and_ends_with_a_killed_process(store: SliceStore) -> None:
+    with start(HOLD, store.home.root) as process:
+        expect(process, "held")
+        with pytest.raises(StorageError, match=rf"database is still held by process {process.pid} "), store.lock(
+            "database", timeout=0.1
+        ):
+            pass
+        with store.lock("another"):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with store.lock("database", timeout=0):
+            pass

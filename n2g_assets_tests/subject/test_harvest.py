@@ -1,0 +1,290 @@
+"""The harvest of a tiny model against its activations read one context at a time; incremental work; damage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from n2g_assets.errors import CorpusError, StorageError
+from n2g_assets.settings import HarvestSettings
+from n2g_assets.storage.tables import TABLES
+from n2g_assets.subject.harvest import Harvest, LayerHarvest, batches, harvest
+from n2g_assets.subject.model import SubjectModel, load_subject
+from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
+
+LENGTH = 16
+SETTINGS = HarvestSettings(context_length=LENGTH, strongest=40, batch_tokens=128, shard_tokens=160, device="cpu")
+LAYERS = (0, 2)
+RECORDED = {0: [3, 5], 2: [1]}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.fixture(scope="module")
+def model(files) -> SubjectModel:
+    return load_tiny(files)
+
+
+def make_contexts(model: SubjectModel, documents: range | list[int]) -> pl.DataFrame:
+    rows = []
+    for document in documents:
+        rng = np.random.default_rng(document)
+        for window in range(1 + document % 5):
+            length = LENGTH if window else int(rng.integers(2, LENGTH + 1))
+            tokens = [model.bos_id, *rng.integers(2, 300, length - 1).tolist()]
+            rows.append((f"doc{document:02d}:{window}", f"doc{document:02d}", tokens))
+    schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@dataclass
+class CountingModel:
+    """Counts what goes through a subject model."""
+
+    inner: SubjectModel
+    tokens: int = 0
+    layers: tuple[tuple[int, ...], ...] = ()
+    fail_after: int | None = None
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def run(self, tokens, taps):
+        if self.fail_after is not None and len(self.layers) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.tokens += int((tokens >= 0).sum())
+        self.layers += (tuple(taps),)
+        self.inner.run(tokens, taps)
+
+
+def run(model, contexts, folder: Path, layers=LAYERS, recorded=RECORDED, settings=SETTINGS, **more) -> Harvest:
+    return harvest(
+        model,
+        contexts,
+        layers,
+        recorded,
+        settings,
+        top_contexts=6,
+        contexts_per_document=2,
+        cache_folder=folder,
+        **more,
+    )
+
+
+def activations_one_by_one(model: SubjectModel, contexts: pl.DataFrame, layer: int) -> dict[str, np.ndarray]:
+    found = {}
+    for context_id, token_ids in contexts.select("context_id", "token_ids").iter_rows():
+        kept: list[torch.Tensor] = []
+        model.run(torch.tensor([token_ids]), {layer: kept.append})
+        found[context_id] = kept[0][0].float().numpy()
+    return found
+
+
+def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
+    """Equal but for the last digits, which depend on the shape of a batch, and for the order of ties within them.
+
+    Contexts that begin alike tie exactly there, so that the last digits may order them.
+    """
+    np.testing.assert_allclose(one.neuron_stats["mean"], other.neuron_stats["mean"], atol=1e-5)
+    np.testing.assert_allclose(one.neuron_stats["std"], other.neuron_stats["std"], atol=1e-5)
+    assert np.array_equal(one.neuron_stats["n_tokens"], other.neuron_stats["n_tokens"])
+    np.testing.assert_allclose(
+        one.neuron_stats["quantiles"].explode(), other.neuron_stats["quantiles"].explode(), atol=1e-5
+    )
+    for name, position in (("activations", "position"), ("top_contexts", "peak")):
+        left, right = (getattr(frames, name).sort("neuron", "sign", "rank") for frames in (one, other))
+        assert left.select("neuron", "sign", "rank").equals(right.select("neuron", "sign", "rank"))
+        np.testing.assert_allclose(left["activation"], right["activation"], atol=1e-5)
+        same = (left["context_id"] == right["context_id"]) & (left[position] == right[position])
+        gaps = left.select(
+            up=pl.col("activation").diff().abs().over("neuron", "sign").fill_null(1),
+            down=pl.col("activation")
+            .diff(-1)
+            .abs()
+            .over("neuron", "sign")
+            .fill_null(0),  # the last may tie with one cut off
+        )
+        assert (same | (gaps["up"] < 1e-5) | (gaps["down"] < 1e-5)).all()
+        assert same.mean() > 0.98
+
+
+@pytest.fixture(scope="module")
+def contexts(model) -> pl.DataFrame:
+    return make_contexts(model, range(14))
+
+
+@pytest.fixture(scope="module")
+def first(model, contexts, tmp_path_factory) -> tuple[Harvest, Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    return run(model, contexts, folder), folder
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_rows_are_those_of_reading_one_context_at_a_time(model, contexts, first, layer):
+    frames = first[0].frames(layer)
+    every = activations_one_by_one(model, contexts, layer)
+    document = dict(contexts.select("context_id", "document_id").iter_rows())
+    inner = np.concatenate([a[1:] for a in every.values()])
+    assert len(frames.neuron_stats) == 2 * model.d_mlp
+    for sign in (1, -1):
+        stats = frames.neuron_stats.filter(sign=sign).sort("neuron")
+        signed = inner.astype(np.float64) * sign
+        assert stats["n_tokens"].to_list() == [len(inner)] * model.d_mlp
+        for column, expected in (
+            ("mean", signed.mean(0)),
+            ("std", signed.std(0)),
+            ("max", signed.max(0)),
+            ("share_positive", (signed > 0).mean(0)),
+        ):
+            np.testing.assert_allclose(stats[column], expected, atol=2e-5, err_msg=column)
+        expected = np.quantile(signed, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99], axis=0).T
+        np.testing.assert_allclose(np.array(stats["quantiles"].to_list()), expected, atol=2e-5)  # the sample is all
+        for neuron in (0, 3, model.d_mlp - 1):
+            mine = {c: a[:, neuron] * sign for c, a in every.items()}
+            rows = frames.activations.filter(neuron=neuron, sign=sign)
+            assert rows["rank"].to_list() == list(range(SETTINGS.strongest))
+            np.testing.assert_allclose(rows["activation"], np.sort(signed[:, neuron])[::-1][:40], atol=2e-5)
+            for context_id, position, activation in rows.select("context_id", "position", "activation").iter_rows():
+                assert position > 0
+                assert mine[context_id][position] == pytest.approx(activation, abs=2e-5)
+            top = frames.top_contexts.filter(neuron=neuron, sign=sign)
+            taken: list[str] = []
+            for context_id in sorted(mine, key=lambda c: -mine[c][1:].max()):
+                if sum(document[c] == document[context_id] for c in taken) < 2:
+                    taken.append(context_id)
+            assert top["context_id"].to_list() == taken[:6]
+            assert top["peak"].to_list() == [1 + int(mine[c][1:].argmax()) for c in taken[:6]]
+            for context_id, activations in top.select("context_id", "activations").iter_rows():
+                if neuron in RECORDED[layer]:
+                    np.testing.assert_allclose(activations, mine[context_id], atol=2e-5)
+                else:
+                    assert activations is None
+
+
+def test_the_largest_top_context_is_a_max_and_rows_fit_the_tables(first):
+    frames = first[0].frames(0)
+    best = frames.top_contexts.filter(rank=0).select("neuron", "sign", "activation")
+    joined = frames.neuron_stats.join(best, on=["neuron", "sign"])
+    assert (joined["max"] == joined["activation"].cast(pl.Float64)).all()
+    for name in ("neuron_stats", "activations", "top_contexts"):
+        rows = getattr(frames, name).with_columns(study=pl.lit("s"), layer=pl.lit(0))
+        TABLES[name].conform(rows)
+
+
+def test_a_second_call_runs_nothing_and_gives_the_same_rows(model, contexts, first):
+    counting = CountingModel(model)
+    again = run(counting, contexts, first[1])
+    assert counting.tokens == 0 == again.tokens_run == again.shards_run
+    assert again.tokens_reused == first[0].tokens_run
+    assert again.shards_reused == first[0].shards_run > 2
+    assert again.frames(2).top_contexts.equals(first[0].frames(2).top_contexts)
+
+
+def test_new_documents_cost_only_their_own_pass(model, contexts, tmp_path):
+    run(model, make_contexts(model, [0, 1, 2, 5, 6, 7, 8]), tmp_path)
+    counting = CountingModel(model)
+    grown = run(counting, contexts, tmp_path)
+    new = make_contexts(model, [3, 4, 9, 10, 11, 12, 13])["token_ids"].list.len().sum()
+    assert grown.tokens_run == new
+    same_frames(grown.frames(2), run(model, contexts, tmp_path / "fresh").frames(2))
+
+
+def test_a_removed_document_costs_only_its_shard(model, contexts, tmp_path):
+    whole = run(model, contexts, tmp_path)
+    left = contexts.filter(pl.col("document_id") != "doc04")
+    fewer = run(model, left, tmp_path)
+    assert 0 < fewer.tokens_run <= SETTINGS.shard_tokens
+    assert fewer.shards_reused == whole.shards_run - 1
+    same_frames(fewer.frames(0), run(model, left, tmp_path / "fresh").frames(0))
+    back = run(model, contexts, tmp_path)
+    assert back.tokens_run == 0
+
+
+def test_another_layer_runs_only_that_layer(model, contexts, tmp_path):
+    run(model, contexts, tmp_path, layers=(2,))
+    counting = CountingModel(model)
+    both = run(counting, contexts, tmp_path)
+    assert set(counting.layers) == {(0,)}
+    same_frames(both.frames(0), run(model, contexts, tmp_path / "fresh").frames(0))
+
+
+def test_a_killed_harvest_goes_on_at_the_missing_shards(model, contexts, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(CountingModel(model, fail_after=5), contexts, tmp_path)
+    seen: list[tuple[int, int]] = []
+    resumed = run(model, contexts, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert 0 < resumed.tokens_run < resumed.tokens_run + resumed.tokens_reused
+    assert resumed.tokens_reused > 0
+    assert seen[-1] == (resumed.tokens_run, resumed.tokens_run)
+    same_frames(resumed.frames(2), run(model, contexts, tmp_path / "fresh").frames(2))
+
+
+def test_a_damaged_checkpoint_is_made_anew(model, contexts, tmp_path):
+    whole = run(model, contexts, tmp_path)
+    paths = sorted(tmp_path.glob("*/layer=2/*.safetensors"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-7] + b"garbage")
+    paths[1].with_suffix(".json").write_text(json.dumps({"documents": 3}))
+    again = run(model, contexts, tmp_path)
+    assert again.shards_run == 2
+    assert again.frames(2).activations.equals(whole.frames(2).activations)
+    paths[0].unlink()
+    with pytest.raises(StorageError, match="materialize activation_cache again"):
+        again.frames(2)
+
+
+def test_windows_are_missing_where_a_shard_recorded_other_neurons(model, contexts, tmp_path):
+    run(model, contexts, tmp_path, recorded={0: [3]})
+    frames = run(model, contexts, tmp_path, recorded={0: [3, 4]}).frames(0)
+    recorded = frames.top_contexts.filter(pl.col("activations").is_not_null())
+    assert recorded["neuron"].unique().to_list() == [3]
+
+
+def test_the_batch_size_does_not_change_the_rows(model, contexts, first, tmp_path):
+    other = run(
+        model, contexts, tmp_path, settings=SETTINGS.model_copy(update={"batch_tokens": 17, "shard_tokens": 900})
+    )
+    for layer in LAYERS:
+        same_frames(first[0].frames(layer), other.frames(layer))
+
+
+def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float32(
+    files, model, contexts, first, tmp_path
+):
+    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
+    with pytest.raises(ValueError, match="exact_model"):
+        run(half, contexts, tmp_path)
+    frames = run(half, contexts, tmp_path, exact_model=model).frames(0)
+    exact = first[0].frames(0)
+    for neuron in RECORDED[0]:
+        mine, theirs = (f.top_contexts.filter(neuron=neuron).sort("sign", "rank") for f in (frames, exact))
+        assert mine.select("sign", "context_id", "peak").equals(theirs.select("sign", "context_id", "peak"))
+        np.testing.assert_allclose(mine["activation"], theirs["activation"], atol=1e-5)
+        np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=1e-5)
+    best = frames.top_contexts.filter(rank=0).sort("sign", "neuron")["activation"].cast(pl.Float64)
+    assert best.equals(frames.neuron_stats.sort("sign", "neuron")["max"], check_names=False)
+
+
+def test_an_empty_harvest_says_what_to_do(model, tmp_path):
+    with pytest.raises(CorpusError, match="add documents"):
+        run(model, make_contexts(model, []), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_says_what_to_do(model, contexts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="set N2G_HOME"):
+        run(model, contexts, tmp_path / "file")
+
+
+def test_batches_hold_like_lengths_and_no_more_than_asked():
+    lengths = np.array([3, 9, 9, 2, 9, 40])
+    found = list(batches(lengths, 20))
+    assert [b.tolist() for b in found] == [[5], [1, 2], [4, 0], [3]]
