@@ -25,7 +25,8 @@ import torch
 
 from n2g_assets.settings import HarvestSettings, LocalSubject, WheelSubject
 from n2g_assets.storage.home import Home
-from n2g_assets.subject.harvest import batches, harvest, pad
+from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.harvest import harvest
 from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets.subject.sources import resolve_subject
 

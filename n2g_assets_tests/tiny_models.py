@@ -139,6 +139,51 @@ def tiny_neox(
     return save_tiny_model(folder, config, seed)
 
 
+def tiny_solu(
+    folder: Path, *, n_layers: int = 2, d_mlp: int = 48, max_context: int = 128, seed: int = 0
+) -> SubjectFiles:
+    """The paper's SoLU models: TransformerLens' own format, SoLU with a LayerNorm behind it, ungated."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    shape = {"d_model": 32, "n_layers": n_layers, "d_mlp": d_mlp, "d_head": 8, "n_heads": 4, "n_ctx": max_context}
+    config = {**shape, "d_vocab": VOCABULARY, "act_fn": "solu_ln", "attn_only": False, "normalization": "LN"}
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int, around: float = 0.0) -> torch.Tensor:
+        return torch.randn(size, generator=generator) * 0.3 + around
+
+    weights = {"embed.W_E": draw(VOCABULARY, 32), "pos_embed.W_pos": draw(max_context, 32)}
+    weights |= {
+        "unembed.W_U": draw(32, VOCABULARY),
+        "unembed.b_U": draw(VOCABULARY),
+        "ln_final.w": draw(32, around=1.0),
+        "ln_final.b": draw(32),
+    }
+    for layer in range(n_layers):
+        block = {
+            **{f"attn.W_{name}": draw(4, 32, 8) for name in "QKV"},
+            **{f"attn.b_{name}": draw(4, 8) for name in "QKV"},
+            **{"attn.W_O": draw(4, 8, 32), "attn.b_O": draw(32)},
+            **{
+                "mlp.W_in": draw(32, d_mlp),
+                "mlp.b_in": draw(d_mlp),
+                "mlp.W_out": draw(d_mlp, 32),
+                "mlp.b_out": draw(32),
+            },
+            **{"mlp.ln.w": draw(d_mlp, around=1.0), "mlp.ln.b": draw(d_mlp)},
+            **{f"ln{i}.{part}": draw(32, around=float(part == "w")) for i in (1, 2) for part in "wb"},
+        }
+        weights |= {f"blocks.{layer}.{name}": tensor for name, tensor in block.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_tiny_tokenizer(folder)
+    return SubjectFiles(folder, folder.name, "local", hash_weights(folder))
+
+
 def load_tiny(files: SubjectFiles, hook: str = "mlp.hook_post") -> SubjectModel:
     """A tiny model, loaded on the processor in float32."""
     from n2g_assets.subject.model import load_subject
@@ -199,16 +244,16 @@ def write_tiny_gguf(path: Path, folder: Path, kind: str = "F32", **changes: obje
             writer.add_array(key, value)
     kind_id = gguf.GGMLQuantizationType[kind]
     for name, weights in load_file(folder / "model.safetensors").items():
+        tensor = weights
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-        for part, count in heads.items():
-            if part in name:
-                half = weights.shape[0] // count // 2
-                order = [head * 2 * half + pair + side * half for head in range(count) for pair in range(half) for side in (0, 1)]
-                weights = weights[order]
-        if weights.ndim == 1:
-            writer.add_tensor(_gguf_name(name), weights)
+        for part in heads.keys() & {name.split(".")[-2]}:
+            half = len(weights) // heads[part] // 2
+            pairs = [(head * 2 * half + row) for head in range(heads[part]) for row in range(half)]
+            tensor = weights[[row + side for row in pairs for side in (0, half)]]
+        if tensor.ndim == 1:
+            writer.add_tensor(_gguf_name(name), tensor)
         else:
-            writer.add_tensor(_gguf_name(name), gguf.quants.quantize(weights, kind_id), raw_dtype=kind_id)
+            writer.add_tensor(_gguf_name(name), gguf.quants.quantize(tensor, kind_id), raw_dtype=kind_id)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

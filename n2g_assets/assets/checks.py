@@ -9,8 +9,6 @@
 - ``model_is_sane``: the cross-entropy on English prose is that of a trained model; on ``subject_model``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

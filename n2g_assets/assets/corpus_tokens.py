@@ -1,7 +1,5 @@
 """Asset ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg

@@ -4,8 +4,6 @@ Every such asset loops over the layers of its run. A layer that fails does not s
 recorded as materialized, then the step fails and names the layer, its cause and its cure.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

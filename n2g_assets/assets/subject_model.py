@@ -1,7 +1,5 @@
 """Asset ``subject_model``: fetches, converts, loads and verifies the model."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Asset ``warehouse``: publishes the study's slices into the one shared DuckDB file."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from n2g_assets.assets.workbench import Study, Workbench

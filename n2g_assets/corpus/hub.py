@@ -7,7 +7,6 @@ are written down beside them, so that what was fetched once can be read again wi
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from n2g_assets.corpus.files import read_parquet
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.errors import SourceError
 from n2g_assets.settings import HubSource
+from n2g_assets.storage.files import write_atomically
 
 _CONVERTED = "refs/convert/parquet"
 """Branch where the hub keeps a Parquet version of data sets that have none of their own."""
@@ -65,8 +65,7 @@ def find_listing(source: HubSource, downloads: Path) -> Listing:
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     words = (source.name, source.split, source.revision or "latest")
-    folder = downloads / "hub"
-    kept = folder / ("-".join(re.sub(r"[^\w.]+", "--", word) for word in words) + ".json")
+    kept = downloads / "hub" / ("-".join(re.sub(r"[^\w.]+", "--", word) for word in words) + ".json")
     try:
         listing = _ask_hub(source)
     except (OSError, HTTPError, ValueError) as error:
@@ -74,20 +73,23 @@ def find_listing(source: HubSource, downloads: Path) -> Listing:
         if unknown or not kept.is_file():
             raise SourceError(_cannot_be_had(source, error)) from error
         return Listing(**json.loads(kept.read_text(encoding="utf-8")))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_name(f"{kept.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(vars(listing)), encoding="utf-8")
-    os.replace(temporary, kept)
+    write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(vars(listing)), encoding="utf-8"))
     return listing
 
 
 def _ask_hub(source: HubSource) -> Listing:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
     revisions = [source.revision] if source.revision else [None, _CONVERTED]
     seen: list[str] = []
     for revision in revisions:
-        info = HfApi().dataset_info(source.name, revision=revision)
+        try:
+            info = HfApi().dataset_info(source.name, revision=revision)
+        except RevisionNotFoundError:
+            if revision != _CONVERTED:
+                raise
+            break  # the hub has made no Parquet version of it
         parquet = sorted(sibling.rfilename for sibling in info.siblings or () if _is_parquet(sibling.rfilename))
         files = choose_split(parquet, source.split)
         if files and info.sha:

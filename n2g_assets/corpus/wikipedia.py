@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import bz2
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from xml.etree import ElementTree
 
 from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from mwparserfromhell.nodes import Tag, Template, Wikilink
@@ -84,11 +83,8 @@ def _read_cached(path: Path) -> list[RawDocument] | None:
 
 
 def _write_cached(path: Path, documents: list[RawDocument]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(json.dumps({"articles": len(documents)}) + "\n")
-        file.writelines(json.dumps(vars(document)) + "\n" for document in documents)
-    os.replace(file.name, path)
+    lines = [json.dumps({"articles": len(documents)}), *(json.dumps(vars(document)) for document in documents)]
+    write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
 
 
 def _render_dump(file: IO[bytes]) -> Iterator[RawDocument]:

@@ -111,12 +111,12 @@ class SliceStore:
             extra: anything else to keep with the slice, as JSON.
 
         Raises:
-            StorageError: the rows do not fit the table, repeat a key, or the disk is full.
+            StorageError: the rows do not fit the table, repeat a key or belong to another slice, or the disk is full.
         """
         key = SliceKey(table, study, layer, part)
         path = self.path(key)
         frame = _schema(key).conform(frame)
-        _check_keys(_schema(key), frame)
+        _check_keys(key, frame)
         size, sha256 = write_parquet_atomically(frame, path)
         manifest = Manifest(
             table=table,
@@ -313,8 +313,13 @@ def _checked_name(what: str, name: str) -> str:
     return name
 
 
-def _check_keys(table: Table, frame: pl.DataFrame) -> None:
-    repeated = frame.select(pl.struct(table.key).is_duplicated().alias("repeated"))["repeated"]
+def _check_keys(key: SliceKey, frame: pl.DataFrame) -> None:
+    place = {"study": key.study} if key.layer is None else {"study": key.study, "layer": key.layer}
+    for column, value in place.items():
+        if (frame[column] != value).any():
+            raise StorageError(f"Rows for the slice {key} name another {column}: make the stage write {value!r} there.")
+    names = TABLES[key.table].key
+    repeated = frame.select(pl.struct(names).is_duplicated().alias("repeated"))["repeated"]
     if repeated.any():
-        first = frame.filter(repeated).select(table.key).row(0, named=True)
-        raise StorageError(f"Rows for table {table.name} repeat the key {first}: make the stage write each key once.")
+        first = frame.filter(repeated).select(names).row(0, named=True)
+        raise StorageError(f"Rows for the slice {key} repeat the key {first}: make the stage write each key once.")

@@ -334,7 +334,8 @@ class _Work:
 
 def _origin(unit: Unit, unit_inputs: Mapping[Unit, str], carried: Mapping[Unit, Outcome]) -> list[str]:
     outcome = carried.get(unit)
-    return ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
+    origin = ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
+    return [unit_key(unit), *origin]
 
 
 def _attempt(compute: Callable[[list[Unit]], BlockResult], units: Sequence[Unit], work: _Work) -> BlockResult:

@@ -247,7 +247,7 @@ COMMENT ON COLUMN layer_summary.micro_f1 IS 'F1 of firing of the summed counts';
 
 -- ------------------------------------------------------------------------------------------------ tokens
 CREATE OR REPLACE MACRO token_forms(token) AS TABLE
-SELECT DISTINCT v.study, v.normalised AS form
+SELECT DISTINCT v.study, v.normalised AS form, token_text(v.normalised) AS form_text
 FROM vocabulary AS v
 WHERE v.token = encode(token)
    OR v.normalised = encode(token)
@@ -261,7 +261,7 @@ SELECT
     g.layer,
     g.neuron,
     g.sign,
-    token_text(g.token) AS form,
+    f.form_text AS form,
     g.activation,
     count(r.rule_id) AS n_rules,
     arg_min(r.pattern, r.rule_id) AS top_pattern
@@ -269,7 +269,7 @@ FROM token_forms(token) AS f
 JOIN graph_nodes AS g ON g.study = f.study AND g.kind = 'activating' AND g.token = f.form
 LEFT JOIN rules AS r
     ON r.study = g.study AND r.layer = g.layer AND r.neuron = g.neuron AND r.sign = g.sign AND r.tokens[1] = g.token
-GROUP BY g.study, g.layer, g.neuron, g.sign, g.token, g.activation
+GROUP BY g.study, g.layer, g.neuron, g.sign, f.form_text, g.node_id, g.activation
 ORDER BY g.activation DESC, g.study, g.layer, g.neuron, g.sign DESC;
 COMMENT ON MACRO TABLE units_on IS 'The units whose graph has an activating node for a token given as text, strongest (largest normalised activation) first, with the number of their rules on it and the strongest of those.';
 
@@ -279,12 +279,12 @@ SELECT
     r.layer,
     r.neuron,
     r.sign,
-    token_text(f.form) AS form,
+    f.form_text AS form,
     max(r.activation) AS activation,
     count(*) AS n_rules,
     arg_min(r.pattern, r.rule_id) AS top_pattern
 FROM token_forms(token) AS f
 JOIN rules AS r ON r.study = f.study AND list_contains(r.tokens[2:], f.form)
-GROUP BY r.study, r.layer, r.neuron, r.sign, f.form
+GROUP BY r.study, r.layer, r.neuron, r.sign, f.form_text
 ORDER BY activation DESC, r.study, r.layer, r.neuron, r.sign DESC;
 COMMENT ON MACRO TABLE units_with_context IS 'The units with a rule that needs a token, given as text, before the activating one; strongest rule first, with the number of such rules.';

@@ -6,7 +6,8 @@
 4. Checkpoint, close, and ``os.replace`` the file. Readers keep their snapshot; nobody waits for them.
 
 If nothing differs, the file is left alone. The copy is read through first; a file that DuckDB cannot use is set aside
-as ``n2g.duckdb.damaged-<n>`` and made anew from the slices of all studies. Cache tables hold all neurons of a layer; the study's units are published.
+as ``n2g.duckdb.damaged-<n>`` and made anew from the slices of all studies. Cache tables hold all neurons of a layer;
+of them the rows of the study's units are published.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import duckdb
 
 STORAGE_VERSION = "v1.2.0"
-"""Storage format of the file: clients from DuckDB 1.2 on can open it."""
+"""Storage format of the file: old enough for DuckDB 1.5 clients to open what DuckDB 2 wrote."""
 MEMORY_LIMIT = "1GB"
 """Memory of the publishing connection; DuckDB spills what does not fit."""
 
@@ -220,7 +221,9 @@ class _Publisher:
                 wanted.setdefault(group, {})[key.part] = manifest
             elif self.store.status(key) == "damaged":
                 held.add(group)
-                report.warnings.append(f"The slice {key} is damaged and was not published: materialize it again.")
+                report.warnings.append(
+                    f"The slice {key} is damaged or was being written, and was not published: materialize it again."
+                )
         for group in sorted(published.keys() | wanted.keys(), key=str):
             if group in held:
                 continue
@@ -313,14 +316,8 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
     Returns:
         The tables that were made anew, and whether anything differed.
     """
-    import duckdb
-
-    with duckdb.connect(":memory:") as model:
-        for table in TABLES.values():
-            _create(model, table)
-        wanted = _columns(model)
     found = _columns(connection)
-    made_anew = [name for name in TABLES if found.get(name) != wanted[name]]
+    made_anew = [table.name for table in TABLES.values() if found.get(table.name) != _wanted_columns(table)]
     fingerprint = hash_json([_views_text(), [[t.name, t.row, [c.meaning for c in t.columns]] for t in TABLES.values()]])
     if not made_anew and _fingerprint(connection) == fingerprint:
         return [], False
@@ -337,23 +334,28 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
     return made_anew, True
 
 
-def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Any]]:
-    rows = connection.execute(
-        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
-        "WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal "
-        "ORDER BY table_name, column_index"
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str, bool]]]:
+    """Name, type and whether it may be NULL, for every column of the product's tables that are there."""
+    # duckdb_columns() would say the same, but binds every view for it
+    there = connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = 'main'"
     ).fetchall()
-    columns: dict[str, list[Any]] = {}
-    for table, *about in rows:
-        columns.setdefault(table, []).append(about)
+    columns = {}
+    for name in sorted({name for (name,) in there} & TABLES.keys()):
+        rows = connection.execute(f"DESCRIBE {_identifier(name)}").fetchall()
+        columns[name] = [(row[0], row[1], row[2] == "YES") for row in rows]
     return columns
+
+
+def _wanted_columns(table: Table) -> list[tuple[str, str, bool]]:
+    # DuckDB calls a REAL column FLOAT when it describes it
+    return [(c.name, c.duckdb_type.replace("REAL", "FLOAT"), c.nullable) for c in table.columns]
 
 
 def _read_through(connection: duckdb.DuckDBPyConnection) -> None:
     """Reads every value of the product's tables once, so that DuckDB finds a damaged block now and not a user later."""
     for name in _columns(connection):
-        if name in TABLES:
-            connection.execute(f"SELECT bit_xor(hash(t)) FROM {_name(TABLES[name])} AS t").fetchall()
+        connection.execute(f"SELECT bit_xor(hash(t)) FROM {_identifier(name)} AS t").fetchall()
 
 
 def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from n2g_assets.errors import SubjectError
 from n2g_assets.settings import HarvestSettings
+from n2g_assets.subject.batching import batches, pad
 from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.shards import HarvestCorpus, Shard, ShardStore, plan_shards
@@ -216,24 +217,6 @@ def _feeder(
             stream.add(int(number), row[:length])
 
     return feed
-
-
-def batches(lengths: Int64[np.ndarray, " contexts"], batch_tokens: int) -> Iterator[Int64[np.ndarray, " batch"]]:
-    """Numbers of contexts, the longest first, cut so that a padded batch has at most ``batch_tokens`` tokens."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
-
-
-def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"]:
-    """Prompts as one tensor, padded on the right."""
-    tokens = np.full((len(prompts), max(map(len, prompts))), pad_id, dtype=np.int64)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return torch.from_numpy(tokens)
 
 
 # ------------------------------------------------------------------------------------------ bfloat16

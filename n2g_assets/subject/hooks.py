@@ -76,7 +76,7 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
     """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
 
     Args:
-        plain: A transformers language model.
+        plain: A transformers language model, or one of TransformerLens' own.
         folder: Where it was loaded from; the bridge reads config.json there.
         tokenizer: Its tokenizer.
 
@@ -85,9 +85,9 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in plain.parameters()}
-    twin = copy.deepcopy(plain, memo)
-    parameter = next(plain.parameters())
+    if type(plain).__name__ == "NativeModel":
+        return boot_native_bridge(plain)
+    twin, parameter = _twin(plain), next(plain.parameters())
     try:
         with quiet_transformers():
             bridge = TransformerBridge.boot_transformers(
@@ -99,6 +99,20 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
             "that its TransformerBridge supports."
         ) from error
     return bridge.eval()
+
+
+def boot_native_bridge(plain: torch.nn.Module) -> TransformerBridge:
+    """A TransformerBridge on a copy of one of TransformerLens' own models, sharing its parameters."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    config: Any = plain.cfg
+    with quiet_transformers():
+        return build_bridge_from_module(_twin(plain), "TransformerLensNative", tl_config=copy.deepcopy(config)).eval()
+
+
+def _twin(plain: torch.nn.Module) -> torch.nn.Module:
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in plain.parameters()}
+    return copy.deepcopy(plain, memo)
 
 
 def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:

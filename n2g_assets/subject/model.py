@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,14 +17,15 @@ import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
-from n2g_assets.errors import SettingsError, SourceError, SubjectError
+from n2g_assets.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.settings import HarvestSettings
-from n2g_assets.subject.hooks import ResolvedHook, Tap, boot_bridge, quiet_transformers, resolve_hook
+from n2g_assets.subject.hooks import ResolvedHook, Tap, boot_bridge, resolve_hook
 from n2g_assets.subject.sources import SubjectFiles
 from n2g_assets.subject.tokens import SubjectTokenizer
 from n2g_assets.subject.verify import SubjectFacts, verify_subject
 from n2g_assets.subject.vocabulary import build_vocabulary
+from n2g_assets.subject.weights import load_plain
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -71,7 +71,9 @@ class SubjectModel:
     tokenizer: SubjectTokenizer = field(repr=False)
     """Its tokenizer."""
     plain: torch.nn.Module = field(repr=False)
-    """The transformers model."""
+    """The model that runs: transformers', or TransformerLens' own for models in its format."""
+    unembedding: torch.nn.Module = field(repr=False)
+    """Its last matrix: hidden states to logits."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
     facts: SubjectFacts = field(repr=False, init=False)
@@ -176,7 +178,7 @@ class SubjectModel:
         tokens = tokens.to(self.device)
         with torch.inference_mode(), ExitStack() as hooks:
             if at is None:
-                return self.plain(tokens, use_cache=False).logits.float()
+                return self._all_logits(tokens)
             rows = torch.as_tensor(at[0], dtype=torch.long, device=self.device)
             positions = torch.as_tensor(at[1], dtype=torch.long, device=self.device)
 
@@ -184,8 +186,12 @@ class SubjectModel:
                 return (args[0][rows, positions].unsqueeze(0), *args[1:])
 
             # Whatever follows the unembedding (soft caps, scales) works on each element alone, so it may see few rows.
-            hooks.enter_context(self.plain.get_output_embeddings().register_forward_pre_hook(pick))  # type: ignore[operator]
-            return self.plain(tokens, use_cache=False).logits[0].float()
+            hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
+            return self._all_logits(tokens)[0]
+
+    def _all_logits(self, tokens: Int64[Tensor, "batch pos"]) -> Float32[Tensor, "batch pos d_vocab"]:
+        output = self.plain(tokens, use_cache=False)
+        return (output if isinstance(output, Tensor) else output.logits).float()
 
 
 def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool) -> Any:
@@ -231,62 +237,31 @@ def load_subject(
     """
     device = _choose_device(harvest.device)
     tokenizer = SubjectTokenizer.load(files.folder)
-    plain = _load_plain(files.folder, getattr(torch, dtype), device)
-    bridge = boot_bridge(plain, files.folder, tokenizer.transformers)
-    config = plain.config.get_text_config()  # type: ignore[operator,union-attr]
-    d_vocab = int(plain.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
-    resolved = resolve_hook(bridge, hook, plain, int(bridge.cfg.n_layers))
+    plain = load_plain(files.folder, getattr(torch, dtype), device)
+    bridge = boot_bridge(plain.module, files.folder, tokenizer.transformers)
+    resolved = resolve_hook(bridge, hook, plain.module, int(bridge.cfg.n_layers))
     model = SubjectModel(
         name=files.name,
         hook=resolved,
         n_layers=int(bridge.cfg.n_layers),
         d_mlp=0,
         d_model=int(bridge.cfg.d_model),
-        d_vocab=d_vocab,
-        max_context=int(getattr(config, "max_position_embeddings", None) or bridge.cfg.n_ctx),
-        activation=_activation_name(config, bridge),
+        d_vocab=plain.d_vocab,
+        max_context=int(plain.max_context or bridge.cfg.n_ctx),
+        activation=plain.activation or str(bridge.cfg.act_fn),
         gated=bool(getattr(bridge.cfg, "gated_mlp", False)),
         device=device,
         dtype=getattr(torch, dtype),
-        bos_id=tokenizer.bos_id(d_vocab),
-        mask_id=tokenizer.mask_id(mask_token, d_vocab),
+        bos_id=tokenizer.bos_id(plain.d_vocab),
+        mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
         tokenizer=tokenizer,
-        plain=plain,
+        plain=plain.module,
+        unembedding=plain.unembedding,
         bridge=bridge if resolved.taps is None else None,
     )
     model.d_mlp = _measure_width(model)
     model.facts = verify_subject(model, bridge, files)
     return model
-
-
-def _load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # damaged files fail in many ways, each with a class of its own
-        reason = " ".join(str(error).split())[:300]
-        raise SourceError(
-            f"The model in {folder} cannot be loaded ({type(error).__name__}: {reason}): put it there anew, "
-            "with its config.json and safetensors."
-        ) from error
-    plain, info = loaded
-    if info["missing_keys"] or info["mismatched_keys"]:
-        lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-        raise SourceError(
-            f"The safetensors in {folder} lack {len(lacking)} weights that config.json asks for, such as {lacking[0]}: "
-            "put the whole model there anew."
-        )
-    return plain.to(device).eval()
 
 
 def _choose_device(device: str) -> torch.device:
@@ -296,13 +271,6 @@ def _choose_device(device: str) -> torch.device:
     if not there[device]:
         raise SettingsError(f"harvest.device is {device}, which this machine does not offer: set it to auto or cpu.")
     return torch.device(device)
-
-
-def _activation_name(config: Any, bridge: TransformerBridge) -> str:
-    for key in ("hidden_activation", "hidden_act", "activation_function", "afn", "activation"):
-        if isinstance(getattr(config, key, None), str):
-            return getattr(config, key)
-    return str(getattr(bridge.cfg, "act_fn", None) or "unknown")
 
 
 def _measure_width(model: SubjectModel) -> int:

@@ -38,8 +38,10 @@ def hub(monkeypatch):
 
         def do_GET(self):
             server.asked.append(self.path)
-            data, known = b"{}", True
-            if self.path.startswith("/api/datasets/owner/data"):
+            data, known, error = b"{}", True, "RepoNotFound"
+            if "/revision/refs" in self.path:
+                error, known = "RevisionNotFound", False
+            elif self.path.startswith("/api/datasets/owner/data"):
                 siblings = [{"rfilename": name} for name in server.files]
                 data = json.dumps({"id": "owner/data", "sha": COMMIT, "siblings": siblings}).encode()
             elif (name := self.path.partition(f"/resolve/{COMMIT}/")[2]) in server.files:
@@ -48,7 +50,7 @@ def hub(monkeypatch):
                 known = False
             self.send_response(200 if known else 404)
             if not known:
-                self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("X-Error-Code", error)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
@@ -117,6 +119,12 @@ def test_an_unknown_data_set_and_an_unknown_split_are_named(hub, tmp_path):
         list(read_hub(HubSource(source="hub", name="owner/other", revision="v2"), downloads=tmp_path))
     with pytest.raises(SourceError, match=r"for the split 'trial' .it has 'data/test-00000.parquet', .*another split"):
         list(read_hub(HubSource(source="hub", name="owner/data", split="trial"), downloads=tmp_path))
+
+
+def test_a_data_set_without_parquet_files_is_named(hub, tmp_path):
+    hub.files = {"README.md": b"", "data.csv": b""}
+    with pytest.raises(SourceError, match=r"for the split 'train' \(it has no Parquet files\)"):
+        list(read_hub(SOURCE, downloads=tmp_path))
 
 
 def test_a_split_is_found_by_folder_or_file_name_and_must_be_one():

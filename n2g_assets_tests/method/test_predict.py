@@ -43,6 +43,10 @@ def test_of_equally_long_paths_the_one_with_more_exact_nodes_wins_and_then_the_l
     frame = graph_frame(path("x a * b", 0.5), path("x * a b", 0.75))
     assert predicted(TokenGraph.from_rows(frame, VOCABULARY), "b a a x") == [0, 0, 0, 0.75]
     assert predicted(graph_of(path("x a * b", 0.75), path("x * a b", 0.5)), "b a a x")[-1] == 0.75
+    for paths in ([path("x a * b", 0.5), path("x * a b", 0.5)], [path("x * a b", 0.5), path("x a * b", 0.5)]):
+        frame = graph_frame(*paths)
+        _, ends = predict_with_ends(TokenGraph.from_rows(frame, VOCABULARY), forms_of("b a a x"))
+        assert ends[-1] == frame.filter(pl.col("end_activation").is_not_null())["node_id"].min()
 
 
 def test_nothing_is_matched_at_bos_neither_exactly_nor_by_an_ignore_node():

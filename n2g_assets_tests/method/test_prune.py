@@ -141,11 +141,12 @@ def test_an_equal_activation_before_it_takes_the_peak_away():
     assert pruned.token_ids.tolist() == tokens.tolist()
 
 
-def test_a_large_value_at_bos_is_never_the_peak():
+def test_a_large_value_at_bos_is_never_the_peak_and_never_an_activating_position():
     loud_bos = {0: lambda prompt: np.where(np.arange(len(prompt)) == 0, 99.0, prompt)}
     context = TrainContext(Unit(0, 1), 0, np.array([BOS, 2, 3], np.int32), 2, 3.0)
     (pruned,) = prune_contexts([context], BOS, ToyProber(loud_bos), PAPER)
     assert (pruned.token_ids.tolist(), pruned.reduced) == ([BOS, 3], True)
+    assert pruned.activating(3.0, 0.5).tolist() == [1]
 
 
 def test_what_never_passes_keeps_the_longest_tried_and_is_not_rescaled_where_it_does_not_fire():

@@ -113,6 +113,7 @@ def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=Path(__file__).parents[2],
     )
 
 

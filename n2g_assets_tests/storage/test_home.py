@@ -28,5 +28,5 @@ def test_a_home_that_cannot_be_written_is_named_with_its_cure(tmp_path: Path) ->
 
 
 def test_too_little_free_disk_space_is_told_early(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="free disk space.*free some"):
+    with pytest.raises(StorageError, match=r"free disk space.*free some"):
         Home(tmp_path).check_writable(minimum_free_bytes=2**62)

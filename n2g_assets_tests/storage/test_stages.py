@@ -8,7 +8,7 @@ import signal
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.errors import SettingsError, StorageError
@@ -137,9 +137,7 @@ def test_a_unit_that_raises_alone_is_failed_and_the_others_of_its_block_are_not(
     assert fill(store, compute=Counting()).reused
 
 
-def test_failed_units_are_tried_again_when_asked(
-    store: SliceStore, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_failed_units_are_tried_again_when_asked(store: SliceStore, tmp_path_factory: pytest.TempPathFactory) -> None:
     fill(store, compute=Counting({Unit(3, 1): RuntimeError("out of memory")}))
     stage = Counting()
     report = fill(store, compute=stage, retry_failed=True)
@@ -224,7 +222,8 @@ def test_a_damaged_slice_or_checkpoint_is_computed_again(store: SliceStore) -> N
     changed=st.sets(st.sampled_from(UNITS)),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
-@settings(max_examples=15, deadline=None)
+@example(first=UNITS[:1], stops=0, second=UNITS[:2], changed=set(UNITS), sizes=(1, 1))
+@settings(max_examples=12, deadline=None)
 def test_any_history_ends_with_the_rows_of_an_undisturbed_run(
     tmp_path_factory: pytest.TempPathFactory,
     first: list[Unit],
@@ -267,9 +266,7 @@ fill(Store(Home(Path(sys.argv[1]))), compute=stage, code_version="2")
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "missing"), [("compute", set(UNITS[4:])), ("rules", set()), ("ledger", set())]
-)
+@pytest.mark.parametrize(("moment", "missing"), [("compute", set(UNITS[4:])), ("rules", set()), ("ledger", set())])
 def test_after_kill_9_the_same_command_goes_on_and_gives_the_same_rows(
     store: SliceStore, tmp_path_factory: pytest.TempPathFactory, moment: str, missing: set[Unit]
 ) -> None:

@@ -60,7 +60,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for stage in STAGES:
         records = [ledger_row(unit.neuron, stage) for unit in UNITS]
         write(store, "ledger", rows("ledger", *records, **WHERE), part=stage)
-    write(store, "ledger", rows("ledger", *(ledger_row(n, STAGES[0]) for n in range(6)), study="demo", layer=8), layer=8, part=STAGES[0])
+    write(
+        store,
+        "ledger",
+        rows("ledger", *(ledger_row(n, STAGES[0]) for n in range(6)), study="demo", layer=8),
+        layer=8,
+        part=STAGES[0],
+    )
     stats = [{"neuron": n, "max": 2.0 * n, "share_positive": 0.25} for n in range(9)]
     write(store, "neuron_stats", rows("neuron_stats", *stats, **WHERE))
     evaluation = [
@@ -198,7 +204,9 @@ def test_units_with_context_looks_before_the_activating_token_only(home: Home) -
 
 
 def test_token_text_reads_bytes_that_are_not_utf8(home: Home) -> None:
-    assert ask(home, "SELECT token_text(token) FROM vocabulary WHERE study = 'demo' AND token_id IN (0, 6) ORDER BY token_id") == [
+    assert ask(
+        home, "SELECT token_text(token) FROM vocabulary WHERE study = 'demo' AND token_id IN (0, 6) ORDER BY token_id"
+    ) == [
         (" Except",),
         ("\\xFF",),
     ]

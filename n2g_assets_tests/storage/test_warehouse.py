@@ -37,9 +37,7 @@ def write_documents(store: SliceStore, study: str = "demo") -> None:
 def test_every_table_and_column_is_there_with_its_type_and_its_comment(store: SliceStore) -> None:
     publish(store, "demo", {})
     here = "database_name = 'n2g' AND NOT internal"
-    columns = query(
-        store, f"SELECT table_name, column_name, is_nullable, comment FROM duckdb_columns() WHERE {here}"
-    )
+    columns = query(store, f"SELECT table_name, column_name, is_nullable, comment FROM duckdb_columns() WHERE {here}")
     found = {(table, name): (nullable, comment) for table, name, nullable, comment in columns}
     for table in TABLES.values():
         for column in table.columns:
@@ -66,7 +64,7 @@ def test_rows_arrive_unchanged_and_only_those_of_the_studys_units(store: SliceSt
     assert report.changed
     assert report.rows == {"rules": 2, "documents": 2}
     with open_database(store.home) as connection:
-        published = connection.execute("FROM rules").pl()
+        published = connection.sql("FROM rules").pl()
     expected = store.read("rules", "demo", 7).filter(
         ((pl.col("neuron") == 1) & (pl.col("sign") == 1)) | ((pl.col("neuron") == 2) & (pl.col("sign") == -1))
     )
@@ -206,14 +204,15 @@ def test_a_damaged_slice_is_passed_over_and_keeps_its_published_rows(store: Slic
     path.write_bytes(path.read_bytes()[:-5])
     write_documents(store)
     report = publish(store, "demo", SELECTED)
-    assert report.warnings == ["The slice rules of study demo, layer 7 is damaged and was not published: materialize it again."]
+    assert len(report.warnings) == 1
+    assert "rules of study demo, layer 7 is damaged" in report.warnings[0]
     assert report.rows == {"rules": 2, "documents": 2}
 
 
 def test_a_full_disk_leaves_the_published_file_as_it_was(store: SliceStore) -> None:
     publish(store, "demo", {})
     before = store.home.database.read_bytes()
-    names = [{"document_id": f"{i}", "sha256": f"{i * 7919 % 104729}"} for i in range(200_000)]
+    names = [{"document_id": f"{i}", "sha256": f"{i * 7919 % 104729}"} for i in range(50_000)]
     write(store, "documents", rows("documents", *names, study="demo"))
     for size in (len(before) // 2, len(before) + 20_000):
         with largest_file(size), pytest.raises(StorageError, match=r"disk is full.*unharmed"):
@@ -222,7 +221,7 @@ def test_a_full_disk_leaves_the_published_file_as_it_was(store: SliceStore) -> N
         assert {name for name in files_below(store.home.root) if not name.startswith(("slices", "locks"))} == {
             "n2g.duckdb"
         }
-    assert publish(store, "demo", {}).rows == {"documents": 200_000}
+    assert publish(store, "demo", {}).rows == {"documents": 50_000}
 
 
 KILLED = """
@@ -261,8 +260,8 @@ def test_clients_from_the_named_storage_version_on_can_open_the_file(store: Slic
 
 def test_the_file_does_not_grow_with_every_publication(store: SliceStore) -> None:
     sizes = []
-    for turn in range(8):
-        records = [{"document_id": f"{i}", "sha256": f"{(i + turn) * 7919}"} for i in range(20_000)]
+    for turn in range(6):
+        records = [{"document_id": f"{i}", "sha256": f"{(i + turn) * 7919}"} for i in range(6_000)]
         write(store, "documents", rows("documents", *records, study="demo"))
         sizes.append(publish(store, "demo", {}).file_bytes)
     assert max(sizes) <= 3 * sizes[0]

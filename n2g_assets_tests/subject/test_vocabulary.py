@@ -26,7 +26,20 @@ def sentencepiece_like():
     """What Llama 2 and Gemma have: U+2581 for a space, and bytes where the vocabulary has no character."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    pieces = ["<unk>", "<s>", *[f"<0x{byte:02X}>" for byte in range(256)], "▁", "a", "b", "T", "▁a", "▁T", "ab", "▁ab", "é"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        *[f"<0x{byte:02X}>" for byte in range(256)],
+        "▁",
+        "a",
+        "b",
+        "T",
+        "▁a",
+        "▁T",
+        "ab",
+        "▁ab",
+        "é",
+    ]
     merges = [("▁", "a"), ("▁", "T"), ("a", "b"), ("▁a", "b")]
     model = models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True)
     tokenizer = Tokenizer(model)
