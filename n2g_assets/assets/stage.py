@@ -25,6 +25,13 @@ Extra = Callable[[Workbench, int], Mapping[str, dg.MetadataValue]]
 LayerWork = Callable[[Workbench, int, Progress], StageReport]
 
 
+class StageConfig(dg.Config):
+    """What can be set for one run in the launchpad."""
+
+    retry_failed: bool = False
+    """Compute units again that the ledger calls failed; otherwise they stay so until their inputs change."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A per-layer stage: what it is called, what it writes, and the work of one layer."""
@@ -50,8 +57,8 @@ class Stage:
 def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
     """The partitioned asset of one stage of one study."""
 
-    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
+    def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> dg.MaterializeResult:
+        bench = Workbench(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
         layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, dict[str, Any]] = {}
         failures: dict[str, Exception] = {}
@@ -179,6 +186,7 @@ def fill_layer(
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
         block_size=bench.settings.method.units_per_block,
         progress=show,
+        retry_failed=bench.retry_failed,
     )
 
 

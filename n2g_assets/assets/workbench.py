@@ -84,11 +84,12 @@ class N2GResource(dg.ConfigurableResource):
 class Workbench:
     """What the steps of one study work with."""
 
-    def __init__(self, study: Study, home: Home, log: logging.Logger) -> None:
+    def __init__(self, study: Study, home: Home, log: logging.Logger, *, retry_failed: bool = False) -> None:
         self.study = study
         self.home = home
         self.store = SliceStore(home)
         self.log = log
+        self.retry_failed = retry_failed
 
     @property
     def settings(self) -> StudySettings:

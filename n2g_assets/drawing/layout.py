@@ -3,13 +3,14 @@
 1. Choose the strongest rules whose nodes fit; the rest is counted, not drawn.
 2. Draw a run of ignore nodes that nothing branches from as one.
 3. Columns follow the text: activating nodes on the right, what stands before them to their left.
-4. Rows come from igraph's Sugiyama layout, one tree at a time, the tree with the strongest rule on top.
+4. Activating nodes that need no context stand apart, strongest first, so that a long list of them stays compact.
+5. Rows of the others come from igraph's Reingold-Tilford layout, one tree at a time, the tree with the strongest rule
+   on top. (The graph is a forest, so no edges need cross; igraph's Sugiyama layout leaves crossings even in trees.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import polars as pl
@@ -48,9 +49,11 @@ class Layout:
     """The part of a token graph that is shown, and how much is not."""
 
     nodes: tuple[PlacedNode, ...]
-    """Parents before children."""
+    """Nodes of trees, parents before children."""
+    alone: tuple[Node, ...]
+    """Activating nodes that nothing hangs from, strongest first."""
     rows: float
-    """Height in rows: the lowest row plus 1; 0 if empty."""
+    """Height of the trees in rows: the lowest row plus 1; 0 if there is none."""
     hidden_nodes: int
     """Nodes of the graph that are not shown; nodes of a run count as shown."""
     hidden_rules: int
@@ -69,13 +72,16 @@ def lay_out(nodes: pl.DataFrame, max_nodes: int = 40) -> Layout:
     }
     shown = _strongest(everything, max_nodes)
     placed: list[PlacedNode] = []
+    alone: list[Node] = []
     top = 0.0
-    strength = {
-        root: max((n.end_activation or 0.0 for n in tree), default=0.0) for root, tree in _trees(shown).items()
-    }
-    for root, tree in sorted(_trees(shown).items(), key=lambda item: (-strength[item[0]], item[0])):
+    trees = _trees(shown)
+    strength = {root: max(node.end_activation or 0.0 for node in tree) for root, tree in trees.items()}
+    for root, tree in sorted(trees.items(), key=lambda item: (-strength[item[0]], item[0])):
+        if len(tree) == 1:
+            alone += tree
+            continue
         drawn, run = _without_runs({node.node_id: node for node in tree})
-        columns, rows = _sugiyama(root, drawn)
+        columns, rows = _tidy(root, drawn)
         index = {node_id: len(placed) + i for i, node_id in enumerate(drawn)}
         for node_id, (node, parent) in drawn.items():
             place = index[parent] if parent is not None else None
@@ -83,6 +89,7 @@ def lay_out(nodes: pl.DataFrame, max_nodes: int = 40) -> Layout:
         top += max(rows.values()) + 1
     return Layout(
         nodes=tuple(placed),
+        alone=tuple(alone),
         rows=top,
         hidden_nodes=len(everything) - len(shown),
         hidden_rules=_rules(everything) - _rules(shown),
@@ -147,8 +154,8 @@ def _rules(nodes: dict[int, Node]) -> int:
     return sum(node.end_activation is not None for node in nodes.values())
 
 
-def _sugiyama(root: int, drawn: dict[int, tuple[Node, int | None]]) -> tuple[dict[int, int], dict[int, float]]:
-    """Column and row of every node of one tree."""
+def _tidy(root: int, drawn: dict[int, tuple[Node, int | None]]) -> tuple[dict[int, int], dict[int, float]]:
+    """Column and row of every node of one tree, the strongest branch on top."""
     import igraph
 
     children: dict[int, list[int]] = {}
@@ -168,19 +175,8 @@ def _sugiyama(root: int, drawn: dict[int, tuple[Node, int | None]]) -> tuple[dic
         columns.update((child, columns[node_id] + 1) for child in below)
         stack.extend(reversed(below))
     place = {node_id: i for i, node_id in enumerate(order)}
-    edges = [(place[parent], place[node_id]) for node_id, (_, parent) in drawn.items() if parent is not None]
+    edges = [(place[parent], place[node_id]) for node_id in order if (parent := drawn[node_id][1]) is not None]
     tree = igraph.Graph(n=len(order), edges=edges, directed=True)
-    coordinates = tree.layout_sugiyama(layers=[columns[node_id] for node_id in order], hgap=1, vgap=1).coords
-    rows = {node_id: coordinates[place[node_id]][0] for node_id in order}
-    lowest = min(rows.values())
-    return columns, {node_id: row - lowest for node_id, row in _spread(columns, rows).items()}
-
-
-def _spread(columns: dict[int, int], rows: dict[int, float]) -> dict[int, float]:
-    """Rows with nodes of one column at least 1 apart, against rounding in the layout."""
-    spread = dict(rows)
-    for column in set(columns.values()):
-        members = sorted((node_id for node_id in rows if columns[node_id] == column), key=lambda n: (rows[n], n))
-        for above, below in pairwise(members):
-            spread[below] = max(spread[below], spread[above] + 1.0)
-    return spread
+    coordinates = tree.layout_reingold_tilford(mode="out", root=[0]).coords
+    top = min(row for row, _ in coordinates)
+    return columns, {node_id: coordinates[place[node_id]][0] - top for node_id in order}

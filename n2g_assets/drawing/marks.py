@@ -6,13 +6,12 @@ with impaired colour vision can tell apart (red and blue), with ink chosen for c
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from html import escape
 
 from n2g_assets.drawing.text import clean_text, shorten, text_width
 
-INK, MUTED, GREY, PAPER = "#1f2933", "#5b6673", "#aab2bd", "#ffffff"
+INK, MUTED, GREY, PALE, PAPER = "#1f2933", "#5b6673", "#aab2bd", "#eceef1", "#ffffff"
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 MONO = "ui-monospace, 'SFMono-Regular', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 
@@ -129,20 +128,11 @@ def ending(x: float, middle: float, value: float) -> str:
 def document(width: float, height: float, title: str, parts: list[str]) -> str:
     """The whole SVG document: a white card of the given size with an accessible title."""
     width, height = round(width), round(height)
-    card = (
-        f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10" fill="{PAPER}" stroke="#d5dae1"/>'
-    )
+    card = f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10" fill="{PAPER}" stroke="#d5dae1"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'role="img"><title>{escaped(title)}</title>{card}{"".join(parts)}</svg>'
     )
-
-
-def as_markdown_image(svg: str, alt: str = "picture") -> str:
-    """An SVG document as a markdown image that carries its own data, for places that render markdown."""
-    data = base64.b64encode(svg.encode("utf-8")).decode("ascii")
-    name = "".join(character for character in clean_text(alt) if character not in "[]()\\<>`!")
-    return f"![{name}](data:image/svg+xml;base64,{data})"
 
 
 def _luminance(red: int, green: int, blue: int) -> float:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from n2g_assets.subject.model import SubjectModel
 CANDIDATES = 64
 """Word pieces proposed at a position."""
 _BATCH_TOKENS = 1024
+_HUB_SECONDS = 10.0
+"""Time to wait for a hub's answer."""
 
 
 class MaskedLMProposer:
@@ -124,7 +127,7 @@ def _load(name_or_path: str) -> tuple[Any, Any]:
     from n2g_assets.subject.hooks import quiet_transformers
 
     cure = "give method.masked_lm the folder of one, or set method.proposer: infill"
-    local = Path(name_or_path).is_dir()
+    local = Path(name_or_path).is_dir() or not _hub_answers(name_or_path)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, local_files_only=local, trust_remote_code=False)
@@ -147,6 +150,17 @@ def _load(name_or_path: str) -> tuple[Any, Any]:
     if tokenizer.mask_token is None:
         raise SourceError(f"The tokenizer of {name_or_path} has no mask token: {cure}.")
     return tokenizer, masked.eval()
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub knows the name; transformers itself would ask it again and again for most of a minute."""
+    import huggingface_hub as hub
+
+    try:
+        hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(name, timeout=_HUB_SECONDS)
+    except Exception:  # no network shows in the exceptions of whichever client the hub library uses
+        return False
+    return True
 
 
 def _whole_words(tokenizer: Any, d_vocab: int) -> Bool[Tensor, " pieces"]:

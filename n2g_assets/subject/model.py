@@ -164,13 +164,17 @@ class SubjectModel:
             bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=fwd_hooks)
 
     def logits(
-        self, tokens: Int64[Tensor, "batch pos"], at: tuple[Sequence[int], Sequence[int]] | None = None
+        self,
+        tokens: Int64[Tensor, "batch pos"],
+        at: tuple[Sequence[int], Sequence[int]] | None = None,
+        **inputs: Tensor,
     ) -> Float32[Tensor, "... d_vocab"]:
         """Next-token logits, over the full depth, in float32.
 
         Args:
             tokens: Token ids, BOS at position 0, padded on the right.
             at: Rows and positions whose logits are wanted; the others are then never computed. None takes all.
+            **inputs: What else the transformers model is to get: ``attention_mask``, ``position_ids``.
 
         Returns:
             ``[batch, pos, d_vocab]``, or ``[len(at[0]), d_vocab]``, on the model's device.
@@ -178,7 +182,7 @@ class SubjectModel:
         tokens = tokens.to(self.device)
         with torch.inference_mode(), ExitStack() as hooks:
             if at is None:
-                return self._all_logits(tokens)
+                return self._all_logits(tokens, inputs)
             rows = torch.as_tensor(at[0], dtype=torch.long, device=self.device)
             positions = torch.as_tensor(at[1], dtype=torch.long, device=self.device)
 
@@ -187,10 +191,12 @@ class SubjectModel:
 
             # Whatever follows the unembedding (soft caps, scales) works on each element alone, so it may see few rows.
             hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
-            return self._all_logits(tokens)[0]
+            return self._all_logits(tokens, inputs)[0]
 
-    def _all_logits(self, tokens: Int64[Tensor, "batch pos"]) -> Float32[Tensor, "batch pos d_vocab"]:
-        output = self.plain(tokens, use_cache=False)
+    def _all_logits(
+        self, tokens: Int64[Tensor, "batch pos"], inputs: Mapping[str, Tensor]
+    ) -> Float32[Tensor, "rows columns d_vocab"]:
+        output = self.plain(tokens, use_cache=False, **inputs)
         return (output if isinstance(output, Tensor) else output.logits).float()
 
 

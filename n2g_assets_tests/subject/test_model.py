@@ -92,6 +92,21 @@ def test_logits_of_chosen_positions_are_rows_of_all_logits(name, models, tokens)
     torch.testing.assert_close(chosen, models[name].logits(tokens)[[0, 2, 2], [3, 11, 0]])
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_mask_and_positions_put_two_texts_behind_the_same_start(name, models, tokens):
+    """The row: 4 shared tokens, then tokens 4 to 7 of text one, then those of text two."""
+    model = models[name]
+    both = torch.cat([tokens[:1, :4], tokens[:1, 4:8], tokens[1:2, 4:8]], dim=1)
+    block = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
+    seen = ((block[None] == 0) | (block[None] == block[:, None])) & torch.ones(12, 12).tril().bool()
+    mask = torch.zeros(12, 12).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]])
+    packed = model.logits(both, attention_mask=mask, position_ids=positions)[0]
+    one = model.logits(tokens[:1, :8])[0]
+    two = model.logits(torch.cat([tokens[:1, :4], tokens[1:2, 4:8]], dim=1))[0]
+    torch.testing.assert_close(packed, torch.cat([one, two[4:]]), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "gated", "activation"), [("gpt2", False, "gelu_new"), ("llama", True, "silu"), ("neox", False, "gelu")]
 )
