@@ -7,7 +7,7 @@ PORT ?= 3000
 BIN := $(VENV)/bin
 READY := $(VENV)/.n2g_assets
 
-.PHONY: help demo test ui lint types format bench clean
+.PHONY: help demo test ui lint format readme bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ lint: $(READY) ## style, types and the Dagster project
 	@$(BIN)/mypy
 	@$(BIN)/dg check defs
 	@$(BIN)/dagster definitions validate --workspace workspace.yaml
+
+readme: $(READY) ## bring the generated parts of the README up to date
+	@$(BIN)/python -m n2g_assets.readme
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .

@@ -150,8 +150,8 @@ def _recompute_faults(bench: Workbench, table: str, layer: int) -> list[str]:
                 difference = max(difference, float(np.abs(fresh[1:] - np.asarray(row["activations"])[1:]).max()))
             if not difference <= _TOLERANCE * abs(a_max[unit]):
                 faults.append(
-                    f"neuron {unit.neuron} in {row['context_id']} differs by {difference:.1e} of a_max {a_max[unit]:.3g}: "
-                    "delete the cache folder and materialize activation_cache again"
+                    f"neuron {unit.neuron} in {row['context_id']} differs by {difference:.1e} of a_max "
+                    f"{a_max[unit]:.3g}: delete the cache folder and materialize activation_cache again"
                 )
     return faults
 

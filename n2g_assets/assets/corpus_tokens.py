@@ -7,7 +7,7 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.corpus.documents import read_documents, source_fingerprints
 from n2g_assets.storage.slices import hash_json
 
@@ -30,6 +30,7 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
         kinds={"polars", "parquet"},
         required_resource_keys={"n2g"},
     )
+    @failing_clearly()
     def corpus_tokens(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         began = time.monotonic()
         bench = Workbench(study, context.resources.n2g.open(), context.log)

@@ -5,7 +5,7 @@ recorded as materialized, then the step fails and names the layer, its cause and
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.errors import N2GError
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
@@ -57,13 +57,14 @@ class Stage:
 def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
     """The partitioned asset of one stage of one study."""
 
-    def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> dg.MaterializeResult:
-        bench = Workbench(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
+    def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        with failing_clearly():
+            bench = Workbench(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
         layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, dict[str, Any]] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
-            with progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
+            with failing_clearly(), progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
                 stage.prepare(bench, list(layers.values()), show)
         for key, layer in layers.items():
             try:
@@ -75,10 +76,12 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
         if failures:
-            _record_and_fail(context, study.key(stage.name), finished, failures)
+            for key, metadata in finished.items():
+                yield dg.AssetMaterialization(study.key(stage.name), partition=key, metadata=metadata)
+            raise _failure(stage, list(finished), failures)
         for key, metadata in finished.items():
             context.add_asset_metadata(metadata, partition_key=key)
-        return dg.MaterializeResult()
+        yield dg.MaterializeResult()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
@@ -123,22 +126,13 @@ def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageRep
     return metadata
 
 
-def _record_and_fail(
-    context: dg.AssetExecutionContext,
-    key: dg.AssetKey,
-    finished: Mapping[str, Mapping[str, Any]],
-    failures: Mapping[str, Exception],
-) -> None:
-    for partition, metadata in finished.items():
-        context.log_event(dg.AssetMaterialization(asset_key=key, partition=partition, metadata=metadata))
+def _failure(stage: Stage, finished: Sequence[str], failures: Mapping[str, Exception]) -> dg.Failure:
     causes = "; ".join(
         f"layer {partition}: {error if isinstance(error, N2GError) else f'{type(error).__name__}: {error}'}"
         for partition, error in failures.items()
     )
-    done = f" Layers {', '.join(finished)} are finished and recorded." if finished else ""
-    raise dg.Failure(description=f"{key.path[-1]} failed for {causes}{done}", allow_retries=False) from next(
-        iter(failures.values())
-    )
+    done = f" Finished and recorded: layers {', '.join(finished)}." if finished else ""
+    return dg.Failure(description=f"{stage.name} failed for {causes}{done}", allow_retries=False)
 
 
 def fill_layer(

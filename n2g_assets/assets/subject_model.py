@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
-from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.settings import NeuronSample
 from n2g_assets.storage.slices import hash_json
 
@@ -41,6 +41,7 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
         kinds={"torch", "huggingface"},
         required_resource_keys={"n2g"},
     )
+    @failing_clearly()
     def subject_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         began = time.monotonic()
         bench = Workbench(study, context.resources.n2g.open(), context.log)

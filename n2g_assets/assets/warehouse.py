@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.storage.tables import STAGES
 from n2g_assets.storage.warehouse import publish
 
@@ -25,6 +25,7 @@ def warehouse_asset(study: Study) -> dg.AssetsDefinition:
         kinds={"duckdb"},
         required_resource_keys={"n2g"},
     )
+    @failing_clearly()
     def warehouse(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         bench = Workbench(study, context.resources.n2g.open(), context.log)
         units = {layer: bench.units(layer) for layer in study.settings.layer_numbers}

@@ -18,7 +18,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.errors import StorageError
+from n2g_assets.errors import N2GError, StorageError
 from n2g_assets.method.probing import Prober, Proposer, Unit, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.settings import HarvestSettings, StudySettings
@@ -79,6 +79,15 @@ class N2GResource(dg.ConfigurableResource):
         home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
         home.check_writable()
         return home
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turn an error with a cause and a cure into the headline of the step's failure."""
+    try:
+        yield
+    except N2GError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
 class Workbench:

@@ -12,7 +12,7 @@ COLORS = ("#b3202c", "#2f6fab", "#e0a030", "#4b9a6a", "#7c5aa6", "#6b7683")
 """Of predictors, in their order: apart in hue and in lightness."""
 
 _BINS = 10
-_LEFT, _TOP, _BIN, _HEIGHT, _MARGIN = 58.0, 62.0, 46.0, 180.0, 28.0
+_LEFT, _TOP, _BIN, _HEIGHT, _MARGIN = 58.0, 78.0, 46.0, 180.0, 28.0
 
 
 def f1_histogram(f1_by_predictor: Mapping[str, Sequence[float | None]], title: str) -> str:
@@ -35,15 +35,19 @@ def f1_histogram(f1_by_predictor: Mapping[str, Sequence[float | None]], title: s
         y = floor - _HEIGHT * count / highest
         parts.append(_line(_LEFT, y, right, GREY if count == 0 else PALE))
         parts.append(label(_LEFT - 8, y + 4, f"{count:,}", size=11.5, fill=MUTED, anchor="end"))
-    parts.append(label(_MARGIN, _TOP - 8, "units", size=11.5, fill=MUTED))
+    parts.append(label(_MARGIN, _TOP - 14, "units", size=11.5, fill=MUTED))
     bar = (_BIN - 12) / max(len(counts), 1)
+    numbered = sans_width(str(highest), 9.5) <= bar + 2
     for i, column in enumerate(counts.values()):
         for place, count in enumerate(column):
             height = _HEIGHT * count / highest
             x = _column(place) + 6 + i * bar
             if count:
                 parts.append(box(x, floor - height, bar - 1.5, height, fill=COLORS[i % len(COLORS)], radius=1.5))
-                parts.append(_count(x + bar / 2, floor - height - 3, count, bar))
+                if numbered:
+                    parts.append(
+                        label(x + bar / 2, floor - height - 3, str(count), size=9.5, fill=MUTED, anchor="middle")
+                    )
     for tick in range(_BINS + 1):
         share = "0" if tick == 0 else "1" if tick == _BINS else f".{tick}"
         parts.append(label(_LEFT + _BIN * tick, floor + 17, share, size=11.5, fill=MUTED, anchor="middle"))
@@ -83,16 +87,13 @@ def _column(place: int) -> float:
     return _LEFT + _BIN * place + (22 if place == _BINS else 0)
 
 
-def _count(x: float, y: float, count: int, bar: float) -> str:
-    """The number over a bar, left out where it would run into its neighbour's."""
-    text = f"{count:,}"
-    size = 9.5
-    return label(x, y, text, size=size, fill=MUTED, anchor="middle") if sans_width(text, size) <= bar + 2 else ""
-
-
 def _entry(name: str, values: Sequence[float | None]) -> str:
     defined = [value for value in values if value is not None]
-    mean = f"mean {sum(defined) / len(defined):.2f} over {len(defined):,} units" if defined else "nowhere defined"
+    mean = (
+        f"mean {sum(defined) / len(defined):.2f} over {len(defined):,} unit{'' if len(defined) == 1 else 's'}"
+        if defined
+        else "nowhere defined"
+    )
     undefined = f", undefined for {len(values) - len(defined):,}" if len(defined) < len(values) and defined else ""
     return clean_text(f"{name.replace('_', ' ')}: {mean}{undefined}")
 

@@ -63,7 +63,7 @@ def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8, width: int = 
         width: columns that a pattern may take.
 
     Returns:
-        Lines such as ``0.93 ███████▍  All * [except]   (4 prompts)``, joined by line breaks.
+        Lines such as ``0.93 ███████▌  All * [except]   (4 prompts)``, joined by line breaks.
     """
     lines = [clean_text(title)]
     ordered = rules.sort(["activation", "count", "rule_id"], descending=[True, True, False])

@@ -21,14 +21,11 @@ from n2g_assets.evaluation.baselines import NGram, TokenLookup
 from n2g_assets.evaluation.metrics import Counts, count_firings
 from n2g_assets.method.predict import TokenGraph, predict
 from n2g_assets.method.probing import Unit, Vocabulary
-from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 from n2g_assets.settings import MethodSettings
-from n2g_assets.storage.tables import TABLES
 
 PREDICTORS = ("graph", "token_lookup", "ngram")
 """Predictors of the table ``evaluation``, in order."""
-
-_SCHEMA = {name: dtype for name, dtype in TABLES["evaluation"].schema.items() if name not in ("study", "layer")}
 
 
 @dataclass(frozen=True)
@@ -66,29 +63,28 @@ def evaluate_units(
     examples = top_examples.partition_by("neuron", "sign", as_dict=True)
     nodes = graph_nodes.partition_by("neuron", "sign", as_dict=True)
     rows: list[dict[str, object]] = []
-    ledger: dict[Unit, Outcome] = {}
+    unusual: dict[Unit, Outcome] = {}
     for unit in units:
         key = (unit.neuron, unit.sign)
         if key not in examples:
-            ledger[unit] = Outcome("failed", "The unit has no top examples.")
+            unusual[unit] = Outcome("failed", "The unit has no top examples.")
             continue
         train, test = (
             labelled_contexts(examples[key].filter(pl.col("split") == side), a_max[unit], vocabulary)
             for side in ("train", "test")
         )
         if not train or not test:
-            ledger[unit] = Outcome("too_few_contexts", f"{len(train)} train and {len(test)} test contexts.")
+            unusual[unit] = Outcome("too_few_contexts", f"{len(train)} train and {len(test)} test contexts.")
             continue
         graph = TokenGraph.from_rows(nodes.get(key, graph_nodes.clear()), vocabulary)
         try:
             scores, n = _evaluate(graph, train, test, settings.firing_threshold)
         except ValueError as error:
-            ledger[unit] = Outcome("failed", f"The unit's test contexts cannot be evaluated: {error}.")
+            unusual[unit] = Outcome("failed", f"The unit's test contexts cannot be evaluated: {error}.")
             continue
         for predictor, counts in scores.items():
             rows.append({**unit._asdict(), **_row(predictor, counts), "ngram_n": n if predictor == "ngram" else None})
-        ledger[unit] = Outcome("ok")
-    return BlockResult({"evaluation": pl.DataFrame(rows, schema=_SCHEMA)}, ledger)
+    return finish_block(units, {"evaluation": unit_frame("evaluation", rows)}, unusual)
 
 
 def labelled_contexts(examples: pl.DataFrame, a_max: float, vocabulary: Vocabulary) -> list[LabelledContext]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -194,11 +195,11 @@ class _Job:
             for layer in layers
         }
         for batch in batches(corpus.lengths[shard.contexts], self.settings.batch_tokens):
-            self.model.run(
-                pad([corpus.tokens(shard.contexts[number]) for number in batch], self.model.bos_id),
-                {layer: _feeder(streams[layer], batch, corpus.lengths[shard.contexts[batch]]) for layer in layers},
-            )
-            yield int(corpus.lengths[shard.contexts[batch]].sum())
+            lengths = corpus.lengths[shard.contexts[batch]]
+            tokens = pad([corpus.tokens(shard.contexts[number]) for number in batch], self.model.bos_id)
+            taps = {layer: partial(streams[layer].add_batch, batch, lengths=lengths) for layer in layers}
+            self.model.run(tokens, taps)
+            yield int(lengths.sum())
         for layer in layers:
             state = streams.pop(layer).finish()
             if not bool(torch.isfinite(state.squares).all()):
@@ -207,16 +208,6 @@ class _Job:
                     "set harvest.dtype to float32, or check the model's weights."
                 )
             store.write(layer, shard, state)
-
-
-def _feeder(
-    stream: LayerStream, batch: Int64[np.ndarray, " batch"], lengths: Int64[np.ndarray, " batch"]
-) -> Callable[[Tensor], None]:
-    def feed(activations: Tensor) -> None:
-        for row, number, length in zip(activations, batch, lengths, strict=True):
-            stream.add(int(number), row[:length])
-
-    return feed
 
 
 # ------------------------------------------------------------------------------------------ bfloat16

@@ -139,10 +139,11 @@ class Leaders:
         return slots
 
     def cut(self, *, everything: bool = False) -> None:
-        """Cut the rows that may overflow at the next call, or all rows, back to the strongest."""
-        rows = (self.filled >= (0 if everything else self.width - self.slack + 1)).nonzero().flatten()
-        if not len(rows):
+        """Where a row may overflow at the next call, cut the fuller rows back to the strongest; or all rows."""
+        if not everything and int(self.filled.max()) <= self.width - self.slack:
             return
+        rows = (self.filled >= (0 if everything else self.keep + (self.width - self.slack - self.keep) // 2)).nonzero()
+        rows = rows.flatten()
         entries = self.entries[rows]
         documents = None if self.documents is None else documents_of(entries, self.documents, self.context_length)
         if documents is None and not everything:  # in any order: sorting is most of the work

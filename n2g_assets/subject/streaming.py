@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
 from n2g_assets.subject.leaders import EMPTY, Leaders, documents_of, pack, select, unpack
@@ -152,13 +152,15 @@ class LayerStream:
         self.contexts = Leaders(
             units,
             top_contexts,
-            max(top_contexts // 2, 8),
+            1,
             length,
             device=device,
             documents=torch.from_numpy(layout.documents).to(device),
             per_document=contexts_per_document,
             recorded=torch.cat([neurons, neurons + d_mlp]),
         )
+        self.documents = layout.documents
+        self.last_context, self.best = -1, torch.full((contexts_per_document, units), -torch.inf, device=device)
         self.priorities = torch.from_numpy(layout.priorities)
         self.sample = torch.zeros(len(layout.sampled), d_mlp, device=device)
         self.sampled = layout.sampled
@@ -182,13 +184,41 @@ class LayerStream:
             self.sample[low:high] = whole[torch.from_numpy(self.sampled[low:high] % self.context_length)]
         first_place = context * self.context_length + 1
         maxima = torch.cat([inner.amax(dim=0), -inner.amin(dim=0)])
-        strong, top = self.strongest.bounds(first_place), self.contexts.bounds(first_place)
-        units = (maxima > torch.minimum(strong, top)).nonzero().flatten()
+        strong, top = self.strongest.bounds(first_place), self._context_bounds(context, maxima, first_place)
+        units = nonzero(maxima > torch.minimum(strong, top))
         columns = inner.index_select(1, units % self.d_mlp)
         columns[:, int((units < self.d_mlp).sum()) :].neg_()
-        self._take_positions(units, columns, strong[units], first_place)
-        winners = (maxima[units] > top[units]).nonzero().flatten()
-        self._take_context(units[winners], columns.index_select(1, winners), whole, first_place)
+        by_unit = columns.t().contiguous()
+        winners = nonzero(maxima.index_select(0, units) > top.index_select(0, units))
+        self._take_positions(units, by_unit, strong.index_select(0, units), first_place)
+        if len(winners):
+            self._take_context(units.index_select(0, winners), by_unit.index_select(0, winners), whole[0], first_place)
+
+    def add_batch(
+        self,
+        contexts: Int64[np.ndarray, " batch"],
+        activations: Float[Tensor, "batch pos d_mlp"],
+        lengths: Int64[np.ndarray, " batch"],
+    ) -> None:
+        """Take in a batch of contexts, padded on the right.
+
+        Args:
+            contexts: Their numbers in the layout.
+            activations: At all positions.
+            lengths: Tokens of each context, BOS included.
+        """
+        if not self.tokens:
+            self._raise_floors(activations[torch.from_numpy(lengths == lengths.max())][:, 1 : lengths.max()])
+        for context, row, length in zip(contexts.tolist(), activations, lengths.tolist(), strict=True):
+            self.add(context, row[:length])
+
+    def _raise_floors(self, inner: Float[Tensor, "batch pos d_mlp"]) -> None:
+        """Before the first batch, start from its own strongest positions instead of taking everything at first."""
+        keep = self.strongest.keep
+        by_neuron = inner.float().flatten(0, 1).t().contiguous()
+        if by_neuron.shape[1] >= 2 * keep:
+            weakest = torch.cat([kth_largest(by_neuron, keep), kth_largest(by_neuron.neg_(), keep)])
+            self.strongest.floor.copy_(torch.nextafter(weakest, weakest.new_tensor(-torch.inf)))
 
     def _count(self, inner: Float32[Tensor, "pos d_mlp"]) -> None:
         scratch, ones = self.scratch[: len(inner)], self.ones[: len(inner)]
@@ -198,41 +228,56 @@ class LayerStream:
         self.positive += ones @ torch.gt(inner, 0, out=scratch)
         self.negative += ones @ torch.lt(inner, 0, out=scratch)
 
+    def _context_bounds(
+        self, context: int, maxima: Float32[Tensor, " units"], first_place: int
+    ) -> Float32[Tensor, " units"]:
+        """What a maximum has to exceed for its context to count: the floor, and the best before it of its document.
+
+        ``best`` holds as many maxima as a document may have, of the contexts of this document that came just before,
+        in order.
+        """
+        last, self.last_context = self.last_context, context
+        if not 0 <= last < context or self.documents[last] != self.documents[context]:
+            self.best.fill_(-torch.inf)
+        bounds = torch.maximum(self.contexts.bounds(first_place), self.best[-1])
+        for best in self.best:
+            lower = torch.minimum(best, maxima)
+            torch.maximum(best, maxima, out=best)
+            maxima = lower
+        return bounds
+
     def _take_positions(
         self,
         units: Int64[Tensor, " n"],
-        columns: Float32[Tensor, "pos n"],
+        by_unit: Float32[Tensor, "n pos"],
         bounds: Float32[Tensor, " n"],
         first_place: int,
     ) -> None:
-        by_unit = columns.t().contiguous()
-        beating = by_unit > bounds[:, None]
-        found = beating.view(-1).nonzero().flatten()
-        rows = found.div(len(columns), rounding_mode="floor")
+        found = nonzero(by_unit > bounds[:, None])
+        rows = found.div(by_unit.shape[1], rounding_mode="floor")
         counts = torch.bincount(rows, minlength=len(units))
         ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts).index_select(0, rows)
-        entries = pack(by_unit.view(-1).index_select(0, found), first_place + found - rows * len(columns))
+        places = found - rows * by_unit.shape[1] + first_place
+        entries = pack(by_unit.view(-1).index_select(0, found), places)
         self.strongest.append(units.index_select(0, rows), ranks, entries)
         self.strongest.cut()
 
     def _take_context(
         self,
         units: Int64[Tensor, " n"],
-        columns: Float32[Tensor, "pos n"],
-        whole: Float32[Tensor, "pos_with_bos d_mlp"],
+        by_unit: Float32[Tensor, "n pos"],
+        at_bos: Float32[Tensor, " d_mlp"],
         first_place: int,
     ) -> None:
-        if not len(units):
-            return
-        activations, peaks = columns.max(dim=0)
-        slots = self.contexts.append(units, 0, pack(activations, first_place + peaks))
-        rows = self.contexts.window_row[units]
-        mine = (rows >= 0).nonzero().flatten()
+        peaks = first_argmax(by_unit)
+        slots = self.contexts.append(units, 0, pack(by_unit.gather(1, peaks[:, None])[:, 0], first_place + peaks))
+        rows = self.contexts.window_row.index_select(0, units)
+        mine = nonzero(rows >= 0)
         if len(mine):
-            windows = columns.new_zeros(len(mine), self.context_length)
-            neurons = units[mine] % self.d_mlp
-            windows[:, 1 : len(whole)] = columns.index_select(1, mine).t()
-            windows[:, 0] = torch.where(units[mine] < self.d_mlp, whole[0, neurons], -whole[0, neurons])
+            windows = by_unit.new_zeros(len(mine), self.context_length)
+            neurons, positive = units[mine] % self.d_mlp, units[mine] < self.d_mlp
+            windows[:, 0] = torch.where(positive, at_bos[neurons], -at_bos[neurons])
+            windows[:, 1 : 1 + by_unit.shape[1]] = by_unit[mine]
             self.contexts.windows[rows[mine], slots[mine]] = windows
         self.contexts.cut()
 
@@ -256,6 +301,27 @@ class LayerStream:
             self.sample,
         )
         return LayerState(**{name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()})
+
+
+# ------------------------------------------------------------------------------------------ searching
+def nonzero(mask: Bool[Tensor, " *n"]) -> Int64[Tensor, " n"]:
+    """Flat indices of what is true; on the processor NumPy finds them several times faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().flatten()
+
+
+def first_argmax(rows: Float32[Tensor, "n pos"]) -> Int64[Tensor, " n"]:
+    """The first position of the maximum of each row; on the processor NumPy finds it several times faster."""
+    return torch.from_numpy(rows.numpy().argmax(axis=1)) if rows.device.type == "cpu" else rows.argmax(dim=1)
+
+
+def kth_largest(rows: Float32[Tensor, "n pos"], k: int) -> Float32[Tensor, " n"]:
+    """The k-th largest number of each row; on the processor NumPy finds it several times faster."""
+    if rows.device.type == "cpu":
+        place = rows.shape[1] - k
+        return torch.from_numpy(np.partition(rows.numpy(), place, axis=1)[:, place].copy())
+    return rows.topk(k, dim=1, sorted=False).values.amin(dim=1)
 
 
 # ------------------------------------------------------------------------------------------ merging

@@ -64,8 +64,12 @@ def stream(corpus: Corpus, contexts: np.ndarray, order: np.ndarray, recorded: li
         contexts_per_document=per_document,
         recorded=recorded,
     )
-    for number in order:
-        layer.add(int(number), torch.from_numpy(corpus.activations[contexts[number]]))
+    for batch in np.array_split(order, 1 + len(order) // 5):
+        lengths = corpus.lengths[contexts[batch]]
+        padded = np.full((len(batch), lengths.max(), layer.d_mlp), 999, dtype=np.float32)
+        for row, number in zip(padded, batch, strict=True):
+            row[: corpus.lengths[contexts[number]]] = corpus.activations[contexts[number]]
+        layer.add_batch(batch, torch.from_numpy(padded), lengths)
     return layer.finish()
 
 
