@@ -7,11 +7,11 @@ run again, pruning tries every 5th token, every prompt and every variant, kept o
 time; ``--single`` gives every masked or truncated prompt a pass of its own. The loop does not build the graph.
 Substitutes come from the same proposer, which the loop asks one prompt at a time.
 
-Both work on the same model and the same train contexts: those of the study ``demo`` where they are stored, else of a
-small harvest made for the purpose.
+Both work on the same model and the same train contexts: the strongest few of each unit (the loop takes minutes for all
+ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose.
 
-    python benchmarks/graphs.py                  # layers 7 and 15, 3 units each
-    python benchmarks/graphs.py --layers 0,7,15 --units 8
+    python benchmarks/graphs.py                  # layers 7 and 15, 3 units each, 3 train contexts a unit
+    python benchmarks/graphs.py --layers 0,7,15 --units 8 --contexts 10
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class Material:
     @property
     def units(self) -> list[Unit]:
         return list(self.a_max)
+
+    def strongest(self, contexts: int) -> Material:
+        """The same units with their strongest train contexts only."""
+        train = self.top_examples.filter(split="train").sort("rank")
+        few = train.group_by("neuron", "sign", maintain_order=True).head(contexts)
+        return Material(self.layer, few, self.a_max)
 
 
 def run_stages(
@@ -254,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="7,15", help="comma-separated")
     parser.add_argument("--units", type=int, default=3, help="units of each layer")
+    parser.add_argument("--contexts", type=int, default=3, help="train contexts of each unit, the strongest first")
     parser.add_argument("--study", default="demo", help="study whose stored top examples are taken")
     parser.add_argument("--harvest-tokens", type=int, default=40_000, help="tokens of the harvest if none is stored")
     parser.add_argument("--single", action="store_true", help="the loop runs every prompt in a pass of its own")
@@ -271,6 +278,7 @@ def main() -> None:
     if materials is None:
         origin = f"a harvest of {options.harvest_tokens:,} tokens"
         materials = harvested_material(model, home, layers, options.units, options.harvest_tokens, method)
+    materials = [material.strongest(options.contexts) for material in materials]
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads, top examples of {origin}")
     ours_total, loop_total, units_total = Cost(), Cost(), 0
     for material in materials:

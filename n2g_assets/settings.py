@@ -179,13 +179,13 @@ class MethodSettings(Settings):
     """Hub name or local folder of the masked language model, for ``proposer: masked_lm``."""
     infill_candidates: int = Field(default=64, ge=1)
     """Candidates by p(token | left) at a position."""
-    infill_rescored: int = Field(default=16, ge=1)
+    infill_rescored: int = Field(default=8, ge=1)
     """Of those, how many are rescored by the tokens to their right."""
     infill_right_tokens: int = Field(default=8, ge=0)
     """Tokens to the right that rescoring reads."""
     normalise_tokens: bool = True
     """Match tokens in lower case and without white space (DESIGN section 6, step 5)."""
-    units_per_block: int = Field(default=16, ge=1)
+    units_per_block: int = Field(default=4, ge=1)
     """Units worked on together; a block is a checkpoint. Does not change the result."""
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
         settings=_SETTINGS,
         compute=lambda units, a_max: augment_examples(
             units, of_units(pruned, units), bench.vocabulary,
-            bench.prober(layer), bench.proposer(), bench.settings.method,
+            bench.prober(layer), bench.proposer, bench.settings.method,
         ),
         show=show,
     )  # fmt: skip

@@ -245,6 +245,7 @@ class Workbench:
 
         return LayerProber(self.subject(), layer, self.settings.harvest.batch_tokens)
 
+    @cached_property
     def proposer(self) -> Proposer:
         """The proposer of substitutes that the settings name."""
         method = self.settings.method
