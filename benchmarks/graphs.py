@@ -200,10 +200,10 @@ def stored_material(home: Home, study: str, layers: Sequence[int], number: int) 
 def harvested_material(
     model: SubjectModel, home: Home, layers: Sequence[int], number: int, tokens: int, method: MethodSettings
 ) -> list[Material]:
-    """Top examples from a small harvest of encyclopaedia prose, in a temporary folder."""
+    """Top examples from a small harvest of source code (many short documents), in a temporary folder."""
     settings = HarvestSettings()
     corpus = read_documents(
-        [NamedSource(source="named", name="wikipedia", max_tokens=tokens)],
+        [NamedSource(source="named", name="django", max_tokens=tokens)],
         study_folder=Path.cwd(),
         downloads=home.downloads,
         cache=home.cache,
@@ -279,6 +279,8 @@ def main() -> None:
         origin = f"a harvest of {options.harvest_tokens:,} tokens"
         materials = harvested_material(model, home, layers, options.units, options.harvest_tokens, method)
     materials = [material.strongest(options.contexts) for material in materials]
+    if not all(material.units for material in materials):
+        parser.error("A layer has no unit with enough contexts: raise --harvest-tokens.")
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads, top examples of {origin}")
     ours_total, loop_total, units_total = Cost(), Cost(), 0
     for material in materials:

@@ -17,13 +17,23 @@ from n2g_assets.drawing.text import graph_text, table_text
 from n2g_assets.storage.home import Home
 
 _LAYERS = """
-    SELECT layer, units, dead, failed + too_few_contexts AS failed,
-           max(precision) FILTER (predictor = 'graph') AS precision,
-           max(recall) FILTER (predictor = 'graph') AS recall,
-           max(f1) FILTER (predictor = 'graph') AS f1,
-           max(f1) FILTER (predictor = 'token_lookup') AS token_lookup_f1,
-           max(f1) FILTER (predictor = 'ngram') AS ngram_f1
-    FROM layer_summary WHERE study = ? GROUP BY ALL ORDER BY layer
+    SELECT layer, units, dead, failed + too_few_contexts AS failed, without_firing AS "never fire",
+           precision, recall, f1,
+           max(f1) FILTER (predictor = 'token_lookup') OVER (PARTITION BY layer) AS "token lookup f1",
+           max(f1) FILTER (predictor = 'ngram') OVER (PARTITION BY layer) AS "n-gram f1"
+    FROM layer_summary WHERE study = ? QUALIFY predictor = 'graph' OR predictor IS NULL ORDER BY layer
+"""
+
+_GRAPHS = """
+    SELECT layer, neuron, sign, f1 FROM evaluation
+    WHERE study = ? AND predictor = 'graph' AND text = 'top'
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY f1 DESC NULLS LAST, neuron) = 1
+    ORDER BY layer LIMIT 3
+"""
+
+_RULES = """
+    SELECT rule_id, pattern, activation, count FROM rules
+    WHERE study = ? AND layer = ? AND neuron = ? AND sign = ? ORDER BY rule_id
 """
 
 
@@ -55,7 +65,7 @@ def _run(study: str, home: Home) -> bool:
         result = job.execute_in_process(
             instance=instance,
             tags={RANGE_START: keys[0], RANGE_END: keys[-1]},
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
     for event in result.all_events:
@@ -80,9 +90,9 @@ def _summary(study: str, home: Home) -> None:
     with duckdb.connect(str(home.database), read_only=True) as database:
         layers = database.execute(_LAYERS, [study]).fetchall()
         names = [column[0] for column in database.description]
-        _say(f"\nFiring on the units' own test contexts, means over units (study '{study}'):\n")
+        _say(f"\nFiring on the units' own test contexts (study '{study}'), means over units:\n")
         _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
-        _say("The graph of median F1 of each layer, as rules in the order of the text; the unit fires on [this]:")
+        _say("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
             rules = pl.DataFrame(
                 database.execute(_RULES, [study, layer, neuron, sign]).fetchall(),
@@ -100,20 +110,6 @@ The database: {shown}
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
   UI:   make ui""")
-
-
-_GRAPHS = """
-    SELECT layer, neuron, sign, f1 FROM evaluation
-    WHERE study = ? AND predictor = 'graph' AND text = 'top'
-    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY f1 NULLS FIRST, neuron)
-        = (count(*) OVER (PARTITION BY layer) + 1) // 2
-    ORDER BY layer LIMIT 3
-"""
-
-_RULES = """
-    SELECT rule_id, pattern, activation, count FROM rules
-    WHERE study = ? AND layer = ? AND neuron = ? AND sign = ? ORDER BY rule_id
-"""
 
 
 def _say(text: str) -> None:

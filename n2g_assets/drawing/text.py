@@ -10,22 +10,9 @@ from collections.abc import Iterable
 
 import polars as pl
 
-_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+from n2g_assets.method.display import clean_text, display_text
+
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-
-
-def display_text(token: bytes) -> str:
-    """A token for reading: white space made visible, broken bytes and invisible characters shown by their code."""
-    if not token:
-        return "(empty)"
-    text = "".join(_visible(character) for character in token.decode("utf-8", errors="surrogateescape"))
-    return "◌" + text if unicodedata.category(text[0]).startswith("M") else text
-
-
-def clean_text(text: str) -> str:
-    """A line for reading: like ``display_text``, but plain spaces stay spaces and line breaks become spaces."""
-    return "".join(" " if character in " \n\t\r" else _visible(character) for character in text)
 
 
 def text_width(text: str) -> int:
@@ -92,17 +79,6 @@ def table_text(frame: pl.DataFrame) -> str:
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     rule = "  ".join("─" * text_width(column[0]) for column in columns)
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _visible(character: str) -> str:
-    if character in _VISIBLE:
-        return _VISIBLE[character]
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if unicodedata.category(character) in _ESCAPED:
-        return f"\\x{code:02x}" if code <= 0xFF else f"\\u{{{code:x}}}"
-    return character
 
 
 def _character_width(character: str) -> int:

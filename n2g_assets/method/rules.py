@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from n2g_assets.drawing.text import display_text
+from n2g_assets.method.display import display_text
 
 
 def rule_rows(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

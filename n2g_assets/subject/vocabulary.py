@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from n2g_assets.method.display import display_text
 from n2g_assets.method.normalise import normalise as normalised_form
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.subject.tokens import SubjectTokenizer
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
-_VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
 def build_vocabulary(
@@ -63,12 +63,6 @@ def vocabulary_from_rows(rows: pl.DataFrame, *, bos_id: int, mask_id: int) -> Vo
     """The vocabulary back from its rows, whatever their order."""
     rows = rows.sort("token_id")
     return _vocabulary(rows["token"].to_list(), rows["normalised"].to_list(), bos_id, mask_id)
-
-
-def display_text(token: bytes) -> str:
-    """A token for reading: white space as symbols, what cannot be printed and broken bytes as escapes."""
-    text = token.decode("utf-8", errors="backslashreplace")
-    return "".join(_VISIBLE.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
 
 
 def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: int) -> Vocabulary:

@@ -35,7 +35,7 @@ def shifted(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("activation") * 1.01)
 
 
-def train_everywhere_of_first_document(frame: pl.DataFrame) -> pl.DataFrame:
+def one_document_on_both_sides(frame: pl.DataFrame) -> pl.DataFrame:
     first = frame["document_id"][0]
     other = frame.filter(pl.col("neuron") == frame["neuron"][0], pl.col("split") != frame["split"][0])["rank"][0]
     wrong = (pl.col("neuron") == frame["neuron"][0]) & (pl.col("rank") == other)
@@ -47,7 +47,7 @@ def train_everywhere_of_first_document(frame: pl.DataFrame) -> pl.DataFrame:
     [
         ("activation_cache", "activations_recomputed", "top_contexts", shifted, "layer 01"),
         ("top_examples", "activations_recomputed", "top_examples", shifted, "differs by"),
-        ("top_examples", "train_and_test_disjoint", "top_examples", train_everywhere_of_first_document, "both train and test"),
+        ("top_examples", "train_and_test_disjoint", "top_examples", one_document_on_both_sides, "both train and test"),
         (
             "evaluation", "rows_are_sound", "evaluation",
             lambda frame: frame.filter(pl.col("neuron") != frame["neuron"][0]), "lacks 1 unit",

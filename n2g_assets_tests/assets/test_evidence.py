@@ -34,7 +34,9 @@ def test_no_step_that_builds_a_graph_read_a_held_out_or_a_test_document(finished
         for table in ("pruned_examples", "augmented_examples", "saliencies"):
             ranks = store.scan_all(table, "tiny").filter(**dict(zip(keys, unit, strict=True))).collect()["rank"]
             assert set(ranks) <= set(train["rank"])
-    pruned = store.scan_all("pruned_examples", "tiny").collect().join(examples, on=[*keys, "rank"], suffix="_of_example")
+    pruned = (
+        store.scan_all("pruned_examples", "tiny").collect().join(examples, on=[*keys, "rank"], suffix="_of_example")
+    )
     for row in pruned.iter_rows(named=True):
         start, kept = row["start"], row["token_ids"]
         assert row["token_ids_of_example"][start : start + len(kept) - 1] == kept[1:]

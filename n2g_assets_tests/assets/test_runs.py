@@ -9,7 +9,7 @@ import pytest
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.tables import STAGES, TABLES
-from n2g_assets_tests.assets.studies import metadata_of, run_job, tiny_study, write_corpus
+from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study, write_corpus
 from n2g_assets_tests.tiny_models import tiny_gpt2
 
 LAYERS = ["00", "01", "02"]
@@ -59,7 +59,7 @@ def test_every_unit_stands_in_the_ledger_of_every_stage(finished):
 
 
 def test_a_second_run_reuses_everything_and_changes_no_row(finished, instance):
-    before = rows(finished.home, "slices") if False else rows(finished.home, "graph_nodes")
+    before = rows(finished.home, "graph_nodes")
     again = run_job(finished.study, finished.home, instance)
     for stage in STAGES:
         assert {metadata["result"] for metadata in metadata_of(again, stage).values()} == {"reused"}
@@ -74,7 +74,10 @@ def test_a_range_of_layers_touches_only_those(tmp_path, instance):
     result = run_job(study, tmp_path / "home", instance, ("00", "01"))
     assert sorted(metadata_of(result, "evaluation")) == ["00", "01"]
     rest = run_job(study, tmp_path / "home", instance, ("01", "02"))
-    assert {layer: m["result"] for layer, m in metadata_of(rest, "evaluation").items()} == {"01": "reused", "02": "computed"}
+    assert {layer: m["result"] for layer, m in metadata_of(rest, "evaluation").items()} == {
+        "01": "reused",
+        "02": "computed",
+    }
 
 
 def test_more_neurons_compute_only_the_new_ones(finished, tmp_path, instance):
@@ -115,8 +118,6 @@ def test_a_layer_that_fails_does_not_stop_its_siblings(finished, tmp_path, insta
     (home / "slices" / "pruned_examples" / "study=tiny" / "layer=1" / "rows.parquet").write_bytes(b"PAR1 damaged")
     method = finished.study.settings.method.model_dump() | {"substitutes": 1}
     study = tiny_study(finished.study.folder, method=method)
-    from n2g_assets_tests.assets.studies import definitions_of
-
     job = definitions_of(study, home).resolve_implicit_global_asset_job_def()
     keys = [study.key("augmented_examples")]
     result = job.execute_in_process(

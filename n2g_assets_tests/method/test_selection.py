@@ -29,5 +29,5 @@ def test_both_signs_of_a_neuron_stand_side_by_side():
 
 @pytest.mark.parametrize("selection", [[0, 4], [-1], NeuronSample(sample=5)])
 def test_neurons_that_do_not_exist_are_refused_with_the_range(selection):
-    with pytest.raises(SettingsError, match="4|3"):
+    with pytest.raises(SettingsError, match=r"4|3"):
         select_neurons(selection, 0, 4)

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.method.display import display_text
 from n2g_assets.method.normalise import normalise
 from n2g_assets.storage.tables import TABLES
 from n2g_assets.subject.tokens import SubjectTokenizer
-from n2g_assets.subject.vocabulary import build_vocabulary, display_text, vocabulary_from_rows, vocabulary_rows
+from n2g_assets.subject.vocabulary import build_vocabulary, vocabulary_from_rows, vocabulary_rows
 from n2g_assets_tests.tiny_models import BOS, END, SENTENCES, VOCABULARY, save_tiny_tokenizer, tiny_tokenizer
 
 
@@ -142,13 +143,13 @@ def test_a_normalised_form_has_no_case_of_a_title_and_is_kept_when_it_is_no_text
     ("token", "text"),
     [
         (b" the", "␣the"),
-        (b"a\n\n", "a⏎⏎"),
+        (b"a\n\n", "a↵↵"),
         (b"\t", "⇥"),
         (b"\xe2\x80", "\\xe2\\x80"),
         ("é“".encode(), "é“"),
         (b"\x00\x1b[31m", "\\x00\\x1b[31m"),
-        ("\u202ex".encode(), "\\u202ex"),
-        (b"", ""),
+        ("\u202ex".encode(), "\\u{202e}x"),
+        (b"", "(empty)"),
     ],
 )
 def test_display_text_shows_what_cannot_be_seen(token, text):

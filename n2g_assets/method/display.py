@@ -1,0 +1,35 @@
+"""Tokens as text for reading.
+
+Model text is untrusted text: whatever could move a cursor, reverse a line or hide itself is shown by its code.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+_ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+def display_text(token: bytes) -> str:
+    """A token for reading: white space made visible, broken bytes and invisible characters shown by their code."""
+    if not token:
+        return "(empty)"
+    text = "".join(_visible(character) for character in token.decode("utf-8", errors="surrogateescape"))
+    return "◌" + text if unicodedata.category(text[0]).startswith("M") else text
+
+
+def clean_text(text: str) -> str:
+    """A line for reading: like ``display_text``, but plain spaces stay spaces and line breaks become spaces."""
+    return "".join(" " if character in " \n\t\r" else _visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in _VISIBLE:
+        return _VISIBLE[character]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in _ESCAPED:
+        return f"\\x{code:02x}" if code <= 0xFF else f"\\u{{{code:x}}}"
+    return character
