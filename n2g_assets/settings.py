@@ -130,7 +130,7 @@ class HarvestSettings(Settings):
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of the documents that is never harvested (DESIGN section 6, step 1)."""
     near_duplicate_run: int = Field(default=13, ge=4)
-    """Tokens; documents that share a run this long are near-duplicates and stay on one side of the split."""
+    """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
     strongest: int = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
     batch_tokens: int = Field(default=4096, ge=1)

@@ -38,7 +38,7 @@ class _DepthReached(Exception):  # noqa: N818  (a signal, no error)
     """Raised in the deepest hook: nothing below it is wanted."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SubjectModel:
     """A language model whose units can be read at one hook; built by :func:`load_subject`."""
 
@@ -126,7 +126,7 @@ class SubjectModel:
                 f"set it to {self.max_context} or less."
             )
 
-    def run(self, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback]) -> None:
+    def run(self, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback], **inputs: Tensor) -> None:
         """One forward pass that calls ``taps[layer]`` with the activations there and stops after the deepest layer.
 
         Prompts are padded on the right: attention is causal, so padding needs no mask, but positions of padding carry
@@ -135,6 +135,7 @@ class SubjectModel:
         Args:
             tokens: Token ids, BOS at position 0; moved to the model's device.
             taps: For each layer, what gets its activations, in the model's dtype, on its device.
+            inputs: More inputs of the transformers model, such as a mask; not for hooks that the bridge alone reads.
         """
         if not taps:
             return
@@ -148,7 +149,7 @@ class SubjectModel:
             for layer, callback in taps.items():
                 hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], callback, stop=layer == deepest))
             with suppress(_DepthReached):
-                self.plain(tokens, use_cache=False)
+                self.plain(tokens, use_cache=False, **inputs)
 
     def _run_bridge(
         self, bridge: TransformerBridge, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback], deepest: int

@@ -1,7 +1,8 @@
 """Answers probes: the activations of units of one layer on prompts, all prompts of all units in one call.
 
 1. Prompts that occur more than once go through the model once, whichever units ask.
-2. They are sorted by length and cut into batches, padded on the right (attention is causal: no mask is needed).
+2. Prompts that begin alike are packed into rows that share their beginning (``packing``), where the architecture allows
+   it; else they are sorted by length and padded on the right (attention is causal: no mask is needed).
 3. The pass stops at the layer, and only the columns of the asked units are taken from it.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from n2g_assets.method.probing import Unit
 from n2g_assets.subject.batching import batches, pad
 from n2g_assets.subject.model import SubjectModel
+from n2g_assets.subject.packing import Row, heeds_masks, inputs_of, pack
 
 
 class LayerProber:
@@ -45,31 +47,52 @@ class LayerProber:
             [numbers.setdefault(np.asarray(prompt, np.int32).tobytes(), len(numbers)) for prompt in prompts], np.int64
         )
         different = [np.frombuffer(content, np.int32) for content in numbers]
-        lengths = np.array([len(prompt) for prompt in different], np.int64)
         neurons = torch.tensor([unit.neuron for unit in units], dtype=torch.int64)
-        signs = torch.tensor([unit.sign for unit in units], dtype=torch.float32)
-        by_number = np.argsort(number_of, kind="stable")
-        starts = np.searchsorted(number_of[by_number], np.arange(len(different) + 1))
+        signs = np.array([unit.sign for unit in units], np.float32)
+        asking: list[list[int]] = [[] for _ in different]
+        for pair, number in enumerate(number_of.tolist()):
+            asking[number].append(pair)
+        share = len(different) > 1 and heeds_masks(self.model)
+        rows = pack(different) if share else _apart(different)
+        packed = len(rows) < len(different)
         answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
-        for batch in batches(lengths, self.batch_tokens):
-            asked = [by_number[starts[number] : starts[number + 1]] for number in batch]
-            rows = torch.from_numpy(np.repeat(np.arange(len(batch)), [len(pairs) for pairs in asked]))
-            pairs = torch.from_numpy(np.concatenate(asked))
-            taken: list[Tensor] = []
-
-            def take(
-                activations: Float[Tensor, "batch pos d_mlp"],
-                rows: Tensor = rows,
-                pairs: Tensor = pairs,
-                taken: list[Tensor] = taken,
-            ) -> None:
-                device = activations.device
-                taken.append(activations[rows.to(device), :, neurons[pairs].to(device)].float().cpu())
-
-            self.model.run(pad([different[number] for number in batch], self.model.bos_id), {self.layer: take})
-            values = (taken[0] * signs[pairs][:, None]).numpy()
-            for value, pair in zip(values, pairs.tolist(), strict=True):
-                answers[pair] = value[: len(prompts[pair])].copy()
+        for batch in batches(np.array([len(row.tokens) for row in rows], np.int64), self.batch_tokens):
+            together = [rows[number] for number in batch]
+            wanted = [
+                (index, path, pair)
+                for index, row in enumerate(together)
+                for number, path in row.paths.items()
+                for pair in asking[number]
+            ]
+            taken = self._read(together, [(index, int(neurons[pair])) for index, _, pair in wanted], packed)
+            for value, (_, path, pair) in zip(taken, wanted, strict=True):
+                answers[pair] = value[path] * signs[pair]
             self.calls += 1
-            self.tokens += int(lengths[batch].sum())
+            self.tokens += sum(len(row.tokens) for row in together)
         return answers
+
+    def _read(
+        self, rows: Sequence[Row], columns: Sequence[tuple[int, int]], packed: bool
+    ) -> Float32[np.ndarray, "columns pos"]:
+        """Activations of (row, neuron) pairs at every position of their row."""
+        taken: list[Tensor] = []
+        at, neurons = torch.tensor(columns, dtype=torch.int64).reshape(-1, 2).unbind(1)
+
+        def take(activations: Float[Tensor, "batch pos d_mlp"]) -> None:
+            device = activations.device
+            taken.append(activations[at.to(device), :, neurons.to(device)].float().cpu())
+
+        if packed:
+            tokens, inputs = inputs_of(rows, self.model)
+            self.model.run(tokens, {self.layer: take}, **inputs)
+        else:
+            self.model.run(pad([np.array(row.tokens) for row in rows], self.model.bos_id), {self.layer: take})
+        return taken[0].numpy()
+
+
+def _apart(prompts: Sequence[Int32[np.ndarray, " length"]]) -> list[Row]:
+    """A row for each prompt."""
+    return [
+        Row(prompt.tolist(), list(range(-1, len(prompt) - 1)), list(range(len(prompt))), {i: list(range(len(prompt)))})
+        for i, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,117 @@
+"""Packs prompts that begin alike into rows, so that what they share goes through the model once.
+
+1. Different prompts, sorted, are inserted one after another into a prefix tree; a full tree makes a row.
+2. A row holds the tokens of its tree, parents before children. A mask lets each token see its ancestors and itself and
+   nothing else, its position is its depth: so it is read as it would be in a prompt of its own.
+3. A prompt's activations stand at the nodes of its path.
+
+Masked prompts and variants share everything left of the token that was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Int32
+from torch import Tensor
+
+from n2g_assets.subject.batching import pad
+
+if TYPE_CHECKING:
+    from n2g_assets.subject.model import SubjectModel
+
+ROW_TOKENS = 128
+"""Tokens of a row at the most: attention among them all grows with its square. A longer prompt has a row of its own."""
+_TOLERANCE = 1e-3
+"""Share of the largest activation by which packed and separate reading may differ where an architecture heeds masks."""
+
+
+@dataclass
+class Row:
+    """A prefix tree of prompts: for each node its token, its parent (-1 for the first) and its depth."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    paths: dict[int, list[int]] = field(default_factory=dict)
+    """For each prompt, by its number, the nodes of its tokens."""
+
+
+def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_TOKENS) -> list[Row]:
+    """Rows of at most ``row_tokens`` nodes (more only for a longer prompt) that hold every prompt once."""
+    rows: list[Row] = []
+    previous: list[int] = []
+    path: list[int] = []
+    for number in sorted(range(len(prompts)), key=lambda i: prompts[i].tolist()):
+        tokens = prompts[number].tolist()
+        shared = _shared(previous, tokens)
+        if not rows or len(rows[-1].tokens) + len(tokens) - shared > row_tokens:
+            rows.append(Row())
+            path, shared = [], 0
+        row, path = rows[-1], path[:shared]
+        for depth in range(shared, len(tokens)):
+            row.parents.append(path[-1] if path else -1)
+            path.append(len(row.tokens))
+            row.tokens.append(tokens[depth])
+            row.depths.append(depth)
+        row.paths[number] = path
+        previous = tokens
+    return rows
+
+
+def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[str, Tensor]]:
+    """Token ids [row, node] of a batch, and the mask and positions that the model reads them with."""
+    tokens = pad([np.array(row.tokens) for row in rows], model.bos_id)
+    seen = np.repeat(np.eye(tokens.shape[1], dtype=bool)[None], len(rows), axis=0)
+    for tree, row in zip(seen, rows, strict=True):
+        for node, parent in enumerate(row.parents):
+            if parent >= 0:
+                tree[node] |= tree[parent]
+    hidden = torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(
+        ~torch.from_numpy(seen), torch.finfo(model.dtype).min
+    )
+    positions = pad([np.array(row.depths) for row in rows], 0)
+    return tokens, {
+        "attention_mask": hidden[:, None].to(model.device),
+        "position_ids": positions.to(model.device),
+    }
+
+
+@lru_cache(maxsize=4)
+def heeds_masks(model: SubjectModel) -> bool:
+    """Whether packed and separate reading agree on a few short prompts; some architectures ignore masks or positions."""
+    if model.bridge is not None:
+        return False
+    some = np.linspace(0, model.d_vocab - 1, 8).astype(np.int32)
+    prompts = [np.array([model.bos_id, *some[:3], *some[number : number + 3]], np.int32) for number in range(1, 6)] + [
+        np.array([model.bos_id, some[7]], np.int32)
+    ]
+    layer = model.hook.layers[-1]
+    read: list[Tensor] = []
+    rows = pack(prompts)
+    try:
+        tokens, inputs = inputs_of(rows, model)
+        model.run(tokens, {layer: lambda found: read.append(found.float())}, **inputs)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    for row, packed in zip(rows, read[0], strict=True):
+        for number, path in row.paths.items():
+            apart: list[Tensor] = []
+            model.run(torch.from_numpy(prompts[number].astype(np.int64))[None], {layer: apart.append})
+            alone = apart[0][0].float()
+            if not float((packed[path] - alone).abs().max()) <= _TOLERANCE * float(alone.abs().max()):
+                return False
+    return True
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two prompts have in common at their beginning."""
+    for number, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return number
+    return min(len(first), len(second))
