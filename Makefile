@@ -1,56 +1,70 @@
 # Every target honours N2G_HOME (where data goes; default .n2g beside this file), an already active environment, and VENV=.
 PYTHON ?= python3
 VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
-export N2G_HOME ?= $(CURDIR)/.n2g
+N2G_HOME ?= .n2g
+override N2G_HOME := $(abspath $(N2G_HOME))
+export N2G_HOME
 export DAGSTER_HOME := $(N2G_HOME)/dagster
 PORT ?= 3000
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 READY := $(VENV)/.n2g_assets
+READY_DEV := $(VENV)/.n2g_assets_dev
+INSTANCE := $(DAGSTER_HOME)/dagster.yaml
 
-.PHONY: help demo test ui lint format readme bench clean
+.PHONY: help demo test evidence ui lint format readme bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (one to three minutes) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No environment could be made: install Python's venv module (python3-venv on Debian)."; exit 1; }
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (one to two minutes) ..."
+	@$(PIP) --upgrade pip
+	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+$(READY_DEV): $(READY)
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(INSTANCE): dagster.yaml
 	@mkdir -p $(DAGSTER_HOME)
 	@cp $< $@
 
-demo: $(READY) $(DAGSTER_HOME)/dagster.yaml ## materialize the study `demo` and show what came out
+demo: $(READY) $(INSTANCE) ## materialize the study `demo` and show what came out
 	@$(BIN)/python -m n2g_assets.demo
 
-test: $(READY) ## run the tests
+test: $(READY_DEV) ## run the tests
 	@$(BIN)/python -m pytest
 
-ui: $(READY) $(DAGSTER_HOME)/dagster.yaml ## open the Dagster UI on a local port (PORT=3000)
+evidence: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
+	@$(BIN)/python -m n2g_assets_tests.evidence
+
+ui: $(READY) $(INSTANCE) ## open the Dagster UI on a local port (PORT=3000)
 	@echo "Dagster UI: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
 	@$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
-lint: $(READY) ## style, types and the Dagster project
+lint: $(READY_DEV) $(INSTANCE) ## style, types and the Dagster project
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/dg check defs
 	@$(BIN)/dagster definitions validate --workspace workspace.yaml
 
-readme: $(READY) ## bring the generated parts of the README up to date
-	@$(BIN)/python -m n2g_assets.readme
-
-format: $(READY) ## format the code
+format: $(READY_DEV) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## measure: each script prints one ratio last
-	@$(BIN)/python benchmarks/harvest.py
-	@$(BIN)/python benchmarks/graphs.py
+readme: $(READY) ## bring the generated parts of the README up to date
+	@$(BIN)/python -m n2g_assets.readme
 
-clean: ## remove the environment's mark; data in N2G_HOME stays
-	@rm -f $(READY)
+bench: $(READY_DEV) ## measure: each script prints one ratio last
+	@$(BIN)/python benchmarks/harvest.py
+	@$(BIN)/python benchmarks/graphs.py --units 1 --contexts 1
+
+clean: ## remove the environment's marks; data in N2G_HOME stays
+	@rm -f $(READY) $(READY_DEV)

@@ -20,15 +20,25 @@ def build_defs(
     Args:
         studies: these studies and no others; none loads the ``defs`` folder of ``project``.
         project: a folder within a Dagster project; none means this one.
-        resources: replace the resources of the same name; with ``studies``, the default home is there already.
+        resources: replace the resources of the same name; the home is ``n2g``.
     """
+    executor = dg.Definitions(executor=dg.in_process_executor)
     if studies is None:
         loaded = dg.load_from_defs_folder(path_within_project=project or Path(__file__).parent)
-        base = dg.Definitions(executor=dg.in_process_executor)
-        return dg.Definitions.merge(loaded, base)
-    parts = [study_definitions(study) for study in studies]
-    home = dg.Definitions(resources={"n2g": N2GResource(), **(resources or {})}, executor=dg.in_process_executor)
-    return dg.Definitions.merge(*parts, home)
+        parts = [
+            dg.Definitions(
+                assets=loaded.assets,
+                asset_checks=loaded.asset_checks,
+                jobs=loaded.jobs,
+                schedules=loaded.schedules,
+                sensors=loaded.sensors,
+            )
+        ]
+        resources = {**(loaded.resources or {}), **(resources or {})}
+    else:
+        parts = [study_definitions(study) for study in studies]
+        resources = {"n2g": N2GResource(), **(resources or {})}
+    return dg.Definitions.merge(*parts, executor, dg.Definitions(resources=resources or {}))
 
 
 @dg.definitions

@@ -7,20 +7,20 @@ import os
 import resource
 import sys
 import time
-from pathlib import Path
 
 import dagster as dg
-import duckdb
 import polars as pl
 
 from n2g_assets.drawing.text import graph_text, table_text
+from n2g_assets.errors import N2GError, SettingsError
 from n2g_assets.storage.home import Home
+from n2g_assets.storage.warehouse import open_database
 
 _LAYERS = """
-    SELECT layer, units, dead, failed + too_few_contexts AS failed, without_firing AS "never fire",
-           precision, recall, f1,
-           max(f1) FILTER (predictor = 'token_lookup') OVER (PARTITION BY layer) AS "token lookup f1",
-           max(f1) FILTER (predictor = 'ngram') OVER (PARTITION BY layer) AS "n-gram f1"
+    SELECT layer, units, dead, too_few_contexts AS "too few contexts", failed, without_firing AS "never fire",
+           precision_all AS precision, recall_all AS recall, f1_all AS f1,
+           max(f1_all) FILTER (predictor = 'token_lookup') OVER (PARTITION BY layer) AS "token lookup f1",
+           max(f1_all) FILTER (predictor = 'ngram') OVER (PARTITION BY layer) AS "n-gram f1"
     FROM layer_summary WHERE study = ? QUALIFY predictor = 'graph' OR predictor IS NULL ORDER BY layer
 """
 
@@ -45,9 +45,17 @@ def main() -> int:
     began = time.monotonic()
     home = Home.from_environment()
     os.environ["N2G_PROGRESS"] = "lines"
-    _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
-    succeeded = _run(study, home)
-    _summary(study, home)
+    try:
+        home.check_writable()
+        _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
+        succeeded = _run(study, home)
+    except N2GError as error:
+        _say(str(error))
+        return 1
+    if succeeded:
+        _summary(study, home)
+    else:
+        _say("What was finished is kept: the same command goes on from there.")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform != "darwin" else 1024**3)
     _say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
     return 0 if succeeded else 1
@@ -57,9 +65,13 @@ def _run(study: str, home: Home) -> bool:
     from n2g_assets.definitions import build_defs
     from n2g_assets.study import RANGE_END, RANGE_START
 
+    home.dagster.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("DAGSTER_HOME", str(home.dagster))
-    Path(os.environ["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
-    job = build_defs().resolve_job_def(study)
+    definitions = build_defs()
+    known = sorted({key.path[0] for key in definitions.resolve_all_asset_keys()})
+    if study not in known:
+        raise SettingsError(f"There is no study '{study}': choose one of {', '.join(known)}.")
+    job = definitions.resolve_job_def(study)
     keys = job.partitions_def.get_partition_keys() if job.partitions_def else []
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
@@ -85,12 +97,10 @@ def _cause(event: dg.DagsterEvent) -> str:
 
 
 def _summary(study: str, home: Home) -> None:
-    if not home.database.exists():
-        return
-    with duckdb.connect(str(home.database), read_only=True) as database:
+    with open_database(home) as database:
         layers = database.execute(_LAYERS, [study]).fetchall()
         names = [column[0] for column in database.description]
-        _say(f"\nFiring on the units' own test contexts (study '{study}'), means over units:\n")
+        _say(f"\nFiring on the units' own test contexts (study '{study}'), means over all units asked for:\n")
         _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
         _say("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
@@ -106,7 +116,7 @@ def _summary(study: str, home: Home) -> None:
     shown = shown if not shown.startswith("..") else str(home.database)
     _say(f"""
 The database: {shown}
-  SQL:  .venv/bin/python -c "import duckdb; duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
+  SQL:  {os.path.relpath(sys.executable)} -c "import duckdb; print(duckdb.connect('{shown}').sql('FROM layer_summary'))"
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
   UI:   make ui""")

@@ -138,7 +138,7 @@ class HarvestSettings(Settings):
     shard_tokens: int = Field(default=65536, ge=1)
     """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the harvest; what is stored and decided on is measured in float32 in either case."""
+    """Arithmetic of the harvest; after bfloat16, only the top contexts of the study's units are measured in float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """``auto`` takes cuda, then mps, then cpu."""
 

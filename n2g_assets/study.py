@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import dagster as dg
 from pydantic import BaseModel
 
@@ -19,6 +21,7 @@ from n2g_assets.assets.stage import stage_asset
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
 from n2g_assets.assets.workbench import Study
+from n2g_assets.errors import SettingsError
 from n2g_assets.settings import StudySettings
 
 STAGES = (
@@ -52,6 +55,11 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The study's definitions."""
+        if not re.fullmatch(r"[A-Za-z0-9_]+", context.path.name):
+            raise SettingsError(
+                f"The study folder '{context.path.name}' cannot name a job: use letters, digits and _ (such as "
+                f"'{re.sub(r'[^A-Za-z0-9_]', '_', context.path.name)}')."
+            )
         settings = StudySettings(**self.model_dump())
         return study_definitions(Study(context.path.name, context.path, settings))
 

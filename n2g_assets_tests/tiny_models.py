@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from n2g_assets.settings import HarvestSettings
-from n2g_assets.subject.sources import SubjectFiles, hash_weights
+from n2g_assets.subject.sources import SubjectFiles, hash_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,7 +74,7 @@ def save_tiny_model(folder: Path, config: PreTrainedConfig, seed: int = 0) -> Su
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     save_tiny_tokenizer(folder)
-    return SubjectFiles(folder, folder.name, "local", hash_weights(folder))
+    return SubjectFiles(folder, folder.name, "local", hash_model(folder))
 
 
 def tiny_gpt2(
@@ -181,7 +181,7 @@ def tiny_solu(
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     save_tiny_tokenizer(folder)
-    return SubjectFiles(folder, folder.name, "local", hash_weights(folder))
+    return SubjectFiles(folder, folder.name, "local", hash_model(folder))
 
 
 def load_tiny(files: SubjectFiles, hook: str = "mlp.hook_post") -> SubjectModel:

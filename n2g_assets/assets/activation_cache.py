@@ -23,22 +23,27 @@ _TABLES = ("neuron_stats", "activations", "top_contexts")
 
 
 def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
-    stale = [layer for layer in layers if not bench.is_fresh(_TABLES, _input_hash(bench, layer), layer)]
-    if stale:
-        together = [
-            layer
-            for layer in bench.settings.layer_numbers
-            if layer in stale or (layer < max(stale) and not bench.is_fresh(_TABLES, _input_hash(bench, layer), layer))
-        ]
-        with bench.holding("activation_cache"):
-            bench.harvest(together, show)
+    with bench.holding("activation_cache"):
+        stale = [layer for layer in bench.settings.layer_numbers if not _is_fresh(bench, layer)]
+        asked = [layer for layer in layers if layer in stale]
+        if asked:
+            bench.harvest([layer for layer in stale if layer <= max(asked)], show)
+
+
+def _is_fresh(bench: Workbench, layer: int) -> bool:
+    return bench.is_fresh(_TABLES, _input_hash(bench, layer), layer)
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+    with bench.holding(f"activation_cache-{layer}"):
+        return _fill(bench, layer, show)
+
+
+def _fill(bench: Workbench, layer: int, show: Progress) -> StageReport:
     began = time.monotonic()
     input_hash = _input_hash(bench, layer)
     units = bench.units(layer)
-    reused = bench.is_fresh(_TABLES, input_hash, layer)
+    reused = _is_fresh(bench, layer)
     if not reused:
         frames = bench.harvest([layer], show).frames(layer)
         for table in _TABLES:

@@ -159,7 +159,7 @@ def _recompute_faults(bench: Workbench, table: str, layer: int) -> list[str]:
             if not difference <= _TOLERANCE * abs(a_max[unit]):
                 faults.append(
                     f"neuron {unit.neuron} in {row['context_id']} differs by {difference:.1e} of a_max "
-                    f"{a_max[unit]:.3g}: delete the cache folder and materialize activation_cache again"
+                    f"{a_max[unit]:.3g}: delete cache/harvest and slices/{table} in N2G_HOME and run again"
                 )
     return faults
 

@@ -54,6 +54,7 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
                 "documents": documents.height,
+                **bench.manifest("contexts").extra,
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
                 "tokens by source": preview(tokens),
                 "preview": preview(documents.drop("study", "sha256")),
@@ -95,4 +96,10 @@ def _write(bench: Workbench, input_hash: str, show: Progress) -> None:
         progress=lambda _source, done, expected: show(done, max(done, expected)),
     )
     bench.write("documents", corpus.documents, input_hash=input_hash, code_version=_CODE_VERSION)
-    bench.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION)
+    counted = {
+        "duplicate documents dropped": corpus.duplicates,
+        "empty documents dropped": corpus.empty,
+        "clusters of near-duplicates": corpus.clusters,
+        "share of held-out runs that the harvest holds too": corpus.shared_run_share,
+    }
+    bench.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION, extra=counted)

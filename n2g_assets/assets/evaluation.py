@@ -37,10 +37,10 @@ def _histogram(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
         for (name,), frame in rows.sort("predictor").group_by("predictor", maintain_order=True)
     }
     figure = f1_histogram(f1, f"{bench.study.name}: F1 of firing on test contexts, layer {layer}")
+    asked = len(bench.units(layer))
     means = {
-        f"mean F1 of {name}": dg.MetadataValue.float(sum(defined) / len(defined))
+        f"mean F1 of {name} over {asked} units": dg.MetadataValue.float(sum(value or 0 for value in values) / asked)
         for name, values in f1.items()
-        if (defined := [value for value in values if value is not None])
     }
     return {"F1 of the layer": dg.MetadataValue.md(as_markdown_image(figure)), **means}
 

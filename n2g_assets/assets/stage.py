@@ -15,7 +15,7 @@ import polars as pl
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
 from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
-from n2g_assets.errors import N2GError
+from n2g_assets.errors import N2GError, StorageError
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import hash_json
@@ -161,7 +161,13 @@ def fill_layer(
     units = bench.units(layer)
     a_max = bench.a_max(layer, units)
     hashes = {name: unit_rows_hashes(frame, units) for name, frame in inputs.items()}
-    ended = bench.read("ledger", layer, part=previous).filter(pl.col("status") != "ok")
+    ledger = bench.read("ledger", layer, part=previous)
+    missing = set(units) - {Unit(neuron, sign) for neuron, sign in ledger.select("neuron", "sign").iter_rows()}
+    if missing:
+        raise StorageError(
+            f"{previous} of layer {layer} has not seen {len(missing)} of the units asked for: materialize it first."
+        )
+    ended = ledger.filter(pl.col("status") != "ok")
     carried = {
         Unit(row["neuron"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
     }

@@ -81,7 +81,7 @@ def _write(bench: Workbench, input_hash: str) -> None:
     from n2g_assets.subject.vocabulary import build_vocabulary, vocabulary_rows
 
     settings = bench.settings
-    model = bench.subject(settings.harvest.dtype)
+    model = bench.load_subject(settings.harvest.dtype)
     selection = settings.neurons
     if isinstance(selection, NeuronSample):
         neurons: int | list[int] = selection.sample

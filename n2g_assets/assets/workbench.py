@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -163,6 +163,7 @@ class Workbench:
         part: str = "rows",
         input_hash: str,
         code_version: str,
+        extra: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Replace one of this study's slices; the columns of study and layer are added."""
         added = [pl.lit(self.study.name).alias("study")]
@@ -170,7 +171,7 @@ class Workbench:
             added.append(pl.lit(layer, dtype=pl.Int32).alias("layer"))
         return self.store.write(
             table, frame.with_columns(added), study=self.study.name, layer=layer, part=part,
-            input_hash=input_hash, code_version=code_version,
+            input_hash=input_hash, code_version=code_version, extra=extra,
         )  # fmt: skip
 
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
@@ -210,10 +211,25 @@ class Workbench:
 
         return resolve_subject(self.settings.subject, study_folder=self.study.folder, home=self.home)
 
-    def subject(self, dtype: str = "float32") -> SubjectModel:
-        """The subject model, loaded once a process."""
+    def load_subject(self, dtype: str) -> SubjectModel:
+        """The subject model as the settings name it, loaded once a process."""
         settings = self.settings
         return _load(self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype)
+
+    def subject(self, dtype: str = "float32") -> SubjectModel:
+        """The subject model that ``subject_models`` records.
+
+        Raises:
+            StorageError: the settings or the files name another one since.
+        """
+        model = self.load_subject(dtype)
+        now = f"{model.facts.file_sha256}:{model.facts.hook}:{model.bos_id}:{model.mask_id}"
+        if now != self.model_hash:
+            raise StorageError(
+                f"The subject model of study '{self.study.name}' has changed since it was materialized: "
+                "materialize subject_model, then this stage."
+            )
+        return model
 
     def harvest(self, layers: Sequence[int], show: Progress) -> Harvest:
         """Harvest some layers in one pass; what is cached is taken over."""

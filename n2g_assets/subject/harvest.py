@@ -4,7 +4,8 @@
 2. Of each remaining shard, the contexts go through the model in batches of like length, right-padded; the pass stops
    after the deepest layer that the shard lacks, and every layer's activations go to a ``LayerStream`` at once.
 3. When a shard is done, each layer's state is written as a checkpoint: a killed harvest goes on with the next shard.
-4. The frames of a layer are made by merging its shards, when they are asked for.
+4. A layer whose activations are not finite gets no checkpoint; the others go on without it.
+5. The frames of a layer are made by merging its shards, when they are asked for.
 
 A harvest in bfloat16 keeps a shortlist twice as long; the top contexts of the recorded units are then measured again in
 float32, and chosen by that.
@@ -74,6 +75,7 @@ class Harvest:
         """The rows of one layer.
 
         Raises:
+            SubjectError: The layer's activations are not finite.
             StorageError: A checkpoint was damaged or removed since.
         """
         return self._read(layer)
@@ -108,7 +110,6 @@ def harvest(
 
     Raises:
         CorpusError: There is nothing to harvest.
-        SubjectError: Activations are not finite.
         StorageError: A checkpoint cannot be written.
     """
     if exact_model is None and model.dtype != torch.float32:
@@ -120,16 +121,24 @@ def harvest(
     shards = plan_shards(corpus, store, layers, settings.shard_tokens)
     lacking = [[layer for layer in layers if not store.has(layer, shard.shard_id)] for shard in shards]
     total = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if lacks)
-    done = 0
+    done = run = 0
+    not_finite: set[int] = set()
     for shard, lacks in zip(shards, lacking, strict=True):
-        if not lacks:
+        wanted = [layer for layer in lacks if layer not in not_finite]
+        if not wanted:
             continue
-        for tokens in job.run(corpus, shard, lacks, store):
+        run += 1
+        for tokens in job.run(corpus, shard, wanted, store, not_finite):
             done += tokens
             if progress is not None:
                 progress(done, total)
 
     def read(layer: int) -> LayerHarvest:
+        if layer in not_finite:
+            raise SubjectError(
+                f"Activations of {model.name} in layer {layer} are not finite in {settings.dtype}: set harvest.dtype "
+                "to float32, or choose another hook."
+            )
         state = merge(
             ((store.read(layer, shard.shard_id), shard.contexts) for shard in shards),
             documents=corpus.documents,
@@ -143,9 +152,8 @@ def harvest(
             state = _shorten(state, corpus, settings.context_length, top_contexts, contexts_per_document)
         return _frames(state, corpus, settings.context_length)
 
-    run = sum(map(bool, lacking))
-    reused = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if not lacks)
-    return Harvest(tuple(layers), total, reused, run, len(shards) - run, read)
+    reused = [shard for shard, lacks in zip(shards, lacking, strict=True) if not lacks]
+    return Harvest(tuple(layers), done, sum(shard.n_tokens for shard in reused), run, len(reused), read)
 
 
 @dataclass(frozen=True)
@@ -173,8 +181,13 @@ class _Job:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
-    def run(self, corpus: HarvestCorpus, shard: Shard, layers: Sequence[int], store: ShardStore) -> Iterator[int]:
-        """Run a shard and write its checkpoints; yields the tokens of each batch."""
+    def run(
+        self, corpus: HarvestCorpus, shard: Shard, layers: Sequence[int], store: ShardStore, not_finite: set[int]
+    ) -> Iterator[int]:
+        """Run a shard and write its checkpoints; yields the tokens of each batch.
+
+        Layers whose activations are not finite are added to ``not_finite`` instead.
+        """
         layout = lay_out(
             corpus.context_ids.gather(shard.contexts).to_list(),
             corpus.documents[shard.contexts],
@@ -202,12 +215,10 @@ class _Job:
             yield int(lengths.sum())
         for layer in layers:
             state = streams.pop(layer).finish()
-            if not bool(torch.isfinite(state.squares).all()):
-                raise SubjectError(
-                    f"Activations of {self.model.name} in layer {layer} are not finite in {self.settings.dtype}: "
-                    "set harvest.dtype to float32, or check the model's weights."
-                )
-            store.write(layer, shard, state)
+            if bool(torch.isfinite(state.squares).all()):
+                store.write(layer, shard, state)
+            else:
+                not_finite.add(layer)
 
 
 # ------------------------------------------------------------------------------------------ bfloat16

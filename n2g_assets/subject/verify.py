@@ -46,6 +46,7 @@ class SubjectFacts:
     model: str
     source: str
     file_sha256: str
+    revision: str | None
     architecture: str
     n_layers: int
     d_mlp: int
@@ -88,6 +89,7 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
         model=model.name,
         source=files.source,
         file_sha256=files.file_sha256,
+        revision=files.revision,
         architecture=type(model.plain).__name__,
         n_layers=model.n_layers,
         d_mlp=model.d_mlp,

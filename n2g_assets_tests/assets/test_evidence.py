@@ -4,14 +4,14 @@ import polars as pl
 
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.sources import SubjectFiles, hash_weights
+from n2g_assets.subject.sources import SubjectFiles, hash_model
 from n2g_assets_tests.evidence import gather
 from n2g_assets_tests.tiny_models import load_tiny
 
 
 def test_stored_activations_and_counts_are_found_again(finished):
     folder = finished.study.folder / "model"
-    model = load_tiny(SubjectFiles(folder, "model", "local", hash_weights(folder)))
+    model = load_tiny(SubjectFiles(folder, "model", "local", hash_model(folder)))
     evidence = gather(SliceStore(Home(finished.home)), "tiny", model, n_units=12)
     assert evidence.examples > 100
     assert evidence.largest_difference <= 1e-4

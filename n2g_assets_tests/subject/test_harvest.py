@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from n2g_assets.errors import CorpusError, StorageError
+from n2g_assets.errors import CorpusError, StorageError, SubjectError
 from n2g_assets.settings import HarvestSettings
 from n2g_assets.storage.tables import TABLES
 from n2g_assets.subject.harvest import Harvest, LayerHarvest, harvest
@@ -271,6 +272,27 @@ def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float3
         np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=1e-5)
     best = frames.top_contexts.filter(rank=0).sort("sign", "neuron")["activation"].cast(pl.Float64)
     assert best.equals(frames.neuron_stats.sort("sign", "neuron")["max"], check_names=False)
+
+
+@pytest.mark.parametrize("poison", [float("inf"), float("nan")])
+def test_a_layer_that_is_not_finite_fails_alone(poison, model, contexts, first, tmp_path):
+    broken = replace(model, plain=copy.deepcopy(model.plain))
+    broken.facts = model.facts
+    with torch.no_grad():
+        broken.plain.get_submodule("model.layers.2.mlp.up_proj").weight[5] = poison
+    counting = CountingModel(broken)
+    found = run(counting, contexts, tmp_path)
+    same_frames(found.frames(0), first[0].frames(0))
+    with pytest.raises(
+        SubjectError, match=r"layer 2 are not finite .*harvest\.dtype to float32, or choose another hook"
+    ):
+        found.frames(2)
+    assert not list(tmp_path.glob("*/layer=2/*"))
+    assert counting.layers[0] == LAYERS
+    assert counting.layers[-1] == (0,), "after its first shard the layer is not read any more"
+    assert (found.tokens_run, found.shards_run) == (first[0].tokens_run, first[0].shards_run)
+    again = run(broken, contexts, tmp_path)
+    assert (again.shards_run, again.shards_reused) == (1, 0), "one shard tells that the layer is still not finite"
 
 
 def test_an_empty_harvest_says_what_to_do(model, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from n2g_assets.errors import SourceError, StorageError
 from n2g_assets.settings import HubSubject, LocalSubject, WheelSubject
 from n2g_assets.storage.home import Home
-from n2g_assets.subject import catalogue
+from n2g_assets.subject import catalogue, sources
 from n2g_assets.subject.catalogue import WheelModel
-from n2g_assets.subject.sources import hash_weights, resolve_subject
+from n2g_assets.subject.sources import hash_model, resolve_subject
 from n2g_assets.wheels import WheelPin
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama, write_tiny_gguf
 
@@ -29,6 +29,15 @@ def home(tmp_path):
 
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def identity(folder, *weights):
+    """What ``sha256sum`` writes of the files, hashed."""
+    names = [*(weights or ["model.safetensors"]), "config.json", *(["model.safetensors.index.json"] if weights else [])]
+    listed = "".join(
+        f"{sha256(folder / name)}  {name}\n" for name in [*names, "tokenizer_config.json", "tokenizer.json"]
+    )
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------ wheel
@@ -54,7 +63,7 @@ def test_a_wheel_is_converted_to_a_folder_that_loads(wheel, home):
     files = from_wheel(home)
     assert (files.name, files.source, files.revision) == ("tiny", "wheel", "1.0")
     assert files.folder == home.models / f"tiny-{wheel.pin.sha256[:8]}"
-    assert files.file_sha256 == sha256(files.folder / "model.safetensors")
+    assert files.file_sha256 == identity(files.folder)
     assert json.loads((files.folder / "provenance.json").read_text())["wheel_sha256"] == wheel.pin.sha256
     assert load_tiny(files).d_mlp == 48
 
@@ -119,8 +128,32 @@ def local(tmp_path, llama, home):
 def test_a_local_folder_counts_from_the_studys_folder(local, llama):
     files = local()
     assert (files.folder, files.name, files.source) == (local.folder, "my-model", "local")
-    assert files.file_sha256 == sha256(llama.folder / "model.safetensors")
+    assert files.file_sha256 == identity(llama.folder) == llama.file_sha256
     assert local(str(local.folder)) == files
+
+
+@pytest.mark.parametrize("edited", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_local_folder_in_which_a_file_is_edited_is_another_model(edited, local):
+    before = local().file_sha256
+    path = local.folder / edited
+    path.write_bytes(path.read_bytes() + b" ")
+    assert local().file_sha256 == identity(local.folder) != before
+
+
+def test_a_file_beside_the_model_does_not_make_it_another(local):
+    before = local()
+    (local.folder / "README.md").write_text("what it is")
+    assert local() == before
+
+
+def test_weights_are_read_once_a_process_until_they_change(local, monkeypatch):
+    before, read = local(), []
+    monkeypatch.setattr(sources, "file_sha256", lambda path: (read.append(path.name), sha256(path))[1])
+    assert local() == before
+    assert read == []
+    (local.folder / "config.json").write_text((local.folder / "config.json").read_text() + "\n")
+    assert local() != before
+    assert read == ["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +190,7 @@ def test_sharded_weights_load_and_a_missing_shard_is_named(tmp_path, llama, loca
     AutoModelForCausalLM.from_pretrained(llama.folder).save_pretrained(local.folder, max_shard_size="50KB")
     shards = sorted(local.folder.glob("model-*.safetensors"))
     assert len(shards) > 1
-    listed = "".join(f"{sha256(shard)}  {shard.name}\n" for shard in shards)
-    assert local().file_sha256 == hashlib.sha256(listed.encode()).hexdigest() == hash_weights(local.folder)
+    assert local().file_sha256 == identity(local.folder, *(shard.name for shard in shards)) == hash_model(local.folder)
     assert load_tiny(local()).n_layers == 3
     shards[1].unlink()
     with pytest.raises(SourceError, match=f"lacks {shards[1].name}"):

@@ -34,6 +34,7 @@ def test_the_facts_are_a_row_of_subject_models(model, files):
         "model": "tiny",
         "source": "local",
         "file_sha256": files.file_sha256,
+        "revision": None,
         "architecture": "LlamaForCausalLM",
     }
     assert {key: row[key] for key in expected} == expected
