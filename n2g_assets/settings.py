@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -27,6 +27,16 @@ class Settings(BaseModel):
                     cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
                     raise ValueError(f"there is no setting '{key}' here: {cure}")
         return values
+
+
+def _shape(value: Any) -> str:
+    """The tag of a value where a setting may take several shapes: a word is its own tag, all else goes by type."""
+    return value if isinstance(value, str) else "dict" if isinstance(value, Settings) else type(value).__name__
+
+
+def _one_of_shapes(sentence: str) -> Discriminator:
+    """Tells shapes apart before they are validated, so that a wrong value gives one error and not one a shape."""
+    return Discriminator(_shape, custom_error_type="shape", custom_error_message=sentence)
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -67,7 +77,7 @@ class CorpusSource(Settings):
     """``harvest`` documents are split into harvested and held-out ones; ``out_of_domain`` only evaluates."""
     kind: str = "prose"
     """A label for what the text is, such as ``prose`` or ``code``; kept in ``documents.kind``."""
-    max_tokens: int | None = Field(default=None, gt=0)
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
     """Take whole documents, in order, until this many tokens are reached; none takes all."""
 
 
@@ -112,30 +122,35 @@ AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource, Field(discrim
 class NeuronSample(Settings):
     """A random sample of a layer's neurons; samples are nested: the first n of one seeded order."""
 
-    sample: int = Field(gt=0)
+    sample: StrictInt = Field(gt=0)
     """Number of neurons a layer."""
-    seed: int = 0
+    seed: StrictInt = Field(default=0, ge=0)
     """Seed of the order; each layer has an order of its own."""
 
 
-NeuronSelection = NeuronSample | Literal["all"] | list[int]
+NeuronList = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+
+NeuronSelection = Annotated[
+    Annotated[NeuronSample, Tag("dict")] | Annotated[Literal["all"], Tag("all")] | Annotated[NeuronList, Tag("list")],
+    _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
+]
 
 
 # ------------------------------------------------------------------------------------------ harvest
 class HarvestSettings(Settings):
     """How the corpus is cut and the activation cache is filled."""
 
-    context_length: int = Field(default=128, ge=8)
+    context_length: StrictInt = Field(default=128, ge=8)
     """Tokens of a context, BOS included (the authors use 1,024 and look at the last few hundred characters)."""
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of the documents that is never harvested (DESIGN section 6, step 1)."""
-    near_duplicate_run: int = Field(default=13, ge=4)
+    near_duplicate_run: StrictInt = Field(default=13, ge=4)
     """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
-    strongest: int = Field(default=256, ge=1)
+    strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
-    batch_tokens: int = Field(default=4096, ge=1)
+    batch_tokens: StrictInt = Field(default=4096, ge=1)
     """Tokens of one forward pass, padding included."""
-    shard_tokens: int = Field(default=65536, ge=1)
+    shard_tokens: StrictInt = Field(default=65536, ge=1)
     """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the harvest; after bfloat16, only the top contexts of the study's units are measured in float32."""
@@ -149,19 +164,19 @@ class MethodSettings(Settings):
 
     preset: Literal["paper"] = "paper"
     """Named set of defaults; fields given beside it win."""
-    seed: int = 0
+    seed: StrictInt = 0
     """Seed of the train/test split."""
     firing_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Share of a_max from which a unit fires (section 3)."""
-    top_contexts: int = Field(default=20, ge=2)
+    top_contexts: StrictInt = Field(default=20, ge=2)
     """Strongest contexts a unit (section 3.1)."""
-    contexts_per_document: int = Field(default=2, ge=1)
+    contexts_per_document: StrictInt = Field(default=2, ge=1)
     """At most this many of them come from one document (ours: one long document must not be all evidence)."""
-    min_contexts_per_side: int = Field(default=5, ge=1)
+    min_contexts_per_side: StrictInt = Field(default=5, ge=1)
     """Fewer train or test contexts than this: ledger ``too_few_contexts``."""
     prune_keep: float = Field(default=0.5, gt=0, le=1)
     """A pruned prompt keeps at least this share of the activation at the peak (section 3.1)."""
-    prune_max_prefix: int = Field(default=30, ge=0)
+    prune_max_prefix: StrictInt = Field(default=30, ge=0)
     """Tokens before the peak that pruning tries at the most."""
     mask_token: str = "auto"
     """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
@@ -169,7 +184,7 @@ class MethodSettings(Settings):
     """Importance from which a token becomes a context node (section 3.3)."""
     augment_threshold: float = Field(default=0.8, gt=0, le=1)
     """Importance for the peak from which a token is varied (section 3.2)."""
-    substitutes: int = Field(default=5, ge=0)
+    substitutes: StrictInt = Field(default=5, ge=0)
     """Substitutes tried for each such token; 0 turns augmentation off (section 3.2)."""
     substitute_keep: float = Field(default=0.5, gt=0, le=1)
     """A variant is kept if it has at least this share of the unvaried activation."""
@@ -177,15 +192,15 @@ class MethodSettings(Settings):
     """Where substitutes come from: the subject's own infill, or a masked language model (the paper's DistilBERT)."""
     masked_lm: str = "distilbert-base-uncased"
     """Hub name or local folder of the masked language model, for ``proposer: masked_lm``."""
-    infill_candidates: int = Field(default=64, ge=1)
+    infill_candidates: StrictInt = Field(default=64, ge=1)
     """Candidates by p(token | left) at a position."""
-    infill_rescored: int = Field(default=8, ge=1)
+    infill_rescored: StrictInt = Field(default=8, ge=1)
     """Of those, how many are rescored by the tokens to their right."""
-    infill_right_tokens: int = Field(default=8, ge=0)
+    infill_right_tokens: StrictInt = Field(default=8, ge=0)
     """Tokens to the right that rescoring reads."""
     normalise_tokens: bool = True
     """Match tokens in lower case and without white space (DESIGN section 6, step 5)."""
-    units_per_block: int = Field(default=4, ge=1)
+    units_per_block: StrictInt = Field(default=4, ge=1)
     """Units worked on together; a block is a checkpoint. Does not change the result."""
 
     @model_validator(mode="after")
@@ -203,7 +218,10 @@ class StudySettings(Settings):
     """The model whose units are explained."""
     corpus: Annotated[list[AnyCorpusSource], Field(min_length=1)]
     """Where the text comes from, in order."""
-    layers: int | list[int]
+    layers: Annotated[
+        Annotated[StrictInt, Tag("int")] | Annotated[list[StrictInt], Tag("list")],
+        _one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on."),
+    ]
     """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
     neurons: NeuronSelection = NeuronSample(sample=64)
     """Which neurons of each layer: ``{sample: n, seed: s}``, ``all`` or a list."""
@@ -211,7 +229,10 @@ class StudySettings(Settings):
     """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
     hook: str = "mlp.hook_post"
     """TransformerLens hook name inside a block."""
-    layers_per_run: int | Literal["all"] = "all"
+    layers_per_run: Annotated[
+        Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
+        _one_of_shapes("layers_per_run must be 'all' or a count of at least 1."),
+    ] = "all"
     """Layers that one run of a backfill takes."""
     schedule: str = "0 3 * * *"
     """Cron line of the study's schedule, which is off until it is turned on in the UI."""
@@ -227,9 +248,16 @@ class StudySettings(Settings):
             raise ValueError(
                 f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
             )
-        if isinstance(self.layers_per_run, int) and self.layers_per_run < 1:
-            raise ValueError(f"layers_per_run must be 'all' or at least 1, not {self.layers_per_run}.")
+        if self.layers_per_run != "all" and self.layers_per_run < 1:
+            raise ValueError(f"layers_per_run must be 'all' or a count of at least 1, not {self.layers_per_run}.")
         return self
+
+    @field_validator("signs")
+    @classmethod
+    def _signs_differ(cls, signs: list[str]) -> list[str]:
+        if len(set(signs)) != len(signs):
+            raise ValueError(f"signs names one sign twice ({', '.join(signs)}): name each once.")
+        return signs
 
     @property
     def layer_numbers(self) -> list[int]:

@@ -7,6 +7,6 @@ settings.register_profile("n2g_assets", deadline=None, derandomize=True)
 settings.load_profile("n2g_assets")
 
 install_import_hook(
-    ["n2g_assets.method.saliency", "n2g_assets.method.predict", "n2g_assets.evaluation", "n2g_assets.corpus"],
+    ["n2g_assets.method.saliency", "n2g_assets.method.predict"],
     "beartype.beartype",
 )

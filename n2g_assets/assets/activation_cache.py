@@ -111,6 +111,6 @@ STAGE = Stage(
     code_version=_CODE_VERSION,
     work=_work,
     prepare=_prepare,
-    preview_columns=["neuron", "sign", "n_tokens", "mean", "std", "max", "share_positive", "quantiles"],
+    preview_columns=["neuron", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
     kinds={"torch", "parquet"},
 )

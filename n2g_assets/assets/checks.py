@@ -75,7 +75,7 @@ def _layer_check(
         return dg.AssetCheckResult(
             passed=not wrong,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=said or f"layers {', '.join(keys)} are sound",
+            description=said or _sound_layers(keys),
             metadata={"layers": dg.MetadataValue.text(", ".join(keys))},
         )
 
@@ -88,6 +88,10 @@ def _layers_spoken_of(context: dg.AssetCheckExecutionContext, bench: Workbench, 
         return list(context.partition_keys)
     there = bench.store.layers(table, bench.study.name)
     return [key for key, layer in bench.study.partition_layers.items() if layer in there]
+
+
+def _sound_layers(keys: list[str]) -> str:
+    return f"layer {keys[0]} is sound" if len(keys) == 1 else f"layers {', '.join(keys)} are sound"
 
 
 def _sound(stage: str) -> LayerCheck:

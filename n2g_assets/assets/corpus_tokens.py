@@ -57,7 +57,7 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
                 **bench.manifest("contexts").extra,
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
                 "tokens by source": preview(tokens),
-                "preview": preview(documents.drop("study", "sha256")),
+                "preview": preview(documents, ["document_id", "source", "name", "split", "n_tokens"]),
             },
         )
 

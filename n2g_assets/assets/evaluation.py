@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -28,7 +29,7 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
     )  # fmt: skip
 
 
-def _histogram(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
+def _histogram(bench: Workbench, layer: int) -> Mapping[str, Any]:
     rows = bench.read("evaluation", layer)
     if rows.is_empty():
         return {}
@@ -39,7 +40,7 @@ def _histogram(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
     figure = f1_histogram(f1, f"{bench.study.name}: F1 of firing on test contexts, layer {layer}")
     asked = len(bench.units(layer))
     means = {
-        f"mean F1 of {name} over {asked} units": dg.MetadataValue.float(sum(value or 0 for value in values) / asked)
+        f"mean F1 of {name} over {asked} units": round(sum(value or 0 for value in values) / asked, 4)
         for name, values in f1.items()
     }
     return {"F1 of the layer": dg.MetadataValue.md(as_markdown_image(figure)), **means}

@@ -11,7 +11,7 @@ from n2g_assets.method.display import display_text
 from n2g_assets.storage.tables import TABLES, Table
 
 _PREVIEW_ROWS = 8
-_CELL_CHARACTERS = 60
+_CELL_CHARACTERS = 40
 
 
 def table_schema(table: Table) -> dg.TableSchema:

@@ -21,7 +21,7 @@ from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
 
-Extra = Callable[[Workbench, int], Mapping[str, dg.MetadataValue]]
+Extra = Callable[[Workbench, int], Mapping[str, Any]]
 LayerWork = Callable[[Workbench, int, Progress], StageReport]
 
 
@@ -119,7 +119,7 @@ def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageRep
         **{f"rows of {name}": rows for name, rows in report.rows.items()},
         **{f"units {status}": count for status, count in report.ledger.items()},
         "content hash": report.content_hashes[stage.tables[0]],
-        "preview": preview(main.drop("study"), stage.preview_columns),
+        "preview": preview(of_units(main.drop("study"), bench.units(layer)), stage.preview_columns),
     }
     if stage.extra is not None:
         metadata |= stage.extra(bench, layer)

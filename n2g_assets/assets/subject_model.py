@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -57,12 +58,16 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
                 "dagster/row_count": 1,
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
-                **{name: value for name, value in row.items() if name != "study"},
+                **{name: _shown(value) for name, value in row.items() if name != "study"},
                 "preview": preview(bench.read("vocabulary").drop("study").slice(1000)),
             },
         )
 
     return subject_model
+
+
+def _shown(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _input_hash(bench: Workbench) -> str:

@@ -137,7 +137,7 @@ class Workbench:
 
     @property
     def model_hash(self) -> str:
-        """What every number depends on: the weights, the hook, BOS and mask token."""
+        """What every number depends on: weights, config and tokenizer, the hook, BOS and mask token."""
         row = self.model_row
         return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
 

@@ -6,6 +6,8 @@
 4. ``splitting`` puts the documents on their sides, ``contexts`` cuts the windows.
 
 The tokenizer is handed in as a function. The same sources give the same rows, in whatever batches they are read.
+The token ids of all documents taken are held in memory (4 bytes a token, and as much again for the windows, besides
+the 13-token runs while they are compared), so a corpus is bounded by memory; their texts are let go batch by batch.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.sources import (
     Places,
+    no_text,
     open_source,
     source_fingerprints,
     source_kind,
@@ -152,10 +155,10 @@ def _take(
     label, limit = source_label(source), source.max_tokens
     kind = source_kind(source)
     progress(label, 0, limit or 0)
-    raw = open_source(source, places)
-    all_characters = sum(len(document.text) for document in raw) if isinstance(raw, list) else 0
+    opened = open_source(source, places)
+    all_characters = opened.characters
     n_tokens = n_characters = n_texts = 0
-    documents = iter(raw)
+    documents = iter(opened.documents)
     while limit is None or n_tokens < limit:
         # A batch never holds much more than what is still wanted: five characters a token are plenty.
         room = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, 5 * (limit - n_tokens))
@@ -193,7 +196,7 @@ def _take(
         expected = n_tokens * all_characters // max(n_characters, 1)
         progress(label, n_tokens, min(limit or expected, max(expected, n_tokens)) if all_characters else limit or 0)
     if not n_texts:
-        raise CorpusError(f"The corpus source '{label}' holds no text: fill it or take it out of the study.")
+        raise no_text(source)
     progress(label, n_tokens, n_tokens)
 
 

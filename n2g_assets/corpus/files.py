@@ -6,18 +6,26 @@ file ends in one sentence that names the file and the byte, line or column.
 
 from __future__ import annotations
 
+import codecs
 import glob
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.errors import CorpusError, SourceError
 from n2g_assets.settings import FilesSource
+from n2g_assets.wheels import file_sha256
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 _BOM = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 1 << 20
 
 
 def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
@@ -64,34 +72,78 @@ def read_files(source: FilesSource, root: Path, files: list[Path]) -> Iterator[R
     """
     readers = {"text": _read_text, "jsonl": read_jsonl, "parquet": read_parquet}
     for file in files:
-        form = _format_by_ending(file) if source.format == "auto" else source.format
         name = file.relative_to(root).as_posix()
-        try:
-            yield from readers[form](file, name, source.text_field)
-        except OSError as error:
-            raise SourceError(
-                f"The corpus file {file} cannot be read ({error.strerror or error}): "
-                "make it readable or take it out of the corpus."
-            ) from error
+        with _named_if_unreadable(file):
+            yield from readers[file_format(source, file)](file, name, source.text_field)
+
+
+def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
+    """The sha256 of a file (hex) and whether it holds any text, found without holding the file in memory.
+
+    Text and JSONL are decoded on the way; of a Parquet file the footer is read: its column of text and its rows.
+
+    Raises:
+        CorpusError: The file is not UTF-8.
+        SourceError: The file cannot be read, or is no Parquet file with such a column of text.
+    """
+    with _named_if_unreadable(file):
+        if file_format(source, file) == "parquet":
+            with _open_parquet(file, source.text_field) as parquet:
+                return file_sha256(file), parquet.metadata.num_rows > 0
+        return _inspect_text(file)
+
+
+def file_format(source: FilesSource, file: Path) -> Literal["text", "jsonl", "parquet"]:
+    """How a file of the source is read."""
+    endings: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".parquet": "parquet"}
+    return endings.get(file.suffix.lower(), "text") if source.format == "auto" else source.format
+
+
+@contextmanager
+def _named_if_unreadable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"The corpus file {file} cannot be read ({error.strerror or error}): "
+            "make it readable or take it out of the corpus."
+        ) from error
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _format_by_ending(file: Path) -> Literal["text", "jsonl", "parquet"]:
-    endings: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".parquet": "parquet"}
-    return endings.get(file.suffix.lower(), "text")
-
-
 def _decode(data: bytes, file: Path, offset: int) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"The corpus file {file} is not UTF-8 at byte {offset + error.start} (counted from 0): "
-            "save it as UTF-8 or take it out of the corpus."
-        ) from error
+        raise _not_utf8(file, offset + error.start) from error
+
+
+def _not_utf8(file: Path, byte: int) -> CorpusError:
+    return CorpusError(
+        f"The corpus file {file} is not UTF-8 at byte {byte} (counted from 0): "
+        "save it as UTF-8 or take it out of the corpus."
+    )
+
+
+def _inspect_text(file: Path) -> tuple[str, bool]:
+    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
+    offset, holds_text, at_end = 0, False, False
+    with file.open("rb") as data:
+        while not at_end:
+            chunk = data.read(_CHUNK_BYTES)
+            at_end = not chunk
+            digest.update(chunk)
+            undecoded = len(decoder.getstate()[0])  # a character that the last chunk cut
+            try:
+                text = decoder.decode(chunk, final=at_end)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(file, offset - undecoded + error.start) from error
+            holds_text = holds_text or bool(text.lstrip("\ufeff").strip())
+            offset += len(chunk)
+    return digest.hexdigest(), holds_text
 
 
 def _read_text(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
@@ -154,6 +206,17 @@ def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument
     Raises:
         SourceError: The file is damaged, or has no such column of text.
     """
+    number = 0
+    with _open_parquet(file, text_field) as parquet:
+        for batch in parquet.iter_batches(batch_size=1024, columns=[text_field]):
+            for text in batch.column(0).to_pylist():
+                yield RawDocument(f"{name}:{number}", text or "")
+                number += 1
+
+
+@contextmanager
+def _open_parquet(file: Path, text_field: str) -> Iterator[ParquetFile]:
+    """The open file, which has a column of text of this name; damage met while it is open is named as well."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -168,11 +231,7 @@ def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument
                     f"The column '{text_field}' of the corpus file {file} holds {kind}, not text: "
                     "set 'text_field' to the column that holds the text."
                 )
-            number = 0
-            for batch in parquet.iter_batches(batch_size=1024, columns=[text_field]):
-                for text in batch.column(0).to_pylist():
-                    yield RawDocument(f"{name}:{number}", text or "")
-                    number += 1
+            yield parquet
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(" .")
         raise SourceError(

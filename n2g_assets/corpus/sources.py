@@ -2,6 +2,10 @@
 
 Named corpora and folders are taken in order of the sha256 of the text, so that a sample of them is no alphabetical
 head; a single file and a hub data set keep their own order and are read only as far as they are wanted.
+
+A named corpus and a folder that holds JSONL or Parquet files are held in memory as text while they are taken. Of a
+folder of text files only the hashes are held: its files are read twice, once for the order and once, one by one, as
+they are wanted. What stays in memory of every source are the token ids of all documents taken (see ``documents``).
 """
 
 from __future__ import annotations
@@ -12,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
-from n2g_assets.corpus.files import find_files, read_files
+from n2g_assets.corpus.files import file_format, find_files, inspect_file, read_files
 from n2g_assets.corpus.hub import find_listing, read_hub
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.errors import SourceError
+from n2g_assets.errors import CorpusError
 from n2g_assets.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
-from n2g_assets.wheels import file_sha256
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Places:
     """Where texts that are costly to make are kept."""
 
 
+@dataclass(frozen=True)
+class OpenSource:
+    """The texts of a source."""
+
+    documents: Iterable[RawDocument]
+    """Its documents in the order in which they are taken; may be gone through once."""
+    characters: int = 0
+    """Characters of all of them; 0 while unknown."""
+
+
 def source_label(source: AnyCorpusSource) -> str:
     """What ``documents.source`` calls the source: its name, or its path as the study writes it."""
     return source.path if isinstance(source, FilesSource) else source.name
@@ -44,8 +57,8 @@ def source_kind(source: AnyCorpusSource) -> str:
     return source.kind
 
 
-def open_source(source: AnyCorpusSource, places: Places) -> Iterable[RawDocument]:
-    """The texts of a source in the order in which they are taken: a list where all of them were read already.
+def open_source(source: AnyCorpusSource, places: Places) -> OpenSource:
+    """The texts of a source, in order.
 
     Raises:
         CorpusError: A path is missing or a file is not UTF-8.
@@ -54,11 +67,13 @@ def open_source(source: AnyCorpusSource, places: Places) -> Iterable[RawDocument
     if isinstance(source, NamedSource):
         return _by_hash(read_named(source.name, downloads=places.downloads, cache=places.cache))
     if isinstance(source, HubSource):
-        return read_hub(source, downloads=places.downloads)
+        return OpenSource(read_hub(source, downloads=places.downloads))
     root, files = find_files(source.path, places.study_folder)
-    documents = read_files(source, root, files)
-    single = files == [places.study_folder / Path(source.path).expanduser()]
-    return documents if single else _by_hash(documents)
+    if files == [places.study_folder / Path(source.path).expanduser()]:
+        return OpenSource(read_files(source, root, files))
+    if all(file_format(source, file) == "text" for file in files):
+        return _text_files_by_hash(source, root, files)
+    return _by_hash(read_files(source, root, files))
 
 
 def source_fingerprints(
@@ -66,8 +81,9 @@ def source_fingerprints(
 ) -> list[dict[str, object]]:
     """For each source its settings and what identifies its content, as JSON values; equal means the same texts.
 
-    Files are hashed, named corpora go by their pin, hub data sets by their commit; nothing is fetched but a hub data
-    set's list of files.
+    Files are hashed, and on the way checked as far as that costs no more: so this finds bad files before anything is
+    computed. Named corpora go by their pin, hub data sets by their commit; nothing is fetched but a hub data set's
+    list of files.
 
     Args:
         sources: The study's corpus.
@@ -75,8 +91,9 @@ def source_fingerprints(
         downloads: Where fetched files are kept.
 
     Raises:
-        CorpusError: A path is missing.
-        SourceError: A name is unknown, a file cannot be read, or the hub cannot be reached for the first time.
+        CorpusError: A path is missing, a file is not UTF-8, or all files of a source are empty.
+        SourceError: A name is unknown, a file cannot be read, a Parquet file is damaged or lacks the text column, or
+            the hub cannot be reached for the first time.
     """
     return [{**source.model_dump(), "content": _content(source, study_folder, downloads)} for source in sources]
 
@@ -88,12 +105,18 @@ def _content(source: AnyCorpusSource, study_folder: Path, downloads: Path) -> li
         listing = find_listing(source, downloads)
         return [listing.commit, *listing.files]
     root, files = find_files(source.path, study_folder)
-    try:
-        return [f"{file.relative_to(root).as_posix()} {file_sha256(file)}" for file in files]
-    except OSError as error:
-        raise SourceError(
-            f"A corpus file under {root} cannot be read ({error}): make it readable or take it out of the corpus."
-        ) from error
+    inspected = [inspect_file(source, file) for file in files]
+    if not any(holds_text for _, holds_text in inspected):
+        raise no_text(source)
+    names = [file.relative_to(root).as_posix() for file in files]
+    return [f"{name} {sha256}" for name, (sha256, _) in zip(names, inspected, strict=True)]
+
+
+def no_text(source: AnyCorpusSource) -> CorpusError:
+    """The error of a source in which no document holds text."""
+    return CorpusError(
+        f"The corpus source '{source_label(source)}' holds no text: fill it or take it out of the study."
+    )
 
 
 def text_sha256(text: str) -> str:
@@ -101,5 +124,16 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _by_hash(documents: Iterable[RawDocument]) -> list[RawDocument]:
-    return sorted(documents, key=lambda document: (text_sha256(document.text), document.name))
+def _by_hash(documents: Iterable[RawDocument]) -> OpenSource:
+    by_hash = sorted(documents, key=lambda document: (text_sha256(document.text), document.name))
+    return OpenSource(by_hash, sum(len(document.text) for document in by_hash))
+
+
+def _text_files_by_hash(source: FilesSource, root: Path, files: list[Path]) -> OpenSource:
+    """As ``_by_hash``, without holding the texts: a text file is one document."""
+    keys: list[tuple[str, str, Path]] = []
+    characters = 0
+    for file, document in zip(files, read_files(source, root, files), strict=True):
+        keys.append((text_sha256(document.text), document.name, file))
+        characters += len(document.text)
+    return OpenSource(read_files(source, root, [file for _, _, file in sorted(keys)]), characters)

@@ -12,7 +12,7 @@ COLORS = ("#b3202c", "#2f6fab", "#e0a030", "#4b9a6a", "#7c5aa6", "#6b7683")
 """Of predictors, in their order: apart in hue and in lightness."""
 
 _BINS = 10
-_LEFT, _TOP, _BIN, _HEIGHT, _MARGIN = 58.0, 78.0, 46.0, 180.0, 28.0
+_LEFT, _TOP, _BIN, _HEIGHT, _MARGIN = 58.0, 78.0, 54.0, 180.0, 28.0
 
 
 def f1_histogram(f1_by_predictor: Mapping[str, Sequence[float | None]], title: str) -> str:

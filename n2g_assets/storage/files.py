@@ -27,8 +27,11 @@ _ABANDONED_SECONDS = 3600.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Has ``write`` fill a temporary file beside ``path`` and moves it into place; a failure leaves no trace.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` to fill, moved into place when the block ends; a failure leaves no trace.
+
+    Of nested blocks the inner file is moved first and the outer one directly after it.
 
     Raises:
         StorageError: the disk is full.
@@ -38,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        write(temporary)
+        yield temporary
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -47,16 +50,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def write_parquet_atomically(frame: pl.DataFrame, path: Path) -> tuple[int, str]:
-    """Writes a frame as Parquet, file complete or not there at all; answers its size in bytes and its sha256."""
-    written: list[tuple[int, str]] = []
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Has ``write`` fill a temporary file beside ``path`` and moves it into place; fails as ``replacing`` does."""
+    with replacing(path) as temporary:
+        write(temporary)
 
-    def write(temporary: Path) -> None:
-        frame.write_parquet(temporary, compression="zstd")
-        written.append((temporary.stat().st_size, file_sha256(temporary)))
 
-    write_atomically(path, write)
-    return written[0]
+def write_parquet(frame: pl.DataFrame, path: Path) -> tuple[int, str]:
+    """Writes a frame as Parquet; answers the file's size in bytes and its sha256."""
+    frame.write_parquet(path, compression="zstd")
+    return path.stat().st_size, file_sha256(path)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -96,7 +99,8 @@ def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterato
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("Waiting for %s, which is held by %s.", name, _read_holder(holder))
+        # a warning, so that it is seen even where nobody set up logging
+        logger.warning("Waiting for %s, up to %.0f s: it is held by %s.", name, timeout, _read_holder(holder))
         try:
             lock.acquire(timeout=timeout)
         except Timeout as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +27,6 @@ def hash_json(value: Any) -> str:
     """Hash of anything that JSON can hold; the order of keys does not count, NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def combine_hashes(*hashes: str) -> str:
-    """One hash of several, in their order."""
-    return hash_json(list(hashes))
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -156,11 +151,6 @@ def _joined_bytes(array: pa.Array) -> np.ndarray:
     return np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
 
 
-def unit_keys(units: Sequence[Unit]) -> list[str]:
-    """The units as text, ``neuron:sign``: the keys of a manifest's ``unit_hashes``."""
-    return [unit_key(unit) for unit in units]
-
-
 def unit_key(unit: Unit) -> str:
-    """The unit as text: ``neuron:sign``, such as ``17:-1``."""
+    """The unit as text, such as ``17:-1``: its key among a manifest's ``unit_hashes``."""
     return f"{unit.neuron}:{unit.sign}"

@@ -4,8 +4,8 @@
     slices/<table>/study=<study>/<part>.parquet and <part>.json               (tables of a study)
 
 1. Rows are brought to their table's schema and order, and hashed.
-2. They are written to a temporary name and moved into place; then the manifest is, in the same way. The manifest
-   names the file's size and sha256, so that a crash between the two, or damage later, is seen.
+2. Rows and manifest are written to temporary names, and then both are moved into place, the rows first. The manifest
+   names the file's size and sha256, so that a crash between the two moves, or damage later, is seen.
 3. A damaged or half-written slice counts as absent for whoever decides on reuse, and is an error for who reads it.
 
 ``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,15 +27,17 @@ from typing import Any, Literal
 import polars as pl
 
 from n2g_assets.errors import StorageError
-from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, write_atomically, write_parquet_atomically
-from n2g_assets.storage.hashing import combine_hashes, content_hash, file_sha256, hash_json
+from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_atomically, write_parquet
+from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.tables import TABLES, Table
 
-__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "combine_hashes", "hash_json"]
+__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json", "write_atomically"]
 
 logger = logging.getLogger(__name__)
 
+_MOVE_SECONDS = 0.05
+"""Ample for a writer to move its second file into place after the first."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -117,31 +120,25 @@ class SliceStore:
         path = self.path(key)
         frame = _schema(key).conform(frame)
         _check_keys(key, frame)
-        size, sha256 = write_parquet_atomically(frame, path)
-        manifest = Manifest(
-            table=table,
-            study=study,
-            layer=layer,
-            part=part,
-            input_hash=input_hash,
-            content_hash=content_hash(frame),
-            code_version=code_version,
-            rows=frame.height,
-            written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-            file_bytes=size,
-            file_sha256=sha256,
-            unit_hashes=dict(unit_hashes or {}),
-            extra=dict(extra or {}),
-        )
-        text = json.dumps(asdict(manifest), indent=1)
-        write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        with replacing(path.with_suffix(".json")) as about_file, replacing(path) as rows_file:
+            size, sha256 = write_parquet(frame, rows_file)
+            manifest = Manifest(
+                table=table,
+                study=study,
+                layer=layer,
+                part=part,
+                input_hash=input_hash,
+                content_hash=content_hash(frame),
+                code_version=code_version,
+                rows=frame.height,
+                written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+                file_bytes=size,
+                file_sha256=sha256,
+                unit_hashes=dict(unit_hashes or {}),
+                extra=dict(extra or {}),
+            )
+            about_file.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
         return manifest
-
-    def remove(self, table: str, study: str, layer: int | None = None, part: str = "rows") -> None:
-        """Removes one slice if it is there: its manifest first, so that it is absent at once."""
-        path = self.path(SliceKey(table, study, layer, part))
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------------------------------- reading
     def manifest(self, table: str, study: str, layer: int | None = None, part: str = "rows") -> Manifest | None:
@@ -167,7 +164,6 @@ class SliceStore:
         part: str = "rows",
         *,
         columns: Sequence[str] | None = None,
-        filters: pl.Expr | None = None,
     ) -> pl.DataFrame:
         """The rows of one slice, in the order of the table's key.
 
@@ -177,7 +173,8 @@ class SliceStore:
         key = SliceKey(table, study, layer, part)
         self._checked(key)
         try:
-            return self._select(self._scan(key), columns, filters).collect()
+            rows = self._scan(key)
+            return (rows if columns is None else rows.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
 
@@ -251,7 +248,14 @@ class SliceStore:
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
-        """The manifest, or 'absent', or what is wrong."""
+        """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between its two files."""
+        state = self._look(key)
+        if isinstance(state, Manifest) or state == "absent":
+            return state
+        time.sleep(_MOVE_SECONDS)
+        return self._look(key)
+
+    def _look(self, key: SliceKey) -> Manifest | str:
         path = self.path(key)
         manifest = _read_manifest(path)
         if isinstance(manifest, str):
@@ -282,12 +286,6 @@ class SliceStore:
 
     def _scan(self, key: SliceKey) -> pl.LazyFrame:
         return pl.scan_parquet(self.path(key), hive_partitioning=False, glob=False)
-
-    @staticmethod
-    def _select(rows: pl.LazyFrame, columns: Sequence[str] | None, filters: pl.Expr | None) -> pl.LazyFrame:
-        if filters is not None:
-            rows = rows.filter(filters)
-        return rows if columns is None else rows.select(columns)
 
 
 def _schema(key: SliceKey) -> Table:

@@ -36,7 +36,7 @@ from n2g_assets.storage.files import (
     disk_full_error,
     file_sha256,
     is_disk_full,
-    write_parquet_atomically,
+    write_parquet,
 )
 from n2g_assets.storage.hashing import hash_json, unit_key, unit_rows_hashes
 from n2g_assets.storage.slices import Manifest, SliceStore
@@ -258,8 +258,9 @@ class _Work:
         folder = self.folder / hash_json([self.hashes[unit] for unit in units])
         temporary = folder.with_name(f".{secrets.token_hex(4)}.tmp")
         try:
+            temporary.mkdir(parents=True)
             files = {
-                table: write_parquet_atomically(self.complete(table, frame), temporary / f"{table}.parquet")
+                table: write_parquet(self.complete(table, frame), temporary / f"{table}.parquet")
                 for table, frame in result.tables.items()
             }
             about = {

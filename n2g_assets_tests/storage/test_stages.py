@@ -291,7 +291,6 @@ class Says(logging.Handler):
     def emit(self, record):
         print("waiting" if record.getMessage().startswith("Waiting for neuron_graphs/demo/7") else "?", flush=True)
 logging.getLogger("n2g_assets").addHandler(Says())
-logging.getLogger("n2g_assets").setLevel(logging.INFO)
 def stage(units):
     if UNITS[0] in units:
         print("computing", flush=True)

@@ -14,7 +14,7 @@ from n2g_assets.storage import warehouse
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.tables import TABLES
 from n2g_assets.storage.warehouse import STORAGE_VERSION, open_database, publish, units_of_ledger
-from n2g_assets_tests.storage.helpers import expect, files_below, fill, largest_file, rows, start, tell, write
+from n2g_assets_tests.storage.helpers import expect, files_below, fill, largest_file, remove, rows, start, tell, write
 
 SELECTED = {7: [Unit(1, 1), Unit(2, -1)], 8: [Unit(1, 1)]}
 
@@ -98,7 +98,7 @@ def test_only_what_changed_is_replaced(store: SliceStore) -> None:
     assert publish(store, "demo", grown).replaced == ["rules of study demo, layer 8"]
     assert query(store, "SELECT neuron FROM rules WHERE layer = 8 ORDER BY 1") == [(1,), (3,)]
 
-    store.remove("documents", "demo")
+    remove(store, "documents", "demo")
     gone = publish(store, "demo", {7: SELECTED[7]})
     assert gone.dropped == ["documents of study demo", "rules of study demo, layer 8"]
     assert query(store, "SELECT count(*) FROM documents") == [(0,)]
@@ -110,7 +110,7 @@ def test_parts_of_the_ledger_are_published_together_and_one_can_go(store: SliceS
         write(store, "ledger", rows("ledger", {"neuron": 1}, layer=7, study="demo", stage=stage), part=stage)
     publish(store, "demo", SELECTED)
     assert query(store, "SELECT stage FROM ledger ORDER BY 1") == [("evaluation",), ("top_examples",)]
-    store.remove("ledger", "demo", 7, "evaluation")
+    remove(store, "ledger", "demo", 7, "evaluation")
     assert publish(store, "demo", SELECTED).dropped == ["ledger/evaluation of study demo, layer 7"]
     assert query(store, "SELECT stage FROM ledger") == [("top_examples",)]
 
@@ -119,7 +119,7 @@ def test_studies_do_not_touch_each_other(store: SliceStore) -> None:
     for study in ("demo", "other"):
         write_documents(store, study)
         publish(store, study, {})
-    store.remove("documents", "other")
+    remove(store, "documents", "other")
     publish(store, "demo", {})
     assert query(store, "SELECT DISTINCT study FROM documents ORDER BY 1") == [("demo",), ("other",)]
     publish(store, "other", {})
@@ -163,6 +163,66 @@ def test_another_program_with_the_database_open_keeps_its_snapshot_while_a_new_o
     assert not store.home.database.with_name("n2g.duckdb.wal").exists()
 
 
+OWN_TABLE = """
+import os, signal, sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+connection.execute("CREATE TABLE own_notes AS SELECT 1 AS a")
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+print("written", flush=True)
+sys.stdin.readline()
+connection.execute("INSERT INTO own_notes VALUES (2)")
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "open"])
+def test_what_another_program_committed_and_left_in_the_log_is_published(store: SliceStore, end: str) -> None:
+    publish(store, "demo", {})
+    log = store.home.database.with_name("n2g.duckdb.wal")
+    with start(OWN_TABLE, store.home.database, end) as process:
+        if end == "killed":
+            process.wait()
+            assert not publish(store, "demo", {}).changed
+        else:
+            expect(process, "written")
+        assert log.exists()
+        write_documents(store)
+        assert publish(store, "demo", {}).warnings == []
+        assert not log.exists()
+        assert query(store, "FROM own_notes") == [(1,)]
+        process.kill()
+    assert query(store, "SELECT count(*) FROM documents") == [(2,)]
+
+
+def test_what_is_published_already_is_not_copied_and_a_file_in_use_by_a_writer_goes_the_full_way(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rules(store)
+    first = publish(store, "demo", SELECTED)
+    copies = []
+    real = warehouse._copy
+    monkeypatch.setattr(warehouse, "_copy", lambda *paths: (copies.append(paths), real(*paths)))
+    again = publish(store, "demo", SELECTED)
+    assert (again.changed, again.kept, again.rows, copies) == (False, 1, first.rows, [])
+    with start(READER, store.home.database, "write") as process:
+        expect(process, "0")
+        assert not publish(store, "demo", SELECTED).warnings
+        assert len(copies) == 1
+        process.kill()
+
+
+def test_a_wrong_query_is_told_and_does_not_set_the_database_aside(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, "demo", {})
+    before = store.home.database.read_bytes()
+    monkeypatch.setattr(warehouse, "_views_text", lambda: "CREATE OR REPLACE VIEW one AS SELECT wrong FROM nowhere;")
+    with pytest.raises(duckdb.CatalogException, match="nowhere"):
+        publish(store, "demo", {})
+    assert store.home.database.read_bytes() == before
+    assert {name for name in files_below(store.home.root) if not name.startswith(("slices", "locks"))} == {"n2g.duckdb"}
+
+
 @pytest.mark.parametrize("harm", ["nonsense", "cut", "flip", "empty"])
 def test_a_damaged_database_is_set_aside_and_made_anew_from_all_slices(store: SliceStore, harm: str) -> None:
     write_documents(store, "other")
@@ -193,6 +253,7 @@ def test_one_flipped_byte_in_the_rows_is_found(store: SliceStore) -> None:
     publish(store, "demo", SELECTED)
     whole = store.home.database.read_bytes()
     store.home.database.write_bytes(whole.replace(b"needle", b"noodle"))
+    write_documents(store)
     assert len(publish(store, "demo", SELECTED).warnings) == 1
     assert query(store, "SELECT DISTINCT pattern FROM rules") == [("needle",)]
 

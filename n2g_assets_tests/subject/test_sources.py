@@ -31,13 +31,10 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def identity(folder, *weights):
-    """What ``sha256sum`` writes of the files, hashed."""
-    names = [*(weights or ["model.safetensors"]), "config.json", *(["model.safetensors.index.json"] if weights else [])]
-    listed = "".join(
-        f"{sha256(folder / name)}  {name}\n" for name in [*names, "tokenizer_config.json", "tokenizer.json"]
-    )
-    return hashlib.sha256(listed.encode()).hexdigest()
+def identity(folder, *names):
+    """What ``sha256sum`` writes of these files, hashed."""
+    names = names or ("model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json")
+    return hashlib.sha256("".join(f"{sha256(folder / name)}  {name}\n" for name in names).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------ wheel
@@ -190,7 +187,9 @@ def test_sharded_weights_load_and_a_missing_shard_is_named(tmp_path, llama, loca
     AutoModelForCausalLM.from_pretrained(llama.folder).save_pretrained(local.folder, max_shard_size="50KB")
     shards = sorted(local.folder.glob("model-*.safetensors"))
     assert len(shards) > 1
-    assert local().file_sha256 == identity(local.folder, *(shard.name for shard in shards)) == hash_model(local.folder)
+    texts = ("config.json", "model.safetensors.index.json", "tokenizer_config.json", "tokenizer.json")
+    expected = identity(local.folder, *(shard.name for shard in shards), *texts)
+    assert local().file_sha256 == expected == hash_model(local.folder)
     assert load_tiny(local()).n_layers == 3
     shards[1].unlink()
     with pytest.raises(SourceError, match=f"lacks {shards[1].name}"):

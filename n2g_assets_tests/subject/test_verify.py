@@ -2,6 +2,7 @@ import copy
 import math
 from dataclasses import asdict, replace
 
+import polars as pl
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ def bridge(model, files):
 def test_the_facts_are_a_row_of_subject_models(model, files):
     row = asdict(model.facts)
     assert {"study", *row} == set(TABLES["subject_models"].schema)
+    TABLES["subject_models"].conform(pl.DataFrame([{"study": "s", **row}]))
     expected = {
         "model": "tiny",
         "source": "local",
@@ -39,6 +41,10 @@ def test_the_facts_are_a_row_of_subject_models(model, files):
     }
     assert {key: row[key] for key in expected} == expected
     assert (row["dtype"], row["device"], row["hook"]) == ("float32", "cpu", "mlp.hook_post")
+
+
+def test_the_revision_of_the_files_is_a_fact(model, bridge, files):
+    assert verify_subject(model, bridge, replace(files, revision="1.0")).revision == "1.0"
 
 
 def test_nats_per_token_are_the_mean_surprise_of_the_fixed_text(model):
