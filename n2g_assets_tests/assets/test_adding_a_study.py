@@ -8,6 +8,7 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from n2g_assets.assets.workbench import N2GResource
+from n2g_assets.errors import SettingsError
 from n2g_assets.study import N2GStudy
 from n2g_assets_tests.assets.studies import write_corpus
 from n2g_assets_tests.tiny_models import tiny_gpt2
@@ -59,5 +60,9 @@ def test_an_ungated_gelu_model_in_a_folder_of_its_own_runs_to_the_database(added
 def test_a_folder_name_that_cannot_name_a_job_is_refused_with_one_that_can():
     with create_defs_folder_sandbox() as sandbox:
         sandbox.scaffold_component(component_cls=N2GStudy, defs_path="my-gpt2", defs_yaml_contents=yaml.safe_load(YAML))
-        with pytest.raises(Exception, match="my_gpt2"), sandbox.load_component_and_build_defs(defs_path="my-gpt2"):
+        with pytest.raises(Exception) as raised, sandbox.load_component_and_build_defs(defs_path="my-gpt2"):  # noqa: PT011
             pass
+    errors = [raised.value]
+    while errors[-1].__cause__ is not None:
+        errors.append(errors[-1].__cause__)
+    assert any("my_gpt2" in str(error) for error in errors if isinstance(error, SettingsError))
