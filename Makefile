@@ -31,7 +31,7 @@ $(READY_DEV): $(READY)
 	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(INSTANCE): dagster.yaml
+$(INSTANCE): dagster-instance.yaml
 	@mkdir -p $(DAGSTER_HOME)
 	@cp $< $@
 

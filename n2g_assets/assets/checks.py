@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.assets.workbench import Study, Workbench
-from n2g_assets.storage.slices import hash_json, write_atomically
+from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.tables import STAGES, TABLES
 
 _SAMPLED_UNITS = 3

@@ -5,7 +5,7 @@ import time
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.metadata import asset_metadata, preview
+from n2g_assets.assets.metadata import asset_metadata, preview, rounded
 from n2g_assets.assets.progress import Progress, progress
 from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.corpus.documents import read_documents, source_fingerprints
@@ -54,10 +54,10 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
                 "documents": documents.height,
-                **bench.manifest("contexts").extra,
+                **{name: rounded(value) for name, value in bench.manifest("contexts").extra.items()},
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
                 "tokens by source": preview(tokens),
-                "preview": preview(documents, ["document_id", "source", "name", "split", "n_tokens"]),
+                "preview": preview(documents, ["source", "name", "kind", "split", "n_tokens"]),
             },
         )
 

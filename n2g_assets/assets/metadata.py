@@ -47,6 +47,11 @@ def preview(frame: pl.DataFrame, columns: list[str] | None = None) -> dg.Metadat
     return dg.MetadataValue.table(records=records, schema=schema)
 
 
+def rounded(value: Any) -> Any:
+    """A number as the UI shows it: four significant digits; anything else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _cell(value: object) -> str | int | float | bool | None:
     if isinstance(value, float):
         return round(value, 4)

@@ -4,12 +4,11 @@ import json
 import time
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.metadata import asset_metadata, preview
+from n2g_assets.assets.metadata import asset_metadata, preview, rounded
 from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.settings import NeuronSample
 from n2g_assets.storage.slices import hash_json
@@ -58,16 +57,12 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
                 "dagster/row_count": 1,
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
-                **{name: _shown(value) for name, value in row.items() if name != "study"},
+                **{name: rounded(value) for name, value in row.items() if name != "study"},
                 "preview": preview(bench.read("vocabulary").drop("study").slice(1000)),
             },
         )
 
     return subject_model
-
-
-def _shown(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _input_hash(bench: Workbench) -> str:

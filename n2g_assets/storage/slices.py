@@ -27,12 +27,12 @@ from typing import Any, Literal
 import polars as pl
 
 from n2g_assets.errors import StorageError
-from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_atomically, write_parquet
+from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
 from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.tables import TABLES, Table
 
-__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json", "write_atomically"]
+__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json"]
 
 logger = logging.getLogger(__name__)
 
