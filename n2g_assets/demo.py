@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 
 import dagster as dg
 import polars as pl
@@ -45,6 +46,7 @@ def main() -> int:
     began = time.monotonic()
     home = Home.from_environment()
     os.environ["N2G_PROGRESS"] = "lines"
+    warnings.simplefilter("ignore", dg.BetaWarning)
     try:
         home.check_writable()
         _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
@@ -114,9 +116,11 @@ def _summary(study: str, home: Home) -> None:
             _say("\n" + graph_text(rules, title=f"Layer {layer}, neuron {neuron}{sign_text}: F1 {score}", limit=6))
     shown = os.path.relpath(home.database)
     shown = shown if not shown.startswith("..") else str(home.database)
+    python = os.path.relpath(sys.executable)
+    query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
     _say(f"""
 The database: {shown}
-  SQL:  {os.path.relpath(sys.executable)} -c "import duckdb; print(duckdb.connect('{shown}').sql('FROM layer_summary'))"
+  SQL:  {python} -c "import duckdb; {query}"
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
   UI:   make ui""")
