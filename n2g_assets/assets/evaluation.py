@@ -40,9 +40,7 @@ def _histogram(bench: Workbench, layer: int) -> Mapping[str, Any]:
     figure = f1_histogram(f1, f"{bench.study.name}: F1 of firing on test contexts, layer {layer}")
     asked = len(bench.units(layer))
     means = {
-        f"mean F1 of {name} over {asked} units, undefined counted 0": round(
-            sum(value or 0 for value in values) / asked, 4
-        )
+        f"mean F1 of {name} over {asked} units, undefined counted 0": round(sum(f or 0 for f in values) / asked, 4)
         for name, values in f1.items()
     }
     return {"F1 of the layer": dg.MetadataValue.md(as_markdown_image(figure)), **means}
