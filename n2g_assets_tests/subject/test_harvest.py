@@ -20,6 +20,8 @@ from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 LENGTH = 16
+NEAR = 1e-4
+"""Activations of these models reach 10: a hundred-thousandth of that, a tenth of what promise 3 allows."""
 SETTINGS = HarvestSettings(context_length=LENGTH, strongest=40, batch_tokens=128, shard_tokens=160, device="cpu")
 LAYERS = (0, 2)
 RECORDED = {0: [3, 5], 2: [1]}
@@ -95,16 +97,16 @@ def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
 
     Contexts that begin alike tie exactly there, so that the last digits may order them.
     """
-    np.testing.assert_allclose(one.neuron_stats["mean"], other.neuron_stats["mean"], atol=1e-5)
-    np.testing.assert_allclose(one.neuron_stats["std"], other.neuron_stats["std"], atol=1e-5)
+    np.testing.assert_allclose(one.neuron_stats["mean"], other.neuron_stats["mean"], atol=NEAR)
+    np.testing.assert_allclose(one.neuron_stats["std"], other.neuron_stats["std"], atol=NEAR)
     assert np.array_equal(one.neuron_stats["n_tokens"], other.neuron_stats["n_tokens"])
     np.testing.assert_allclose(
-        one.neuron_stats["quantiles"].explode(), other.neuron_stats["quantiles"].explode(), atol=1e-5
+        one.neuron_stats["quantiles"].explode(), other.neuron_stats["quantiles"].explode(), atol=NEAR
     )
     for name, position in (("activations", "position"), ("top_contexts", "peak")):
         left, right = (getattr(frames, name).sort("neuron", "sign", "rank") for frames in (one, other))
         assert left.select("neuron", "sign", "rank").equals(right.select("neuron", "sign", "rank"))
-        np.testing.assert_allclose(left["activation"], right["activation"], atol=1e-5)
+        np.testing.assert_allclose(left["activation"], right["activation"], atol=NEAR)
         same = (left["context_id"] == right["context_id"]) & (left[position] == right[position])
         gaps = left.select(
             up=pl.col("activation").diff().abs().over("neuron", "sign").fill_null(1),
@@ -114,7 +116,7 @@ def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
             .over("neuron", "sign")
             .fill_null(0),  # the last may tie with one cut off
         )
-        assert (same | (gaps["up"] < 1e-5) | (gaps["down"] < 1e-5)).all()
+        assert (same | (gaps["up"] < NEAR) | (gaps["down"] < NEAR)).all()
         assert same.mean() > 0.98
 
 
@@ -146,17 +148,17 @@ def test_the_rows_are_those_of_reading_one_context_at_a_time(model, contexts, fi
             ("max", signed.max(0)),
             ("share_positive", (signed > 0).mean(0)),
         ):
-            np.testing.assert_allclose(stats[column], expected, atol=2e-5, err_msg=column)
+            np.testing.assert_allclose(stats[column], expected, atol=NEAR, err_msg=column)
         expected = np.quantile(signed, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99], axis=0).T
-        np.testing.assert_allclose(np.array(stats["quantiles"].to_list()), expected, atol=2e-5)  # the sample is all
+        np.testing.assert_allclose(np.array(stats["quantiles"].to_list()), expected, atol=NEAR)  # the sample is all
         for neuron in (0, 3, model.d_mlp - 1):
             mine = {c: a[:, neuron] * sign for c, a in every.items()}
             rows = frames.activations.filter(neuron=neuron, sign=sign)
             assert rows["rank"].to_list() == list(range(SETTINGS.strongest))
-            np.testing.assert_allclose(rows["activation"], np.sort(signed[:, neuron])[::-1][:40], atol=2e-5)
+            np.testing.assert_allclose(rows["activation"], np.sort(signed[:, neuron])[::-1][:40], atol=NEAR)
             for context_id, position, activation in rows.select("context_id", "position", "activation").iter_rows():
                 assert position > 0
-                assert mine[context_id][position] == pytest.approx(activation, abs=2e-5)
+                assert mine[context_id][position] == pytest.approx(activation, abs=NEAR)
             top = frames.top_contexts.filter(neuron=neuron, sign=sign)
             taken: list[str] = []
             for context_id in sorted(mine, key=lambda c: -mine[c][1:].max()):
@@ -166,7 +168,7 @@ def test_the_rows_are_those_of_reading_one_context_at_a_time(model, contexts, fi
             assert top["peak"].to_list() == [1 + int(mine[c][1:].argmax()) for c in taken[:6]]
             for context_id, activations in top.select("context_id", "activations").iter_rows():
                 if neuron in RECORDED[layer]:
-                    np.testing.assert_allclose(activations, mine[context_id], atol=2e-5)
+                    np.testing.assert_allclose(activations, mine[context_id], atol=NEAR)
                 else:
                     assert activations is None
 
@@ -268,8 +270,8 @@ def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float3
     for neuron in RECORDED[0]:
         mine, theirs = (f.top_contexts.filter(neuron=neuron).sort("sign", "rank") for f in (frames, exact))
         assert mine.select("sign", "context_id", "peak").equals(theirs.select("sign", "context_id", "peak"))
-        np.testing.assert_allclose(mine["activation"], theirs["activation"], atol=1e-5)
-        np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=1e-5)
+        np.testing.assert_allclose(mine["activation"], theirs["activation"], atol=NEAR)
+        np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=NEAR)
     best = frames.top_contexts.filter(rank=0).sort("sign", "neuron")["activation"].cast(pl.Float64)
     assert best.equals(frames.neuron_stats.sort("sign", "neuron")["max"], check_names=False)
 
