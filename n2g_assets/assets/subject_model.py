@@ -95,6 +95,10 @@ def _write(bench: Workbench, input_hash: str) -> None:
         bos_id=model.bos_id,
         mask_id=model.mask_id,
     )
+    if settings.method.proposer == "masked_lm":
+        from n2g_assets.subject.masked_lm import MaskedLMProposer
+
+        MaskedLMProposer(settings.method.masked_lm, model, vocabulary)  # if it cannot be had, now rather than later
     versions = {name: version(name) for name in _PACKAGES}
     rows = {
         "subject_models": pl.DataFrame([asdict(model.facts)]),

@@ -90,6 +90,15 @@ def test_a_model_that_cannot_be_had_offline_is_said_quickly(tmp_path, instance, 
     assert "nobody/nothing" in message
 
 
+def test_a_masked_language_model_that_cannot_be_had_is_said_before_the_harvest(tmp_path, instance, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    study = tiny_study(tmp_path, method={"proposer": "masked_lm", "masked_lm": "nobody/nothing"})
+    failed, message = failure_of(run_job(study, tmp_path / "home", instance, raise_on_error=False))
+    assert failed == "subject_model"
+    assert "nobody/nothing" in message
+    assert "proposer: infill" in message
+
+
 def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path, instance):
     (tmp_path / "home").write_text("a file in the way")
     failed, message = failure_of(run_job(tiny_study(tmp_path), tmp_path / "home", instance, raise_on_error=False))
