@@ -20,7 +20,7 @@ from n2g_assets.assets.corpus_tokens import corpus_asset
 from n2g_assets.assets.stage import stage_asset
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
-from n2g_assets.assets.workbench import Study
+from n2g_assets.assets.workbench import Study, quiet_beta
 from n2g_assets.errors import SettingsError
 from n2g_assets.settings import StudySettings
 
@@ -72,12 +72,13 @@ def all_layers_tags(study: Study) -> dict[str, str]:
 
 def study_definitions(study: Study) -> dg.Definitions:
     """Assets, checks, the job and the schedule of one study."""
-    assets = [
-        subject_asset(study),
-        corpus_asset(study),
-        *(stage_asset(study, stage) for stage in STAGES),
-        warehouse_asset(study),
-    ]
+    with quiet_beta():
+        assets = [
+            subject_asset(study),
+            corpus_asset(study),
+            *(stage_asset(study, stage) for stage in STAGES),
+            warehouse_asset(study),
+        ]
     layers = len(study.partition_layers)
     job = dg.define_asset_job(
         study.name,

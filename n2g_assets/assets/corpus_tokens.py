@@ -22,6 +22,7 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
     @dg.asset(
         key=study.key("corpus_tokens"),
         group_name=study.name,
+        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
         description="The corpus as documents, split once into harvested, held-out and out-of-domain ones "
         "(near-duplicates stay together), and as contexts of token ids.",
         deps=[study.key("subject_model")],

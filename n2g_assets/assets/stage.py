@@ -4,7 +4,6 @@ Every such asset loops over the layers of its run. A layer that fails does not s
 recorded as materialized, then the step fails and names the layer, its cause and its cure.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,21 +82,19 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
             context.add_asset_metadata(metadata, partition_key=key)
         yield dg.MaterializeResult()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
-        return dg.asset(
-            materialize,
-            key=study.key(stage.name),
-            group_name=study.name,
-            description=stage.description,
-            deps=[study.key(name) for name in stage.upstream],
-            partitions_def=study.partitions,
-            backfill_policy=study.backfill_policy,
-            code_version=stage.code_version,
-            metadata=asset_metadata(stage.tables),
-            kinds=stage.kinds,
-            required_resource_keys={"n2g"},
-        )
+    return dg.asset(
+        materialize,
+        key=study.key(stage.name),
+        group_name=study.name,
+        description=stage.description,
+        deps=[study.key(name) for name in stage.upstream],
+        partitions_def=study.partitions,
+        backfill_policy=study.backfill_policy,
+        code_version=stage.code_version,
+        metadata=asset_metadata(stage.tables),
+        kinds=stage.kinds,
+        required_resource_keys={"n2g"},
+    )
 
 
 def _summary(report: StageReport) -> str:

@@ -34,6 +34,7 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
     @dg.asset(
         key=study.key("subject_model"),
         group_name=study.name,
+        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
         description="The language model whose units are explained: fetched, checked against its sha256, verified to "
         "give the same logits and activations in transformers and in TransformerLens.",
         code_version=_CODE_VERSION,

@@ -13,6 +13,7 @@ def warehouse_asset(study: Study) -> dg.AssetsDefinition:
     @dg.asset(
         key=study.key("warehouse"),
         group_name=study.name,
+        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
         description="The study's slices in the shared DuckDB file, with comments, views and macros; readers keep "
         "their snapshot.",
         deps=[study.key(name) for name in ("subject_model", "corpus_tokens", *STAGES)],

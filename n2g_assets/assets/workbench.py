@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,14 @@ class Study:
         if self.settings.layers_per_run == "all":
             return dg.BackfillPolicy.single_run()
         return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_per_run)
+
+
+@contextmanager
+def quiet_beta() -> Iterator[None]:
+    """Backfill policies are a beta feature of Dagster; users need not hear of it at every start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        yield
 
 
 class N2GResource(dg.ConfigurableResource):
