@@ -10,7 +10,6 @@ Corpora (``corpus/catalogue.py``) and subject models (``subject/catalogue.py``) 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from n2g_assets.errors import SourceError, StorageError
+from n2g_assets.storage.hashing import file_sha256
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,6 @@ class WheelPin:
     def file_name(self) -> str:
         """Name of the file in the downloads folder; the hash in it keeps two pins of one version apart."""
         return f"{self.distribution}-{self.version}-{self.sha256[:12]}.whl"
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_wheel(pin: WheelPin, folder: Path) -> Path:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.assets.stage import Stage, of_units
-from n2g_assets.assets.workbench import Workbench
+from n2g_assets.assets.stage import Stage
+from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.method.probing import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.assets.stage import Stage, fill_layer, of_units
-from n2g_assets.assets.workbench import Workbench
+from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.drawing.plots import as_markdown_image, f1_histogram
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.storage.stages import StageReport

@@ -8,8 +8,8 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.assets.stage import Stage, fill_layer, of_units
-from n2g_assets.assets.workbench import Workbench
+from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.drawing.plots import as_markdown_image
 from n2g_assets.drawing.svg import draw_graph
 from n2g_assets.method.graph import build_graphs

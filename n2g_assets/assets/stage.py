@@ -13,7 +13,7 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly, of_units
 from n2g_assets.errors import N2GError, StorageError
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
@@ -185,9 +185,3 @@ def fill_layer(
         progress=show,
         retry_failed=bench.retry_failed,
     )
-
-
-def of_units(frame: pl.DataFrame, units: Sequence[Unit]) -> pl.DataFrame:
-    """The rows of some units."""
-    wanted = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-    return frame.join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.assets.stage import Stage, fill_layer, of_units
-from n2g_assets.assets.workbench import Workbench
+from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.storage.stages import StageReport
 

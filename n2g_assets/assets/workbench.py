@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,8 +147,7 @@ class Workbench:
     @property
     def model_hash(self) -> str:
         """What every number depends on: weights, config and tokenizer, the hook, BOS and mask token."""
-        row = self.model_row
-        return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
+        return _identity(self.model_row)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -208,8 +207,7 @@ class Workbench:
 
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
-        wanted = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-        rows = self.read("neuron_stats", layer, columns=["neuron", "sign", "max"]).join(wanted, on=["neuron", "sign"])
+        rows = of_units(self.read("neuron_stats", layer, columns=["neuron", "sign", "max"]), units)
         return {Unit(neuron, sign): value for neuron, sign, value in rows.iter_rows()}
 
     # ------------------------------------------------------------------------------------ what is asked of the model
@@ -232,8 +230,7 @@ class Workbench:
             StorageError: the settings or the files name another one since.
         """
         model = self.load_subject(dtype)
-        now = f"{model.facts.file_sha256}:{model.facts.hook}:{model.bos_id}:{model.mask_id}"
-        if now != self.model_hash:
+        if _identity(asdict(model.facts)) != self.model_hash:
             raise StorageError(
                 f"The subject model of study '{self.study.name}' has changed since it was materialized: "
                 "materialize subject_model, then this stage."
@@ -281,6 +278,17 @@ class Workbench:
         from n2g_assets.subject.infill import InfillProposer
 
         return InfillProposer(self.subject(), self.vocabulary, method)
+
+
+def of_units(frame: pl.DataFrame, units: Sequence[Unit]) -> pl.DataFrame:
+    """The rows of some units."""
+    wanted = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    return frame.join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    """Of a row of ``subject_models``, what makes two models the same to every number."""
+    return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
 
 
 @lru_cache(maxsize=2)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.errors import CorpusError, SourceError
 from n2g_assets.settings import FilesSource
-from n2g_assets.wheels import file_sha256
+from n2g_assets.storage.hashing import file_sha256
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

