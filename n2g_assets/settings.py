@@ -78,7 +78,9 @@ class CorpusSource(Settings):
     kind: str = "prose"
     """A label for what the text is, such as ``prose`` or ``code``; kept in ``documents.kind``."""
     max_tokens: StrictInt | None = Field(default=None, gt=0)
-    """Take whole documents, in order, until this many tokens are reached; none takes all."""
+    """Take documents, in order, until this many tokens are reached; none takes all."""
+    max_contexts: StrictInt | None = Field(default=None, gt=0)
+    """Keep the first n contexts of each document: many short documents show more than few long ones; none keeps all."""
 
 
 class NamedSource(CorpusSource):
@@ -144,6 +146,8 @@ class HarvestSettings(Settings):
     """Tokens of a context, BOS included (the authors use 1,024 and look at the last few hundred characters)."""
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of the documents that is never harvested (DESIGN section 6, step 1)."""
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
+    """Harvest whole documents, in the order of their hashes, until this many tokens are reached; none takes all."""
     near_duplicate_run: StrictInt = Field(default=13, ge=4)
     """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
     strongest: StrictInt = Field(default=256, ge=1)

@@ -17,7 +17,8 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
         inputs={"top_contexts": top_contexts.drop("activations")},
         settings=("seed", "top_contexts", "contexts_per_document", "min_contexts_per_side"),
         compute=lambda units, a_max: choose_top_examples(
-            units, of_units(top_contexts, units), bench.contexts, a_max, bench.prober(layer), bench.settings.method
+            units, of_units(top_contexts, units), bench.contexts, a_max, bench.prober(layer), bench.settings.method,
+            bench.cluster_of,
         ),
         show=show,
     )  # fmt: skip
@@ -26,10 +27,10 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
 STAGE = Stage(
     name="top_examples",
     description="The strongest contexts of each unit, at most two a document, split at random into train and test "
-    "so that no document stands on both sides.",
+    "so that no document, and no near-duplicate of one, stands on both sides.",
     tables=("top_examples",),
     upstream=("activation_cache", "corpus_tokens"),
-    code_version="1",
+    code_version="2",
     work=_work,
     preview_columns=["neuron", "sign", "rank", "split", "activation", "peak", "context_id"],
 )

@@ -159,8 +159,14 @@ class Workbench:
 
     @cached_property
     def contexts(self) -> pl.DataFrame:
-        """The contexts of the harvest, by document."""
-        return self.read("contexts").filter(pl.col("split") == "harvest")
+        """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
+        harvested = self.read("contexts").filter(pl.col("split") == "harvest")
+        return first_documents(harvested, self.settings.harvest.max_tokens)
+
+    @cached_property
+    def cluster_of(self) -> dict[str, str]:
+        """By document, the cluster of its near-duplicates."""
+        return dict(self.read("documents", columns=["document_id", "cluster_id"]).iter_rows())
 
     def write(
         self,
@@ -278,6 +284,20 @@ class Workbench:
         from n2g_assets.subject.infill import InfillProposer
 
         return InfillProposer(self.subject(), self.vocabulary, method)
+
+
+def first_documents(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFrame:
+    """The contexts of the first documents that together reach a number of tokens, BOS not counted.
+
+    Contexts stand in the order of their documents' hashes, which is a random one.
+    """
+    if max_tokens is None:
+        return contexts
+    per_document = contexts.group_by("document_id", maintain_order=True).agg(
+        n_tokens=(pl.col("token_ids").list.len().cast(pl.Int64) - 1).sum()
+    )
+    before = pl.col("n_tokens").cum_sum() - pl.col("n_tokens")
+    return contexts.join(per_document.filter(before < max_tokens), on="document_id", how="semi", maintain_order="left")
 
 
 def of_units(frame: pl.DataFrame, units: Sequence[Unit]) -> pl.DataFrame:

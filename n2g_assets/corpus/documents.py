@@ -2,7 +2,8 @@
 
 1. Each source gives its texts, in the order that ``sources`` lays down.
 2. Empty texts and exact duplicates are dropped and counted: the first one stays.
-3. Texts are tokenised in batches until the source's ``max_tokens`` is reached; the document that reaches it is whole.
+3. Texts are tokenised in batches, each cut after the source's ``max_contexts`` windows, until its ``max_tokens`` is
+   reached; the document that reaches it is not cut again.
 4. ``splitting`` puts the documents on their sides, ``contexts`` cuts the windows.
 
 The tokenizer is handed in as a function. The same sources give the same rows, in whatever batches they are read.
@@ -122,7 +123,8 @@ def read_documents(
     taken: list[_Document] = []
     places = Places(study_folder, downloads, cache)
     for source in sources:
-        taken += _take(source, places, encode, counts, progress or _silent)
+        longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
+        taken += _take(source, longest, places, encode, counts, progress or _silent)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, clusters, shared_run_share = _split(taken, harvest)
@@ -149,9 +151,14 @@ def _silent(source: str, done: int, expected: int) -> None:
 
 
 def _take(
-    source: AnyCorpusSource, places: Places, encode: Encode, counts: _Counts, progress: Progress
+    source: AnyCorpusSource,
+    longest: int | None,
+    places: Places,
+    encode: Encode,
+    counts: _Counts,
+    progress: Progress,
 ) -> Iterator[_Document]:
-    """The documents of one source up to its ``max_tokens``, tokenised."""
+    """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
     label, limit = source_label(source), source.max_tokens
     kind = source_kind(source)
     progress(label, 0, limit or 0)
@@ -179,7 +186,7 @@ def _take(
                 counts.duplicates += 1
                 continue
             counts.seen.add(sha256)
-            tokens = token_ids[sha256]
+            tokens = token_ids[sha256][:longest]
             if len(tokens) == 0:
                 counts.empty += 1
                 continue

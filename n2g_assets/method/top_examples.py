@@ -4,8 +4,9 @@
 2. Take the strongest contexts that the harvest kept, one entry a context, a few a document, peaks above 0 only.
 3. Where the harvest did not record the activations of a whole window, probe it: one call for all units together.
 4. Read peak and activation off those activations (of equals, the first position) and rank by activation.
-5. Split at random from the seed and the unit: contexts of one document on one side, both sides as equal as the
-   documents allow, the larger side for training. Too few contexts on a side: the unit goes no further.
+5. Split at random from the seed and the unit: contexts of one document and of its near-duplicates on one side, both
+   sides as equal as the documents allow, the larger side for training. Too few contexts on a side: the unit goes no
+   further.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def choose_top_examples(
     a_max: Mapping[Unit, float],
     prober: Prober,
     settings: MethodSettings,
+    cluster_of: Mapping[str, str] | None = None,
 ) -> BlockResult:
     """Chooses and splits the top examples of a block of units.
 
@@ -57,6 +59,7 @@ def choose_top_examples(
         a_max: largest activation of each unit over the harvest.
         prober: measures the windows whose ``activations`` are NULL, in one call.
         settings: ``top_contexts``, ``contexts_per_document``, ``min_contexts_per_side`` and ``seed`` are read.
+        cluster_of: by document id, the id of its near-duplicates; without it each document stands alone.
 
     Returns:
         Table ``top_examples`` and a ledger entry for every unit: ``dead`` where a_max is not positive,
@@ -71,13 +74,14 @@ def choose_top_examples(
     rows = []
     for unit in alive:
         examples = sorted((one for one in chosen[unit] if not one.activation <= 0), key=lambda one: -one.activation)
-        sides = split_documents([one.document_id for one in examples], settings.seed, prober.layer, unit)
+        clusters = [(cluster_of or {}).get(one.document_id, one.document_id) for one in examples]
+        sides = split_documents(clusters, settings.seed, prober.layer, unit)
         n_train = sides.count("train")
         if min(n_train, len(sides) - n_train) < settings.min_contexts_per_side:
             unusual[unit] = Outcome(
                 "too_few_contexts",
-                f"{len(sides)} contexts with a positive activation, from {len({one.document_id for one in examples})} "
-                f"documents, give {n_train} train and {len(sides) - n_train} test contexts; each side needs "
+                f"{len(sides)} contexts with a positive activation, from {len(set(clusters))} documents without "
+                f"near-duplicates, give {n_train} train and {len(sides) - n_train} test contexts; each side needs "
                 f"{settings.min_contexts_per_side}.",
             )
             continue
