@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -18,11 +19,15 @@ from n2g_assets.storage.home import Home
 from n2g_assets.storage.warehouse import open_database
 
 _LAYERS = """
-    SELECT layer, units, dead, too_few_contexts AS "too few contexts", failed, without_firing AS "never fire",
-           precision_all AS precision, recall_all AS recall, f1_all AS f1,
-           max(f1_all) FILTER (predictor = 'token_lookup') OVER (PARTITION BY layer) AS "token lookup f1",
-           max(f1_all) FILTER (predictor = 'ngram') OVER (PARTITION BY layer) AS "n-gram f1"
-    FROM layer_summary WHERE study = ? QUALIFY predictor = 'graph' OR predictor IS NULL ORDER BY layer
+    SELECT layer, text, units, dead, too_few_contexts AS "too few contexts", failed, without_firing AS "never fire",
+           precision_all AS precision, recall_all AS recall, f1_all AS f1, f1_all_low AS "f1 from", f1_all_high AS "to",
+           max(f1_all) FILTER (predictor = 'token_lookup') OVER texts AS "token lookup",
+           max(f1_all) FILTER (predictor = 'ngram_backoff') OVER texts AS "back-off n-gram",
+           max(f1_all) FILTER (predictor = 'graph_shuffled') OVER texts AS "other unit's graph"
+    FROM layer_summary WHERE study = ?
+    WINDOW texts AS (PARTITION BY layer, text)
+    QUALIFY predictor = 'graph' OR predictor IS NULL
+    ORDER BY list_position(['top', 'quantiles', 'random', 'out_of_domain'], text), layer
 """
 
 _GRAPHS = """
@@ -102,7 +107,12 @@ def _summary(study: str, home: Home) -> None:
     with open_database(home) as database:
         layers = database.execute(_LAYERS, [study]).fetchall()
         names = [column[0] for column in database.description]
-        _say(f"\nFiring on the units' own test contexts (study '{study}'), means over all units asked for:\n")
+        _say(
+            f"\nF1 of firing in study '{study}': means over all units asked for, with 95 % intervals. top: the units' own"
+        )
+        _say(
+            "test contexts; quantiles: contexts of every strength; random: held-out text; out_of_domain: other text.\n"
+        )
         _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
         _say("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
@@ -114,16 +124,21 @@ def _summary(study: str, home: Home) -> None:
             sign_text = "" if sign > 0 else ", negative"
             score = "not defined" if f1 is None else f"{f1:.2f}"
             _say("\n" + graph_text(rules, title=f"Layer {layer}, neuron {neuron}{sign_text}: F1 {score}", limit=6))
-    shown = os.path.relpath(home.database)
-    shown = shown if not shown.startswith("..") else str(home.database)
+    shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
     python = os.path.relpath(sys.executable)
     query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
     _say(f"""
+The report:   {report}
 The database: {shown}
   SQL:  {python} -c "import duckdb; {query}"
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
   UI:   make ui""")
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _say(text: str) -> None:

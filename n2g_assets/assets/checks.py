@@ -3,24 +3,31 @@
 - ``rows_are_sound``: schema, keys unique and complete against the ledger, no NaN; on every per-layer asset.
 - ``activations_recomputed`` (blocking): stored activations of a sample equal those of a fresh pass of plain
   transformers, one context at a time without padding; on ``activation_cache`` and ``top_examples``.
-- ``train_and_test_disjoint`` (blocking): no document stands on both sides of a unit; on ``top_examples``.
-- ``split_is_sound`` (blocking): contexts and documents agree, near-duplicates stand on one side; on
-  ``corpus_tokens``.
+- ``train_and_test_disjoint`` (blocking): no document, or near-duplicate of one, stands on both sides of a unit; on
+  ``top_examples``.
+- ``split_is_sound`` (blocking): contexts and documents agree, near-duplicates stand on one side, and no held-out
+  text stands in the harvest; on ``corpus_tokens``.
 - ``model_is_sane``: the cross-entropy on English prose is that of a trained model; on ``subject_model``.
+
+Those of the scores stand in ``score_checks``.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import polars as pl
 
+from n2g_assets.assets.check_kinds import LayerCheck, layer_check
+from n2g_assets.assets.score_checks import score_checks
+from n2g_assets.assets.stage import Stage
 from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.corpus.splitting import find_leaks
 from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.slices import hash_json
-from n2g_assets.storage.tables import STAGES, TABLES
+from n2g_assets.storage.tables import TABLES
 
 _SAMPLED_UNITS = 3
 _SAMPLED_CONTEXTS = 2
@@ -33,68 +40,34 @@ _STAGE_TABLES = {
     "pruned_examples": ("pruned_examples", "saliencies"),
     "augmented_examples": ("augmented_examples",),
     "neuron_graphs": ("graph_nodes", "rules"),
-    "evaluation": ("evaluation",),
+    "rule_tests": ("rule_tests",),
+    "evaluation": ("evaluation", "counterexamples", "failures"),
 }
 _EVERY_UNIT_HAS_ROWS = {"neuron_stats", "top_examples", "pruned_examples", "graph_nodes", "rules", "evaluation"}
 
-LayerCheck = Callable[[Workbench, int], list[str]]
-"""What is wrong with a layer, one sentence each; empty where all is well."""
 
-
-def study_checks(study: Study) -> list[dg.AssetChecksDefinition]:
-    """The checks of one study."""
-    checks = [_layer_check(study, stage, "rows_are_sound", _sound(stage), _SOUND) for stage in STAGES]
-    for stage in ("activation_cache", "top_examples"):
-        checks.append(
-            _layer_check(study, stage, "activations_recomputed", _recomputed(stage), _RECOMPUTED, blocking=True)
-        )
-    checks.append(_layer_check(study, "top_examples", "train_and_test_disjoint", _disjoint, _DISJOINT, blocking=True))
-    return [*checks, _split_check(study), _sanity_check(study)]
+def study_checks(study: Study, stages: Sequence[Stage]) -> list[dg.AssetChecksDefinition]:
+    """The checks of one study and of its control study."""
+    checks = []
+    for one in (study, study.companion):
+        if one is None:
+            continue
+        checks += [layer_check(one, stage.name, "rows_are_sound", _sound(stage.name), _SOUND) for stage in stages]
+        for name in ("activation_cache", "top_examples"):
+            checks.append(
+                layer_check(one, name, "activations_recomputed", _recomputed(name), _RECOMPUTED, blocking=True)
+            )
+        checks.append(layer_check(one, "top_examples", "train_and_test_disjoint", _disjoint, _DISJOINT, blocking=True))
+        checks.append(_split_check(one))
+    return [*checks, _sanity_check(study), *score_checks(study)]
 
 
 _SOUND = "Schema, keys unique and complete against the ledger, no NaN."
 _RECOMPUTED = "Stored activations of a sample equal a fresh pass of plain transformers, within 1e-4 of a_max."
-_DISJOINT = "No document stands on both sides of a unit, and none of them is held out."
+_DISJOINT = "No document, and no near-duplicate of one, stands on both sides of a unit, and none of them is held out."
 
 
 # -------------------------------------------------------------------------------------------- per layer
-def _layer_check(
-    study: Study, stage: str, name: str, check: LayerCheck, description: str, *, blocking: bool = False
-) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=study.key(stage),
-        name=name,
-        description=description,
-        blocking=blocking,
-        required_resource_keys={"n2g"},
-    )
-    def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
-        keys = _layers_spoken_of(context, bench, _STAGE_TABLES[stage][0])
-        wrong = {key: found for key in keys if (found := check(bench, study.partition_layers[key]))}
-        said = "; ".join(f"layer {key}: {sentence}" for key, found in wrong.items() for sentence in found)
-        return dg.AssetCheckResult(
-            passed=not wrong,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=said or _sound_layers(keys),
-            metadata={"layers": dg.MetadataValue.text(", ".join(keys))},
-        )
-
-    return run
-
-
-def _layers_spoken_of(context: dg.AssetCheckExecutionContext, bench: Workbench, table: str) -> list[str]:
-    """The layers of the run, or, for a check that is run by itself, all layers that are there."""
-    if context.has_partition_key or context.run.tags.get("dagster/asset_partition_range_start"):
-        return list(context.partition_keys)
-    there = bench.store.layers(table, bench.study.name)
-    return [key for key, layer in bench.study.partition_layers.items() if layer in there]
-
-
-def _sound_layers(keys: list[str]) -> str:
-    return f"layer {keys[0]} is sound" if len(keys) == 1 else f"layers {', '.join(keys)} are sound"
-
-
 def _sound(stage: str) -> LayerCheck:
     def check(bench: Workbench, layer: int) -> list[str]:
         return [sentence for table in _STAGE_TABLES[stage] for sentence in _table_faults(bench, stage, table, layer)]
@@ -181,11 +154,13 @@ def _plain_activations(bench: Workbench, layer: int, neuron: int, token_ids: lis
 
 def _disjoint(bench: Workbench, layer: int) -> list[str]:
     rows = bench.read("top_examples", layer, columns=["neuron", "sign", "document_id", "split"])
-    both = rows.group_by("neuron", "sign", "document_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
-    held_out = rows.join(bench.read("documents").filter(pl.col("split") != "harvest"), on="document_id", how="semi")
+    documents = bench.read("documents")
+    clusters = rows.join(documents.select("document_id", "cluster_id"), on="document_id", how="left")
+    both = clusters.group_by("neuron", "sign", "cluster_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    held_out = rows.join(documents.filter(pl.col("split") != "harvest"), on="document_id", how="semi")
     faults = []
     if both.height:
-        faults.append(f"{both.height} documents stand in both train and test of a unit")
+        faults.append(f"{both.height} documents or near-duplicates stand in both train and test of a unit")
     if held_out.height:
         faults.append(f"{held_out.height} top examples come from documents that are not harvested")
     return faults
@@ -225,12 +200,17 @@ def _split_check(study: Study) -> dg.AssetChecksDefinition:
         joined = contexts.join(documents, on="document_id", how="left", suffix="_of_document")
         if (joined["split"] != joined["split_of_document"]).fill_null(True).any():
             faults.append("contexts and their documents name different splits")
+        for held_out, harvested in find_leaks(contexts, bench.settings.harvest.near_duplicate_run)[:3]:
+            faults.append(
+                f"the text of document {held_out}, which is not to be harvested, stands in the harvested document "
+                f"{harvested}: take one of the two out of the corpus"
+            )
         shares = documents.filter(pl.col("split") != "out_of_domain").group_by("split").agg(pl.col("n_tokens").sum())
         counts = dict(shares.iter_rows())
         share = counts.get("held_out", 0) / max(sum(counts.values()), 1)
         return faults, {"held-out share of tokens": share}
 
-    description = "Contexts and documents agree on their split, and near-duplicates stand on one side."
+    description = "Contexts and documents agree on their split, near-duplicates stand on one side, no held-out text in the harvest."
     return _study_check(study, "corpus_tokens", "split_is_sound", description, check, blocking=True)
 
 

@@ -1,59 +1,236 @@
-"""Stage ``evaluation``: how well graph and baselines predict firing (DESIGN section 6, step 7)."""
+"""Stage ``evaluation``: every predictor on every text, with intervals, controls and counterexamples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
+import numpy as np
+import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
 from n2g_assets.assets.workbench import Workbench, of_units
-from n2g_assets.drawing.plots import as_markdown_image, f1_histogram
-from n2g_assets.evaluation.evaluate import evaluate_units
+from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
+from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.predictors import shuffled_partners
+from n2g_assets.evaluation.report import PUBLISHED_F1
+from n2g_assets.evaluation.texts import HeldOutText, TextName
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import BlockResult
+from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
+from n2g_assets.storage.tables import TABLES
+
+CONTROL = "graph_reinitialised"
+_TABLES = ("evaluation", "counterexamples", "failures")
+_CODE_VERSION = "2"
+_INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples", "graph_nodes", "rules")
+
+
+def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
+    """One pass through the held-out texts for all layers of the run, where something is not evaluated yet."""
+    stale = [layer for layer in layers if not _is_fresh(bench, layer)]
+    if stale and bench.held_out_contexts:
+        bench.read_texts(stale, show)
+
+
+def _is_fresh(bench: Workbench, layer: int) -> bool:
+    """Whether the layer's means were made from what is there now; they are written last."""
+    return bench.is_fresh(["layer_scores"], _input_hash(bench, layer), layer)
+
+
+def _also(bench: Workbench, layer: int) -> dict[str, Any]:
+    """What all units of a layer depend on: one's control is another's graph, and means are over all."""
+    study = bench.study
+    tables = [*_INPUTS, *(["rule_tests"] if study.settings.preset == "full" else [])]
+    return {
+        "tables": {table: bench.manifest(table, layer).content_hash for table in tables},
+        "harvest": bench.harvest_hash,
+        "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in bench.held_out_contexts.items()},
+        "texts asked for": study.texts,
+        "predictors": study.predictors,
+        "settings": study.settings.evaluation.model_dump(exclude={"tested_rules", "rule_texts"}),
+        "control": None if study.companion is None else _control(bench).manifest("layer_scores", layer).content_hash,
+    }
+
+
+def _input_hash(bench: Workbench, layer: int) -> str:
+    also = _also(bench, layer)
+    return hash_json([_CODE_VERSION, bench.model_hash, bench.units(layer), bench.settings.method.model_dump(), also])
+
+
+def _control(bench: Workbench) -> Workbench:
+    """The companion study's bench."""
+    assert bench.study.companion is not None
+    return Workbench(bench.study.companion, bench.home, bench.log)
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    top_examples, nodes = bench.read("top_examples", layer), bench.read("graph_nodes", layer)
-    return fill_layer(
+    scoring = _Scoring(bench, layer, show)
+    frames = {name: bench.read(name, layer) for name in ("top_examples", "graph_nodes")}
+    report = fill_layer(
         bench, STAGE, layer,
         previous="neuron_graphs",
-        inputs={"top_examples": top_examples, "graph_nodes": nodes},
+        inputs=frames,
         settings=("firing_threshold", "normalise_tokens"),
-        compute=lambda units, a_max: evaluate_units(
-            units, of_units(top_examples, units), of_units(nodes, units), a_max, bench.vocabulary, bench.settings.method
-        ),
+        compute=scoring.compute,
         show=show,
+        also=_also(bench, layer),
+        together=True,
     )  # fmt: skip
+    if not _is_fresh(bench, layer):
+        scored = bench.read("evaluation", layer).select("neuron", "sign").unique().height
+        if scoring.scored != scored:  # rows of an interrupted run were taken over: their draws are gone
+            units = [Unit(*row) for row in bench.read("evaluation", layer).select("neuron", "sign").unique().rows()]
+            scoring.compute(sorted(units, key=bench.units(layer).index), bench.a_max(layer, bench.units(layer)))
+        frame = pl.concat([scoring.means.frame(), *_control_means(bench, layer)])
+        bench.write(
+            "layer_scores", frame, layer=layer, input_hash=_input_hash(bench, layer), code_version=_CODE_VERSION
+        )
+    return report
 
 
-def _histogram(bench: Workbench, layer: int) -> Mapping[str, Any]:
-    rows = bench.read("evaluation", layer)
-    if rows.is_empty():
-        return {}
-    f1 = {
-        name: frame["f1"].to_list()
-        for (name,), frame in rows.sort("predictor").group_by("predictor", maintain_order=True)
-    }
-    figure = f1_histogram(f1, f"{bench.study.name}: F1 of firing on test contexts, layer {layer}")
-    asked = len(bench.units(layer))
-    means = {
-        f"mean F1 of {name} over {asked} units, undefined counted 0": round(sum(f or 0 for f in values) / asked, 4)
-        for name, values in f1.items()
-    }
-    return {"F1 of the layer": dg.MetadataValue.md(as_markdown_image(figure)), **means}
+class _Scoring:
+    """Scores units of a layer once they are asked for, and keeps the layer's means."""
+
+    def __init__(self, bench: Workbench, layer: int, show: Progress) -> None:
+        self.bench, self.layer, self.show = bench, layer, show
+        self.scored = 0
+        self.means = self._means()
+
+    def _means(self) -> LayerScores:
+        asked = len(self.bench.units(self.layer))
+        return LayerScores(asked, self.bench.settings.evaluation.bootstrap_draws)
+
+    def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
+        """The rows of some units."""
+        bench, layer = self.bench, self.layer
+        self.means = self._means()
+        materials = self._materials(units, a_max)
+        block = evaluate_units(units, materials, self.means, self.show)
+        self.scored = block.tables["evaluation"].select("neuron", "sign").unique().height
+        if bench.study.companion is None:
+            return block
+        control = _control(bench).read("evaluation", layer).filter(pl.col("predictor") == "graph")
+        scored = block.tables["evaluation"].select("neuron", "sign").unique()
+        control = (
+            of_units(control, units)
+            .join(scored, on=["neuron", "sign"], how="semi")
+            .with_columns(predictor=pl.lit(CONTROL))
+            .drop("study", "layer")
+        )
+        return BlockResult(
+            block.tables | {"evaluation": pl.concat([block.tables["evaluation"], control])}, block.ledger
+        )
+
+    def _materials(self, units: list[Unit], a_max: Mapping[Unit, float]) -> Materials:
+        bench, layer = self.bench, self.layer
+        study, asked = bench.study, bench.units(layer)
+        frames = {name: bench.read(name, layer) for name in _INPUTS}
+        frames["activations"] = of_units(bench.read("activations", layer), asked)
+        if study.settings.preset == "full":
+            frames["rule_tests"] = bench.read("rule_tests", layer)
+        else:
+            frames["rule_tests"] = TABLES["rule_tests"].empty()
+        with_graph = set(frames["top_examples"].select("neuron", "sign").unique().iter_rows())
+        rivals = {"ngram_backoff", "skip_bigram"} & set(study.predictors)
+        seed = [study.settings.evaluation.seed, layer]
+        return Materials(
+            rows=LayerRows(layer=layer, **frames),
+            a_max=a_max,
+            vocabulary=bench.vocabulary,
+            harvest=bench.harvest_text if rivals else None,
+            strongest=bench.settings.harvest.strongest,
+            texts=self._texts(),
+            partners=shuffled_partners([unit for unit in asked if tuple(unit) in with_graph], seed),
+            predictors=study.predictors,
+            method=study.settings.method,
+            evaluation=study.settings.evaluation,
+        )
+
+    def _texts(self) -> list[HeldOutText]:
+        bench, layer = self.bench, self.layer
+        if not bench.held_out_contexts:
+            return []
+
+        def read(name: TextName, shard: int, units: Sequence[Unit]) -> Any:
+            found = readings[name].activations(layer, shard, [unit.neuron for unit in units])
+            return found * [[unit.sign] for unit in units]
+
+        readings = bench.read_texts([layer], self.show)
+        return [
+            HeldOutText.of(name, found.shards, bench.vocabulary, partial(read, name))
+            for name, found in readings.items()
+        ]
+
+
+def _control_means(bench: Workbench, layer: int) -> list[pl.DataFrame]:
+    """The control's means under its name: those of the graphs of the model with its weights drawn anew."""
+    if bench.study.companion is None:
+        return []
+    means = _control(bench).read("layer_scores", layer).filter(pl.col("predictor") == "graph")
+    gains = pl.lit(None, pl.Float64)
+    return [
+        means.drop("study", "layer").with_columns(
+            predictor=pl.lit(CONTROL), f1_gain=gains, f1_gain_low=gains, f1_gain_high=gains
+        )
+    ]
+
+
+def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
+    """F1 by layer, as far as layers are evaluated, and precision-recall and calibration of this one."""
+    name = bench.study.name
+    there = [other for other in bench.store.layers("layer_scores", name) if other in bench.settings.layer_numbers]
+    means = pl.concat([bench.read("layer_scores", other) for other in there]).drop("study")
+    metadata: dict[str, Any] = {}
+    for text in bench.study.texts:
+        scores = means.filter(pl.col("text") == text)
+        if scores.is_empty():
+            continue
+        published = PUBLISHED_F1 if text == "top" else None
+        figure = f1_by_layer(scores, title=f"{name}: F1 of firing by layer, text {text}", published=published)
+        metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
+        mine = scores.filter(pl.col("layer") == layer)
+        levels = {row["predictor"]: (row["levels_firing"], row["levels_silent"]) for row in mine.iter_rows(named=True)}
+        figure = precision_recall(levels, title=f"{name}: precision and recall, layer {layer}, text {text}")
+        metadata[f"precision and recall, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
+        graph = mine.filter(pl.col("predictor") == "graph")
+        if graph.height:
+            row = graph.row(0, named=True)
+            metadata[f"mean F1 of the graph, {text}"] = round(row["f1_all"], 4)
+    bins = calibration_bins(bench.read("evaluation", layer).filter(pl.col("text") == bench.study.texts[-1]))
+    figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {bench.study.texts[-1]}")
+    metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
+    return metadata
+
+
+def calibration_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[float], list[float]]]:
+    """For each predictor, tokens and the sums of predicted and actual activation by bin, over all units."""
+    bins = {}
+    for (predictor,), frame in evaluation.group_by("predictor", maintain_order=True):
+        tokens, predicted, actual = (
+            np.array(frame[f"calibration_{name}"].to_list()).sum(axis=0).tolist()
+            for name in ("tokens", "predicted", "actual")
+        )
+        bins[str(predictor)] = (tokens, predicted, actual)
+    return bins
 
 
 STAGE = Stage(
     name="evaluation",
-    description="Firing predicted on the unit's own test contexts by its graph, by a token lookup and by n-grams, all "
-    "trained on the same train contexts.",
-    tables=("evaluation",),
-    upstream=("neuron_graphs", "top_examples"),
-    code_version="1",
+    description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
+    "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
+    tables=_TABLES,
+    upstream=("neuron_graphs", "top_examples", "rule_tests"),
+    code_version=_CODE_VERSION,
     work=_work,
-    extra=_histogram,
-    preview_columns=["neuron", "sign", "predictor", "precision", "recall", "f1", "n_firings"],
+    prepare=_prepare,
+    extra=_pictures,
+    preview_columns=["neuron", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
+    control=True,
+    kinds={"torch", "polars", "parquet"},
 )

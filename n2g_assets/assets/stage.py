@@ -50,6 +50,8 @@ class Stage:
     extra: Extra | None = None
     """More metadata, such as pictures."""
     preview_columns: list[str] | None = None
+    control: bool = False
+    """Whether it takes over rows of the control study's stage of the same name."""
     kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
 
 
@@ -87,7 +89,7 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
         key=study.key(stage.name),
         group_name=study.name,
         description=stage.description,
-        deps=[study.key(name) for name in stage.upstream],
+        deps=_deps(study, stage),
         partitions_def=study.partitions,
         backfill_policy=study.backfill_policy,
         code_version=stage.code_version,
@@ -95,6 +97,13 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
         kinds=stage.kinds,
         required_resource_keys={"n2g"},
     )
+
+
+def _deps(study: Study, stage: Stage) -> list[dg.AssetKey]:
+    """What a stage reads: the study's own stages, and of its control study the stage of the same name."""
+    absent = {"rule_tests"} if study.settings.preset == "paper" else set()
+    deps = [study.key(name) for name in stage.upstream if name not in absent]
+    return [*deps, study.companion.key(stage.name)] if stage.control and study.companion is not None else deps
 
 
 def _summary(report: StageReport) -> str:
@@ -142,6 +151,8 @@ def fill_layer(
     settings: Sequence[str],
     compute: Callable[[list[Unit], dict[Unit, float]], BlockResult],
     show: Progress,
+    also: Any = None,
+    together: bool = False,
 ) -> StageReport:
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
@@ -154,6 +165,8 @@ def fill_layer(
         settings: names of the method settings that the result depends on.
         compute: works on a block of units, given their a_max.
         show: progress in units.
+        also: what else every unit's result depends on, as JSON.
+        together: compute all units in one block.
     """
     units = bench.units(layer)
     a_max = bench.a_max(layer, units)
@@ -169,6 +182,7 @@ def fill_layer(
         Unit(row["neuron"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
     }
     method = bench.settings.method.model_dump()
+    extra = {} if also is None else {"also": also}
     return fill_units(
         bench.store,
         stage=stage.name,
@@ -176,12 +190,12 @@ def fill_layer(
         study=bench.study.name,
         layer=layer,
         code_version=stage.code_version,
-        settings_hash=hash_json({"model": bench.model_hash} | {name: method[name] for name in settings}),
+        settings_hash=hash_json({"model": bench.model_hash} | {name: method[name] for name in settings} | extra),
         units=units,
         unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
         carried=carried,
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
-        block_size=bench.settings.method.units_per_block,
+        block_size=len(units) if together else bench.settings.method.units_per_block,
         progress=show,
         retry_failed=bench.retry_failed,
     )

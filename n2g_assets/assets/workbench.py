@@ -20,9 +20,12 @@ import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.errors import N2GError, StorageError
+from n2g_assets.evaluation.predictors import PAPER_PREDICTORS, PREDICTORS, PredictorName
+from n2g_assets.evaluation.rivals import HarvestText
+from n2g_assets.evaluation.texts import TEXTS, TextName
 from n2g_assets.method.probing import Prober, Proposer, Unit, Vocabulary
 from n2g_assets.method.selection import select_units
-from n2g_assets.settings import HarvestSettings, StudySettings
+from n2g_assets.settings import HarvestSettings, NeuronSample, StudySettings
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import Manifest, SliceStore
 from n2g_assets.storage.tables import TABLES
@@ -30,6 +33,7 @@ from n2g_assets.storage.tables import TABLES
 if TYPE_CHECKING:
     from n2g_assets.subject.harvest import Harvest
     from n2g_assets.subject.model import SubjectModel
+    from n2g_assets.subject.readings import Readings
     from n2g_assets.subject.sources import SubjectFiles
 
 
@@ -44,6 +48,41 @@ class Study:
     def key(self, stage: str) -> dg.AssetKey:
         """The asset key of one of its stages."""
         return dg.AssetKey([self.name, stage])
+
+    @property
+    def texts(self) -> tuple[TextName, ...]:
+        """The texts that its units are scored on."""
+        return TEXTS if self.settings.preset == "full" else ("top",)
+
+    @property
+    def predictors(self) -> tuple[PredictorName, ...]:
+        """The predictors that are scored."""
+        return PREDICTORS if self.settings.preset == "full" else PAPER_PREDICTORS
+
+    @cached_property
+    def companion(self) -> Study | None:
+        """The control study on the same model with its weights drawn anew; none where the settings leave it out.
+
+        Its first neurons, its corpus and its method are those of this study; its harvest and its texts are smaller.
+        """
+        control, neurons = self.settings.evaluation.reinitialised, self.settings.neurons
+        if self.settings.preset == "paper" or not control.units or self.settings.subject.reinitialise is not None:
+            return None
+        if isinstance(neurons, list):
+            neurons = neurons[: control.units]
+        else:
+            sample = control.units if neurons == "all" else min(control.units, neurons.sample)
+            neurons = NeuronSample(sample=sample, seed=0 if neurons == "all" else neurons.seed)
+        texts = {"random_tokens": control.text_tokens, "out_of_domain_tokens": control.text_tokens}
+        settings = self.settings.model_copy(
+            update={
+                "subject": self.settings.subject.model_copy(update={"reinitialise": control.seed}),
+                "neurons": neurons,
+                "harvest": self.settings.harvest.model_copy(update={"max_tokens": control.harvest_tokens}),
+                "evaluation": self.settings.evaluation.model_copy(update=texts),
+            }
+        )
+        return Study(f"{self.name}_reinitialised", self.folder, settings)
 
     @property
     def partitions(self) -> dg.StaticPartitionsDefinition:
@@ -164,6 +203,11 @@ class Workbench:
         return first_documents(harvested, self.settings.harvest.max_tokens)
 
     @cached_property
+    def harvest_text(self) -> HarvestText:
+        """The harvest as rivals read it."""
+        return HarvestText.of(self.contexts, self.vocabulary, self.cluster_of)
+
+    @cached_property
     def cluster_of(self) -> dict[str, str]:
         """By document, the cluster of its near-duplicates."""
         return dict(self.read("documents", columns=["document_id", "cluster_id"]).iter_rows())
@@ -266,6 +310,50 @@ class Workbench:
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
         )
         return harvested
+
+    # ------------------------------------------------------------------------------------ the texts of the evaluation
+    @cached_property
+    def held_out_contexts(self) -> dict[TextName, pl.DataFrame]:
+        """The contexts of each held-out text: whole documents until the text has its tokens."""
+        evaluation = self.settings.evaluation
+        contexts = self.read("contexts")
+        wanted: dict[TextName, tuple[str, int]] = {
+            "random": ("held_out", evaluation.random_tokens),
+            "out_of_domain": ("out_of_domain", evaluation.out_of_domain_tokens),
+        }
+        texts = {
+            name: first_documents(contexts.filter(pl.col("split") == split), tokens)
+            for name, (split, tokens) in wanted.items()
+        }
+        return {name: frame for name, frame in texts.items() if frame.height and name in self.study.texts}
+
+    @property
+    def fresh_contexts(self) -> pl.DataFrame:
+        """Contexts that no graph was built from; where nothing is held out, those of the harvest."""
+        held_out = self.read("contexts").filter(pl.col("split") == "held_out")
+        fresh = first_documents(held_out, self.settings.evaluation.random_tokens)
+        return fresh if fresh.height else self.contexts
+
+    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[TextName, Readings]:
+        """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""
+        from n2g_assets.subject.readings import read_texts
+
+        neurons = {layer: sorted({unit.neuron for unit in self.units(layer)}) for layer in layers}
+        readings = {
+            name: read_texts(
+                self.subject(),
+                contexts,
+                neurons,
+                self.settings.harvest,
+                cache_folder=self.home.cache / "readings",
+                progress=show,
+            )
+            for name, contexts in self.held_out_contexts.items()
+        }
+        run = sum(one.tokens_run for one in readings.values())
+        if run:
+            self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")
+        return readings
 
     def prober(self, layer: int) -> Prober:
         """The prober of one layer; the model decides in float32."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Int32, Int64, UInt64
 
 NEAR_DUPLICATE_SHARE = 0.1
@@ -74,8 +75,8 @@ def find_runs(documents: Sequence[Tokens], run: int) -> Runs:
     return Runs(hashes, owners, np.bincount(owners, minlength=len(documents)))
 
 
-def near_duplicates(runs: Runs) -> list[tuple[int, int]]:
-    """Pairs of documents, the smaller index first, whose shared runs are a tenth or more of the shorter one's."""
+def near_duplicates(runs: Runs, share: float = NEAR_DUPLICATE_SHARE) -> list[tuple[int, int]]:
+    """Pairs of documents, the smaller index first, whose shared runs are this share or more of the shorter one's."""
     n_documents = len(runs.per_document)
     shared = np.zeros(len(runs.hashes), dtype=bool)
     same = runs.hashes[1:] == runs.hashes[:-1]
@@ -97,8 +98,31 @@ def near_duplicates(runs: Runs) -> list[tuple[int, int]]:
     n_shared = np.bincount(inverse, weights=np.concatenate(counts))
     left, right = pairs // n_documents, pairs % n_documents
     shorter = np.minimum(runs.per_document[left], runs.per_document[right])
-    near = n_shared >= NEAR_DUPLICATE_SHARE * shorter
+    near = n_shared >= share * shorter
     return list(zip(left[near].tolist(), right[near].tolist(), strict=True))
+
+
+def find_leaks(contexts: pl.DataFrame, run: int) -> list[tuple[str, str]]:
+    """Pairs (held-out or out-of-domain document, harvested document) of which one holds much of the other's text.
+
+    It reads the windows that were really cut and trusts no cluster that was noted down. Much is twice the share of
+    near-duplicates, so that no rounding of the windows at the ends of documents can raise an alarm.
+
+    Args:
+        contexts: Table ``contexts``.
+        run: Length of a run in tokens.
+    """
+    documents = contexts.group_by("document_id", "split", maintain_order=True).agg(
+        pl.col("token_ids").list.slice(1).explode()
+    )
+    ids, harvested = documents["document_id"].to_list(), (documents["split"] == "harvest").to_list()
+    runs = find_runs([tokens.to_numpy().astype(np.int32) for tokens in documents["token_ids"]], run)
+    pairs = near_duplicates(runs, 2 * NEAR_DUPLICATE_SHARE)
+    return [
+        (ids[right], ids[left]) if harvested[left] else (ids[left], ids[right])
+        for left, right in pairs
+        if harvested[left] != harvested[right]
+    ]
 
 
 def join_clusters(n_documents: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

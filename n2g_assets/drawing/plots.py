@@ -1,12 +1,20 @@
-"""Plots for the metadata of assets: small hand-made SVG, no plotting library."""
+"""Plots of scores, for the metadata of assets and for the report: small hand-made SVG, no plotting library.
+
+``f1_by_layer`` shows how well firing is predicted with its uncertainty, ``precision_recall`` the choice of another
+threshold, ``calibration`` what a predicted activation is worth. What they share is in ``axes``.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
 
+from n2g_assets.drawing.curves import calibration, precision_recall
+from n2g_assets.drawing.layer_plot import PUBLISHED_F1, f1_by_layer
 from n2g_assets.drawing.marks import GREY, INK, MUTED, PALE, box, document, label, number, sans_width
 from n2g_assets.drawing.text import clean_text
+
+__all__ = ["PUBLISHED_F1", "as_markdown_image", "calibration", "f1_by_layer", "f1_histogram", "precision_recall"]
 
 COLORS = ("#b3202c", "#2f6fab", "#e0a030", "#4b9a6a", "#7c5aa6", "#6b7683")
 """Of predictors, in their order: apart in hue and in lightness."""

@@ -1,126 +1,286 @@
-"""Stage ``evaluation``: how well each predictor tells a unit's firing tokens on its own test contexts.
+"""Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (DESIGN section 6, step 7).
 
-1. Normalise the activations of the unit's top contexts by its a_max and map token ids to forms.
-2. Predict every test context with the unit's token graph.
-3. Fit the baselines on the unit's train contexts, the ones its graph was built from, and predict the same.
-4. Count firing and silent tokens over every position but 0 (DESIGN section 6, step 7).
+1. Fit each unit's predictors: its graph, what it has to beat, and the controls (``predictors``).
+2. ``top``: predict the unit's own test contexts, whose activations ``top_examples`` holds.
+3. ``random`` and ``out_of_domain``: predict whole held-out documents, shard by shard, for all units on the same
+   activations; ``quantiles``: those of its contexts that were drawn for the unit. Scores add up as shards go by.
+4. Resample documents for the intervals, of units and of the means over the layer's units.
+5. Keep the tokens on which the graph is most confidently wrong, and name the kinds of failure.
 
-A unit whose graph is empty is predicted silent everywhere and stays in the table.
+Every position but 0 counts. A unit whose graph is empty is predicted silent everywhere and stays in the table. An error
+in one unit is its own: the unit is ``failed`` in the ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int32
+from jaxtyping import Float64, Int64
 
-from n2g_assets.evaluation.baselines import NGram, TokenLookup
-from n2g_assets.evaluation.metrics import Counts, count_firings
-from n2g_assets.method.predict import TokenGraph, predict
+from n2g_assets.errors import N2GError
+from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
+from n2g_assets.evaluation.counterexamples import Counterexamples, rules_of_ends
+from n2g_assets.evaluation.failures import name_failures
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.predictors import Predictor, PredictorName
+from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
+from n2g_assets.evaluation.scores import Scores, poisson_weights
+from n2g_assets.evaluation.texts import HeldOutText, TextName, quantile_windows
+from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
-from n2g_assets.settings import MethodSettings
-
-PREDICTORS = ("graph", "token_lookup", "ngram")
-"""Predictors of the table ``evaluation``, in order."""
+from n2g_assets.method.text import EncodedText
+from n2g_assets.settings import EvaluationSettings, MethodSettings
 
 
 @dataclass(frozen=True)
-class LabelledContext:
-    """One context as predictors see it."""
+class LayerRows:
+    """What was made of the units of one layer; each frame holds the rows of all of them."""
 
-    forms: Int32[np.ndarray, " length"]
-    """Index into ``Vocabulary.forms`` at every position, BOS at 0."""
-    activations: Float64[np.ndarray, " length"]
-    """Normalised activation at every position."""
+    layer: int
+    top_examples: pl.DataFrame
+    pruned_examples: pl.DataFrame
+    saliencies: pl.DataFrame
+    augmented_examples: pl.DataFrame
+    graph_nodes: pl.DataFrame
+    rules: pl.DataFrame
+    rule_tests: pl.DataFrame
+    activations: pl.DataFrame
+    """The strong positions of the harvest."""
+
+    def of(self, unit: Unit) -> LayerRows:
+        """Those of one unit."""
+        frames = {name: value for name, value in vars(self).items() if isinstance(value, pl.DataFrame)}
+        mine = (pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign)
+        return LayerRows(layer=self.layer, **{name: frame.filter(mine) for name, frame in frames.items()})
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What the units of a layer are evaluated with."""
+
+    rows: LayerRows
+    a_max: Mapping[Unit, float]
+    """Largest activation over the harvest of every unit of the layer."""
+    vocabulary: Vocabulary
+    harvest: HarvestText | None
+    """What the rivals learn from; none where they are not asked for."""
+    strongest: int
+    """Strong positions that the harvest keeps for a unit."""
+    texts: Sequence[HeldOutText]
+    """The held-out texts that are scored; ``quantiles`` is drawn from ``random``."""
+    partners: Mapping[Unit, Unit]
+    """By unit, the one whose graph is its shuffled control."""
+    predictors: Sequence[PredictorName]
+    method: MethodSettings
+    evaluation: EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text of one unit: its tokens and what the unit does on them."""
+
+    text: EncodedText
+    actual: Float64[np.ndarray, " tokens"]
+    """Normalised activations."""
+    documents: Int64[np.ndarray, " tokens"]
+    """Number of the document of every token."""
+    document_ids: list[str]
+    """By number."""
 
 
 def evaluate_units(
     units: Sequence[Unit],
-    top_examples: pl.DataFrame,
-    graph_nodes: pl.DataFrame,
-    a_max: Mapping[Unit, float],
-    vocabulary: Vocabulary,
-    settings: MethodSettings,
+    materials: Materials,
+    layer_scores: LayerScores,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BlockResult:
-    """Evaluates the token graphs of a block and the baselines on each unit's own test contexts.
+    """Scores every predictor of some units of a layer on every text.
 
     Args:
-        units: the block.
-        top_examples: table ``top_examples`` of these units, whole windows of both sides.
-        graph_nodes: table ``graph_nodes`` of these units.
-        a_max: largest activation of each unit over the harvest.
-        vocabulary: forms under which tokens match.
-        settings: ``firing_threshold`` is read.
+        units: units that have a graph.
+        materials: what they are evaluated with.
+        layer_scores: every unit's scores are added to it.
+        progress: told the units done and the units to do.
 
     Returns:
-        Table ``evaluation``, three rows a unit, and a ledger entry for every unit: ``failed`` where its rows cannot
-        be evaluated, ``too_few_contexts`` where it has no train or no test context.
+        Tables ``evaluation``, ``counterexamples`` and ``failures`` and a ledger entry for every unit: ``failed`` where
+        its rows cannot be evaluated, ``too_few_contexts`` where it has no train or no test context.
     """
-    examples = top_examples.partition_by("neuron", "sign", as_dict=True)
-    nodes = graph_nodes.partition_by("neuron", "sign", as_dict=True)
-    rows: list[dict[str, object]] = []
+    rows: dict[str, list[dict[str, Any]]] = {"evaluation": [], "counterexamples": []}
+    failures = [unit_frame("failures", [])]
     unusual: dict[Unit, Outcome] = {}
-    for unit in units:
-        key = (unit.neuron, unit.sign)
-        if key not in examples:
-            unusual[unit] = Outcome("failed", "The unit has no top examples.")
+    for done, unit in enumerate(units):
+        if progress is not None:
+            progress(done, len(units))
+        mine = materials.rows.of(unit)
+        counts = dict(mine.top_examples.group_by("split").len().iter_rows())
+        if not counts.get("train") or not counts.get("test"):
+            reason = f"{counts.get('train', 0)} train and {counts.get('test', 0)} test contexts."
+            unusual[unit] = Outcome("too_few_contexts", reason)
             continue
-        train, test = (
-            labelled_contexts(examples[key].filter(pl.col("split") == side), a_max[unit], vocabulary)
-            for side in ("train", "test")
-        )
-        if not train or not test:
-            unusual[unit] = Outcome("too_few_contexts", f"{len(train)} train and {len(test)} test contexts.")
-            continue
-        graph = TokenGraph.from_rows(nodes.get(key, graph_nodes.clear()), vocabulary)
         try:
-            scores, n = _evaluate(graph, train, test, settings.firing_threshold)
-        except ValueError as error:
-            unusual[unit] = Outcome("failed", f"The unit's test contexts cannot be evaluated: {error}.")
+            scored, wrong = _Evaluation(unit, mine, materials).run()
+        except (N2GError, OSError, MemoryError):
+            raise
+        except Exception as error:  # of this unit alone: the others go on
+            unusual[unit] = Outcome("failed", f"The unit cannot be evaluated: {type(error).__name__}: {error}.")
             continue
-        for predictor, counts in scores.items():
-            rows.append({**unit._asdict(), **_row(predictor, counts), "ngram_n": n if predictor == "ngram" else None})
-    return finish_block(units, {"evaluation": unit_frame("evaluation", rows)}, unusual)
+        for row, draws in scored:
+            layer_scores.add(row["predictor"], row["text"], row, draws)
+            rows["evaluation"].append(row)
+        rows["counterexamples"] += wrong
+        failures.append(
+            name_failures(
+                [unit],
+                top_examples=mine.top_examples,
+                pruned_examples=mine.pruned_examples,
+                rules=mine.rules,
+                evaluation=unit_frame("evaluation", [row for row, _ in scored]),
+                counterexamples=unit_frame("counterexamples", wrong),
+                rule_tests=mine.rule_tests,
+                a_max=materials.a_max,
+                method=materials.method,
+            )
+        )
+    if progress is not None:
+        progress(len(units), len(units))
+    tables = {name: unit_frame(name, found) for name, found in rows.items()}
+    return finish_block(units, {**tables, "failures": pl.concat(failures)}, unusual)
 
 
-def labelled_contexts(examples: pl.DataFrame, a_max: float, vocabulary: Vocabulary) -> list[LabelledContext]:
-    """The contexts of one unit's rows of ``top_examples``, in order of rank, normalised by ``a_max``."""
-    examples = examples.sort("rank")
-    return [
-        LabelledContext(vocabulary.form_of[tokens.to_numpy()], activations.to_numpy().astype(np.float64) / a_max)
-        for tokens, activations in zip(examples["token_ids"], examples["activations"], strict=True)
-    ]
+class _Evaluation:
+    """One unit."""
 
+    def __init__(self, unit: Unit, mine: LayerRows, materials: Materials) -> None:
+        self.unit, self.mine, self.materials = unit, mine, materials
+        self.a_max = materials.a_max[unit]
+        self.threshold = materials.method.firing_threshold
+        self.vocabulary = materials.vocabulary
+        self.test = self.labelled("test")
+        self.graph = TokenGraph.from_rows(mine.graph_nodes, self.vocabulary)
+        self.predictors: dict[PredictorName, Predictor] = dict(self.fitted())
 
-def _evaluate(
-    graph: TokenGraph, train: Sequence[LabelledContext], test: Sequence[LabelledContext], threshold: float
-) -> tuple[dict[str, Counts], int]:
-    """Counts of every predictor over the test contexts, and the n that the n-gram baseline chose."""
-    seen, activations = [context.forms for context in train], [context.activations for context in train]
-    lookup, ngram = TokenLookup().fit(seen, activations), NGram.choose(seen, activations, threshold)
-    predictions = {
-        "graph": [predict(graph, context.forms) for context in test],
-        "token_lookup": [lookup.predict(context.forms) for context in test],
-        "ngram": [ngram.predict(context.forms) for context in test],
-    }
-    truth = np.concatenate([context.activations[1:] for context in test])
-    return {
-        name: count_firings(truth, np.concatenate([one[1:] for one in predicted]), threshold)
-        for name, predicted in predictions.items()
-    }, ngram.n
+    def labelled(self, side: str) -> Labelled:
+        """The unit's own contexts of one side, in order of rank."""
+        examples = self.mine.top_examples.filter(pl.col("split") == side).sort("rank")
+        document_ids = examples["document_id"].unique().sort().to_list()
+        numbers = [document_ids.index(document_id) for document_id in examples["document_id"]]
+        return Labelled(
+            EncodedText.of([np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], self.vocabulary),
+            np.concatenate([np.asarray(found, np.float64) for found in examples["activations"]]) / self.a_max,
+            np.repeat(numbers, examples["token_ids"].list.len().to_numpy()),
+            document_ids,
+        )
 
+    # ------------------------------------------------------------------------------------ predictors
+    def fitted(self) -> Iterator[tuple[PredictorName, Predictor]]:
+        """The predictors asked for, each fitted on what it may know of this unit."""
+        materials, train = self.materials, self.labelled("train")
+        if materials.harvest is not None:
+            evidence = self.evidence(materials.harvest)
+        for name in materials.predictors:
+            if name == "graph":
+                yield name, self.graph
+            elif name == "token_lookup":
+                yield name, TokenLookup().fit(train.text, train.actual)
+            elif name == "ngram":
+                yield name, NGram.choose(train.text, train.actual, self.threshold)
+            elif name == "ngram_backoff" and materials.harvest is not None:
+                yield name, fit_backoff(evidence, materials.harvest)
+            elif name == "skip_bigram" and materials.harvest is not None:
+                yield name, SkipBigrams.fit(evidence, materials.harvest)
+            elif name == "always_zero":
+                yield name, AlwaysZero()
+            elif name == "graph_shuffled" and self.unit in materials.partners:
+                other = materials.rows.of(materials.partners[self.unit])
+                yield name, TokenGraph.from_rows(other.graph_nodes, self.vocabulary)
+            elif name == "graph_unaugmented":
+                yield name, self.unaugmented()
 
-def _row(predictor: str, counts: Counts) -> dict[str, object]:
-    return {
-        "predictor": predictor,
-        "text": "top",
-        **counts._asdict(),
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "f1": counts.f1,
-        "n_firings": counts.n_firings,
-    }
+    def evidence(self, harvest: HarvestText) -> Evidence:
+        """What the rivals may know: everything but the unit's own test documents."""
+        return Evidence.of(
+            harvest,
+            self.mine.activations,
+            self.mine.top_examples.filter(pl.col("split") == "train"),
+            self.test.document_ids,
+            self.a_max,
+            strongest=self.materials.strongest,
+            threshold=self.threshold,
+        )
+
+    def unaugmented(self) -> TokenGraph:
+        """The graph as it is without the variants."""
+        mine, materials = self.mine, self.materials
+        built = build_graphs(
+            [self.unit], mine.pruned_examples, mine.saliencies, mine.augmented_examples.clear(),
+            materials.a_max, materials.vocabulary, materials.method,
+        )  # fmt: skip
+        return TokenGraph.from_rows(built.tables["graph_nodes"], self.vocabulary)
+
+    # ------------------------------------------------------------------------------------ texts
+    def run(self) -> tuple[list[tuple[dict[str, Any], Any]], list[dict[str, Any]]]:
+        """Rows of ``evaluation`` with their draws, and rows of ``counterexamples``."""
+        scored = self.on_top()
+        wrong: list[dict[str, Any]] = []
+        rule_of_end = rules_of_ends(self.mine.rules)
+        for text in self.materials.texts:
+            actual = [text.read(number, [self.unit])[0] / self.a_max for number in range(len(text.shards))]
+            found = Counterexamples(self.unit, text.name, self.threshold, self.materials.evaluation.counterexamples)
+            scored += self.on_held_out(text, actual, found)
+            wrong += found.rows(rule_of_end)
+        return scored, wrong
+
+    def on_top(self) -> list[tuple[dict[str, Any], Any]]:
+        """The unit's own test contexts."""
+        test = self.test
+        inside = test.text.places > 0
+        scores = {}
+        for name, predictor in self.predictors.items():
+            scores[name] = Scores(len(test.document_ids), self.threshold)
+            scores[name].add(test.actual[inside], predictor.predict(test.text)[inside], test.documents[inside])
+        return self.rows("top", scores, test.document_ids)
+
+    def on_held_out(
+        self, text: HeldOutText, actual: Sequence[np.ndarray], found: Counterexamples
+    ) -> list[tuple[dict[str, Any], Any]]:
+        """A held-out text and, of ``random``, the contexts drawn for the unit."""
+        parts: dict[TextName, list[np.ndarray]] = {text.name: [shard.inside for shard in text.shards]}
+        if text.name == "random":
+            settings = self.materials.evaluation
+            seed = [settings.seed, self.mine.layer, self.unit.neuron, int(self.unit.sign < 0)]
+            parts["quantiles"] = quantile_windows(text, actual, settings.quantile_contexts, seed)
+        n_documents = len(text.document_ids)
+        scores = {part: {name: Scores(n_documents, self.threshold) for name in self.predictors} for part in parts}
+        for i, (shard, values) in enumerate(zip(text.shards, actual, strict=True)):
+            for name, predictor in self.predictors.items():
+                if name == "graph":
+                    predicted, ends = self.graph.predict_with_ends(shard.encoded)
+                    found.add(shard, values, predicted, ends, self.graph.roots)
+                else:
+                    predicted = predictor.predict(shard.encoded)
+                for part, inside in parts.items():
+                    where = inside[i]
+                    scores[part][name].add(values[where], predicted[where], shard.documents[where])
+        return [row for part, by_name in scores.items() for row in self.rows(part, by_name, text.document_ids)]
+
+    def rows(
+        self, text: TextName, scores: Mapping[PredictorName, Scores], document_ids: Sequence[str]
+    ) -> list[tuple[dict[str, Any], Any]]:
+        """Rows of ``evaluation`` of one text, with their draws."""
+        settings = self.materials.evaluation
+        weights = poisson_weights(document_ids, settings.bootstrap_draws, settings.seed)
+        made = []
+        for name, score in scores.items():
+            row, draws = score.row(weights)
+            chosen = self.predictors[name]
+            n = chosen.n if name == "ngram" and isinstance(chosen, NGram) else None
+            made.append(({**self.unit._asdict(), "predictor": name, "text": text, **row, "ngram_n": n}, draws))
+        return made

@@ -1,49 +1,63 @@
 """Prediction: what a token graph says about the activation on new text (paper section 3.3; DESIGN section 6, step 6).
 
-1. Only positions whose form belongs to an activating node are looked at; position 0, which is BOS, never is.
-2. Walk back through the text, all those positions at once: from every node reached go on to the child that matches the
-   token before, and to the ignore child, which matches any. The walk never reaches position 0.
-3. Of the ends reached at a position the longest path wins; of equals, the one with more exact nodes (activating and
-   context nodes), then the larger value, then the lower node number. That order is the same at all positions, so
-   that each end has its place in it beforehand. No end gives 0.
+1. Only tokens whose form belongs to an activating node are looked at, which the text's index gives at once; BOS never.
+2. Walk back through the text from each: from every node reached go on to the child that matches the token before, and
+   to the ignore child, which matches any. The walk never reaches the BOS of its context.
+3. Of the ends reached from a token the longest path wins; of equals, the one with more exact nodes (activating and
+   context nodes), then the larger value, then the lower node number. That order is the same at all tokens, so that each
+   end has its rank in it beforehand, and branches that hold no higher rank than one reached are left. No end gives 0.
+
+The walk itself is compiled (:mod:`n2g_assets.method.walk`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int32
 
 from n2g_assets.errors import StorageError
 from n2g_assets.method.probing import Vocabulary
-
-POSITIONS_AT_ONCE = 65_536
-"""Activating positions that are walked together: bounds the memory of a prediction."""
+from n2g_assets.method.text import EncodedText
 
 
 @dataclass(frozen=True)
 class TokenGraph:
-    """A token graph, ready to predict. Nodes are numbered 1.. here; 0 stands above the activating nodes."""
+    """A token graph, or any trie of the kind, ready to predict.
+
+    Its nodes are renumbered here so that siblings stand side by side, by form: activating nodes first, then the
+    children of each node.
+    """
 
     n_forms: int
     """Number of forms of the vocabulary."""
-    roots: Int32[np.ndarray, " activating"]
-    """Forms of the activating nodes."""
-    keys: Int64[np.ndarray, " exact"]
-    """``parent * n_forms + form`` of every activating and context node, ascending."""
-    exact_child: Int32[np.ndarray, " exact"]
-    """The node of each key."""
-    ignore_child: Int32[np.ndarray, " nodes"]
-    """Ignore child of every node; -1 where it has none."""
-    place: Int32[np.ndarray, " nodes"]
-    """Place of every end in the order of preference, the best highest; -1 where no path ends."""
+    n_roots: int
+    """Number of activating nodes."""
+    forms: Int32[np.ndarray, " nodes"]
+    """Form that each node matches; -1 for ignore nodes, which match any."""
+    first: Int32[np.ndarray, " nodes"]
+    """Where the children of each node begin."""
+    behind: Int32[np.ndarray, " nodes"]
+    """Where they are over."""
+    lengths: Int32[np.ndarray, " nodes"]
+    """Nodes of the path from the activating node to each node, both included."""
+    ranks: Int32[np.ndarray, " nodes"]
+    """Rank of each end in the order of preference, the best highest; -1 where no path ends."""
+    best_below: Int32[np.ndarray, " nodes"]
+    """Highest rank at each node or below it; -1 where there is none."""
     value_at: Float32[np.ndarray, " ends"]
-    """``end_activation`` of the end at each place."""
-    end_node_at: Int32[np.ndarray, " ends"]
-    """``graph_nodes.node_id`` of the end at each place."""
+    """Predicted activation of the end of each rank."""
+    end_at: Int32[np.ndarray, " ends"]
+    """The end of each rank: ``graph_nodes.node_id``, or the node's index in the arrays it was made from."""
+
+    @property
+    def roots(self) -> Int32[np.ndarray, " activating"]:
+        """Forms of the activating nodes, ascending."""
+        return self.forms[: self.n_roots]
 
     @classmethod
     def from_rows(cls, graph_nodes: pl.DataFrame, vocabulary: Vocabulary) -> TokenGraph:
@@ -52,104 +66,152 @@ class TokenGraph:
         Raises:
             StorageError: a token is no form of this vocabulary, or a parent comes after its child or is missing.
         """
-        rows = list(graph_nodes.sort("node_id").iter_rows(named=True))
-        form_ids = _form_ids(vocabulary.forms)
-        number = {None: 0} | {row["node_id"]: index for index, row in enumerate(rows, start=1)}
-        ignore_child = np.full(len(rows) + 1, -1, np.int32)
-        exact: list[tuple[int, int]] = []
-        length, n_exact = [0], [0]
-        for index, row in enumerate(rows, start=1):
-            parent = number.get(row["parent_id"], index)
-            if parent >= index or (row["token"] is not None and row["token"] not in form_ids):
+        columns = (graph_nodes[name].to_list() for name in ("node_id", "parent_id", "token", "end_activation"))
+        rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
+        parents, forms = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
+        form_ids = _form_ids(_ByIdentity(vocabulary.forms))
+        seen: dict[int | None, int] = {None: -1}
+        for index, (node_id, parent_id, token, _) in enumerate(rows):
+            parent, form = seen.get(parent_id), -1 if token is None else form_ids.get(token)
+            if parent is None or form is None or (parent_id is None and token is None):
                 raise StorageError(
-                    f"Node {row['node_id']} of a token graph has a parent or token that does not fit: its rows are "
-                    "damaged or belong to another vocabulary; materialize neuron_graphs again."
+                    f"Node {node_id} of a token graph has a parent or token that does not fit: its rows are damaged or "
+                    "belong to another vocabulary; materialize neuron_graphs again."
                 )
-            if row["token"] is None:
-                ignore_child[parent] = index
-            else:
-                exact.append((parent * len(form_ids) + form_ids[row["token"]], index))
-            length.append(length[parent] + 1)
-            n_exact.append(n_exact[parent] + (row["token"] is not None))
-        exact.sort()
-        ends = [index for index, row in enumerate(rows, start=1) if row["end_activation"] is not None]
-        values = {index: rows[index - 1]["end_activation"] for index in ends}
-        ends.sort(key=lambda index: (length[index], n_exact[index], values[index], -index))
-        place = np.full(len(rows) + 1, -1, np.int32)
-        place[ends] = np.arange(len(ends))
+            parents[index], forms[index], seen[node_id] = parent, form, index
+        values = np.array([np.nan if row[3] is None else row[3] for row in rows], np.float32)
+        node_ids = np.array([row[0] for row in rows], np.int32)
+        return cls._build(parents, forms, values, len(vocabulary.forms), node_ids)
+
+    @classmethod
+    def from_nodes(
+        cls,
+        parents: Int32[np.ndarray, " nodes"],
+        forms: Int32[np.ndarray, " nodes"],
+        values: Float32[np.ndarray, " nodes"],
+        n_forms: int,
+    ) -> TokenGraph:
+        """A trie from its nodes, parents before children.
+
+        Args:
+            parents: index of each node's parent in these arrays; -1 for activating nodes.
+            forms: index into ``Vocabulary.forms`` that each node matches; -1 for ignore nodes, which have a parent.
+            values: normalised activation predicted by the path that ends at each node; NaN where none ends.
+            n_forms: number of forms of the vocabulary.
+
+        Raises:
+            ValueError: a parent does not come before its child, or a form is none that the node may have.
+        """
+        if np.any((parents < -1) | (parents >= np.arange(len(parents)))):
+            raise ValueError("Every node's parent must come before it: order the nodes by depth.")
+        if np.any((forms < np.where(parents < 0, 0, -1)) | (forms >= n_forms)):
+            raise ValueError(f"Forms must lie in 0..{n_forms - 1}, or be -1 for a node with a parent that matches any.")
+        return cls._build(parents, forms, values, n_forms, np.arange(len(parents), dtype=np.int32))
+
+    @classmethod
+    def _build(
+        cls,
+        parents: Int32[np.ndarray, " nodes"],
+        forms: Int32[np.ndarray, " nodes"],
+        values: Float32[np.ndarray, " nodes"],
+        n_forms: int,
+        node_ids: Int32[np.ndarray, " nodes"],
+    ) -> TokenGraph:
+        """The graph of nodes that are known to fit; ``node_ids`` ascend."""
+        from n2g_assets.method import walk
+
+        lengths, exact = np.empty(len(parents), np.int32), np.empty(len(parents), np.int32)
+        walk.measure_paths(parents, forms, lengths, exact)
+        ends = np.flatnonzero(~np.isnan(values))
+        ends = ends[np.lexsort((-ends, values[ends], exact[ends], lengths[ends]))]
+        ranks = np.full(len(parents), -1, np.int32)
+        ranks[ends] = np.arange(len(ends))
+        best_below = ranks.copy()
+        walk.raise_to_parents(parents, best_below)
+        order = np.lexsort((forms, parents))
+        bounds = np.cumsum(np.bincount(parents + 1, minlength=len(parents) + 1)).astype(np.int32)
         return cls(
-            n_forms=len(form_ids),
-            roots=np.array([key for key, _ in exact if key < len(form_ids)], np.int32),
-            keys=np.array([key for key, _ in exact], np.int64),
-            exact_child=np.array([index for _, index in exact], np.int32),
-            ignore_child=ignore_child,
-            place=place,
-            value_at=np.array([values[index] for index in ends], np.float32),
-            end_node_at=np.array([rows[index - 1]["node_id"] for index in ends], np.int32),
+            n_forms=n_forms,
+            n_roots=int(bounds[0]),
+            forms=forms[order],
+            first=bounds[order],
+            behind=bounds[order + 1],
+            lengths=lengths[order],
+            ranks=ranks[order],
+            best_below=best_below[order],
+            value_at=values[ends],
+            end_at=node_ids[ends],
+        )
+
+    def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
+        """Predicted normalised activation at every token, 0 where no end is reached.
+
+        Raises:
+            ValueError: the text is of another vocabulary.
+        """
+        values = np.zeros(len(text), np.float32)
+        self._walk(text, values, np.empty(0, np.int32))
+        return values
+
+    def predict_with_ends(
+        self, text: EncodedText
+    ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
+        """Predicted normalised activation at every token, and the end whose path gave it.
+
+        Returns:
+            Values (0 where no end is reached) and ends (-1 there): ``graph_nodes.node_id`` of a graph from rows, the
+            index of the node for one from nodes.
+
+        Raises:
+            ValueError: the text is of another vocabulary.
+        """
+        values, ends = np.zeros(len(text), np.float32), np.full(len(text), -1, np.int32)
+        self._walk(text, values, ends)
+        return values, ends
+
+    def _walk(
+        self, text: EncodedText, values: Float32[np.ndarray, " tokens"], ends: Int32[np.ndarray, " asked"]
+    ) -> None:
+        from n2g_assets.method.walk import walk_back
+
+        if len(text.starts) != self.n_forms + 1:
+            raise ValueError(
+                f"The text has {len(text.starts) - 1} forms, the graph {self.n_forms}: encode it with the vocabulary "
+                "that the graph was made with."
+            )
+        walk_back(
+            self.forms,
+            self.first,
+            self.behind,
+            self.lengths,
+            self.ranks,
+            self.best_below,
+            self.n_roots,
+            self.value_at,
+            self.end_at,
+            text.forms,
+            text.places,
+            text.by_form,
+            text.starts,
+            values,
+            ends,
         )
 
 
-def predict(graph: TokenGraph, forms: Int32[np.ndarray, " length"]) -> Float32[np.ndarray, " length"]:
-    """Predicted normalised activation at every position of one context.
+class _ByIdentity:
+    """The forms of a vocabulary as a key that costs nothing to compare."""
 
-    Args:
-        graph: a token graph.
-        forms: index into ``Vocabulary.forms`` at every position, BOS at 0.
-    """
-    return predict_with_ends(graph, forms)[0]
+    def __init__(self, forms: tuple[bytes, ...]) -> None:
+        self.forms = forms
 
+    def __hash__(self) -> int:
+        return id(self.forms)
 
-def predict_with_ends(
-    graph: TokenGraph,
-    forms: Int32[np.ndarray, " length"],
-    is_bos: Bool[np.ndarray, " length"] | None = None,
-) -> tuple[Float32[np.ndarray, " length"], Int32[np.ndarray, " length"]]:
-    """Predicted normalised activation at every position, and the node (``node_id``) whose path gave it.
-
-    Args:
-        graph: a token graph.
-        forms: index into ``Vocabulary.forms`` at every position.
-        is_bos: where a context starts, if several stand behind one another; without it, position 0 only. Nothing
-            matches there, and no walk goes past it.
-
-    Returns:
-        Values (0 where no end was reached) and node ids (-1 there).
-    """
-    if is_bos is None:
-        is_bos = np.arange(len(forms)) == 0
-    best = np.full(len(forms), -1, np.int32)
-    candidates = np.flatnonzero(np.isin(forms, graph.roots) & ~is_bos)
-    for start in range(0, len(candidates), POSITIONS_AT_ONCE):
-        _walk(graph, forms, is_bos, candidates[start : start + POSITIONS_AT_ONCE], best)
-    found = best >= 0
-    values, ends = np.zeros(len(forms), np.float32), np.full(len(forms), -1, np.int32)
-    values[found], ends[found] = graph.value_at[best[found]], graph.end_node_at[best[found]]
-    return values, ends
-
-
-def _walk(
-    graph: TokenGraph,
-    forms: Int32[np.ndarray, " length"],
-    is_bos: Bool[np.ndarray, " length"],
-    positions: Int[np.ndarray, " candidates"],
-    best: Int32[np.ndarray, " length"],
-) -> None:
-    """Walks from all ``positions`` at once and raises ``best`` to the place of the best end reached."""
-    nodes = np.zeros(len(positions), np.int32)
-    reading = positions  # the position whose token the next node must match
-    while len(positions):
-        inside = (reading >= 0) & ~is_bos[reading]
-        positions, nodes, reading = positions[inside], nodes[inside], reading[inside]
-        keys = nodes.astype(np.int64) * graph.n_forms + forms[reading]
-        slots = np.minimum(np.searchsorted(graph.keys, keys), len(graph.keys) - 1)
-        exact, ignore = graph.keys[slots] == keys, graph.ignore_child[nodes] >= 0
-        nodes = np.concatenate([graph.exact_child[slots[exact]], graph.ignore_child[nodes[ignore]]])
-        positions = np.concatenate([positions[exact], positions[ignore]])
-        reading = np.concatenate([reading[exact], reading[ignore]]) - 1
-        np.maximum.at(best, positions, graph.place[nodes])
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.forms is other.forms
 
 
 @lru_cache(maxsize=4)
-def _form_ids(forms: tuple[bytes, ...]) -> dict[bytes, int]:
+def _form_ids(key: _ByIdentity) -> dict[bytes, int]:
     """Index of every form."""
-    return {form: index for index, form in enumerate(forms)}
+    return {form: index for index, form in enumerate(key.forms)}

@@ -56,6 +56,11 @@ class Home:
         return self.root / "n2g.duckdb"
 
     @property
+    def reports(self) -> Path:
+        """A page of HTML for each study."""
+        return self.root / "reports"
+
+    @property
     def dagster(self) -> Path:
         """``DAGSTER_HOME``: runs, events and logs."""
         return self.root / "dagster"

@@ -231,6 +231,10 @@ class SliceStore:
             folder = folder / f"layer={int(key.layer)}"
         return folder / f"{_checked_name('part', key.part)}.parquet"
 
+    def fits(self, key: SliceKey) -> bool:
+        """Whether a whole slice has the columns that its table has now; an older version may have written others."""
+        return self._scan(key).collect_schema() == _schema(key).schema
+
     # ---------------------------------------------------------------------------------------- locks
     @contextmanager
     def lock(self, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:

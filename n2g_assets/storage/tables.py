@@ -26,9 +26,12 @@ _DUCKDB_TYPES: dict[Dtype, str] = {
     pl.Float64: "DOUBLE",
     pl.Datetime("us"): "TIMESTAMP",
     pl.List(pl.Int32): "INTEGER[]",
+    pl.List(pl.Int64): "BIGINT[]",
+    pl.List(pl.List(pl.Int32)): "INTEGER[][]",
     pl.List(pl.Float32): "REAL[]",
     pl.List(pl.Float64): "DOUBLE[]",
     pl.List(pl.Binary): "BLOB[]",
+    pl.List(pl.String): "VARCHAR[]",
 }
 
 
@@ -110,6 +113,8 @@ _UNIT = (
 )
 _UNIT_KEY = ("study", "layer", "neuron", "sign")
 _INTS, _REALS, _DOUBLES = pl.List(pl.Int32), pl.List(pl.Float32), pl.List(pl.Float64)
+_COUNTS, _TEXTS = pl.List(pl.Int64), pl.List(pl.List(pl.Int32))
+_INTERVAL = "of its 95 % interval (bootstrap over documents)"
 
 
 def _unit_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
@@ -290,10 +295,38 @@ _TABLES = (
         key=("rule_id",),
     ),
     _unit_table(
+        "rule_tests",
+        "rule, tested on the model: texts that match it and texts that nearly do",
+        _c("rule_id", pl.Int32, "the rule, as in rules"),
+        _c("n_matches", pl.Int32, "texts tried that match the rule: its tokens in a fresh context"),
+        _c("fired", pl.Int32, "of those, texts on which the unit fires"),
+        _c("n_near_misses", pl.Int32, "texts tried in which one required token is exchanged, moved or removed"),
+        _c("silent", pl.Int32, "of those, texts on which the unit stays silent"),
+        _c("match_ids", _TEXTS, "token ids of each matching text, BOS included; the activating token is the last"),
+        _c("match_activations", _REALS, "normalised activation at the end of each matching text"),
+        _c("near_miss_ids", _TEXTS, "token ids of each near miss, BOS included; its last token is read"),
+        _c("near_miss_activations", _REALS, "normalised activation at the end of each near miss"),
+        _c("near_miss_changes", pl.List(pl.String), "what was done to each near miss: exchanged, moved or removed"),
+        key=("rule_id",),
+    ),
+    _unit_table(
         "evaluation",
         "unit, predictor and text",
-        _c("predictor", pl.String, "graph, token_lookup or ngram"),
-        _c("text", pl.String, "top: the unit's own test contexts"),
+        _c(
+            "predictor",
+            pl.String,
+            "graph, token_lookup, ngram, ngram_backoff, skip_bigram, always_zero, "
+            "graph_shuffled, graph_reinitialised or graph_unaugmented",
+        ),
+        _c(
+            "text",
+            pl.String,
+            "top: the unit's own test contexts; quantiles: contexts drawn from each tenth of its "
+            "positive activations on held-out text; random: held-out text; out_of_domain: text of another kind",
+        ),
+        _c("n_tokens", pl.Int64, "tokens of the text, BOS not counted"),
+        _c("n_documents", pl.Int32, "documents of the text"),
+        _c("n_firings", pl.Int64, "firing tokens of the text"),
         _c("true_positives", pl.Int64, "firing tokens that were predicted to fire"),
         _c("false_positives", pl.Int64, "silent tokens that were predicted to fire"),
         _c("false_negatives", pl.Int64, "firing tokens that were predicted silent"),
@@ -301,9 +334,110 @@ _TABLES = (
         _c("precision", pl.Float64, "of firing; NULL where nothing was predicted to fire", nullable=True),
         _c("recall", pl.Float64, "of firing; NULL where nothing fires", nullable=True),
         _c("f1", pl.Float64, "of firing; NULL where nothing fires and nothing was predicted to", nullable=True),
-        _c("n_firings", pl.Int64, "firing tokens of the text"),
+        _c("f1_low", pl.Float64, f"lower end {_INTERVAL}; NULL where f1 is", nullable=True),
+        _c("f1_high", pl.Float64, f"upper end {_INTERVAL}; NULL where f1 is", nullable=True),
+        _c(
+            "auroc",
+            pl.Float64,
+            "area under the ROC curve of firing, the prediction as score (rounded down to "
+            "thousandths); NULL where all tokens or none fire",
+            nullable=True,
+        ),
+        _c(
+            "average_precision",
+            pl.Float64,
+            "average precision of firing, the prediction as score (rounded down to "
+            "thousandths); NULL where nothing fires",
+            nullable=True,
+        ),
+        _c("average_precision_low", pl.Float64, f"lower end {_INTERVAL}; NULL where it is", nullable=True),
+        _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}; NULL where it is", nullable=True),
+        _c(
+            "pearson_r",
+            pl.Float64,
+            "correlation of predicted and actual activation; NULL where one is constant",
+            nullable=True,
+        ),
+        _c(
+            "explained_variance",
+            pl.Float64,
+            "1 - Var(actual - predicted) / Var(actual); NULL where the actual activation is constant",
+            nullable=True,
+        ),
+        _c(
+            "coverage_firings",
+            pl.Float64,
+            "share of the firing tokens for which the predictor has a rule (predicts "
+            "more than 0); NULL where nothing fires",
+            nullable=True,
+        ),
+        _c(
+            "coverage_mass",
+            pl.Float64,
+            "the same share of the sum of positive activations; NULL where it is 0",
+            nullable=True,
+        ),
+        _c("calibration_tokens", _COUNTS, "tokens predicted 0, in (0, .1), in [.1, .2) and so on, in [.9, and more"),
+        _c("calibration_predicted", _DOUBLES, "sum of the predicted activations in each of these bins"),
+        _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
         _c("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others", nullable=True),
         key=("predictor", "text"),
+    ),
+    _unit_table(
+        "counterexamples",
+        "token on which a unit's graph is wrong: the most confident false alarms and misses on held-out text",
+        _c("text", pl.String, "random or out_of_domain"),
+        _c("kind", pl.String, "false_alarm: predicted to fire and silent; miss: fires and predicted silent"),
+        _c("rank", pl.Int32, "0 is the most confident one"),
+        _c("context_id", pl.String, "context"),
+        _c("position", pl.Int32, "position in the context, from 0"),
+        _c("predicted", pl.Float32, "predicted normalised activation"),
+        _c("actual", pl.Float32, "actual normalised activation"),
+        _c("token_ids", _INTS, "the window up to the position, BOS included; the last one is the token in question"),
+        _c("cause", pl.String, "rule fired wrongly; token unknown, context unmatched or value too low"),
+        _c("rule_id", pl.Int32, "the rule that gave the prediction; NULL where none did", nullable=True),
+        key=("text", "kind", "rank"),
+    ),
+    _unit_table(
+        "failures",
+        "unit and kind of failure, named by a rule that the report states",
+        _c(
+            "kind",
+            pl.String,
+            "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic",
+        ),
+        _c("share", pl.Float64, "the measured share that the kind goes by"),
+        _c("reason", pl.String, "the measurement in one sentence"),
+        key=("kind",),
+    ),
+    Table(
+        "layer_scores",
+        "layer, predictor and text: means over units with intervals",
+        "layer",
+        (
+            _STUDY,
+            _c("layer", pl.Int32, "layer, from 0"),
+            _c("predictor", pl.String, "as in evaluation"),
+            _c("text", pl.String, "as in evaluation"),
+            _c("units", pl.Int32, "units asked for; for graph_reinitialised those of the control"),
+            _c("evaluated", pl.Int32, "of those, units with a score on this text"),
+            _c("without_firing", pl.Int32, "of the evaluated, units with no firing token in this text"),
+            _c("f1", pl.Float64, "mean F1 of firing, undefined left out; NULL where nowhere defined", nullable=True),
+            _c("f1_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
+            _c("f1_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
+            _c("f1_all", pl.Float64, "mean F1 of firing over all units asked for, undefined and missing counted 0"),
+            _c("f1_all_low", pl.Float64, f"lower end {_INTERVAL}"),
+            _c("f1_all_high", pl.Float64, f"upper end {_INTERVAL}"),
+            _c("average_precision", pl.Float64, "mean average precision, undefined left out", nullable=True),
+            _c("average_precision_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
+            _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
+            _c("f1_gain", pl.Float64, "f1_all less that of token_lookup", nullable=True),
+            _c("f1_gain_low", pl.Float64, f"lower end {_INTERVAL}, in pairs", nullable=True),
+            _c("f1_gain_high", pl.Float64, f"upper end {_INTERVAL}, in pairs", nullable=True),
+            _c("levels_firing", _COUNTS, "firing tokens of all units by their prediction in hundredths, 0 to 100"),
+            _c("levels_silent", _COUNTS, "silent tokens of all units by their prediction in hundredths, 0 to 100"),
+        ),
+        ("study", "layer", "predictor", "text"),
     ),
     _unit_table(
         "ledger",
@@ -337,5 +471,13 @@ _TABLES = (
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
 """Every table by its name, in the order of the pipeline."""
 
-STAGES = ("activation_cache", "top_examples", "pruned_examples", "augmented_examples", "neuron_graphs", "evaluation")
+STAGES = (
+    "activation_cache",
+    "top_examples",
+    "pruned_examples",
+    "augmented_examples",
+    "neuron_graphs",
+    "rule_tests",
+    "evaluation",
+)
 """The per-layer stages in order: the values of ``ledger.stage``."""

@@ -1,11 +1,15 @@
--- Views and macros of n2g.duckdb: the common questions, asked once. warehouse.py runs this file when it publishes.
+-- Views and macros of n2g.duckdb: the common questions about units, rules, layers and tokens, asked once.
+-- warehouse.py runs this file when it publishes, and views_evaluation.sql (controls, rule tests, failures) after it.
 -- Tables and their columns are described in tables.py; every view and macro here says what it answers in its COMMENT.
 -- Positions are stored from 0, a DuckDB list counts from 1: list[position + 1] is the value at a position.
 
 -- ------------------------------------------------------------------------------------------------ units
 CREATE OR REPLACE MACRO stage_number(name) AS
-    list_position(['activation_cache', 'top_examples', 'pruned_examples', 'augmented_examples', 'neuron_graphs', 'evaluation'], name);
+    list_position(['activation_cache', 'top_examples', 'pruned_examples', 'augmented_examples', 'neuron_graphs', 'rule_tests', 'evaluation'], name);
 COMMENT ON MACRO stage_number IS 'Place of a per-layer stage in the pipeline, from 1.';
+
+CREATE OR REPLACE MACRO control_study(study) AS study || '_reinitialised';
+COMMENT ON MACRO control_study IS 'The companion of a study: the same model with its weights drawn anew, whose graphs are the control graph_reinitialised.';
 
 CREATE OR REPLACE MACRO token_text(bytes) AS coalesce(try(decode(bytes)), CAST(bytes AS VARCHAR));
 COMMENT ON MACRO token_text IS 'A token (BLOB) as text; bytes that are not UTF-8 appear as \xNN.';
@@ -79,7 +83,7 @@ WITH nodes AS (
         max(f1) FILTER (WHERE predictor = 'graph') AS graph_f1,
         max(f1) FILTER (WHERE predictor = 'token_lookup') AS token_lookup_f1,
         max(f1) FILTER (WHERE predictor = 'ngram') AS ngram_f1,
-        max(n_firings) AS n_firings
+        max(n_firings) FILTER (WHERE predictor <> 'graph_reinitialised') AS n_firings
     FROM evaluation
     WHERE text = 'top'
     GROUP BY study, layer, neuron, sign
@@ -147,6 +151,12 @@ WITH asked AS (
         precision,
         recall,
         f1,
+        auroc,
+        average_precision,
+        pearson_r,
+        explained_variance,
+        coverage_firings,
+        coverage_mass,
         n_firings,
         tn / nullif(tn + fn, 0) AS non_firing_precision,
         tn / nullif(tn + fp, 0) AS non_firing_recall,
@@ -166,6 +176,12 @@ WITH asked AS (
         coalesce(sum(precision), 0) AS precision_sum,
         coalesce(sum(recall), 0) AS recall_sum,
         coalesce(sum(f1), 0) AS f1_sum,
+        avg(auroc) AS auroc,
+        avg(average_precision) AS average_precision,
+        avg(pearson_r) AS pearson_r,
+        avg(explained_variance) AS explained_variance,
+        avg(coverage_firings) AS coverage_firings,
+        avg(coverage_mass) AS coverage_mass,
         avg(non_firing_precision) AS non_firing_precision,
         avg(non_firing_recall) AS non_firing_recall,
         avg(non_firing_f1) AS non_firing_f1,
@@ -178,48 +194,102 @@ WITH asked AS (
         CAST(sum(tn) AS BIGINT) AS tn
     FROM unit_scores
     GROUP BY study, layer, predictor, text
+), scored AS (
+    SELECT
+        study,
+        layer,
+        predictor,
+        text,
+        predictor = 'graph_reinitialised' AS other_model,
+        s.* EXCLUDE (study, layer, predictor, text, evaluated, without_firing, f1, average_precision),
+        l.units,
+        coalesce(CASE WHEN other_model THEN l.evaluated END, s.evaluated, l.evaluated) AS evaluated,
+        coalesce(CASE WHEN other_model THEN l.without_firing END, s.without_firing, l.without_firing) AS without_firing,
+        coalesce(CASE WHEN other_model THEN l.f1 END, s.f1, l.f1) AS f1,
+        CASE WHEN other_model THEN l.f1_all END AS f1_all,
+        l.f1_low,
+        l.f1_high,
+        l.f1_all_low,
+        l.f1_all_high,
+        coalesce(l.average_precision, s.average_precision) AS average_precision,
+        l.average_precision_low,
+        l.average_precision_high,
+        l.f1_gain,
+        l.f1_gain_low,
+        l.f1_gain_high
+    FROM scores AS s
+    FULL JOIN layer_scores AS l USING (study, layer, predictor, text)
+), counted AS (
+    -- the units of graph_reinitialised are another model's: so are their number and what became of them
+    SELECT
+        a.study,
+        a.layer,
+        CASE WHEN other_model THEN s.units ELSE a.units END AS units,
+        CASE WHEN other_model THEN c.ok ELSE a.ok END AS ok,
+        CASE WHEN other_model THEN c.dead ELSE a.dead END AS dead,
+        CASE WHEN other_model THEN c.too_few_contexts ELSE a.too_few_contexts END AS too_few_contexts,
+        CASE WHEN other_model THEN c.failed ELSE a.failed END AS failed,
+        s.* EXCLUDE (study, layer, units),
+        CASE WHEN other_model THEN s.units WHEN predictor IS NOT NULL THEN a.units END AS divisor
+    FROM asked AS a
+    LEFT JOIN scored AS s ON s.study = a.study AND s.layer = a.layer
+    LEFT JOIN asked AS c ON c.study = control_study(a.study) AND c.layer = a.layer
 )
 SELECT
-    a.study,
-    a.layer,
-    s.predictor,
-    s.text,
-    a.units,
-    a.ok,
-    a.dead,
-    a.too_few_contexts,
-    a.failed,
-    coalesce(s.evaluated, 0) AS evaluated,
-    coalesce(s.without_firing, 0) AS without_firing,
-    s.precision,
-    s.recall,
-    s.f1,
-    s.precision_sum / a.units AS precision_all,
-    s.recall_sum / a.units AS recall_all,
-    s.f1_sum / a.units AS f1_all,
-    s.non_firing_precision,
-    s.non_firing_recall,
-    s.non_firing_f1,
-    s.non_firing_precision_sum / a.units AS non_firing_precision_all,
-    s.non_firing_recall_sum / a.units AS non_firing_recall_all,
-    s.non_firing_f1_sum / a.units AS non_firing_f1_all,
-    s.tp AS true_positives,
-    s.fp AS false_positives,
-    s.fn AS false_negatives,
-    s.tn AS true_negatives,
-    s.tp / nullif(s.tp + s.fp, 0) AS micro_precision,
-    s.tp / nullif(s.tp + s.fn, 0) AS micro_recall,
-    2 * s.tp / nullif(2 * s.tp + s.fp + s.fn, 0) AS micro_f1
-FROM asked AS a
-LEFT JOIN scores AS s ON s.study = a.study AND s.layer = a.layer
-ORDER BY a.study, a.layer, s.text, s.predictor;
-COMMENT ON VIEW layer_summary IS 'The paper''s table: for each layer and predictor, what became of the units and how well firing is predicted. Means are over units: precision, recall, f1 leave out units where the value is undefined; those with _all are over all units asked for, where a unit without a value counts 0.';
+    study,
+    layer,
+    predictor,
+    text,
+    units,
+    ok,
+    dead,
+    too_few_contexts,
+    failed,
+    coalesce(evaluated, 0) AS evaluated,
+    coalesce(without_firing, 0) AS without_firing,
+    precision,
+    recall,
+    f1,
+    coalesce(precision_sum, 0) / divisor AS precision_all,
+    coalesce(recall_sum, 0) / divisor AS recall_all,
+    coalesce(f1_all, coalesce(f1_sum, 0) / divisor) AS f1_all,
+    non_firing_precision,
+    non_firing_recall,
+    non_firing_f1,
+    coalesce(non_firing_precision_sum, 0) / divisor AS non_firing_precision_all,
+    coalesce(non_firing_recall_sum, 0) / divisor AS non_firing_recall_all,
+    coalesce(non_firing_f1_sum, 0) / divisor AS non_firing_f1_all,
+    tp AS true_positives,
+    fp AS false_positives,
+    fn AS false_negatives,
+    tn AS true_negatives,
+    tp / nullif(tp + fp, 0) AS micro_precision,
+    tp / nullif(tp + fn, 0) AS micro_recall,
+    2 * tp / nullif(2 * tp + fp + fn, 0) AS micro_f1,
+    f1_low,
+    f1_high,
+    f1_all_low,
+    f1_all_high,
+    f1_gain,
+    f1_gain_low,
+    f1_gain_high,
+    average_precision,
+    average_precision_low,
+    average_precision_high,
+    auroc,
+    coverage_firings,
+    coverage_mass,
+    pearson_r,
+    explained_variance
+FROM counted
+ORDER BY study, layer, text, predictor;
+COMMENT ON VIEW layer_summary IS 'The paper''s table: for each layer, predictor and text, what became of the units and how well firing is predicted. Means are over units: precision, recall, f1 leave out units where the value is undefined; those with _all are over all units asked for, where a unit without a value counts 0. Intervals are 95 % by bootstrap over documents.';
 COMMENT ON COLUMN layer_summary.study IS 'name of the study';
 COMMENT ON COLUMN layer_summary.layer IS 'layer, from 0';
-COMMENT ON COLUMN layer_summary.predictor IS 'graph, token_lookup or ngram; NULL where the layer is not evaluated yet';
-COMMENT ON COLUMN layer_summary.text IS 'text it was evaluated on; top: the units'' own test contexts';
-COMMENT ON COLUMN layer_summary.units IS 'units asked for';
-COMMENT ON COLUMN layer_summary.ok IS 'of those, ok in every stage so far';
+COMMENT ON COLUMN layer_summary.predictor IS 'as in evaluation; NULL where the layer is not evaluated yet';
+COMMENT ON COLUMN layer_summary.text IS 'text it was evaluated on, as in evaluation; top: the units'' own test contexts';
+COMMENT ON COLUMN layer_summary.units IS 'units asked for; for graph_reinitialised those of the control, NULL where layer_scores does not name them';
+COMMENT ON COLUMN layer_summary.ok IS 'of those, ok in every stage so far; for graph_reinitialised this and the next three are of the companion study, NULL where it is not published';
 COMMENT ON COLUMN layer_summary.dead IS 'of those, never with a positive activation';
 COMMENT ON COLUMN layer_summary.too_few_contexts IS 'of those, with too few train or test contexts';
 COMMENT ON COLUMN layer_summary.failed IS 'of those, failed in some stage: see problem_units';
@@ -244,6 +314,21 @@ COMMENT ON COLUMN layer_summary.true_negatives IS 'silent tokens predicted silen
 COMMENT ON COLUMN layer_summary.micro_precision IS 'precision of firing of the summed counts';
 COMMENT ON COLUMN layer_summary.micro_recall IS 'recall of firing of the summed counts';
 COMMENT ON COLUMN layer_summary.micro_f1 IS 'F1 of firing of the summed counts';
+COMMENT ON COLUMN layer_summary.f1_low IS 'lower end of the interval of f1';
+COMMENT ON COLUMN layer_summary.f1_high IS 'upper end of the interval of f1';
+COMMENT ON COLUMN layer_summary.f1_all_low IS 'lower end of the interval of f1_all';
+COMMENT ON COLUMN layer_summary.f1_all_high IS 'upper end of the interval of f1_all';
+COMMENT ON COLUMN layer_summary.f1_gain IS 'f1_all less that of token_lookup';
+COMMENT ON COLUMN layer_summary.f1_gain_low IS 'lower end of its interval, in pairs';
+COMMENT ON COLUMN layer_summary.f1_gain_high IS 'upper end of its interval, in pairs';
+COMMENT ON COLUMN layer_summary.average_precision IS 'mean average precision of firing; units without firing tokens left out';
+COMMENT ON COLUMN layer_summary.average_precision_low IS 'lower end of its interval';
+COMMENT ON COLUMN layer_summary.average_precision_high IS 'upper end of its interval';
+COMMENT ON COLUMN layer_summary.auroc IS 'mean area under the ROC curve of firing; undefined left out';
+COMMENT ON COLUMN layer_summary.coverage_firings IS 'mean share of the firing tokens that some rule explains; units without firing tokens left out';
+COMMENT ON COLUMN layer_summary.coverage_mass IS 'mean share of the positive activation that some rule explains; undefined left out';
+COMMENT ON COLUMN layer_summary.pearson_r IS 'mean correlation of predicted and actual activation; undefined left out';
+COMMENT ON COLUMN layer_summary.explained_variance IS 'mean explained variance of the activation; undefined left out';
 
 -- ------------------------------------------------------------------------------------------------ tokens
 CREATE OR REPLACE MACRO token_forms(token) AS TABLE

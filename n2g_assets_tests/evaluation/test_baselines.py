@@ -1,17 +1,33 @@
 """The baselines against dictionaries, and by hand."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.evaluation.baselines import NGram, TokenLookup
+from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
+from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_choice, slow_fit, slow_predict
 
 BOS = 0
+N_FORMS = 100
 
 
 def forms(*ids: int) -> np.ndarray:
     return np.array([BOS, *ids], np.int32)
+
+
+def text_of(contexts) -> EncodedText:
+    places = [np.arange(len(context)) for context in contexts]
+    return EncodedText.from_forms(np.concatenate(contexts), np.concatenate(places), N_FORMS)
+
+
+def fitted(predictor, contexts, activations):
+    return predictor.fit(text_of(contexts), np.concatenate(activations))
+
+
+def predicted(predictor, *contexts):
+    return predictor.predict(text_of(contexts)).tolist()
 
 
 def labelled(alphabet: int = 4):
@@ -27,48 +43,60 @@ def labelled(alphabet: int = 4):
 
 
 def test_lookup_predicts_the_mean_of_a_form_and_never_learns_from_position_0():
-    lookup = TokenLookup().fit([forms(1, 2, 1), forms(1)], [np.array([9, 1, 0.5, 0]), np.array([9, 0.5])])
-    assert lookup.predict(forms(2, 1, 3, BOS)).tolist() == [0, 0.5, 0.5, 0, 0]
+    lookup = fitted(TokenLookup(), [forms(1, 2, 1), forms(1)], [np.array([9, 1, 0.5, 0]), np.array([9, 0.5])])
+    assert predicted(lookup, forms(2, 1, 3, BOS)) == [0, 0.5, 0.5, 0, 0]
 
 
 def test_ngram_predicts_after_n_tokens_and_never_reaches_over_position_0():
-    ngram = NGram(2).fit([forms(1, 2, 1, 2)], [np.array([9, 8, 1, 0.25, 0.5])])
-    assert ngram.predict(forms(1, 2)).tolist() == [0, 0, 0.75]
-    assert ngram.predict(forms(2)).tolist() == [0, 0]
-    assert ngram.predict(forms(2, 1, 1)).tolist() == [0, 0, 0.25, 0]
+    ngram = fitted(NGram(2), [forms(1, 2, 1, 2)], [np.array([9, 8, 1, 0.25, 0.5])])
+    assert predicted(ngram, forms(1, 2), forms(2), forms(2, 1, 1)) == [0, 0, 0.75, 0, 0, 0, 0, 0.25, 0]
 
 
 def test_a_run_does_not_span_two_contexts():
-    ngram = NGram(2).fit([forms(1), forms(2)], [np.array([9, 1.0]), np.array([9, 1.0])])
-    assert not ngram.predict(forms(1, 2)).any()
-    assert not ngram.predict(forms(1, BOS, 2)).any()
+    ngram = fitted(NGram(2), [forms(1), forms(2)], [np.array([9, 1.0]), np.array([9, 1.0])])
+    assert not any(predicted(ngram, forms(1, 2)))
+    assert not any(predicted(ngram, forms(1, BOS, 2)))
+    ngram = fitted(NGram(2), [forms(1, 2)], [np.array([9, 1.0, 1.0])])
+    assert not any(predicted(ngram, forms(1), forms(2)))
+    ngram = fitted(NGram(2), [forms(BOS, 2)], [np.array([9, 1.0, 1.0])])
+    assert not any(predicted(ngram, forms(2)))
+
+
+def test_always_zero_is_silent_everywhere():
+    assert predicted(AlwaysZero(), forms(1, 2), forms(3)) == [0.0] * 5
+    assert AlwaysZero().predict(text_of([forms(1)])).dtype == np.float32
 
 
 @given(labelled(), labelled(5), st.integers(1, 5))
 def test_predictions_equal_those_of_dictionaries(train, test, n):
-    predictor = (TokenLookup() if n == 1 else NGram(n)).fit(*train)
+    predictor = fitted(TokenLookup() if n == 1 else NGram(n), *train)
     means = slow_fit(*train, n)
-    for context in test[0]:
-        assert predictor.predict(context).tolist() == slow_predict(means, context, n).tolist()
+    expected = [slow_predict(means, context, n) for context in test[0]]
+    assert predicted(predictor, *test[0]) == np.concatenate(expected).tolist()
 
 
 @given(labelled(), st.sampled_from([0.5, 0.3]))
 def test_the_chosen_n_is_that_of_the_slow_leave_one_out(train, threshold):
-    chosen = NGram.choose(*train, threshold)
+    chosen = NGram.choose(text_of(train[0]), np.concatenate(train[1]), threshold)
     assert chosen.n == slow_choice(*train, threshold)
     means = slow_fit(*train, chosen.n)
-    for context in train[0]:
-        assert chosen.predict(context).tolist() == slow_predict(means, context, chosen.n).tolist()
+    expected = [slow_predict(means, context, chosen.n) for context in train[0]]
+    assert predicted(chosen, *train[0]) == np.concatenate(expected).tolist()
 
 
 def test_three_tokens_are_chosen_where_two_mislead():
     """The unit fires on 3 after (1, 2) but not after (4, 2): runs of three can tell, longer ones are new each time."""
     contexts = [forms(10 + i, 1, 2, 3, 20 + i, 4, 2, 3) for i in range(4)]
-    activations = [np.array([0, 0, 0, 0, 1.0, 0, 0, 0, 0])] * 4
-    chosen = NGram.choose(contexts, activations, 0.6)
+    activations = np.concatenate([np.array([0, 0, 0, 0, 1.0, 0, 0, 0, 0])] * 4)
+    chosen = NGram.choose(text_of(contexts), activations, 0.6)
     assert chosen.n == 3
-    assert chosen.predict(forms(99, 1, 2, 3)).tolist() == [0, 0, 0, 0, 1]
+    assert predicted(chosen, forms(99, 1, 2, 3)) == [0, 0, 0, 0, 1]
 
 
 def test_of_equals_the_smaller_n_is_chosen():
-    assert NGram.choose([forms(1, 2, 3)], [np.zeros(4)], 0.5).n == 2
+    assert NGram.choose(text_of([forms(1, 2, 3)]), np.zeros(4), 0.5).n == 2
+
+
+def test_activations_of_another_text_are_refused():
+    with pytest.raises(ValueError, match="5 activations"):
+        TokenLookup().fit(text_of([forms(1, 2, 3)]), np.zeros(5))

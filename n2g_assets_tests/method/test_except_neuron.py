@@ -6,9 +6,10 @@ import pytest
 
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.predict import TokenGraph, predict
+from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.slow_graph import slow_predict
@@ -128,10 +129,12 @@ def test_the_graph_predicts_the_neuron_on_every_test_context(tables):
     test_contexts = tables["top_examples"].filter(split="test")
     assert test_contexts.height == 6
     for row in test_contexts.iter_rows(named=True):
-        forms = VOCABULARY.form_of[row["token_ids"]]
-        values = predict(graph, forms)
+        token_ids = np.array(row["token_ids"])
+        values = graph.predict(EncodedText.of([token_ids], VOCABULARY))
         assert values.tolist() == [activation / A_MAX for activation in row["activations"]]
-        assert values.tolist() == slow_predict(tables["graph_nodes"], [VOCABULARY.forms[form] for form in forms])[0]
+        assert (
+            values.tolist() == slow_predict(tables["graph_nodes"], [VOCABULARY.form(token) for token in token_ids])[0]
+        )
 
 
 def test_the_graph_is_silent_without_its_context(tables):
@@ -139,4 +142,4 @@ def test_the_graph_is_silent_without_its_context(tables):
     text = encode(
         VOCABULARY, " birds", " sing", " except", " the", "Everyone", " here", " except", "Nobody", " in", " excluding"
     )
-    assert predict(graph, VOCABULARY.form_of[text]).tolist() == [0, 0, 0, 0, 0, 0, 0, 1.0, 0, 0, 0]
+    assert graph.predict(EncodedText.of([text], VOCABULARY)).tolist() == [0, 0, 0, 0, 0, 0, 0, 1.0, 0, 0, 0]

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +20,7 @@ from n2g_assets.storage import slices
 from n2g_assets.storage.hashing import content_hash, hash_json, unit_rows_hashes
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceKey, SliceStore
-from n2g_assets.storage.tables import TABLES, Table
+from n2g_assets.storage.tables import TABLES, Column, Table
 from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, remove, rows, start, write
 
 VALUES: dict[pl.DataType | type[pl.DataType], st.SearchStrategy] = {
@@ -33,6 +34,9 @@ VALUES: dict[pl.DataType | type[pl.DataType], st.SearchStrategy] = {
     pl.Float64: st.floats(allow_nan=False),
     pl.Datetime("us"): st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2100, 1, 1)),
     pl.List(pl.Int32): st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3),
+    pl.List(pl.Int64): st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    pl.List(pl.List(pl.Int32)): st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3), max_size=3),
+    pl.List(pl.String): st.lists(st.text(max_size=5), max_size=3),
     pl.List(pl.Float32): st.lists(st.floats(width=32, allow_nan=False), max_size=3),
     pl.List(pl.Float64): st.lists(st.floats(allow_nan=False), max_size=3),
     pl.List(pl.Binary): st.lists(st.none() | st.binary(max_size=4), max_size=3),
@@ -87,6 +91,18 @@ def test_the_hash_sees_every_change_of_a_value() -> None:
     assert len({content_hash(frame) for frame in variants}) == len(variants)
 
 
+def test_the_hash_sees_where_a_text_of_a_list_of_texts_ends() -> None:
+    lists: list[list[list[int]]] = [[], [[]], [[], []], [[1, 2]], [[1], [2]], [[], [1, 2]], [[1, 2], []], [[2, 1]]]
+    words = [["ab"], ["a", "b"], ["", "ab"], ["ab", ""], [""], []]
+    counts = [[1, 2], [2, 1], [1, 2, 0], [2**40], []]
+    variants = [rows("rule_tests", {"match_ids": value}) for value in lists]
+    variants += [rows("rule_tests", {"near_miss_ids": value}) for value in lists[1:]]
+    variants += [rows("rule_tests", {"near_miss_changes": value}) for value in words[:-1]]
+    variants += [rows("layer_scores", {"levels_firing": value}) for value in counts]
+    variants += [rows("layer_scores", {"levels_silent": value}) for value in counts[:-1]]
+    assert len({content_hash(frame) for frame in variants}) == len(variants)
+
+
 def test_the_hash_does_not_depend_on_chunks_or_on_what_lies_under_a_null() -> None:
     whole = rows("graph_nodes", *({"node_id": i, "token": b"x" if i % 2 else None} for i in range(6)))
     pieces = pl.concat([whole[:2], whole[2:5], whole[5:]], rechunk=False)
@@ -121,6 +137,31 @@ def test_unit_hashes_equal_the_hash_of_each_units_rows_alone(data: st.DataObject
             assert (together[unit] == together[other]) == same
     relabelled = frame.with_columns(study=pl.lit("other"), layer=pl.lit(3, pl.Int32))
     assert unit_rows_hashes(relabelled, units) == together
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_unit_hashes_of_lists_of_lists_speak_of_each_units_rows_alone(data: st.DataObject) -> None:
+    few = st.lists(st.lists(st.integers(0, 1), max_size=2), max_size=2)
+    names = data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=8))
+    records = [
+        {"neuron": n, "match_ids": data.draw(few), "near_miss_changes": data.draw(VALUES[pl.List(pl.String)])}
+        for n in names
+    ]
+    frame = rows("rule_tests", *({"rule_id": i} | record for i, record in enumerate(records)))
+    units = [Unit(n, 1) for n in range(4)]
+    together = unit_rows_hashes(frame, units)
+    for unit in units:
+        own = frame.filter(pl.col("neuron") == unit.neuron)
+        assert unit_rows_hashes(own, [unit]) == {unit: together[unit]}
+        if own.height:
+            changed = frame.with_columns(
+                match_ids=pl.when(pl.col("neuron") == unit.neuron)
+                .then(pl.lit([[7]], pl.List(pl.List(pl.Int32))))
+                .otherwise(pl.col("match_ids"))
+            )
+            other = unit_rows_hashes(changed, units)
+            assert [u for u in units if other[u] != together[u]] == [unit]
 
 
 def test_layout_and_lookups(store: SliceStore) -> None:
@@ -213,6 +254,18 @@ def test_a_reader_whose_slice_is_replaced_while_it_looks_gets_the_new_rows(
     real = slices.file_sha256
     monkeypatch.setattr(slices, "file_sha256", replaced_meanwhile)
     assert SliceStore(store.home).read("rules", "demo", 7)["rule_id"].to_list() == [2, 3]
+
+
+def test_a_slice_with_the_columns_of_another_version_does_not_fit(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SliceKey("rules", "demo", 7)
+    write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    assert store.fits(key)
+    wider = replace(TABLES["rules"], columns=(*TABLES["rules"].columns, Column("new", pl.Int32, "new")))
+    monkeypatch.setattr(slices, "TABLES", {**TABLES, "rules": wider})
+    assert not store.fits(key)
+    assert store.status(key) == "ok"
 
 
 def test_a_slice_that_is_not_there_is_named(store: SliceStore) -> None:

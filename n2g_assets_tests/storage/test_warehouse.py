@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -10,10 +13,11 @@ import pytest
 
 from n2g_assets.errors import StorageError
 from n2g_assets.method.probing import Unit
-from n2g_assets.storage import warehouse
+from n2g_assets.storage import slices, warehouse
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.tables import TABLES
-from n2g_assets.storage.warehouse import STORAGE_VERSION, open_database, publish, units_of_ledger
+from n2g_assets.storage.warehouse import STORAGE_VERSION, VIEWS, open_database, publish, units_of_ledger
+from n2g_assets_tests.storage import helpers
 from n2g_assets_tests.storage.helpers import expect, files_below, fill, largest_file, remove, rows, start, tell, write
 
 SELECTED = {7: [Unit(1, 1), Unit(2, -1)], 8: [Unit(1, 1)]}
@@ -43,6 +47,8 @@ def test_every_table_and_column_is_there_with_its_type_and_its_comment(store: Sl
         for column in table.columns:
             assert found.pop((table.name, column.name)) == (column.nullable, column.meaning)
     views = {"layer_summary", "unit_summary", "unit_rules", "unit_status", "problem_units"}
+    views |= {"fidelity_card", "worst_units", "counterexample_text"}
+    views |= {"controls", "rule_test_summary", "failure_summary"}
     assert {table for table, _ in found} == views
     assert all(comment for _, comment in found.values()), [key for key, about in found.items() if not about[1]]
     commented = query(
@@ -52,6 +58,7 @@ def test_every_table_and_column_is_there_with_its_type_and_its_comment(store: Sl
         f"UNION ALL SELECT function_name, comment FROM duckdb_functions() WHERE {here}",
     )
     macros = {"units_on", "units_with_context", "token_forms", "token_text", "stage_number", "schema_fingerprint"}
+    macros |= {"control_study", "rival_number", "marked_text"}
     assert {name for name, _ in commented} == {*TABLES, *views, *macros}
     assert all(comment for _, comment in commented)
 
@@ -200,8 +207,8 @@ def test_what_is_published_already_is_not_copied_and_a_file_in_use_by_a_writer_g
     write_rules(store)
     first = publish(store, "demo", SELECTED)
     copies = []
-    real = warehouse._copy
-    monkeypatch.setattr(warehouse, "_copy", lambda *paths: (copies.append(paths), real(*paths)))
+    real = warehouse.copy_database
+    monkeypatch.setattr(warehouse, "copy_database", lambda *paths: (copies.append(paths), real(*paths)))
     again = publish(store, "demo", SELECTED)
     assert (again.changed, again.kept, again.rows, copies) == (False, 1, first.rows, [])
     with start(READER, store.home.database, "write") as process:
@@ -342,6 +349,118 @@ def test_a_table_whose_columns_changed_is_made_anew_for_all_studies_and_a_users_
     assert query(store, "FROM own_notes") == [(1,)]
 
 
+NEW_TABLES = {"rule_tests", "counterexamples", "failures", "layer_scores"}
+NEW_COLUMNS = {"n_tokens", "n_documents", "f1_low", "f1_high", "auroc", "calibration_tokens"}
+
+
+@contextlib.contextmanager
+def previous_version() -> Iterator[None]:
+    """The tables and views of an older version: fewer of them, with fewer columns."""
+    old = {name: table for name, table in TABLES.items() if name not in NEW_TABLES}
+    columns = tuple(column for column in TABLES["evaluation"].columns if column.name not in NEW_COLUMNS)
+    old["evaluation"] = replace(TABLES["evaluation"], columns=columns)
+    views = "CREATE OR REPLACE VIEW layer_summary AS SELECT study, predictor, f1 FROM evaluation;"
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (slices, warehouse, helpers):
+            patch.setattr(module, "TABLES", old)
+        patch.setattr(warehouse, "_views_text", lambda: views)
+        yield
+
+
+def write_scores(store: SliceStore, layer: int, study: str = "demo") -> None:
+    where = {"study": study, "layer": layer}
+    frame = rows("evaluation", {"neuron": 1, "predictor": "graph", "text": "top", "f1": 0.5}, **where)
+    write(store, "evaluation", frame, study=study, layer=layer)
+    ledger = rows("ledger", {"neuron": 1, "stage": "top_examples", "status": "ok"}, **where)
+    store.write(
+        "ledger", ledger, study=study, layer=layer, part="top_examples", input_hash="in", code_version="1",
+        unit_hashes={"1:1": "in"},
+    )  # fmt: skip
+
+
+def test_a_database_and_slices_of_the_previous_version_are_brought_up_to_date_as_stages_write_them_again(
+    store: SliceStore,
+) -> None:
+    with previous_version():
+        for study in ("demo", "other"):
+            write_documents(store, study)
+            write_scores(store, 7, study)
+            write_scores(store, 8, study)
+            publish(store, study)
+        assert query(store, "SELECT f1 FROM layer_summary") == [(0.5,)] * 4
+        assert not query(store, "FROM duckdb_tables() WHERE table_name IN ('failures', 'layer_scores')")
+
+    report = publish(store, "demo")
+    assert report.changed
+    assert report.rows == {"documents": 2, "ledger": 2}
+    for study in ("demo", "other"):
+        for layer in (7, 8):
+            (told,) = [w for w in report.warnings if f"evaluation of study {study}, layer {layer} " in w]
+            assert "written by an older version" in told
+            assert "materialize its stage again" in told
+    assert query(store, "SELECT study, count(*) FROM documents GROUP BY 1 ORDER BY 1") == [("demo", 2), ("other", 2)]
+    found = query(store, "SELECT study, layer, units, predictor FROM layer_summary")
+    assert found == [(study, layer, 1, None) for study in ("demo", "other") for layer in (7, 8)]
+    assert query(store, "FROM layer_scores") == []
+    again = publish(store, "demo")
+    assert (again.changed, len(again.warnings)) == (False, 2)
+
+    write_scores(store, 7)
+    write(store, "layer_scores", rows("layer_scores", {"predictor": "graph", "text": "top"}, study="demo", layer=7))
+    report = publish(store, "demo")
+    assert report.replaced == ["evaluation of study demo, layer 7", "layer_scores of study demo, layer 7"]
+    assert len(report.warnings) == 1
+    found = query(store, "SELECT layer, predictor, f1_all FROM layer_summary WHERE study = 'demo'")
+    assert found == [(7, "graph", 0.5), (8, None, None)]
+
+
+def test_a_database_of_the_previous_version_gets_new_tables_and_columns_from_whole_slices(store: SliceStore) -> None:
+    write_scores(store, 7)
+    publish(store, "demo")
+    with duckdb.connect(str(store.home.database)) as connection:
+        for name in sorted(NEW_TABLES):
+            connection.execute(f"DROP TABLE {name}")
+        for name in sorted(NEW_COLUMNS):
+            connection.execute(f"ALTER TABLE evaluation DROP COLUMN {name}")
+    assert publish(store, "demo").warnings == []
+    assert query(store, "SELECT n_tokens, calibration_tokens, f1 FROM evaluation") == [(0, [], 0.5)]
+    assert query(store, "FROM failures") == []
+
+
+def test_lists_of_texts_counts_and_words_are_published_as_they_are(store: SliceStore) -> None:
+    where = {"study": "demo", "layer": 7}
+    texts = {"match_ids": [[0, 1], [], [2]], "near_miss_ids": [], "near_miss_changes": ["moved", "é'\n", ""]}
+    write(store, "rule_tests", rows("rule_tests", {"neuron": 1} | texts, {"neuron": 1, "rule_id": 1}, **where))
+    write(store, "layer_scores", rows("layer_scores", {"predictor": "graph", "levels_firing": [2**40, 0]}, **where))
+    publish(store, "demo", SELECTED)
+    for table in ("rule_tests", "layer_scores"):
+        with open_database(store.home) as connection:
+            assert connection.sql(f"FROM {table}").pl().rows() == store.read(table, "demo", 7).rows()
+    described = query(store, "DESCRIBE rule_tests") + query(store, "DESCRIBE layer_scores")
+    types = {name: kind for name, kind, *_ in described}
+    assert (types["match_ids"], types["near_miss_changes"], types["levels_firing"]) == (
+        "INTEGER[][]", "VARCHAR[]", "BIGINT[]"
+    )  # fmt: skip
+
+
+def test_a_table_of_layers_without_units_is_published_for_the_studys_layers_alone_and_replaced_alone(
+    store: SliceStore,
+) -> None:
+    def write_means(layer: int, f1: float) -> None:
+        records = [{"predictor": name, "f1_all": f1} for name in ("graph", "ngram")]
+        write(store, "layer_scores", rows("layer_scores", *records, study="demo", layer=layer), layer=layer)
+
+    for layer in (7, 8, 9):
+        write_means(layer, 0.25)
+    assert publish(store, "demo", SELECTED).rows == {"layer_scores": 4}
+    assert query(store, "SELECT DISTINCT layer, units_hash FROM slices ORDER BY 1") == [(7, None), (8, None)]
+    write_means(8, 0.5)
+    assert publish(store, "demo", SELECTED).replaced == ["layer_scores of study demo, layer 8"]
+    assert query(store, "SELECT DISTINCT layer, f1_all FROM layer_scores ORDER BY 1") == [(7, 0.25), (8, 0.5)]
+    assert publish(store, "demo", {7: SELECTED[7]}).dropped == ["layer_scores of study demo, layer 8"]
+    assert query(store, "SELECT DISTINCT layer FROM layer_scores") == [(7,)]
+
+
 def test_views_that_changed_in_the_code_are_published_even_if_no_rows_did(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,5 +480,8 @@ def test_opening_what_is_not_published_says_what_to_do(store: SliceStore) -> Non
         open_database(store.home)
 
 
-def test_the_package_carries_its_views() -> None:
-    assert (Path(warehouse.__file__).with_name("views.sql")).read_text(encoding="utf-8") == warehouse._views_text()
+def test_the_package_carries_its_views_and_runs_them_in_order() -> None:
+    folder = Path(warehouse.__file__).parent
+    texts = [(folder / name).read_text(encoding="utf-8") for name in VIEWS]
+    assert {folder / name for name in VIEWS} == set(folder.glob("*.sql"))
+    assert warehouse._views_text() == "\n".join(texts)

@@ -1,0 +1,90 @@
+"""Asset checks of the scores: what must hold of them, and what a reader should be warned of.
+
+- ``no_unit_is_missing`` (blocking): every unit asked for is in the ledger of every stage, and every unit that is ok has
+  a row for every predictor and text that the study scores.
+- ``graph_beats_token_lookup`` (warns): on the units' own test contexts the graph's mean F1 is the higher one.
+- ``shuffled_control_is_near_zero`` (warns): the graph of another unit predicts next to nothing. Where it does not,
+  firing is so common, or so alike among units, that F1 says little.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+import polars as pl
+
+from n2g_assets.assets.check_kinds import layer_check
+from n2g_assets.assets.workbench import Study, Workbench
+
+NEAR_ZERO = 0.1
+"""Mean F1 under which the shuffled control counts as next to nothing."""
+
+_CONTROL = "graph_reinitialised"
+
+
+def score_checks(study: Study) -> list[dg.AssetChecksDefinition]:
+    """The checks of the scores of one study."""
+    warn = dg.AssetCheckSeverity.WARN
+    checks = [
+        layer_check(study, "evaluation", "no_unit_is_missing", _none_missing, _NONE_MISSING, blocking=True),
+        layer_check(study, "evaluation", "graph_beats_token_lookup", _beats_lookup, _BEATS_LOOKUP, severity=warn),
+    ]
+    if "graph_shuffled" in study.predictors:
+        checks.append(
+            layer_check(study, "evaluation", "shuffled_control_is_near_zero", _near_zero, _NEAR_ZERO, severity=warn)
+        )
+    return checks
+
+
+_NONE_MISSING = "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor and text."
+_BEATS_LOOKUP = "On the units' own test contexts the graphs' mean F1 is above that of the token lookup."
+_NEAR_ZERO = f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text."
+
+
+def _none_missing(bench: Workbench, layer: int) -> list[str]:
+    asked = {tuple(unit) for unit in bench.units(layer)}
+    faults = []
+    stages = [key.part for key in bench.store.keys(bench.study.name) if key.table == "ledger" and key.layer == layer]
+    for stage in stages:
+        rows = bench.read("ledger", layer, part=stage)
+        missing = asked - set(rows.select("neuron", "sign").iter_rows())
+        if missing:
+            faults.append(f"{len(missing)} units are missing from the ledger of {stage}: materialize it again")
+    ended = bench.read("ledger", layer, part="evaluation")
+    sound = set(ended.filter(pl.col("status") == "ok").select("neuron", "sign").iter_rows())
+    evaluation = bench.read("evaluation", layer)
+    texts = [text for text in bench.study.texts if text in set(evaluation["text"])]
+    lone = len(sound) < 2  # then there is no other unit's graph
+    for predictor in bench.study.predictors:
+        if predictor == _CONTROL or (predictor == "graph_shuffled" and lone):
+            continue
+        for text in texts:
+            rows = evaluation.filter(pl.col("predictor") == predictor, pl.col("text") == text)
+            missing = sound - set(rows.select("neuron", "sign").iter_rows())
+            if missing:
+                faults.append(f"{len(missing)} units have no score of {predictor} on {text}: materialize it again")
+    return faults
+
+
+def _beats_lookup(bench: Workbench, layer: int) -> list[str]:
+    faults = []
+    for row in _means(bench, layer, "graph").filter(pl.col("text") == "top").iter_rows(named=True):
+        if row["f1_gain"] is not None and row["f1_gain"] <= 0:
+            faults.append(
+                f"the graphs' mean F1 of {row['f1_all']:.2f} is {-row['f1_gain']:.2f} below that of the token lookup "
+                f"(95 % interval of the difference {row['f1_gain_low']:+.2f} to {row['f1_gain_high']:+.2f}): context "
+                "adds nothing here"
+            )
+    return faults
+
+
+def _near_zero(bench: Workbench, layer: int) -> list[str]:
+    return [
+        f"the graph of another unit has a mean F1 of {row['f1_all']:.2f} on {row['text']}: firing there is common or "
+        "shared, so F1 says little about a single unit"
+        for row in _means(bench, layer, "graph_shuffled").iter_rows(named=True)
+        if row["f1_all"] >= NEAR_ZERO
+    ]
+
+
+def _means(bench: Workbench, layer: int, predictor: str) -> pl.DataFrame:
+    return bench.read("layer_scores", layer).filter(pl.col("predictor") == predictor)

@@ -1,0 +1,150 @@
+"""Means over the units of a layer, one row a predictor and text (table ``layer_scores``), unit by unit.
+
+Two conventions stand side by side. ``f1`` is the mean over units whose F1 is defined; ``f1_all`` the mean over all
+units asked for, where what is undefined, dead, failed or missing counts 0. An interval is that of the mean over draws
+of documents: all units see the same draws (``poisson_weights``), a unit that is undefined in a draw is left out of
+``f1`` there and counts 0 in ``f1_all``. The gain over ``token_lookup`` is taken draw by draw, in pairs.
+
+Only running sums are kept: memory grows with predictors, texts and draws, not with units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Float64, Int64
+
+from n2g_assets.evaluation.scores import HUNDREDTHS, Draws, interval
+from n2g_assets.storage.tables import TABLES
+
+COMPARED_WITH = "token_lookup"
+"""The predictor that ``f1_gain`` is measured against."""
+OTHER_MODEL = "graph_reinitialised"
+"""Its units are scored on another model's activations: it has no gain."""
+
+
+class LayerScores:
+    """Running sums of the scores of a layer's units."""
+
+    def __init__(self, units_asked: Mapping[str, int] | int, draws: int) -> None:
+        """Starts with no unit.
+
+        Args:
+            units_asked: units asked for in the layer, whatever became of them; by predictor where they differ.
+            draws: draws of documents behind the intervals.
+        """
+        self._asked = units_asked
+        self._draws = draws
+        self._sums: dict[tuple[str, str], _Sums] = {}
+
+    def add(self, predictor: str, text: str, row: Mapping[str, object], draws: Draws) -> None:
+        """Takes in one unit's scores by one predictor on one text.
+
+        Args:
+            predictor: as in table ``evaluation``.
+            text: as in table ``evaluation``.
+            row: the unit's row from ``Scores.row``: ``f1``, ``average_precision`` and ``n_firings`` are read.
+            draws: what came with the row.
+
+        Raises:
+            ValueError: another number of draws than the others have, or more units than were asked for.
+        """
+        if not len(draws.f1) == len(draws.average_precision) == self._draws:
+            raise ValueError(f"{len(draws.f1)} draws of a unit cannot join a layer with {self._draws}")
+        sums = self._sums.get((predictor, text)) or _Sums(_Mean(self._draws), _Mean(self._draws))
+        asked = self._units_asked(predictor)
+        if sums.evaluated >= asked:
+            raise ValueError(f"{predictor} on {text} has more units than the {asked} that were asked for")
+        self._sums[predictor, text] = sums
+        sums.evaluated += 1
+        sums.without_firing += row["n_firings"] == 0
+        sums.f1.add(row["f1"], draws.f1)
+        sums.average_precision.add(row["average_precision"], draws.average_precision)
+        sums.levels_firing += draws.levels_firing
+        sums.levels_silent += draws.levels_silent
+
+    def frame(self) -> pl.DataFrame:
+        """The rows of table ``layer_scores`` without ``study`` and ``layer``, in the order of first appearance."""
+        schema = TABLES["layer_scores"].schema
+        schema = pl.Schema({name: schema[name] for name in schema if name not in ("study", "layer")})
+        rows = [self._row(predictor, text, sums) for (predictor, text), sums in self._sums.items()]
+        return pl.DataFrame({name: [row[name] for row in rows] for name in schema}, schema=schema)
+
+    def _row(self, predictor: str, text: str, sums: _Sums) -> dict[str, object]:
+        asked = self._units_asked(predictor)
+        all_draws = sums.f1.drawn_total / asked
+        return {
+            "predictor": predictor,
+            "text": text,
+            "units": asked,
+            "evaluated": sums.evaluated,
+            "without_firing": sums.without_firing,
+            **_with_interval("f1", sums.f1.mean, sums.f1.drawn_means),
+            **_with_interval("f1_all", sums.f1.total / asked, all_draws),
+            **_with_interval("average_precision", sums.average_precision.mean, sums.average_precision.drawn_means),
+            **self._gain(predictor, text, sums.f1.total / asked, all_draws),
+            "levels_firing": sums.levels_firing.tolist(),
+            "levels_silent": sums.levels_silent.tolist(),
+        }
+
+    def _gain(
+        self, predictor: str, text: str, f1_all: float, all_draws: Float64[np.ndarray, " draws"]
+    ) -> dict[str, float | None]:
+        lookup = self._sums.get((COMPARED_WITH, text))
+        if lookup is None or predictor == OTHER_MODEL:
+            return _with_interval("f1_gain", None, all_draws)
+        asked = self._units_asked(COMPARED_WITH)
+        return _with_interval("f1_gain", f1_all - lookup.f1.total / asked, all_draws - lookup.f1.drawn_total / asked)
+
+    def _units_asked(self, predictor: str) -> int:
+        if isinstance(self._asked, int):
+            return self._asked
+        if predictor not in self._asked:
+            raise ValueError(f"it is not known how many units were asked for with {predictor}")
+        return self._asked[predictor]
+
+
+class _Mean:
+    """The mean of a score over the units where it is defined, and the same in every draw."""
+
+    def __init__(self, draws: int) -> None:
+        self.total = 0.0
+        self.drawn_total: Float64[np.ndarray, " draws"] = np.zeros(draws)
+        self._units = 0
+        self._drawn_units: Int64[np.ndarray, " draws"] = np.zeros(draws, dtype=np.int64)
+
+    def add(self, score: object, draws: Float32[np.ndarray, " draws"]) -> None:
+        if isinstance(score, float):
+            self.total += score
+            self._units += 1
+        defined = ~np.isnan(draws)
+        self.drawn_total += np.where(defined, draws, 0)
+        self._drawn_units += defined
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self._units if self._units else None
+
+    @property
+    def drawn_means(self) -> Float64[np.ndarray, " draws"]:
+        """NaN for a draw in which no unit is defined."""
+        return np.where(self._drawn_units > 0, self.drawn_total / np.maximum(self._drawn_units, 1), np.nan)
+
+
+@dataclass
+class _Sums:
+    f1: _Mean
+    average_precision: _Mean
+    evaluated: int = 0
+    without_firing: int = 0
+    levels_firing: Int64[np.ndarray, " hundredths"] = field(default_factory=lambda: np.zeros(HUNDREDTHS, np.int64))
+    levels_silent: Int64[np.ndarray, " hundredths"] = field(default_factory=lambda: np.zeros(HUNDREDTHS, np.int64))
+
+
+def _with_interval(name: str, score: float | None, draws: Float64[np.ndarray, " draws"]) -> dict[str, float | None]:
+    """A score and its interval as columns; all None where the score is."""
+    low, high = (None, None) if score is None else interval(draws)
+    return {name: score, f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,315 @@
+"""Stage ``rule_tests``: what the model does where a rule matches, and where it only nearly does.
+
+1. Of each unit take the ``tested_rules`` rules that predict firing with the most prompts behind them; of equals the
+   lower number.
+2. A match is BOS, a run of 8 to 16 tokens of a random held-out context and the rule's tokens in text order, the
+   activating token last; where the rule takes any token, the run's own goes on. A form stands for several tokens: one
+   is drawn by how often each occurs in the contexts; where none occurs, the lowest token id is taken.
+3. A near miss is a match with one required token changed:
+   exchanged: another token, of another form, stands in its place;
+   moved: a context token goes to the nearest place to its left that the rule leaves free, and a fresh token stands in
+   its old place; behind the activating token a fresh token follows and is read;
+   removed: it is deleted, so that for the activating token the text ends with the token before it.
+   Changes and positions take turns, going on from rule to rule.
+4. A match is kept if the unit's whole graph predicts firing at its end, a near miss if it neither matches the rule nor
+   is predicted to fire; else it is drawn anew, up to ``ROUNDS`` times, and left out if none was found.
+5. Measure all texts of all units in one call; the activation at the last token counts.
+
+Each rule draws from a generator seeded from seed, layer, neuron, sign and rule, and from the contexts alone, so that
+its texts are the same whichever other rules and units are tested beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int32, Int64
+
+from n2g_assets.method.predict import TokenGraph
+from n2g_assets.method.probing import Prober, Unit, Vocabulary
+from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
+from n2g_assets.method.text import EncodedText
+from n2g_assets.settings import EvaluationSettings, MethodSettings
+
+CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
+"""Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
+
+FRESH_TOKENS = (8, 16)
+"""Fewest and most tokens of fresh text before a rule's own."""
+
+ROUNDS = 16
+"""Times a text is drawn before it is left out."""
+
+_DRAWS = 64
+"""Fresh tokens looked at to find one of another form."""
+
+Text = Int32[np.ndarray, " length"]
+"""Token ids of one text, BOS at position 0."""
+
+
+@dataclass(frozen=True)
+class FreshText:
+    """Held-out contexts to draw runs and tokens from."""
+
+    tokens: Int32[np.ndarray, " tokens"]
+    """Tokens of all contexts one behind another, BOS left out."""
+    starts: Int64[np.ndarray, " contexts"]
+    """Where each context starts; none is empty."""
+    lengths: Int64[np.ndarray, " contexts"]
+    """Tokens of each context."""
+    frequency: Int64[np.ndarray, " d_vocab"]
+    """How often each token id occurs."""
+    by_form: Int64[np.ndarray, " d_vocab"]
+    """All token ids by form and then by number."""
+    form_starts: Int64[np.ndarray, " forms+1"]
+    """``by_form[form_starts[f]:form_starts[f + 1]]`` are the token ids of form f."""
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> FreshText:
+        """The text of some contexts, in the order of their ids.
+
+        Raises:
+            ValueError: there is no token in them but BOS.
+        """
+        runs = [row.to_numpy()[1:] for row in contexts.sort("context_id")["token_ids"]]
+        runs = [run for run in runs if len(run)]
+        if not runs:
+            raise ValueError("Rules cannot be tested without held-out contexts to take fresh text from.")
+        lengths = np.array([len(run) for run in runs], np.int64)
+        tokens = np.concatenate(runs).astype(np.int32)
+        return cls(
+            tokens=tokens,
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+            frequency=np.bincount(tokens, minlength=len(vocabulary.form_of)),
+            by_form=np.argsort(vocabulary.form_of, kind="stable"),
+            form_starts=np.searchsorted(np.sort(vocabulary.form_of), np.arange(len(vocabulary.forms) + 1)),
+            vocabulary=vocabulary,
+        )
+
+    def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
+        """A run of tokens as it stands in a random context; where that is too short, another run goes on."""
+        pieces: list[np.ndarray] = []
+        while number:
+            context = generator.integers(len(self.lengths))
+            length = min(number, int(self.lengths[context]))
+            start = self.starts[context] + generator.integers(self.lengths[context] - length + 1)
+            pieces.append(self.tokens[start : start + length])
+            number -= length
+        return np.concatenate(pieces)
+
+    def token_of(self, form: int, generator: np.random.Generator) -> int:
+        """A token id of a form, drawn by its frequency; the lowest where none occurs."""
+        candidates = self.by_form[self.form_starts[form] : self.form_starts[form + 1]]
+        upto = np.cumsum(self.frequency[candidates])
+        if not upto[-1]:
+            return int(candidates[0])
+        return int(candidates[np.searchsorted(upto, generator.integers(upto[-1]), side="right")])
+
+    def token_unlike(self, form: int, generator: np.random.Generator) -> int | None:
+        """A token id of another form, drawn by its frequency; none where hardly any other occurs."""
+        drawn = self.tokens[generator.integers(len(self.tokens), size=_DRAWS)]
+        unlike = drawn[self.vocabulary.form_of[drawn] != form]
+        return int(unlike[0]) if len(unlike) else None
+
+
+@dataclass
+class RuleTrial:
+    """One rule while its texts are drawn; lives only inside ``try_rules``."""
+
+    unit: Unit
+    rule_id: int
+    forms: list[int | None]
+    """Index into ``Vocabulary.forms`` from the activating token backwards; none: any token."""
+    generator: np.random.Generator
+    matches: list[Text] = field(default_factory=list)
+    near_misses: list[Text] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    """What was done to each near miss."""
+
+    @property
+    def required(self) -> list[int]:
+        """The places of the rule, counted backwards from the activating token, at which a form must stand."""
+        return [back for back, form in enumerate(self.forms) if form is not None]
+
+    def is_matched(self, token_ids: Text, vocabulary: Vocabulary) -> bool:
+        """Whether the rule matches at the end of a text."""
+        if len(token_ids) <= len(self.forms):
+            return False
+        return all(vocabulary.form_of[token_ids[-1 - back]] == self.forms[back] for back in self.required)
+
+    def draw_match(self, fresh: FreshText) -> Text:
+        """A fresh context with the rule's tokens at its end (step 2)."""
+        before = int(self.generator.integers(FRESH_TOKENS[0], FRESH_TOKENS[1] + 1))
+        text = np.append(np.int32(fresh.vocabulary.bos_id), fresh.run(before + len(self.forms), self.generator))
+        for back, form in enumerate(self.forms):
+            if form is not None:
+                text[-1 - back] = fresh.token_of(form, self.generator)
+        return text.astype(np.int32)
+
+    def draw_near_miss(self, match: Text, change: str, back: int, fresh: FreshText) -> Text | None:
+        """A match with the token ``back`` places before the activating one changed (step 3); none where it cannot."""
+        place, form = len(match) - 1 - back, self.forms[back]
+        assert form is not None
+        if change == REMOVED:
+            return np.delete(match, place)
+        token = fresh.token_unlike(form, self.generator)
+        if token is None:
+            return None
+        text = match.copy()
+        if change == MOVED and back == 0:
+            return np.append(text, np.int32(token))
+        if change == MOVED:
+            free = next(left for left in range(back + 1, len(match)) if left not in self.required)
+            text[len(match) - 1 - free] = match[place]
+        text[place] = token
+        return text
+
+
+def try_rules(
+    units: Sequence[Unit],
+    rules: pl.DataFrame,
+    graph_nodes: pl.DataFrame,
+    contexts: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    vocabulary: Vocabulary,
+    prober: Prober,
+    method: MethodSettings,
+    evaluation: EvaluationSettings,
+) -> BlockResult:
+    """Tests the rules of a block of units on the model.
+
+    Args:
+        units: the block, all of the prober's layer.
+        rules: table ``rules``; rows of other units are ignored.
+        graph_nodes: table ``graph_nodes`` of these units.
+        contexts: held-out contexts to take fresh text from: ``context_id``, ``document_id`` and ``token_ids``.
+        a_max: largest activation of each unit over the harvest.
+        vocabulary: forms under which tokens match.
+        prober: asked once, for all texts of all units.
+        method: ``firing_threshold`` is read.
+        evaluation: ``seed``, ``tested_rules`` and ``rule_texts`` are read.
+
+    Returns:
+        Table ``rule_tests`` and a ledger entry for every unit; a unit without a rule that predicts firing has no
+        rows. A rule for which no text was found has a row with counts of 0.
+
+    Raises:
+        ValueError: the contexts hold no token to draw from.
+        StorageError: a graph's rows are damaged or belong to another vocabulary.
+    """
+    fresh, threshold = FreshText.of(contexts, vocabulary), np.float32(method.firing_threshold)
+    form_ids = {form: index for index, form in enumerate(vocabulary.forms)}
+    own_rules = rows_by_unit(units, rules.sort("rule_id"))
+    trials: list[RuleTrial] = []
+    for unit in units:
+        claims = [rule for rule in own_rules[unit] if np.float32(rule["activation"]) >= threshold]
+        chosen = sorted(claims, key=lambda rule: -rule["count"])[: evaluation.tested_rules]
+        if not chosen:
+            continue
+        nodes = graph_nodes.filter(pl.col("neuron") == unit.neuron, pl.col("sign") == unit.sign)
+        graph = TokenGraph.from_rows(nodes, vocabulary)
+        own = [
+            RuleTrial(
+                unit,
+                rule["rule_id"],
+                [None if form is None else form_ids[form] for form in rule["tokens"]],
+                _generator(evaluation.seed, prober.layer, unit, rule["rule_id"]),
+            )
+            for rule in sorted(chosen, key=lambda rule: rule["rule_id"])
+        ]
+        _draw_matches(own, graph, fresh, method.firing_threshold, evaluation.rule_texts)
+        _draw_near_misses(own, graph, fresh, method.firing_threshold, evaluation.rule_texts)
+        trials += own
+    texts = [(trial.unit, text) for trial in trials for text in (*trial.matches, *trial.near_misses)]
+    answers = iter(prober.activations([text for _, text in texts], [unit for unit, _ in texts]) if texts else [])
+    rows = []
+    for trial in trials:
+        matched, missed = (
+            np.array([next(answers)[-1] for _ in drawn], np.float64) / a_max[trial.unit]
+            for drawn in (trial.matches, trial.near_misses)
+        )
+        rows.append({
+            **trial.unit._asdict(), "rule_id": trial.rule_id,
+            "n_matches": len(matched), "fired": int((matched >= method.firing_threshold).sum()),
+            "n_near_misses": len(missed), "silent": int((missed < method.firing_threshold).sum()),
+            "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
+            "near_miss_ids": [text.tolist() for text in trial.near_misses], "near_miss_activations": missed,
+            "near_miss_changes": trial.changes,
+        })  # fmt: skip
+    return finish_block(units, {"rule_tests": unit_frame("rule_tests", rows)})
+
+
+def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, int]]:
+    """Changes and places of ``number`` near misses: each pair comes once before any comes again.
+
+    Args:
+        required: places of a rule at which a form must stand.
+        start: how many turns are behind already.
+        number: how many to take.
+    """
+    together = math.lcm(len(CHANGES), len(required))
+    return [
+        (CHANGES[turn % len(CHANGES)], required[(turn + turn // together) % len(required)])
+        for turn in range(start, start + number)
+    ]
+
+
+def _generator(seed: int, layer: int, unit: Unit, rule_id: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, layer, unit.neuron, int(unit.sign < 0), rule_id]))
+
+
+def _draw_matches(
+    trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
+) -> None:
+    """Gives each rule up to ``number`` matches; one prediction a round serves all rules of the unit."""
+    for _ in range(ROUNDS):
+        drawn = [(trial, trial.draw_match(fresh)) for trial in trials for _ in range(number - len(trial.matches))]
+        if not drawn:
+            break
+        fires = _predicted_to_fire([text for _, text in drawn], graph, fresh.vocabulary, threshold)
+        for (trial, text), fire in zip(drawn, fires, strict=True):
+            if fire:
+                trial.matches.append(text)
+
+
+def _draw_near_misses(
+    trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
+) -> None:
+    """Gives each rule that has matches up to ``number`` near misses, in the order of their turns."""
+    wanted = [
+        (trial, turn, change, back)
+        for trial in trials
+        if trial.matches
+        for turn, (change, back) in enumerate(turns(trial.required, trial.rule_id * number, number))
+    ]
+    found: dict[tuple[int, int], Text] = {}
+    for attempt in range(ROUNDS):
+        missing = [one for one in wanted if (one[0].rule_id, one[1]) not in found]
+        drawn: list[tuple[tuple[int, int], Text]] = []
+        for trial, turn, change, back in missing:
+            match = trial.matches[(turn + attempt) % len(trial.matches)]
+            text = trial.draw_near_miss(match, change, back, fresh)
+            if text is not None and not trial.is_matched(text, fresh.vocabulary):
+                drawn.append(((trial.rule_id, turn), text))
+        if not missing:
+            break
+        fires = _predicted_to_fire([text for _, text in drawn], graph, fresh.vocabulary, threshold)
+        found |= {key: text for (key, text), fire in zip(drawn, fires, strict=True) if not fire}
+    for trial, turn, change, _ in wanted:
+        if (trial.rule_id, turn) in found:
+            trial.near_misses.append(found[trial.rule_id, turn])
+            trial.changes.append(change)
+
+
+def _predicted_to_fire(
+    texts: Sequence[Text], graph: TokenGraph, vocabulary: Vocabulary, threshold: float
+) -> Bool[np.ndarray, " texts"]:
+    """Whether the graph predicts firing at the end of each text."""
+    lasts = np.cumsum([len(text) for text in texts], dtype=np.int64) - 1
+    return graph.predict(EncodedText.of(texts, vocabulary))[lasts] >= np.float32(threshold)

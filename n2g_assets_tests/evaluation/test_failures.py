@@ -1,0 +1,229 @@
+"""Kinds of failure: each named exactly from its threshold on, from rows written out by hand."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from n2g_assets.evaluation.failures import FAILURE_RULES, component_counts, name_failures
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import unit_schema
+from n2g_assets.settings import MethodSettings
+from n2g_assets_tests.method.toy import conform
+
+UNIT, OTHER = Unit(7, 1), Unit(7, -1)
+A_MAX = 4.0
+METHOD = MethodSettings()
+
+
+def frame(table, rows, unit) -> pl.DataFrame:
+    """Rows of a table of one unit; columns that are not given are NULL."""
+    schema = unit_schema(table)
+    rows = [dict.fromkeys(schema) | unit._asdict() | row for row in rows]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def tables_of(
+    unit=UNIT, peaks=(), reduced=(), rules=(), graph=(), causes=(), tests=(), split="test", kind="miss"
+) -> dict[str, pl.DataFrame]:
+    """Everything ``name_failures`` reads, for one unit.
+
+    Args:
+        unit: the unit.
+        peaks: activation at the peak of each context of side ``split``.
+        reduced: of each pruned context.
+        rules: (forms, count) of each rule.
+        graph: (text, true positives, false positives, recall) of the graph.
+        causes: of each counterexample of kind ``kind``.
+        tests: (matches, fired) of each tested rule.
+        split: side of the contexts.
+        kind: kind of the counterexamples.
+    """
+    rows = {
+        "top_examples": [{"rank": rank, "split": split, "activation": peak} for rank, peak in enumerate(peaks)],
+        "pruned_examples": [{"rank": rank, "reduced": one} for rank, one in enumerate(reduced)],
+        "rules": [{"rule_id": i, "tokens": list(forms), "count": count} for i, (forms, count) in enumerate(rules)],
+        "evaluation": [
+            {"predictor": "graph", "text": text, "true_positives": right, "false_positives": wrong, "recall": recall}
+            for text, right, wrong, recall in graph
+        ],
+        "counterexamples": [{"kind": kind, "rank": rank, "cause": cause} for rank, cause in enumerate(causes)],
+        "rule_tests": [{"rule_id": i, "n_matches": n, "fired": fired} for i, (n, fired) in enumerate(tests)],
+    }
+    return {name: frame(name, own, unit) for name, own in rows.items()}
+
+
+def named(units=(UNIT,), a_max=A_MAX, method=METHOD, tables=None, **given) -> list[dict]:
+    tables = tables or tables_of(**given)
+    return conform("failures", name_failures(units, **tables, a_max=dict.fromkeys(units, a_max), method=method)).rows(
+        named=True
+    )
+
+
+def kinds(**given) -> list[str]:
+    return [row["kind"] for row in named(**given)]
+
+
+def the_one(**given) -> tuple[str, float, str]:
+    (row,) = named(**given)
+    return row["kind"], row["share"], row["reason"]
+
+
+def test_context_beyond_window_from_a_third_on():
+    assert the_one(reduced=[False, True, True]) == (
+        "context_beyond_window",
+        1 / 3,
+        "Pruning found no short enough prompt for 1 of 3 train contexts.",
+    )
+    assert kinds(reduced=[False] * 3 + [True] * 6) == ["context_beyond_window"]
+    assert kinds(reduced=[False] * 3 + [True] * 7) == []
+
+
+NARROW = {"causes": ["token unknown", "token unknown", "context unmatched", "context unmatched"]}
+
+
+def test_token_classes_too_narrow_from_half_of_the_misses_on():
+    assert the_one(**NARROW, graph=[("top", 1, 0, 0.25)]) == (
+        "token_classes_too_narrow",
+        0.5,
+        "2 of 4 misses are on tokens that no rule has as its activating token; recall on its own test contexts is "
+        "0.25.",
+    )
+    below = ["token unknown", "context unmatched", "context unmatched"]
+    assert kinds(causes=below, graph=[("top", 1, 0, 0.25)]) == []
+
+
+def test_token_classes_too_narrow_needs_three_misses_and_a_recall_below_a_half():
+    assert kinds(causes=["token unknown"] * 3, graph=[("top", 1, 0, 0.0)]) == ["token_classes_too_narrow"]
+    assert kinds(causes=["token unknown"] * 2, graph=[("top", 1, 0, 0.0)]) == []
+    assert kinds(causes=["token unknown"] * 3, kind="false_alarm", graph=[("top", 1, 0, 0.0)]) == []
+    assert kinds(**NARROW, graph=[("top", 1, 0, 0.49)]) == ["token_classes_too_narrow"]
+    assert kinds(**NARROW, graph=[("top", 1, 0, 0.5)]) == []
+    assert kinds(**NARROW, graph=[("top", 1, 0, None)]) == []
+    assert kinds(**NARROW, graph=[("random", 1, 0, 0.25)]) == []
+
+
+def test_over_general_rule_where_fewer_than_half_of_the_alarms_on_random_text_are_right():
+    assert the_one(graph=[("random", 2, 3, 1.0), ("top", 9, 0, 1.0)]) == (
+        "over_general_rule",
+        0.4,
+        "2 of 5 alarms on random text are right.",
+    )
+    assert kinds(graph=[("random", 3, 3, 1.0), ("top", 0, 9, 1.0)]) == []
+
+
+def test_over_general_rule_goes_by_top_contexts_where_random_text_has_fewer_than_five_alarms():
+    assert the_one(graph=[("random", 4, 0, 1.0), ("top", 1, 2, 1.0)]) == (
+        "over_general_rule",
+        1 / 3,
+        "1 of 3 alarms on its own test contexts are right.",
+    )
+    assert kinds(graph=[("random", 0, 4, 1.0), ("top", 1, 1, 1.0)]) == []
+    assert kinds(graph=[("random", 0, 4, 1.0), ("top", 0, 0, 1.0)]) == []
+    assert kinds(graph=[("top", 0, 1, 1.0)]) == ["over_general_rule"]
+    assert kinds(graph=[("random", 0, 4, 1.0)]) == []
+    assert kinds(graph=[("out_of_domain", 0, 9, 1.0), ("quantiles", 0, 9, 1.0)]) == []
+
+
+def test_over_general_rule_where_fewer_than_half_of_the_matching_texts_fire():
+    assert the_one(tests=[(4, 0), (4, 3)]) == (
+        "over_general_rule",
+        0.375,
+        "The unit fires on 3 of 8 texts made to match its rules.",
+    )
+    assert kinds(tests=[(4, 0), (4, 4)]) == []
+    assert kinds(tests=[(0, 0)]) == []
+
+
+def test_over_general_rule_says_both_where_both_hold_and_goes_by_the_smaller_share():
+    assert the_one(graph=[("random", 2, 6, 1.0)], tests=[(10, 1)]) == (
+        "over_general_rule",
+        0.1,
+        "2 of 8 alarms on random text are right, and the unit fires on 1 of 10 texts made to match its rules.",
+    )
+    assert the_one(graph=[("random", 2, 6, 1.0)], tests=[(10, 5)])[1:] == (
+        0.25,
+        "2 of 8 alarms on random text are right.",
+    )
+
+
+def test_weak_peak_below_half_of_the_test_contexts():
+    assert the_one(peaks=[2.0, 1.9, 1.9]) == (
+        "weak_peak",
+        1 / 3,
+        "The unit fires at the peak of 1 of 3 test contexts.",
+    )
+    assert kinds(peaks=[2.0, 1.9]) == []
+    assert kinds(peaks=[0.9, 0.9], split="train") == []
+    assert kinds(peaks=[2.0, 2.0], method=MethodSettings(firing_threshold=0.6)) == ["weak_peak"]
+    assert kinds(peaks=[2.0, 2.0], a_max=4.1) == ["weak_peak"]
+
+
+def test_polysemantic_from_two_components_of_a_fifth_each_on():
+    joined = [((b"a", None, b"x"), 2), ((b"b", b"x"), 2)]
+    assert the_one(rules=[*joined, ((b"c", None), 1)]) == (
+        "polysemantic",
+        0.2,
+        "2 of 2 components of rules that share no token hold 4 and 1 of 5 prompts.",
+    )
+    assert kinds(rules=[*joined, ((b"c",), 1), ((b"d",), 1)]) == []
+    assert kinds(rules=[((b"a",), 5)]) == []
+    assert the_one(rules=[((b"a",), 4), ((b"b",), 3), ((b"c",), 2), ((b"d",), 1)])[1:] == (
+        0.3,
+        "3 of 4 components of rules that share no token hold 4, 3 and 2 of 10 prompts.",
+    )
+
+
+def test_rules_are_joined_by_a_context_token_of_one_and_the_activating_token_of_another_but_not_by_any_token():
+    assert component_counts([((b"a", None), 1), ((b"b", None), 1)]) == [1, 1]
+    assert component_counts([((b"a", b"c"), 1), ((b"b", b"d"), 2), ((b"d", b"a"), 4)]) == [7]
+
+
+RULE = st.tuples(st.tuples(st.integers(0, 9), st.lists(st.none() | st.integers(0, 9), max_size=2)), st.integers(1, 5))
+
+
+@given(st.lists(RULE, max_size=12))
+def test_components_are_those_of_a_flood_from_rule_to_rule(drawn):
+    rules = [((first, *rest), count) for (first, rest), count in drawn]
+    sets = [{form for form in forms if form is not None} for forms, _ in rules]
+    left, expected = set(range(len(rules))), []
+    while left:
+        group = {min(left)}
+        while more := {i for i in left - group if any(sets[i] & sets[j] for j in group)}:
+            group |= more
+        left -= group
+        expected.append(sum(rules[i][1] for i in group))
+    as_bytes = [(tuple(None if form is None else bytes([form]) for form in forms), count) for forms, count in rules]
+    assert sorted(component_counts(as_bytes)) == sorted(expected)
+
+
+EVERYTHING = {
+    "peaks": [1.0], "reduced": [False], "rules": [((b"a",), 1), ((b"b",), 1)], "graph": [("top", 1, 2, 0.1)],
+    "causes": ["token unknown"] * 3, "tests": [(4, 0)],
+}  # fmt: skip
+
+
+def test_a_unit_may_have_all_kinds_or_none_and_none_takes_from_another():
+    mine, others = tables_of(**EVERYTHING), tables_of(OTHER)
+    tables = {name: pl.concat([others[name], mine[name]]) for name in mine}
+    rows = name_failures([OTHER, UNIT], **tables, a_max={UNIT: A_MAX}, method=METHOD)
+    assert rows["kind"].to_list() == list(FAILURE_RULES)
+    assert rows.select("neuron", "sign").unique().rows() == [UNIT]
+    assert named(tables=tables, units=[OTHER]) == []
+    assert named(tables=tables) == named(**EVERYTHING)
+
+
+def test_only_the_graph_is_judged():
+    tables = tables_of(graph=[("random", 0, 9, 0.0)])
+    tables["evaluation"] = tables["evaluation"].with_columns(predictor=pl.lit("graph_shuffled"))
+    assert named(tables=tables) == []
+
+
+@pytest.mark.parametrize("kind", FAILURE_RULES)
+def test_every_kind_has_its_rule_in_one_sentence(kind):
+    assert FAILURE_RULES[kind].count(".") == 1
+    assert FAILURE_RULES[kind].endswith(".")
+
+
+def test_no_units_give_an_empty_table():
+    assert named(units=[]) == []

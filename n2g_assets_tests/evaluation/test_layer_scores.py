@@ -1,0 +1,197 @@
+"""Means over units against a slow computation that keeps every unit."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.scores import Draws, Scores, poisson_weights
+from n2g_assets.storage.tables import TABLES
+
+DRAWS = 12
+ENDS = ("", "_low", "_high")
+
+
+def a_unit(f1, f1_draws, precision, precision_draws, n_firings=3, level=0) -> tuple[dict, Draws]:
+    levels = np.zeros(101, np.int64)
+    levels[level] = n_firings
+    row = {"f1": f1, "average_precision": precision, "n_firings": n_firings}
+    return row, Draws(np.array(f1_draws, np.float32), np.array(precision_draws, np.float32), levels, 2 * levels)
+
+
+def some_units(seed: int, n: int) -> list[tuple[dict, Draws]]:
+    """Units with many ties, undefined scores and undefined draws; sometimes nothing is defined at all."""
+    rng = np.random.default_rng(seed)
+    undefined = rng.choice([0, 0.3, 0.9])
+
+    def score() -> float | None:
+        return None if rng.random() < undefined else float(rng.integers(0, 9) / 8)
+
+    def draws() -> list[float]:
+        return [math.nan if drawn is None else drawn for drawn in (score() for _ in range(DRAWS))]
+
+    return [
+        a_unit(score(), draws(), score(), draws(), int(rng.integers(0, 3)), int(rng.integers(0, 101))) for _ in range(n)
+    ]
+
+
+UNITS = st.builds(some_units, st.integers(0, 10**6), st.integers(1, 6))
+
+
+def only(frame: pl.DataFrame, predictor: str, text: str = "random") -> dict:
+    [row] = frame.filter((pl.col("predictor") == predictor) & (pl.col("text") == text)).to_dicts()
+    return row
+
+
+def columns(row: dict, name: str) -> list[float | None]:
+    return [row[name + end] for end in ENDS]
+
+
+def close(score: float | None, draws: list[float]):
+    """A score with the percentiles of the draws that are defined."""
+    if score is None:
+        return [None] * 3
+    defined = [draw for draw in draws if not math.isnan(draw)]
+    return pytest.approx([score, *np.percentile(defined, [2.5, 97.5])], abs=1e-9) if defined else [score, None, None]
+
+
+def mean(scores) -> float | None:
+    defined = [float(score) for score in scores if score is not None and not math.isnan(score)]
+    return sum(defined) / len(defined) if defined else None
+
+
+def drawn_means(units, name: str) -> list[float]:
+    means = [mean([getattr(draws, name)[draw] for _, draws in units]) for draw in range(DRAWS)]
+    return [math.nan if one is None else one for one in means]
+
+
+def mean_of_all(units, asked: int) -> tuple[float, list[float]]:
+    """F1 and its draws with what is undefined or missing counted 0."""
+    draws = np.nan_to_num(np.stack([draws.f1 for _, draws in units]).astype(np.float64)).sum(axis=0) / asked
+    return sum(row["f1"] or 0 for row, _ in units) / asked, draws.tolist()
+
+
+@given(UNITS, UNITS, st.integers(6, 9))
+def test_means_and_intervals_equal_the_slow_computation(graph, lookup, asked):
+    layer = LayerScores(asked, DRAWS)
+    for predictor, units in (("graph", graph), ("token_lookup", lookup)):
+        for row, draws in units:
+            layer.add(predictor, "random", row, draws)
+    frame = layer.frame()
+    row = only(frame, "graph")
+    assert (row["units"], row["evaluated"]) == (asked, len(graph))
+    assert row["without_firing"] == sum(one["n_firings"] == 0 for one, _ in graph)
+    assert columns(row, "f1") == close(mean(one["f1"] for one, _ in graph), drawn_means(graph, "f1"))
+    assert columns(row, "average_precision") == close(
+        mean(one["average_precision"] for one, _ in graph), drawn_means(graph, "average_precision")
+    )
+    (all_graph, drawn_graph), (all_lookup, drawn_lookup) = mean_of_all(graph, asked), mean_of_all(lookup, asked)
+    assert columns(row, "f1_all") == close(all_graph, drawn_graph)
+    in_pairs = [one - other for one, other in zip(drawn_graph, drawn_lookup, strict=True)]
+    assert columns(row, "f1_gain") == close(all_graph - all_lookup, in_pairs)
+    assert columns(only(frame, "token_lookup"), "f1_gain") == [0, 0, 0]
+    for name in ("levels_firing", "levels_silent"):
+        assert row[name] == sum(getattr(draws, name) for _, draws in graph).tolist()
+
+
+def test_the_order_of_units_and_texts_does_not_matter():
+    units = [a_unit(n / 4, [n / 4] * DRAWS, n / 8, [math.nan] * DRAWS, level=n) for n in range(4)]
+    frames = []
+    for order in (units, units[::-1]):
+        layer = LayerScores(4, DRAWS)
+        for text in ("top", "random"):
+            for row, draws in order:
+                layer.add("graph", text, row, draws)
+        frames.append(layer.frame())
+    assert frames[0].equals(frames[1])
+    assert frames[0]["text"].to_list() == ["top", "random"]
+
+
+def test_two_conventions_for_what_is_undefined_or_missing():
+    layer = LayerScores(4, 2)
+    layer.add("graph", "top", *a_unit(0.5, [0.5, math.nan], 0.25, [0.25, 0.25]))
+    layer.add("graph", "top", *a_unit(None, [math.nan, math.nan], None, [math.nan, math.nan], n_firings=0))
+    layer.add("graph", "top", *a_unit(1.0, [0.75, 1.0], 0.75, [0.75, math.nan]))
+    row = only(layer.frame(), "graph", "top")
+    assert (row["units"], row["evaluated"], row["without_firing"]) == (4, 3, 1)
+    assert columns(row, "f1") == pytest.approx([0.75, *np.percentile([0.625, 1.0], [2.5, 97.5])])
+    assert columns(row, "f1_all") == pytest.approx([0.375, *np.percentile([1.25 / 4, 0.25], [2.5, 97.5])])
+    assert columns(row, "average_precision") == pytest.approx([0.5, *np.percentile([0.5, 0.25], [2.5, 97.5])])
+
+
+def test_a_gain_needs_the_lookup_on_the_same_text_and_the_same_model():
+    layer = LayerScores({"graph": 3, "token_lookup": 3, "graph_reinitialised": 2}, 2)
+    unit = a_unit(0.75, [0.75, 0.75], 0.5, [0.5, 0.5])
+    layer.add("graph", "top", *unit)
+    layer.add("graph", "random", *unit)
+    layer.add("token_lookup", "random", *a_unit(0.0, [0.0, 0.0], 0.5, [0.5, 0.5]))
+    layer.add("graph_reinitialised", "random", *unit)
+    frame = layer.frame()
+    assert columns(only(frame, "graph", "top"), "f1_gain") == [None] * 3
+    assert columns(only(frame, "graph"), "f1_gain") == [0.25] * 3
+    reinitialised = only(frame, "graph_reinitialised")
+    assert (reinitialised["units"], reinitialised["f1_all"]) == (2, 0.375)
+    assert columns(reinitialised, "f1_gain") == [None] * 3
+
+
+def test_where_nothing_is_defined_means_are_none_and_the_mean_of_all_is_0():
+    layer = LayerScores(2, 2)
+    layer.add("graph", "top", *a_unit(None, [math.nan] * 2, None, [math.nan] * 2, n_firings=0))
+    row = only(layer.frame(), "graph", "top")
+    assert columns(row, "f1") == columns(row, "average_precision") == [None] * 3
+    assert columns(row, "f1_all") == [0.0] * 3
+
+
+def test_an_improvement_of_every_document_has_an_interval_above_0_though_the_scores_overlap():
+    rng, documents = np.random.default_rng(0), 40
+    weights = poisson_weights([f"d{n}" for n in range(documents)], 300, 0)
+    layer = LayerScores(6, 300)
+    for _ in range(6):
+        document = rng.integers(0, documents, 3000)
+        hard = rng.random(documents)[document]  # documents differ a lot, the two predictors within one only a little
+        actual = (rng.random(3000) < 0.2).astype(np.float64)
+        found = rng.random(3000)
+        for predictor, ease in (("graph", 0.08), ("token_lookup", 0.0)):
+            scores = Scores(documents, 0.5)
+            scores.add(actual, actual * (found > hard - ease), document)
+            layer.add(predictor, "random", *scores.row(weights))
+    frame = layer.frame()
+    graph, lookup = only(frame, "graph"), only(frame, "token_lookup")
+    assert graph["f1_all_low"] < lookup["f1_all_high"]
+    assert 0 < graph["f1_gain_low"] < graph["f1_gain"] < graph["f1_gain_high"]
+    assert graph["f1_low"] < graph["f1"] < graph["f1_high"]
+
+
+def test_the_frame_is_the_table_without_study_and_layer():
+    layer = LayerScores(2, 2)
+    empty = layer.frame()
+    layer.add("graph", "top", *a_unit(0.5, [0.5, 0.5], 0.5, [0.5, 0.5]))
+    key = [pl.lit("a").alias("study"), pl.lit(0, pl.Int32).alias("layer")]
+    for frame in (empty, layer.frame()):
+        assert TABLES["layer_scores"].conform(frame.with_columns(key)).height == frame.height
+
+
+def test_memory_does_not_grow_with_units():
+    layer = LayerScores(500, 3)
+    sizes = []
+    for _ in range(500):
+        layer.add("graph", "top", *a_unit(0.5, [0.5] * 3, 0.5, [0.5] * 3))
+        sizes.append(sum(np.size(part) for sums in layer._sums.values() for part in vars(sums).values()))
+    assert sizes[0] == sizes[-1]
+
+
+def test_more_units_than_asked_for_other_draws_and_unknown_predictors_are_refused():
+    layer = LayerScores({"graph": 1}, 2)
+    unit = a_unit(0.5, [0.5, 0.5], 0.5, [0.5, 0.5])
+    layer.add("graph", "top", *unit)
+    with pytest.raises(ValueError, match="more units"):
+        layer.add("graph", "top", *unit)
+    with pytest.raises(ValueError, match="draws"):
+        layer.add("graph", "random", *a_unit(0.5, [0.5], 0.5, [0.5]))
+    with pytest.raises(ValueError, match="ngram"):
+        layer.add("ngram", "top", *unit)
+    assert layer.frame().height == 1

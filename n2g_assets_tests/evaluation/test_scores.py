@@ -1,0 +1,329 @@
+"""Streamed scores against scikit-learn and numpy on the whole arrays, and the bootstrap draw by draw."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    average_precision_score,
+    explained_variance_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+from n2g_assets.evaluation.scores import Draws, Scores, interval, poisson_weights
+from n2g_assets.method.results import unit_schema
+
+DOCUMENTS = 5
+THOUSANDTHS = st.integers(0, 1100).map(lambda n: n / 1000)
+TIED = st.sampled_from([-0.25, 0.0, 0.0, 0.0, 0.1, 0.499, 0.5, 0.501, 0.7, 1.0, 1.5])
+TOKENS = st.lists(
+    st.tuples(st.one_of(TIED, THOUSANDTHS), st.one_of(TIED, THOUSANDTHS), st.integers(0, DOCUMENTS - 1)),
+    min_size=1,
+    max_size=60,
+)
+DTYPES = st.sampled_from([np.float32, np.float64])
+WEIGHTS = poisson_weights([f"document {n}" for n in range(DOCUMENTS)], 40, 7)
+
+
+def arrays(tokens, dtype=np.float64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    actual, predicted, documents = zip(*tokens, strict=True)
+    return np.array(actual, dtype), np.array(predicted, dtype), np.array(documents, np.int32)
+
+
+def text(seed: int, documents: int, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Activations that fire now and then, and predictions that are right more often than not."""
+    rng = np.random.default_rng(seed)
+    actual = rng.normal(0, 0.1, tokens)
+    fires = rng.random(tokens) < 0.2
+    actual[fires] = rng.uniform(0.5, 1, fires.sum())
+    predicted = np.where(rng.random(tokens) < 0.8, np.round(actual, 2), rng.choice([0, 0.3, 0.6], tokens))
+    return actual.astype(np.float32), predicted.astype(np.float32), rng.integers(0, documents, tokens)
+
+
+def score(actual, predicted, documents, weights=WEIGHTS, threshold=0.5) -> tuple[dict, Draws]:
+    scores = Scores(weights.shape[1], threshold)
+    scores.add(actual, predicted, documents)
+    return scores.row(weights)
+
+
+def rounded(predicted: np.ndarray) -> np.ndarray:
+    """Predictions in thousandths, rounded down but for what float32 cannot hold."""
+    return np.clip(np.floor(predicted.astype(np.float64) * 1000 + 1e-3), 0, 1000)
+
+
+def plain_scores(actual, predicted, threshold: float) -> dict[str, float | None]:
+    """What scikit-learn and numpy say of the whole arrays; None by the definitions in the table's columns."""
+    fires, alarm = actual >= threshold, predicted >= threshold
+    wide, guess = actual.astype(np.float64), predicted.astype(np.float64)
+    constant, flat = np.ptp(wide) == 0, np.ptp(guess) == 0
+    mass = np.maximum(wide, 0)
+    return {
+        "precision": precision_score(fires, alarm) if alarm.any() else None,
+        "recall": recall_score(fires, alarm) if fires.any() else None,
+        "f1": f1_score(fires, alarm) if (fires | alarm).any() else None,
+        "auroc": roc_auc_score(fires, rounded(predicted)) if 0 < fires.sum() < len(fires) else None,
+        "average_precision": average_precision_score(fires, rounded(predicted)) if fires.any() else None,
+        "pearson_r": None if constant or flat else np.corrcoef(wide, guess)[0, 1],
+        "explained_variance": None if constant else explained_variance_score(wide, guess),
+        "coverage_firings": np.mean(guess[fires] > 0) if fires.any() else None,
+        "coverage_mass": mass[guess > 0].sum() / mass.sum() if mass.sum() else None,
+    }
+
+
+@settings(max_examples=70)
+@given(TOKENS, DTYPES, st.sampled_from([0.5, 0.7, 0.3335]))
+def test_equal_to_scikit_learn_and_numpy_on_the_whole_arrays(tokens, dtype, threshold):
+    actual, predicted, documents = arrays(tokens, dtype)
+    row, _ = score(actual, predicted, documents, threshold=threshold)
+    fires, alarm = actual >= threshold, predicted >= threshold
+    assert row["n_tokens"] == len(tokens)
+    assert row["n_documents"] == len(set(documents))
+    assert row["n_firings"] == fires.sum()
+    assert row["true_positives"] == (fires & alarm).sum()
+    assert row["false_positives"] == (~fires & alarm).sum()
+    assert row["false_negatives"] == (fires & ~alarm).sum()
+    assert row["true_negatives"] == (~fires & ~alarm).sum()
+    for name, plain in plain_scores(actual, predicted, threshold).items():
+        assert row[name] == (None if plain is None else pytest.approx(plain, abs=1e-9)), name
+
+
+@settings(max_examples=70)
+@given(TOKENS, st.data())
+def test_pieces_in_any_cut_and_order_give_the_same(tokens, data):
+    whole, draws = score(*arrays(tokens))
+    shuffled = data.draw(st.permutations(tokens))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=6)))
+    scores = Scores(DOCUMENTS, 0.5)
+    for start, stop in zip([0, *cuts], [*cuts, len(tokens)], strict=True):
+        piece = shuffled[start:stop]
+        scores.add(*(arrays(piece) if piece else (np.zeros(0), np.zeros(0), np.zeros(0, np.int32))))
+    row, same = scores.row(WEIGHTS)
+    for name, value in whole.items():
+        assert row[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
+    for name in ("f1", "average_precision", "levels_firing", "levels_silent"):
+        assert np.array_equal(getattr(same, name), getattr(draws, name), equal_nan=True), name
+
+
+@settings(max_examples=40)
+@given(TOKENS, st.sampled_from([0.5, 0.3335]))
+def test_every_draw_equals_scikit_learn_with_each_token_weighted_by_its_document(tokens, threshold):
+    actual, predicted, documents = arrays(tokens)
+    weights = WEIGHTS[:5]
+    _, draws = score(actual, predicted, documents, weights, threshold)
+    fires, alarm = actual >= threshold, predicted >= threshold
+    for draw, of_documents in enumerate(weights):
+        weight = of_documents[documents].astype(float)
+        f1 = math.nan if not weight @ (fires | alarm) else f1_score(fires, alarm, sample_weight=weight)
+        assert draws.f1[draw] == pytest.approx(f1, nan_ok=True)
+        precision = math.nan
+        if weight @ fires:
+            precision = average_precision_score(fires, rounded(predicted), sample_weight=weight)
+        assert draws.average_precision[draw] == pytest.approx(precision, abs=1e-6, nan_ok=True)
+
+
+def test_every_draw_equals_scikit_learn_with_many_levels_and_more_tokens_than_float32_counts():
+    actual, predicted, documents = text(0, 30, 5000)
+    weights = poisson_weights([str(n) for n in range(30)], 140, 0)  # more draws than are worked on at once
+    _, few = score(actual, predicted, documents, weights)
+    fires, level = actual >= 0.5, rounded(predicted)
+    plain = [average_precision_score(fires, level, sample_weight=weight[documents]) for weight in weights]
+    assert few.average_precision == pytest.approx(plain, abs=1e-6)
+    scores, ten = Scores(30, 0.5), [np.tile(part, 10) for part in (actual, predicted, documents)]
+    for _ in range(120):
+        scores.add(*ten)
+    row, many = scores.row(weights)
+    assert row["n_tokens"] == 6_000_000
+    assert np.allclose(many.average_precision, few.average_precision, atol=1e-6)
+    assert np.allclose(many.f1, few.f1, atol=1e-6)
+
+
+def test_a_case_done_by_hand():
+    actual = np.array([0.9, 0.6, 0.2, 0.0, -0.4], np.float32)
+    predicted = np.array([0.95, 0.0, 0.55, 0.05, 0.0], np.float32)
+    row, draws = score(actual, predicted, np.array([0, 0, 1, 1, 1]), np.array([[1, 1], [2, 0], [0, 3]], np.uint8))
+    assert (row["true_positives"], row["false_positives"]) == (1, 1)
+    assert (row["false_negatives"], row["true_negatives"]) == (1, 2)
+    assert row["coverage_firings"] == 0.5
+    assert row["coverage_mass"] == pytest.approx(1.1 / 1.7)
+    assert row["calibration_tokens"] == [2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert row["calibration_predicted"] == pytest.approx([0, 0.05, 0, 0, 0, 0, 0.55, 0, 0, 0, 0.95])
+    assert row["calibration_actual"] == pytest.approx([0.2, 0, 0, 0, 0, 0, 0.2, 0, 0, 0, 0.9])
+    # Firing tokens are found at level 950 (1 of 1 taken) and at level 0 (2 of 5).
+    assert row["average_precision"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 5)
+    # Of 6 pairs of a firing and a silent token, 3 are in order and 1 is tied.
+    assert row["auroc"] == pytest.approx((3 + 0.5) / 6)
+    assert draws.f1 == pytest.approx([0.5, 2 / 3, 0])
+    assert draws.average_precision == pytest.approx([0.7, 1.0, math.nan], nan_ok=True)
+    assert np.flatnonzero(draws.levels_firing).tolist() == [0, 95]
+    assert np.flatnonzero(draws.levels_silent).tolist() == [0, 5, 55]
+
+
+def test_float32_thousandths_keep_their_level_and_no_rounding_crosses_the_threshold():
+    predicted = (np.arange(1001) / 1000).astype(np.float32)
+    actual = np.zeros(1001, np.float32)
+    for threshold in (0.5, 0.7, 0.3335):
+        row, draws = score(actual, predicted, np.zeros(1001, int), threshold=threshold)
+        assert row["false_positives"] == np.count_nonzero(np.arange(1001) >= threshold * 1000)
+        assert draws.levels_silent.tolist() == [10] * 100 + [1]
+        assert row["calibration_tokens"] == [1, 99, *[100] * 8, 101]
+    below = np.nextafter(np.array([0.5, 0.7], np.float32), np.float32(0))
+    for threshold, prediction in zip((0.5, 0.7), below, strict=True):
+        pair = np.array([prediction, threshold], np.float32)
+        assert score(np.zeros(2), pair, np.zeros(2, int), threshold=threshold)[0]["false_positives"] == 1
+
+
+def test_what_is_not_defined_is_none_and_its_interval_too():
+    nothing, ones = np.zeros(4), np.ones(4)
+    documents = np.arange(4)
+    row, draws = score(nothing, nothing, documents)
+    undefined = {name for name, value in row.items() if value is None}
+    of_f1, of_precision = {"f1", "f1_low", "f1_high"}, {f"average_precision{end}" for end in ("", "_low", "_high")}
+    graded, coverage = {"pearson_r", "explained_variance"}, {"coverage_firings", "coverage_mass"}
+    assert undefined == {"precision", "recall", "auroc"} | of_f1 | of_precision | graded | coverage
+    assert np.isnan(draws.f1).all()
+    assert np.isnan(draws.average_precision).all()
+    missed, _ = score(ones, nothing, documents)
+    assert {name for name, value in missed.items() if value is None} == {"precision", "auroc"} | graded
+    assert (missed["f1"], missed["recall"], missed["average_precision"]) == (0.0, 0.0, 1.0)
+    alarms, _ = score(nothing, ones, documents)
+    assert (alarms["f1"], alarms["f1_low"], alarms["precision"], alarms["recall"]) == (0.0, 0.0, 0.0, None)
+    mixed, _ = score(np.array([1.0, 0, 0, 0]), np.full(4, 0.1), documents)
+    assert (mixed["pearson_r"], mixed["auroc"]) == (None, 0.5)
+    assert mixed["explained_variance"] == pytest.approx(0)
+
+
+def test_without_any_token_all_scores_are_none():
+    row, draws = Scores(DOCUMENTS, 0.5).row(WEIGHTS)
+    assert (row["n_tokens"], row["n_documents"], row["true_negatives"], row["f1"]) == (0, 0, 0, None)
+    assert row["calibration_tokens"] == [0] * 11
+    assert np.isnan(draws.f1).all()
+
+
+def test_the_row_has_the_columns_of_the_table_evaluation_from_tokens_to_calibration():
+    columns = list(unit_schema("evaluation"))
+    row, _ = score(*text(0, DOCUMENTS, 50))
+    assert list(row) == columns[columns.index("n_tokens") : columns.index("calibration_actual") + 1]
+
+
+def test_moments_survive_a_large_common_offset():
+    actual, predicted, documents = text(1, DOCUMENTS, 3000)
+    actual, predicted = actual.astype(np.float64), predicted.astype(np.float64)
+    near, _ = score(actual, predicted, documents)
+    far = Scores(DOCUMENTS, 0.5)
+    for start in range(0, 3000, 700):
+        part = slice(start, start + 700)
+        far.add(actual[part] + 1e6, predicted[part] + 1e6, documents[part])
+    row, _ = far.row(WEIGHTS)
+    assert row["pearson_r"] == pytest.approx(near["pearson_r"], abs=1e-7)
+    assert row["explained_variance"] == pytest.approx(near["explained_variance"], abs=1e-7)
+
+
+def test_a_constant_in_several_pieces_is_constant():
+    scores = Scores(1, 0.5)
+    for n in (1, 10, 33):
+        scores.add(np.full(n, 0.1), np.linspace(0, 1, n), np.zeros(n, int))
+    row, _ = scores.row(np.ones((1, 1), np.uint8))
+    assert (row["pearson_r"], row["explained_variance"]) == (None, None)
+
+
+def test_what_is_kept_does_not_grow_with_tokens():
+    scores, sizes = Scores(3, 0.5), []
+    for seed in range(60):
+        actual, predicted, documents = text(seed, 3, 2000)
+        scores.add(actual, predicted, documents)
+        sizes.append(sum(len(keys) for keys in scores._levels._keys))
+    assert max(sizes) <= 3 * max(4 * 1001, 3 * 4 * 1001)
+    assert len(scores._levels.totals()[0]) < 3 * 250
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_other_shapes_are_refused_and_leave_what_was_there(bad):
+    scores = Scores(2, 0.5)
+    scores.add(np.array([1.0, 0.0]), np.array([1.0, 0.0]), np.array([0, 1]))
+    before, _ = scores.row(np.ones((1, 2), np.uint8))
+    with pytest.raises(ValueError, match="NaN"):
+        scores.add(np.array([bad, 0]), np.zeros(2), np.zeros(2, int))
+    with pytest.raises(ValueError, match="NaN"):
+        scores.add(np.zeros(2), np.array([0, bad]), np.zeros(2, int))
+    with pytest.raises(ValueError, match="differ"):
+        scores.add(np.zeros(2), np.zeros(3), np.zeros(2, int))
+    with pytest.raises(ValueError, match="document 2"):
+        scores.add(np.zeros(2), np.zeros(2), np.array([0, 2]))
+    with pytest.raises(ValueError, match="weigh"):
+        scores.row(np.ones((1, 3), np.uint8))
+    assert scores.row(np.ones((1, 2), np.uint8))[0] == before
+    with pytest.raises(ValueError, match="threshold"):
+        Scores(2, 0.0)
+
+
+def test_intervals_hold_the_score_and_narrow_with_more_documents():
+    widths = []
+    for documents in (10, 200):
+        weights = poisson_weights([f"d{n}" for n in range(documents)], 400, 0)
+        row, _ = score(*text(2, documents, 40 * documents), weights)
+        for name in ("f1", "average_precision"):
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        widths.append(row["f1_high"] - row["f1_low"])
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_interval_of_f1_is_as_wide_as_that_of_a_plain_resampling_of_documents():
+    documents = 60
+    actual, predicted, document = text(3, documents, 2400)
+    row, _ = score(actual, predicted, document, poisson_weights([f"d{n}" for n in range(documents)], 2000, 0))
+    rng, f1s = np.random.default_rng(0), []
+    fires, alarm = actual >= 0.5, predicted >= 0.5
+    tp, ends = (np.bincount(document, of, documents) for of in (fires & alarm, fires.astype(int) + alarm))
+    for _ in range(2000):
+        drawn = rng.integers(0, documents, documents)
+        f1s.append(2 * tp[drawn].sum() / ends[drawn].sum())
+    low, high = np.percentile(f1s, [2.5, 97.5])
+    assert (row["f1_low"], row["f1_high"]) == pytest.approx((low, high), abs=0.1 * (high - low))
+
+
+def test_one_document_gives_an_interval_of_no_width():
+    actual, predicted, _ = text(4, 1, 200)
+    row, draws = score(actual, predicted, np.zeros(200, int), poisson_weights(["only"], 100, 0))
+    assert row["f1_low"] == pytest.approx(row["f1"], abs=1e-12)
+    assert row["f1_high"] == pytest.approx(row["f1"], abs=1e-12)
+    assert row["average_precision_low"] == pytest.approx(row["average_precision_high"], abs=1e-12)
+    assert np.isnan(draws.f1).any()  # where the document is not drawn
+
+
+def test_intervals_leave_undefined_draws_out():
+    assert interval(np.array([math.nan, 1.0, 3.0, math.nan])) == pytest.approx((1.05, 2.95))
+    assert interval(np.full(3, math.nan)) == (None, None)
+
+
+def test_a_documents_weights_depend_on_its_id_and_the_seed_alone():
+    three = poisson_weights(["a", "b", "c"], 50, 3)
+    assert three.dtype == np.uint8
+    assert three.shape == (50, 3)
+    assert np.array_equal(poisson_weights(["c", "a"], 50, 3), three[:, [2, 0]])
+    assert np.array_equal(poisson_weights(["b"], 200, 3)[:50], three[:, [1]])
+    assert not np.array_equal(poisson_weights(["b"], 50, 4), three[:, [1]])
+    assert not np.array_equal(three[:, 0], three[:, 1])
+    assert poisson_weights([], 5, 0).shape == (5, 0)
+
+
+def test_weights_are_poisson_with_mean_1_and_documents_do_not_go_together():
+    weights = poisson_weights([str(n) for n in range(200)], 500, 0).astype(float)
+    assert weights.mean() == pytest.approx(1, abs=0.02)
+    assert weights.var() == pytest.approx(1, abs=0.03)
+    assert (weights == 0).mean() == pytest.approx(math.exp(-1), abs=0.01)
+    between = np.corrcoef(weights.T)[np.triu_indices(200, 1)]
+    assert abs(between.mean()) < 0.01
+
+
+@settings(max_examples=20)
+@given(TOKENS)
+def test_no_warning_is_given(tokens):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        score(*arrays(tokens))
