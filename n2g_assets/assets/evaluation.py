@@ -159,7 +159,7 @@ class _Scoring:
 
         def read(name: TextName, shard: int, units: Sequence[Unit]) -> Any:
             found = readings[name].activations(layer, shard, [unit.neuron for unit in units])
-            return found * [[unit.sign] for unit in units]
+            return found * np.array([[unit.sign] for unit in units], np.float32)
 
         readings = bench.read_texts([layer], self.show)
         return [

@@ -21,7 +21,7 @@ from n2g_assets.drawing.axes import (
     styles,
     tick_text,
 )
-from n2g_assets.drawing.marks import GREY, INK, MUTED, PALE, box, document, label, sans_width
+from n2g_assets.drawing.marks import GREY, INK, MUTED, PALE, box, document, label, number, sans_width
 
 _LEFT, _MARGIN, _TOP, _SIDE = 58.0, 24.0, 78.0, 380.0
 _HEADS, _COLUMN, _HEIGHT = 136.0, 31.0, 300.0
@@ -158,7 +158,7 @@ def _means(
 def _counted(style: Style, tokens: Sequence[int], base: float) -> list[str]:
     """One line under the axis: marker, name and the tokens of each bin."""
     parts = [
-        marker(_MARGIN + 5, base - 4, style, 4.0),
+        f'<g transform="translate({number(_MARGIN + 5)} {number(base - 4)})">{marker(0, 0, style, 4.0)}</g>',
         label(_MARGIN + 16, base, style.name, size=11, fill=INK, room=_HEADS - _MARGIN - 16),
     ]
     for place, count in enumerate(tokens):

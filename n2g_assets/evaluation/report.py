@@ -31,6 +31,7 @@ from n2g_assets.evaluation.report_blocks import (
     Terms,
     Words,
     layers_listed,
+    plain_share,
 )
 from n2g_assets.evaluation.report_facts import ExampleGraph, ReportFacts
 from n2g_assets.evaluation.report_findings import (
@@ -228,7 +229,9 @@ def _examples(facts: ReportFacts) -> Iterator[Block]:
         if len(example.rules):
             listed = example.rules.sort("rule_id").select("rule_id", "pattern", "activation", "count")
             rows = listed.rename({"rule_id": "rule", "activation": "predicts", "count": "prompts"})
-            rows = rows.with_columns(pl.Series("predicts", map(tables.plain_share, rows["predicts"]), pl.String))
+            rows = rows.with_columns(
+                pl.Series("predicts", [plain_share(value) for value in rows["predicts"]], pl.String)
+            )
             yield tables.plain(rows, f"Rules of {name}; * is any token, the last token is the one that activates.")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from n2g_assets.drawing.axes import styles
-from n2g_assets.evaluation.report_blocks import NONE, Cell, Table, count, of_total, plain_share, scored, share, words
+from n2g_assets.evaluation.report_blocks import NONE, Cell, Table, count, of_total, scored, share, words
 from n2g_assets.evaluation.report_findings import PREDICTORS, text_name
 from n2g_assets.method.display import clean_text
 

@@ -38,7 +38,8 @@ class EncodedText:
     ) -> EncodedText:
         """The text of tokens whose forms and positions in their contexts are known."""
         inside = np.flatnonzero(places > 0)
-        by_form = inside[np.argsort(forms[inside], kind="stable")]
+        narrow = np.uint16 if n_forms <= 2**16 else np.uint32  # NumPy sorts 16 bits six times faster
+        by_form = inside[np.argsort(forms[inside].astype(narrow), kind="stable")]
         starts = np.concatenate([[0], np.cumsum(np.bincount(forms[inside], minlength=n_forms))])
         return cls(forms.astype(np.int32), places.astype(np.int32), by_form, starts.astype(np.int64))
 

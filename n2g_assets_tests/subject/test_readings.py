@@ -186,6 +186,20 @@ def test_a_killed_run_goes_on_with_the_next_shard(model, contexts, tmp_path):
     np.testing.assert_allclose(everything(resumed, 2, [1]), one_by_one(model, contexts, 2, [1]), atol=NEAR)
 
 
+def test_two_runs_at_once_leave_sound_files(model, contexts, tmp_path):
+    inner: list[Readings] = []
+
+    def another(done: int, total: int) -> None:
+        if not inner:
+            inner.append(read(model, contexts, tmp_path))
+
+    outer = read(model, contexts, tmp_path, progress=another)
+    assert outer.tokens_run == inner[0].tokens_run == n_tokens(contexts)
+    for found in (outer, inner[0], read(model, contexts, tmp_path)):
+        np.testing.assert_allclose(everything(found, 0, [3]), one_by_one(model, contexts, 0, [3]), atol=NEAR)
+    assert found.tokens_run == 0
+
+
 # ------------------------------------------------------------------------------------------ damage
 def damage_last(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
