@@ -107,12 +107,8 @@ def _summary(study: str, home: Home) -> None:
     with open_database(home) as database:
         layers = database.execute(_LAYERS, [study]).fetchall()
         names = [column[0] for column in database.description]
-        _say(
-            f"\nF1 of firing in study '{study}': means over all units asked for, with 95 % intervals. top: the units' own"
-        )
-        _say(
-            "test contexts; quantiles: contexts of every strength; random: held-out text; out_of_domain: other text.\n"
-        )
+        _say(f"\nF1 of firing in study '{study}', means over all units asked for, with 95 % intervals.")
+        _say("top: the units' own test contexts; quantiles: contexts of every strength; random: held-out text.\n")
         _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
         _say("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 from pydantic import BaseModel
@@ -66,6 +68,22 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
             )
         settings = StudySettings(**self.model_dump())
         return study_definitions(Study(context.path.name, context.path, settings))
+
+
+def shipped_study(name: str) -> Study:
+    """A study of this project, as its ``defs.yaml`` describes it.
+
+    Raises:
+        SettingsError: there is no such study.
+    """
+    folder = Path(__file__).parent / "defs" / name
+    try:
+        text = (folder / "defs.yaml").read_text(encoding="utf-8")
+    except OSError as error:
+        known = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/defs.yaml")))
+        raise SettingsError(f"There is no study '{name}': choose one of {known}.") from error
+    attributes = N2GStudy.resolve_from_yaml(textwrap.dedent(text.partition("attributes:")[2]))
+    return Study(name, folder, StudySettings(**attributes.model_dump()))
 
 
 def all_layers_tags(study: Study) -> dict[str, str]:

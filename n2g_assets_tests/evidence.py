@@ -7,8 +7,8 @@ a slow, obvious predictor written here; both must give what is stored.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,9 @@ def gather(store: SliceStore, study: str, model: SubjectModel, n_units: int, see
     """Compare stored rows of random units with what is computed anew."""
     examples = store.scan_all("top_examples", study).collect()
     nodes = store.scan_all("graph_nodes", study).collect()
-    evaluation = store.scan_all("evaluation", study).filter(pl.col("predictor") == "graph").collect()
+    evaluation = (
+        store.scan_all("evaluation", study).filter(pl.col("predictor") == "graph", pl.col("text") == "top").collect()
+    )
     stats = store.scan_all("neuron_stats", study).collect()
     form_of = dict(store.read("vocabulary", study).select("token_id", "normalised").iter_rows())
     units = evaluation.select("layer", "neuron", "sign").rows()
@@ -107,21 +109,15 @@ def slow_value(paths: list[Rule], forms: list[bytes], position: int) -> float:
 
 def main() -> int:
     """Print the evidence of a study; 1 if something differs."""
-    from n2g_assets.assets.workbench import Study, Workbench
-    from n2g_assets.study import N2GStudy
+    from n2g_assets.assets.workbench import Workbench
+    from n2g_assets.study import shipped_study
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default="demo")
     parser.add_argument("--units", type=int, default=20)
     asked = parser.parse_args()
-    folder = Path(__file__).parents[1] / "n2g_assets" / "defs" / asked.study
-    attributes = (folder / "defs.yaml").read_text(encoding="utf-8").partition("attributes:")[2]
-    import logging
-    import textwrap
-
-    settings = N2GStudy.resolve_from_yaml(textwrap.dedent(attributes))
     home = Home.from_environment()
-    bench = Workbench(Study(asked.study, folder, settings), home, logging.getLogger())
+    bench = Workbench(shipped_study(asked.study), home, logging.getLogger())
     evidence = gather(SliceStore(home), asked.study, bench.subject(), asked.units)
     print(f"{evidence.units} units, {evidence.examples} top examples run again one by one:")
     print(f"largest difference at a peak: {evidence.largest_difference:.1e} of a_max")

@@ -210,7 +210,7 @@ def _split_check(study: Study) -> dg.AssetChecksDefinition:
         share = counts.get("held_out", 0) / max(sum(counts.values()), 1)
         return faults, {"held-out share of tokens": share}
 
-    description = "Contexts and documents agree on their split, near-duplicates stand on one side, no held-out text in the harvest."
+    description = "Contexts and documents agree on their split, and no held-out text or near-duplicate is harvested."
     return _study_check(study, "corpus_tokens", "split_is_sound", description, check, blocking=True)
 
 

@@ -70,7 +70,7 @@ def _control(bench: Workbench) -> Workbench:
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    scoring = _Scoring(bench, layer, show)
+    scoring = LayerScoring(bench, layer, show)
     frames = {name: bench.read(name, layer) for name in ("top_examples", "graph_nodes")}
     report = fill_layer(
         bench, STAGE, layer,
@@ -94,7 +94,7 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
     return report
 
 
-class _Scoring:
+class LayerScoring:
     """Scores units of a layer once they are asked for, and keeps the layer's means."""
 
     def __init__(self, bench: Workbench, layer: int, show: Progress) -> None:
@@ -186,13 +186,16 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
     name = bench.study.name
     there = [other for other in bench.store.layers("layer_scores", name) if other in bench.settings.layer_numbers]
     means = pl.concat([bench.read("layer_scores", other) for other in there]).drop("study")
+    n_layers = bench.model_row["n_layers"]
     metadata: dict[str, Any] = {}
     for text in bench.study.texts:
         scores = means.filter(pl.col("text") == text)
         if scores.is_empty():
             continue
         published = PUBLISHED_F1 if text == "top" else None
-        figure = f1_by_layer(scores, title=f"{name}: F1 of firing by layer, text {text}", published=published)
+        figure = f1_by_layer(
+            scores, title=f"{name}: F1 of firing by layer, text {text}", published=published, n_layers=n_layers
+        )
         metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
         mine = scores.filter(pl.col("layer") == layer)
         levels = {row["predictor"]: (row["levels_firing"], row["levels_silent"]) for row in mine.iter_rows(named=True)}

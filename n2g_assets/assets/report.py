@@ -12,8 +12,8 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
         key=study.key("report"),
         group_name=study.name,
         backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
-        description="One page of HTML: protocol, results with intervals, controls, rule tests, failures, hashes and how "
-        "to make it again; it asks for nothing outside itself.",
+        description="One page of HTML: protocol, results with intervals, controls, rule tests, failures, hashes and "
+        "how to make it again; it asks for nothing outside itself.",
         deps=[study.key("warehouse")],
         automation_condition=(
             dg.AutomationCondition.any_deps_updated()

@@ -16,8 +16,8 @@ def warehouse_asset(study: Study, stages: Sequence[Stage]) -> dg.AssetsDefinitio
         key=study.key("warehouse"),
         group_name=study.name,
         backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
-        description="The slices of the study and of its control study in the shared DuckDB file, with comments, views and "
-        "macros; readers keep their snapshot.",
+        description="The slices of the study and of its control study in the shared DuckDB file, with comments, views "
+        "and macros; readers keep their snapshot.",
         deps=[study.key(name) for name in ("subject_model", "corpus_tokens", *(stage.name for stage in stages))],
         automation_condition=(
             dg.AutomationCondition.any_deps_updated()

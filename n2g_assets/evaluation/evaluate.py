@@ -1,4 +1,4 @@
-"""Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (DESIGN section 6, step 7).
+"""Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (DESIGN section 6).
 
 1. Fit each unit's predictors: its graph, what it has to beat, and the controls (``predictors``).
 2. ``top``: predict the unit's own test contexts, whose activations ``top_examples`` holds.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np

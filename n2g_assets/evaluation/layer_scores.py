@@ -2,8 +2,9 @@
 
 Two conventions stand side by side. ``f1`` is the mean over units whose F1 is defined; ``f1_all`` the mean over all
 units asked for, where what is undefined, dead, failed or missing counts 0. An interval is that of the mean over draws
-of documents: all units see the same draws (``poisson_weights``), a unit that is undefined in a draw is left out of
-``f1`` there and counts 0 in ``f1_all``. The gain over ``token_lookup`` is taken draw by draw, in pairs.
+of documents: all units see the same draws (``poisson_weights``), and a unit that is undefined in a draw is left out
+there; ``f1_all`` counts 0 what is undefined in the text itself, not what a draw happens to miss. The gain over
+``token_lookup`` is taken draw by draw, in pairs.
 
 Only running sums are kept: memory grows with predictors, texts and draws, not with units.
 """
@@ -75,7 +76,7 @@ class LayerScores:
 
     def _row(self, predictor: str, text: str, sums: _Sums) -> dict[str, object]:
         asked = self._units_asked(predictor)
-        all_draws = sums.f1.drawn_total / asked
+        all_draws = sums.f1.drawn_means_of_all(asked)
         return {
             "predictor": predictor,
             "text": text,
@@ -97,7 +98,9 @@ class LayerScores:
         if lookup is None or predictor == OTHER_MODEL:
             return _with_interval("f1_gain", None, all_draws)
         asked = self._units_asked(COMPARED_WITH)
-        return _with_interval("f1_gain", f1_all - lookup.f1.total / asked, all_draws - lookup.f1.drawn_total / asked)
+        return _with_interval(
+            "f1_gain", f1_all - lookup.f1.total / asked, all_draws - lookup.f1.drawn_means_of_all(asked)
+        )
 
     def _units_asked(self, predictor: str) -> int:
         if isinstance(self._asked, int):
@@ -132,6 +135,11 @@ class _Mean:
     def drawn_means(self) -> Float64[np.ndarray, " draws"]:
         """NaN for a draw in which no unit is defined."""
         return np.where(self._drawn_units > 0, self.drawn_total / np.maximum(self._drawn_units, 1), np.nan)
+
+    def drawn_means_of_all(self, asked: int) -> Float64[np.ndarray, " draws"]:
+        """The same over all units asked for; a draw in which no unit is defined tells nothing but the mean itself."""
+        drawn = self.drawn_means * (self._units / asked)
+        return np.where(np.isnan(drawn), self.total / asked, drawn)
 
 
 @dataclass

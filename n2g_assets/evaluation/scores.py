@@ -3,10 +3,7 @@
 1. ``Scores.add`` takes the text piece by piece and keeps what does not grow with its length: for each document, how
    many tokens were predicted at which level and fired or not; moments; calibration bins; coverage.
 2. ``Scores.row`` turns that into counts, ranking scores (scikit-learn's, on levels weighted by their tokens),
-   correlation, and 95 % intervals by a Poisson bootstrap over documents: each draw gives every document a Poisson(1)
-   weight (Chamandy et al., "Estimating uncertainty for massive data streams", 2012; Efron and Tibshirani, 1993).
-3. ``poisson_weights`` makes those weights of a seed and the document's id alone: a document weighs the same for every
-   unit, predictor, text and block, so that differences of predictors and means over units keep their pairing.
+   correlation, and 95 % intervals (``bootstrap``).
 
 The *level* of a prediction is the prediction rounded down to thousandths, within 0 to 1000. What is less than a
 millionth below a thousandth counts as that thousandth, since float32 holds most thousandths a little too low. Levels
@@ -18,16 +15,15 @@ Activations are normalised. Position 0 of a context is left out by the caller. A
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 
+from n2g_assets.evaluation.bootstrap import Cells, draw_scores, interval, poisson_weights
 from n2g_assets.evaluation.metrics import Counts
+
+__all__ = ["CALIBRATION_BINS", "HUNDREDTHS", "LEVELS", "Draws", "Scores", "interval", "poisson_weights"]
 
 LEVELS = 1000
 """Levels of a prediction in the unit interval; the last one holds 1 and more."""
@@ -40,9 +36,6 @@ _Where = Int64[np.ndarray, " telling"] | slice
 
 _SLACK = 1e-3  # of a level: a millionth of a_max
 _CODES = 4 * (LEVELS + 1)  # level, predicted to fire, fires
-_EXACT_FLOAT32 = 2**24
-_DRAWS_AT_ONCE = 128  # their sums stay in the processor's cache
-_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -57,36 +50,6 @@ class Draws:
     """Firing tokens by their prediction in hundredths, 0 to 100."""
     levels_silent: Int64[np.ndarray, " hundredths"]
     """Silent tokens by their prediction in hundredths, 0 to 100."""
-
-
-def poisson_weights(document_ids: Sequence[str], draws: int, seed: int) -> UInt8[np.ndarray, "draws documents"]:
-    """How often each document is drawn: Poisson(1) from a generator of its own, seeded by ``seed`` and its id.
-
-    Args:
-        document_ids: in the order in which ``Scores`` numbers them.
-        draws: number of draws; the first of more draws are the same.
-        seed: of the whole bootstrap, 0 or more.
-    """
-    columns = [_weights_of(document_id, draws, seed) for document_id in document_ids]
-    return np.stack(columns, axis=1) if columns else np.zeros((draws, 0), dtype=np.uint8)
-
-
-@lru_cache(maxsize=4096)
-def _weights_of(document_id: str, draws: int, seed: int) -> UInt8[np.ndarray, " draws"]:
-    of_id = hashlib.blake2b(document_id.encode(), digest_size=16).digest()
-    generator = np.random.default_rng(np.random.SeedSequence((seed, int.from_bytes(of_id, "little"))))
-    weights = generator.poisson(1.0, draws).astype(np.uint8)
-    weights.flags.writeable = False
-    return weights
-
-
-def interval(draws: Float[np.ndarray, " draws"]) -> tuple[float, float] | tuple[None, None]:
-    """Percentiles 2.5 and 97.5 of the draws that are defined (no NaN); None twice where none is."""
-    defined = draws[~np.isnan(draws)]
-    if not len(defined):
-        return None, None
-    low, high = np.percentile(defined, _PERCENTILES)
-    return float(low), float(high)
 
 
 class Scores:
@@ -173,7 +136,7 @@ class Scores:
         cells = self._cells()
         counts = _counted(cells)
         auroc, average_precision = _ranking(cells)
-        f1_draws, precision_draws = _bootstrap(cells, weights)
+        f1_draws, precision_draws = draw_scores(cells, weights)
         f1_low, f1_high = interval(f1_draws) if counts.f1 is not None else (None, None)
         precision_low, precision_high = interval(precision_draws) if average_precision is not None else (None, None)
         mass, covered_mass = self._mass
@@ -221,7 +184,7 @@ class Scores:
         if rest:
             self._bins[:, 0] += (rest, guess.sum() - guess_told.sum(), truth.sum() - truth_told.sum())
 
-    def _cells(self) -> _Cells:
+    def _cells(self) -> Cells:
         """All tokens, those that were left over included, as counts."""
         keys, tokens = self._levels.totals()
         document, code = keys // _CODES, keys % _CODES
@@ -229,23 +192,13 @@ class Scores:
         rest = self._tokens - told
         silent = np.flatnonzero(rest)
         code = np.concatenate([code, np.zeros(len(silent), dtype=np.int64)])
-        return _Cells(
+        return Cells(
             document=np.concatenate([document, silent]),
             level=code // 4,
             alarm=code % 4 >= 2,
             fires=code % 2 == 1,
             tokens=np.concatenate([tokens, rest[silent]]),
         )
-
-
-class _Cells(NamedTuple):
-    """Counts of tokens by document, level, whether they were predicted to fire, and whether they do."""
-
-    document: Int64[np.ndarray, " cells"]
-    level: Int64[np.ndarray, " cells"]
-    alarm: Bool[np.ndarray, " cells"]
-    fires: Bool[np.ndarray, " cells"]
-    tokens: Int64[np.ndarray, " cells"]
 
 
 class _Tally:
@@ -333,12 +286,12 @@ def _distinct(
     return keys[starts], sums
 
 
-def _counted(cells: _Cells) -> Counts:
+def _counted(cells: Cells) -> Counts:
     of = np.bincount(2 * cells.alarm + cells.fires, cells.tokens, 4).astype(np.int64).tolist()
     return Counts(true_positives=of[3], false_positives=of[2], false_negatives=of[1], true_negatives=of[0])
 
 
-def _ranking(cells: _Cells) -> tuple[float | None, float | None]:
+def _ranking(cells: Cells) -> tuple[float | None, float | None]:
     """AUROC and average precision of the levels; None where not defined."""
     from sklearn import config_context
     from sklearn.metrics import average_precision_score, roc_auc_score
@@ -350,48 +303,3 @@ def _ranking(cells: _Cells) -> tuple[float | None, float | None]:
     with config_context(assume_finite=True, skip_parameter_validation=True):
         auroc = None if fires.all() else float(roc_auc_score(fires, level, sample_weight=tokens))
         return auroc, float(average_precision_score(fires, level, sample_weight=tokens))
-
-
-def _bootstrap(
-    cells: _Cells, weights: UInt8[np.ndarray, "draws documents"]
-) -> tuple[Float64[np.ndarray, " draws"], Float64[np.ndarray, " draws"]]:
-    """F1 and average precision in every draw; NaN where not defined.
-
-    Average precision changes only where firing tokens are: the sum over levels of the share of firings found there
-    times the precision down to there. So one column a level that holds any firing token is enough, each with the
-    document's tokens from that level upwards.
-    """
-    documents = weights.shape[1]
-    levels = np.unique(cells.level[cells.fires])
-    n = len(levels)
-    # Columns run from the highest level downwards; a silent token counts from the first firing level at or below it.
-    column = n - np.searchsorted(levels, cells.level, side="right")
-    found, taken = (
-        np.bincount(cells.document * (n + 1) + column, tokens, documents * (n + 1)).reshape(documents, n + 1)[:, :n]
-        for tokens in (cells.tokens * cells.fires, cells.tokens)
-    )
-    true_positives, alarms, firings = (
-        np.bincount(cells.document[of], cells.tokens[of], documents)[:, None]
-        for of in (cells.fires & cells.alarm, cells.alarm, cells.fires)
-    )
-    table = np.hstack([found.cumsum(axis=1), taken.cumsum(axis=1), true_positives, alarms, firings])
-    # Whole numbers below 2**24 are exact in float32, in which the product takes half the time.
-    exact = int(cells.tokens.sum()) * int(weights.max(initial=0)) < _EXACT_FLOAT32
-    table = table.astype(np.float32 if exact else np.float64)
-    parts = [
-        _scores_of_draws((weights[start : start + _DRAWS_AT_ONCE] @ table).astype(np.float64), n)
-        for start in range(0, len(weights), _DRAWS_AT_ONCE)
-    ]
-    f1, average_precision = np.concatenate([np.zeros((2, 0)), *parts], axis=1)
-    return f1, average_precision
-
-
-def _scores_of_draws(drawn: Float64[np.ndarray, "draws columns"], n: int) -> Float64[np.ndarray, "scores draws"]:
-    """F1 and average precision of draws, given what each found and took down to n levels, and its counts."""
-    found, taken, (true_positives, alarms, firings) = drawn[:, :n], drawn[:, n : 2 * n], drawn[:, 2 * n :].T
-    area = found.copy()
-    area[:, 1:] -= found[:, :-1]
-    area *= found
-    area /= np.maximum(taken, 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack([2 * true_positives / (alarms + firings), area.sum(axis=1) / firings])

@@ -70,9 +70,10 @@ def drawn_means(units, name: str) -> list[float]:
 
 
 def mean_of_all(units, asked: int) -> tuple[float, list[float]]:
-    """F1 and its draws with what is undefined or missing counted 0."""
-    draws = np.nan_to_num(np.stack([draws.f1 for _, draws in units]).astype(np.float64)).sum(axis=0) / asked
-    return sum(row["f1"] or 0 for row, _ in units) / asked, draws.tolist()
+    """F1 over all units, undefined or missing ones 0; in a draw, the share that is defined times their mean there."""
+    total = sum(row["f1"] or 0 for row, _ in units) / asked
+    share = sum(row["f1"] is not None for row, _ in units) / asked
+    return total, [total if math.isnan(one) else one * share for one in drawn_means(units, "f1")]
 
 
 @given(UNITS, UNITS, st.integers(6, 9))
@@ -119,7 +120,7 @@ def test_two_conventions_for_what_is_undefined_or_missing():
     row = only(layer.frame(), "graph", "top")
     assert (row["units"], row["evaluated"], row["without_firing"]) == (4, 3, 1)
     assert columns(row, "f1") == pytest.approx([0.75, *np.percentile([0.625, 1.0], [2.5, 97.5])])
-    assert columns(row, "f1_all") == pytest.approx([0.375, *np.percentile([1.25 / 4, 0.25], [2.5, 97.5])])
+    assert columns(row, "f1_all") == pytest.approx([0.375, *np.percentile([0.625 / 2, 1.0 / 2], [2.5, 97.5])])
     assert columns(row, "average_precision") == pytest.approx([0.5, *np.percentile([0.5, 0.25], [2.5, 97.5])])
 
 
