@@ -11,7 +11,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from n2g_assets.settings import HarvestSettings, MethodSettings, StudySettings
+from n2g_assets.settings import (
+    AnySubject,
+    CorpusSource,
+    EvaluationSettings,
+    HarvestSettings,
+    MethodSettings,
+    ReinitialisedControl,
+    StudySettings,
+)
 from n2g_assets.storage.tables import TABLES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -23,6 +31,10 @@ def settings_text() -> str:
         ("attributes", StudySettings),
         ("attributes.harvest", HarvestSettings),
         ("attributes.method", MethodSettings),
+        ("attributes.evaluation", EvaluationSettings),
+        ("attributes.evaluation.reinitialised", ReinitialisedControl),
+        ("attributes.subject, whatever its source", AnySubject),
+        ("attributes.corpus, each entry, whatever its source", CorpusSource),
     ]
     return "\n\n".join(f"`{name}`\n\n{_settings_table(settings)}" for name, settings in parts)
 

@@ -10,7 +10,8 @@ from n2g_assets.storage.tables import STAGES, TABLES
 from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
 
-PIPELINE = ("subject_model", "corpus_tokens", *STAGES, "warehouse")
+UNPARTITIONED = ("warehouse", "report")
+PIPELINE = ("subject_model", "corpus_tokens", *STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,9 @@ def shipped() -> dg.Definitions:
 
 def test_the_shipped_studies_their_jobs_and_schedules(shipped):
     keys = {tuple(key.path) for key in shipped.resolve_all_asset_keys()}
-    assert keys == {(study, stage) for study in ("demo", "smollm2") for stage in PIPELINE}
+    studies = ("demo", "smollm2")
+    expected = {(study, stage) for study in studies for stage in (*PIPELINE, *UNPARTITIONED)}
+    assert keys == expected | {(f"{study}_reinitialised", stage) for study in studies for stage in PIPELINE}
     repository = shipped.get_repository_def()
     assert {job for job in repository.job_names if not job.startswith("__")} == {"demo", "smollm2"}
     assert {schedule.name for schedule in repository.schedule_defs} == {"demo_nightly", "smollm2_nightly"}
@@ -34,7 +37,7 @@ def test_partitions_are_the_layers_of_the_study(shipped):
 
 def test_every_per_layer_asset_has_the_same_backfill_policy(shipped, tmp_path):
     graph = shipped.resolve_asset_graph()
-    policies = {graph.get(dg.AssetKey(["demo", stage])).backfill_policy for stage in PIPELINE}
+    policies = {graph.get(dg.AssetKey(["demo", stage])).backfill_policy for stage in (*PIPELINE, *UNPARTITIONED)}
     assert policies == {
         dg.BackfillPolicy.single_run()
     }  # of all: the command line asks for it where it is given a range
@@ -48,7 +51,7 @@ def test_every_asset_has_a_description_and_a_column_schema(shipped):
     for node in shipped.resolve_asset_graph().asset_nodes:
         assert node.description
         assert node.group_name == node.key.path[0]
-        if node.key.path[-1] != "warehouse":
+        if node.key.path[-1] not in UNPARTITIONED:
             schema = node.metadata["dagster/column_schema"].value
             assert all(column.description for column in schema.columns)
     evaluation = shipped.resolve_asset_graph().get(dg.AssetKey(["demo", "evaluation"]))
@@ -95,9 +98,11 @@ def test_checks_name_the_layers_of_the_run(tmp_path, finished, instance):
     home = finished.copy_home(tmp_path)
     result = run_job(finished.study, home, instance, ("01", "02"))
     evaluations = result.get_asset_check_evaluations()
+    evaluations = [e for e in evaluations if e.asset_key.path[0] == "tiny"]
     per_layer = [e for e in evaluations if e.asset_key.path[-1] in STAGES]
     assert {e.metadata["layers"].value for e in per_layer} == {"01, 02"}
     assert all(e.passed for e in evaluations if e.blocking or e.check_name == "rows_are_sound")
     assert {e.check_name for e in evaluations} == {
         "rows_are_sound", "activations_recomputed", "train_and_test_disjoint", "split_is_sound", "model_is_sane",
+        "no_unit_is_missing", "graph_beats_token_lookup", "shuffled_control_is_near_zero",
     }  # fmt: skip
