@@ -73,7 +73,12 @@ def ceiling(values: Iterable[float]) -> float:
 def steps(scale: Scale) -> list[float]:
     """Four to six round values from the lower to the upper end of a scale that begins and ends at round numbers."""
     span = scale.high - scale.low
-    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / step <= 6.01)
+    step = next(
+        step
+        for power in range(-2, 9)
+        for step in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+        if span / step <= 6.01
+    )
     first = math.ceil(scale.low / step - 1e-9)
     return [step * k for k in range(first, math.floor(scale.high / step + 1e-9) + 1)]
 

@@ -31,9 +31,8 @@ class Counterexamples:
     text: str
     threshold: float
     keep: int
-    found: dict[str, list[tuple[float, int, dict[str, Any]]]] = field(
-        default_factory=lambda: {FALSE_ALARM: [], MISS: []}
-    )
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = field(default_factory=lambda: {FALSE_ALARM: [], MISS: []})
+    """By kind, how wrong each is and its row, the worst first; of equals, the one that comes first in the text."""
 
     def add(
         self,
@@ -60,8 +59,8 @@ class Counterexamples:
             for index in np.argsort(-gap, kind="stable")[: self.keep]:
                 token = int(places[index])
                 row = self._row(shard, token, actual, predicted, known, end=int(ends[token]), kind=kind)
-                self.found[kind].append((-float(gap[index]), len(self.found[kind]), row))
-            self.found[kind] = sorted(self.found[kind], key=lambda one: one[:2])[: self.keep]
+                self.found[kind].append((float(gap[index]), row))
+            self.found[kind] = sorted(self.found[kind], key=lambda one: -one[0])[: self.keep]
 
     def _row(
         self,
@@ -91,7 +90,7 @@ class Counterexamples:
     def rows(self, rule_of_end: Mapping[int, int]) -> Iterator[dict[str, Any]]:
         """Rows of the table, the most confident first, given the rule of every end node."""
         for found in self.found.values():
-            for rank, (_, _, row) in enumerate(found):
+            for rank, (_, row) in enumerate(found):
                 end = row.pop("end")
                 yield row | {"rank": rank, "rule_id": rule_of_end.get(end)}
 

@@ -126,6 +126,7 @@ def evaluate_units(
             continue
         try:
             scored, wrong = _Evaluation(unit, mine, materials).run()
+            named = _failures(unit, mine, scored, wrong, materials)
         except (N2GError, OSError, MemoryError):
             raise
         except Exception as error:  # of this unit alone: the others go on
@@ -135,23 +136,32 @@ def evaluate_units(
             layer_scores.add(row["predictor"], row["text"], row, draws)
             rows["evaluation"].append(row)
         rows["counterexamples"] += wrong
-        failures.append(
-            name_failures(
-                [unit],
-                top_examples=mine.top_examples,
-                pruned_examples=mine.pruned_examples,
-                rules=mine.rules,
-                evaluation=unit_frame("evaluation", [row for row, _ in scored]),
-                counterexamples=unit_frame("counterexamples", wrong),
-                rule_tests=mine.rule_tests,
-                a_max=materials.a_max,
-                method=materials.method,
-            )
-        )
+        failures.append(named)
     if progress is not None:
         progress(len(units), len(units))
     tables = {name: unit_frame(name, found) for name, found in rows.items()}
     return finish_block(units, {**tables, "failures": pl.concat(failures)}, unusual)
+
+
+def _failures(
+    unit: Unit,
+    mine: LayerRows,
+    scored: Sequence[tuple[dict[str, Any], Any]],
+    wrong: Sequence[dict[str, Any]],
+    materials: Materials,
+) -> pl.DataFrame:
+    """Rows of ``failures`` of one unit, given its rows of ``evaluation`` with their draws and its counterexamples."""
+    return name_failures(
+        [unit],
+        top_examples=mine.top_examples,
+        pruned_examples=mine.pruned_examples,
+        rules=mine.rules,
+        evaluation=unit_frame("evaluation", [row for row, _ in scored]),
+        counterexamples=unit_frame("counterexamples", wrong),
+        rule_tests=mine.rule_tests,
+        a_max=materials.a_max,
+        method=materials.method,
+    )
 
 
 class _Evaluation:

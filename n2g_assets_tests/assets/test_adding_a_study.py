@@ -44,7 +44,9 @@ def added(tmp_path):
 def test_the_folder_appears_under_its_name_with_its_job_and_schedule(added):
     component, definitions = added
     assert component.neurons == [3, 5, 7]
-    assert {key.path[0] for key in definitions.resolve_all_asset_keys()} == {"my_gpt2"}
+    assert {key.path[0] for key in definitions.resolve_all_asset_keys()} == {
+        "my_gpt2", "my_gpt2_reinitialised",
+    }  # fmt: skip
     repository = definitions.get_repository_def()
     assert "my_gpt2" in repository.job_names
     assert [schedule.name for schedule in repository.schedule_defs] == ["my_gpt2_nightly"]

@@ -36,10 +36,21 @@ def test_every_table_has_rows_in_the_database(finished):
 
 def test_all_layers_share_one_forward_pass(finished):
     messages = [event.user_message for event in finished.instance.all_logs(finished.result.run_id)]
-    passes = [message for message in messages if "tokens went through the model" in message]
+    passes = [message for message in messages if "tokens went through the model in" in message]
     run = [int(message.split()[0].replace(",", "")) for message in passes]
     harvested = rows(finished.home, "contexts", split="harvest")["token_ids"].list.len().sum()
-    assert sum(run) == harvested
+    assert run[:4] == [harvested, 0, 0, 0]  # the first for all layers, then each layer takes over what is cached
+    of_control = run[4:]
+    assert 3000 <= of_control[0] < harvested
+    assert sum(of_control[1:]) == 0
+
+
+def test_all_layers_and_units_share_one_pass_through_the_held_out_texts(finished):
+    messages = [event.user_message for event in finished.instance.all_logs(finished.result.run_id)]
+    passes = [message for message in messages if "held-out text went through the model" in message]
+    assert len(passes) == 2  # of the study and of its control
+    lengths = rows(finished.home, "contexts").filter(pl.col("split") != "harvest")["token_ids"].list.len()
+    assert f"{lengths.sum():,} tokens" in passes[1]
 
 
 def test_metadata_says_what_was_done(finished):
@@ -50,7 +61,11 @@ def test_metadata_says_what_was_done(finished):
         assert metadata["preview"].records
     pictures = [metadata["a graph"] for metadata in metadata_of(finished.result, "neuron_graphs").values()]
     assert all(picture.startswith("![") and "data:image/svg+xml;base64," in picture for picture in pictures)
-    assert all("F1 of the layer" in metadata for metadata in metadata_of(finished.result, "evaluation").values())
+    for metadata in metadata_of(finished.result, "evaluation").values():
+        for text in finished.study.texts:
+            assert metadata[f"F1 by layer, {text}"].startswith("![")
+            assert metadata[f"precision and recall, {text}"].startswith("![")
+        assert metadata["calibration"].startswith("![")
 
 
 def test_every_unit_stands_in_the_ledger_of_every_stage(finished):

@@ -1,0 +1,185 @@
+"""A slow, obvious second implementation of ``evaluate``: plain loops over contexts and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.evaluation.bootstrap import poisson_weights
+from n2g_assets.evaluation.rivals import FARTHEST, LONGEST_RUN, NEGLIGIBLE, SHRINKAGE
+from n2g_assets.evaluation.texts import quantile_windows
+from n2g_assets.method.probing import Unit
+from n2g_assets_tests.evaluation.slow_baselines import (
+    slow_backoff,
+    slow_choice,
+    slow_evidence,
+    slow_fit,
+    slow_predict,
+    slow_skip_bigrams,
+)
+from n2g_assets_tests.evaluation.small_layer import A_MAX, EVALUATION, LAYER, METHOD, VOCABULARY, SmallLayer
+from n2g_assets_tests.method.slow_graph import slow_merge, slow_nodes, slow_paths
+from n2g_assets_tests.method.slow_graph import slow_predict as slow_predict_graph
+
+THRESHOLD = METHOD.firing_threshold
+
+
+@dataclass
+class SlowContext:
+    """A context as a unit sees it."""
+
+    document: str
+    forms: list[int]
+    actual: list[float]
+    """Normalised activations."""
+
+    @property
+    def texts(self) -> list[bytes]:
+        return [VOCABULARY.forms[form] for form in self.forms]
+
+
+def mine(layer: SmallLayer, table: str, unit: Unit) -> pl.DataFrame:
+    return getattr(layer.materials.rows, table).filter(neuron=unit.neuron, sign=unit.sign)
+
+
+def forms_of(token_ids: Sequence[int]) -> list[int]:
+    return [int(VOCABULARY.form_of[token]) for token in token_ids]
+
+
+def own_contexts(layer: SmallLayer, unit: Unit, side: str) -> list[SlowContext]:
+    """The unit's top contexts of one side."""
+    return [
+        SlowContext(row["document_id"], forms_of(row["token_ids"]), [a / A_MAX for a in row["activations"]])
+        for row in mine(layer, "top_examples", unit).filter(split=side).iter_rows(named=True)
+    ]
+
+
+def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
+    """The contexts of a text, through all shards; of ``quantiles``, those that are drawn."""
+    if text == "top":
+        return own_contexts(layer, unit, "test")
+    shards = layer.texts["random" if text == "quantiles" else text]
+    found = [
+        SlowContext(document_id, forms_of(token_ids), (layer.activations(unit, token_ids) / A_MAX).tolist())
+        for shard in shards
+        for _, document_id, token_ids in shard.iter_rows()
+    ]
+    if text != "quantiles":
+        return found
+    [random] = [one for one in layer.materials.texts if one.name == "random"]
+    activations = [random.read(number, [unit])[0] for number in range(len(random.shards))]
+    seed = [EVALUATION.seed, LAYER, unit.neuron, int(unit.sign < 0)]
+    drawn = quantile_windows(random, activations, EVALUATION.quantile_contexts, seed)
+    flags = [
+        bool(inside[shard.windows == number].any())
+        for shard, inside in zip(random.shards, drawn, strict=True)
+        for number in range(len(shard.contexts))
+    ]
+    return [context for context, flag in zip(found, flags, strict=True) if flag]
+
+
+def slow_predictions(layer: SmallLayer, unit: Unit, predictor: str, contexts: list[SlowContext]) -> list[list[float]]:
+    """What a predictor says of every position of some contexts."""
+    train = own_contexts(layer, unit, "train")
+    labelled = [one.forms for one in train], [one.actual for one in train]
+    if predictor == "always_zero":
+        return [[0.0] * len(one.forms) for one in contexts]
+    if predictor in ("token_lookup", "ngram"):
+        n = chosen_n(layer, unit) if predictor == "ngram" else 1
+        means = slow_fit(*labelled, n)
+        return [slow_predict(means, one.forms, n).tolist() for one in contexts]
+    if predictor in ("graph", "graph_shuffled"):
+        owner = unit if predictor == "graph" else layer.materials.partners[unit]
+        nodes = mine(layer, "graph_nodes", owner)
+        return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
+    if predictor == "graph_unaugmented":
+        nodes = graph_without_variants(layer, unit)
+        return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
+    rows = labelled_harvest(layer, unit)
+    if predictor == "ngram_backoff":
+        return [slow_backoff(rows, one.forms, LONGEST_RUN, SHRINKAGE).tolist() for one in contexts]
+    assert predictor == "skip_bigram"
+    return [slow_skip_bigrams(rows, one.forms, FARTHEST, SHRINKAGE, NEGLIGIBLE).tolist() for one in contexts]
+
+
+def chosen_n(layer: SmallLayer, unit: Unit) -> int:
+    train = own_contexts(layer, unit, "train")
+    return slow_choice([one.forms for one in train], [np.array(one.actual) for one in train], THRESHOLD)
+
+
+def graph_without_variants(layer: SmallLayer, unit: Unit) -> pl.DataFrame:
+    """Rows of ``graph_nodes`` of the paths of the pruned prompts alone, as far as prediction reads them."""
+    frames = [mine(layer, name, unit) for name in ("pruned_examples", "saliencies", "augmented_examples")]
+    paths = slow_paths(unit, frames[0], frames[1], frames[2].clear(), layer.materials.a_max[unit], VOCABULARY, METHOD)
+    nodes = slow_nodes(slow_merge(paths))
+    numbers = {forms: number for number, forms in enumerate(sorted(nodes, key=len))}
+    rows = [(number, numbers.get(forms[:-1]), forms[-1], nodes[forms][2]) for forms, number in numbers.items()]
+    schema = {"node_id": pl.Int32, "parent_id": pl.Int32, "token": pl.Binary, "end_activation": pl.Float32}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def labelled_harvest(layer: SmallLayer, unit: Unit) -> list[tuple[list[int], list[float | None]]]:
+    """Forms of every harvested context and what is known of the unit there."""
+    contexts = {name: (document, forms_of(tokens)) for name, document, tokens in layer.harvest.iter_rows()}
+    top = mine(layer, "top_examples", unit)
+    known = slow_evidence(
+        contexts,
+        layer.cluster_of,
+        mine(layer, "activations", unit).select("context_id", "position", "activation").rows(),
+        dict(top.filter(split="train").select("context_id", "activations").iter_rows()),
+        set(top.filter(split="test")["document_id"]),
+        A_MAX,
+        layer.materials.strongest,
+        THRESHOLD,
+    )
+    return [(contexts[name][1], labels) for name, labels in known.items()]
+
+
+def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], draws: int, seed: int) -> dict:
+    """Columns of ``evaluation``; position 0 never counts. An interval is drawn document by document."""
+    tokens = [
+        (context.document, actual, guess)
+        for context, guesses in zip(contexts, predicted, strict=True)
+        for actual, guess in list(zip(context.actual, guesses, strict=True))[1:]
+    ]
+    documents = sorted({document for document, _, _ in tokens})
+    of_document = {document: slow_counts([one for one in tokens if one[0] == document]) for document in documents}
+    hits, alarms, firings = (sum(one[i] for one in of_document.values()) for i in range(3))
+    weights = poisson_weights(documents, draws, seed)
+    drawn = []
+    for times in weights.tolist():
+        taken = [
+            sum(n * of_document[document][i] for n, document in zip(times, documents, strict=True)) for i in range(3)
+        ]
+        if (taken[2] or not firings) and taken[1] + taken[2]:
+            drawn.append(2 * taken[0] / (taken[1] + taken[2]))
+    f1 = 2 * hits / (alarms + firings) if alarms + firings else None
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if f1 is not None and drawn else (None, None)
+    actual, guess = (np.array([one[i] for one in tokens]) for i in (1, 2))
+    varies = np.ptp(actual) > 0 and np.ptp(guess) > 0
+    return {
+        "n_tokens": len(tokens),
+        "n_documents": len(documents),
+        "n_firings": firings,
+        "true_positives": hits,
+        "false_positives": alarms - hits,
+        "false_negatives": firings - hits,
+        "true_negatives": len(tokens) - alarms - firings + hits,
+        "precision": hits / alarms if alarms else None,
+        "recall": hits / firings if firings else None,
+        "f1": f1,
+        "f1_low": low,
+        "f1_high": high,
+        "pearson_r": float(np.corrcoef(actual, guess)[0, 1]) if varies else None,
+        "coverage_firings": float((guess[actual >= THRESHOLD] > 0).mean()) if firings else None,
+    }
+
+
+def slow_counts(tokens: list[tuple[str, float, float]]) -> tuple[int, int, int]:
+    """Right alarms, alarms and firing tokens."""
+    fires = [actual >= THRESHOLD for _, actual, _ in tokens]
+    alarm = [guess >= THRESHOLD for _, _, guess in tokens]
+    return sum(a and b for a, b in zip(fires, alarm, strict=True)), sum(alarm), sum(fires)

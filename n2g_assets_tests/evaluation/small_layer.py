@@ -1,0 +1,181 @@
+"""A small layer for the tests of ``evaluate``: numpy neurons, a made-up corpus, and the real stages up to the graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.predictors import PREDICTORS, shuffled_partners
+from n2g_assets.evaluation.rivals import HarvestText
+from n2g_assets.evaluation.texts import HeldOutText, TextName
+from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.results import BlockResult, unit_frame
+from n2g_assets.settings import EvaluationSettings, MethodSettings
+from n2g_assets_tests.method.toy import BOS, DictionaryProposer, Neuron, ToyProber, hash_neuron, vocabulary_of
+
+LAYER = 3
+A_MAX = 2.0
+DRAWS = 20
+VOCABULARY = vocabulary_of(["a", "b", "c", "d", "e", " Cat", "cat"])
+UNITS = (Unit(3, 1), Unit(3, -1), Unit(8, 1))
+METHOD = MethodSettings()
+EVALUATION = EvaluationSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
+FITTED = tuple(name for name in PREDICTORS if name != "graph_reinitialised")
+
+Corpus = pl.DataFrame
+"""Columns context_id, document_id and token_ids; the contexts of a document one behind another."""
+
+
+def loud_at_bos(neuron: Neuron, loudness: float = 50.0) -> Neuron:
+    """The neuron with a very large activation, of the sign given, at position 0."""
+    return lambda tokens: np.concatenate([[loudness], neuron(tokens)[1:]])
+
+
+def neurons_of(seed: int) -> dict[int, Neuron]:
+    """Two neurons that look at the last two and three tokens; activations at the threshold (1 of 2) are common."""
+    values = (-2, -1.5, -1, -0.5, 0, 0, 0.25, 0.75, 1, 1.5, 2)
+    return {3: loud_at_bos(hash_neuron(seed, 2, values)), 8: loud_at_bos(hash_neuron(seed + 1, 3, values), -50.0)}
+
+
+def activations_of(neurons: Mapping[int, Neuron], unit: Unit, token_ids: Sequence[int]) -> np.ndarray:
+    """Of a unit at every position of a context."""
+    return (unit.sign * neurons[unit.neuron](np.asarray(token_ids, np.int32))).astype(np.float32)
+
+
+def corpus_of(generator: np.random.Generator, prefix: str, documents: int) -> Corpus:
+    """Documents of one to three contexts of one to nine tokens; the tokens differ in how common they are."""
+    rows = []
+    for document in range(documents):
+        for window in range(generator.integers(1, 4)):
+            length = generator.integers(1, 10)
+            tokens = np.minimum(generator.geometric(0.3, length) + 1, len(VOCABULARY.tokens) - 1)
+            rows.append((f"{prefix}{document}:{window}", f"{prefix}{document}", [BOS, *tokens.tolist()]))
+    return frame_of(rows)
+
+
+def frame_of(rows: Sequence[tuple[str, str, Sequence[int]]]) -> Corpus:
+    schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def in_shards(corpus: Corpus, shards: int) -> list[Corpus]:
+    """A corpus in pieces of whole documents."""
+    documents = corpus["document_id"].unique(maintain_order=True).to_list()
+    pieces = [documents[i :: max(1, len(documents) // shards)] for i in range(max(1, len(documents) // shards))]
+    return [corpus.filter(pl.col("document_id").is_in(piece)) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class SmallLayer:
+    """What the units of a layer are evaluated with, and what it was made of."""
+
+    neurons: Mapping[int, Neuron]
+    harvest: Corpus
+    texts: Mapping[TextName, Sequence[Corpus]]
+    """Shards by name."""
+    cluster_of: Mapping[str, str]
+    materials: Materials
+
+    def activations(self, unit: Unit, token_ids: Sequence[int]) -> np.ndarray:
+        """Of a unit at every position of a context."""
+        return activations_of(self.neurons, unit, token_ids)
+
+    def with_rows(self, **frames: pl.DataFrame) -> SmallLayer:
+        """The layer with other rows."""
+        rows = replace(self.materials.rows, **frames)
+        return replace(self, materials=replace(self.materials, rows=rows))
+
+    def but(self, **changes) -> SmallLayer:
+        """The layer with other materials."""
+        return replace(self, materials=replace(self.materials, **changes))
+
+    def evaluate(self, units: Sequence[Unit] = UNITS) -> BlockResult:
+        return evaluate_units(units, self.materials, LayerScores(len(units), DRAWS))
+
+
+def harvested_rows(
+    unit: Unit, harvest: Corpus, neurons: Mapping[int, Neuron], contexts: int, strongest: int
+) -> tuple[list[dict], list[dict]]:
+    """Rows of ``top_examples`` and ``activations`` of one unit, by definition; every third document is test."""
+    found = [(*row, activations_of(neurons, unit, row[2])) for row in harvest.iter_rows()]
+    found.sort(key=lambda one: -one[3][1:].max())
+    top = []
+    for rank, (context_id, document_id, token_ids, values) in enumerate(found[:contexts]):
+        peak = 1 + int(np.argmax(values[1:]))
+        is_test = (int(document_id[1:]) + unit.neuron + (unit.sign < 0)) % 3 == 0
+        top.append({
+            **unit._asdict(), "rank": rank, "context_id": context_id, "document_id": document_id, "peak": peak,
+            "split": "test" if is_test else "train", "activation": float(values[peak]), "token_ids": token_ids,
+            "activations": values,
+        })  # fmt: skip
+    places = [(float(values[p]), context_id, p) for context_id, _, _, values in found for p in range(1, len(values))]
+    places.sort(key=lambda one: -one[0])
+    listed = [
+        {**unit._asdict(), "rank": rank, "context_id": context_id, "position": position, "activation": value}
+        for rank, (value, context_id, position) in enumerate(places[:strongest])
+    ]
+    return top, listed
+
+
+def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Sequence[Unit] = UNITS) -> SmallLayer:
+    """A layer whose graphs are right often and wrong often."""
+    generator, neurons = np.random.default_rng(seed), neurons_of(seed)
+    harvest = corpus_of(generator, "d", 14)
+    texts: dict[TextName, list[Corpus]] = {
+        "random": in_shards(corpus_of(generator, "h", 9), 3),
+        "out_of_domain": in_shards(corpus_of(generator, "o", 4), 4),
+    }
+    cluster_of = {"d0": "twins", "d1": "twins", "d2": "d2"}
+    a_max = dict.fromkeys(units, A_MAX)
+
+    tops, listed = [], []
+    for unit in units:
+        rows = harvested_rows(unit, harvest, neurons, contexts, strongest)
+        tops, listed = tops + rows[0], listed + rows[1]
+    top = unit_frame("top_examples", tops)
+    prober = ToyProber(neurons, LAYER)
+    words = range(2, len(VOCABULARY.tokens))
+    proposer = DictionaryProposer({word: [[other] for other in words if other != word] for word in words})
+    pruned, saliencies = prune_examples(units, top, a_max, VOCABULARY, prober, METHOD).tables.values()
+    augmented = augment_examples(units, pruned, VOCABULARY, prober, proposer, METHOD).tables["augmented_examples"]
+    graphs = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD).tables
+    rows = LayerRows(
+        layer=LAYER, top_examples=top, pruned_examples=pruned, saliencies=saliencies, augmented_examples=augmented,
+        graph_nodes=graphs["graph_nodes"], rules=graphs["rules"], rule_tests=unit_frame("rule_tests", []),
+        activations=unit_frame("activations", listed),
+    )  # fmt: skip
+    materials = Materials(
+        rows=rows,
+        a_max=a_max,
+        vocabulary=VOCABULARY,
+        harvest=HarvestText.of(harvest, VOCABULARY, cluster_of),
+        strongest=strongest,
+        texts=[held_out(name, shards, partial(activations_of, neurons)) for name, shards in texts.items()],
+        partners=shuffled_partners(units, [5, LAYER]),
+        predictors=FITTED,
+        method=METHOD,
+        evaluation=EVALUATION,
+    )
+    return SmallLayer(neurons, harvest, texts, cluster_of, materials)
+
+
+def held_out(
+    name: TextName,
+    shards: Sequence[Corpus],
+    activations: Callable[[Unit, Sequence[int]], np.ndarray],
+) -> HeldOutText:
+    """A text whose activations are computed when they are asked for."""
+
+    def read(number: int, units: Sequence[Unit]) -> np.ndarray:
+        return np.stack([np.concatenate([activations(unit, one) for one in shards[number]["token_ids"]]) for unit in units])
+
+    return HeldOutText.of(name, shards, VOCABULARY, read)
