@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.workbench import Study
 from n2g_assets.drawing.text import graph_text, table_text
 from n2g_assets.errors import N2GError, SettingsError
 from n2g_assets.storage.home import Home
@@ -47,7 +48,9 @@ def main() -> int:
     """Run the study's job and print the summary; 1 if the run failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default="demo", help="study to materialize (default: demo)")
-    study = parser.parse_args().study
+    parser.add_argument("--layers", help="some of its layers, such as 0,7,15; the database then holds these")
+    options = parser.parse_args()
+    study = options.study
     began = time.monotonic()
     home = Home.from_environment()
     os.environ["N2G_PROGRESS"] = "lines"
@@ -55,7 +58,7 @@ def main() -> int:
     try:
         home.check_writable()
         _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
-        succeeded = _run(study, home)
+        succeeded = _run(study, home, options.layers)
     except N2GError as error:
         _say(str(error))
         return 1
@@ -68,17 +71,16 @@ def main() -> int:
     return 0 if succeeded else 1
 
 
-def _run(study: str, home: Home) -> bool:
+def _run(study: str, home: Home, layers: str | None) -> bool:
     from n2g_assets.definitions import build_defs
-    from n2g_assets.study import RANGE_END, RANGE_START
+    from n2g_assets.study import RANGE_END, RANGE_START, shipped_study
 
     home.dagster.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("DAGSTER_HOME", str(home.dagster))
-    definitions = build_defs()
-    known = sorted({key.path[0] for key in definitions.resolve_all_asset_keys()})
-    if study not in known:
-        raise SettingsError(f"There is no study '{study}': choose one of {', '.join(known)}.")
-    job = definitions.resolve_job_def(study)
+    chosen = shipped_study(study)
+    if layers is not None:
+        chosen = _with_layers(chosen, layers)
+    job = build_defs([chosen]).resolve_job_def(study)
     keys = job.partitions_def.get_partition_keys() if job.partitions_def else []
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
@@ -91,6 +93,18 @@ def _run(study: str, home: Home) -> bool:
         if event.is_step_failure:
             _say(f"FAILED {event.step_key}: {_cause(event)}")
     return result.success
+
+
+def _with_layers(study: Study, layers: str) -> Study:
+    """The study with some of its layers."""
+    known = study.settings.layer_numbers
+    numbers = [int(part) for part in layers.split(",") if part.strip().isdecimal()]
+    if len(numbers) != len(layers.split(",")) or not set(numbers) <= set(known):
+        raise SettingsError(
+            f"--layers {layers} does not name layers of study '{study.name}': give some of "
+            f"{', '.join(map(str, known))}, with commas between them."
+        )
+    return Study(study.name, study.folder, study.settings.model_copy(update={"layers": sorted(set(numbers))}))
 
 
 def _cause(event: dg.DagsterEvent) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from n2g_assets_tests.assets.studies import run_job, tiny_study
+from n2g_assets_tests.assets.studies import WITH_CONTROL, run_job, tiny_study
 
 
 def die_at(nth: int) -> None:
@@ -26,7 +26,7 @@ def die_at(nth: int) -> None:
 
 if __name__ == "__main__":
     folder, home, nth = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    study = tiny_study(folder)
+    study = tiny_study(folder, evaluation=WITH_CONTROL)
     die_at(nth)
     with dg.DagsterInstance.ephemeral() as instance:
         run_job(study, home, instance)

@@ -183,3 +183,31 @@ def slow_counts(tokens: list[tuple[str, float, float]]) -> tuple[int, int, int]:
     fires = [actual >= THRESHOLD for _, actual, _ in tokens]
     alarm = [guess >= THRESHOLD for _, _, guess in tokens]
     return sum(a and b for a, b in zip(fires, alarm, strict=True)), sum(alarm), sum(fires)
+
+
+def slow_counterexamples(layer: SmallLayer, unit: Unit, text: str, kind: str) -> list[dict]:
+    """All errors of one kind, the most confident first, of equals the first in the text; their ranks are left 0."""
+    nodes = mine(layer, "graph_nodes", unit)
+    known = set(nodes.filter(kind="activating")["token"])
+    rule_of = {rule["end_node_id"]: rule["rule_id"] for rule in mine(layer, "rules", unit).iter_rows(named=True)}
+    rows = []
+    for context_id, _, token_ids in pl.concat(layer.texts[text]).iter_rows():
+        forms = [VOCABULARY.form(token) for token in token_ids]
+        actual = (layer.activations(unit, token_ids) / A_MAX).tolist()
+        values, ends = slow_predict_graph(nodes, forms)
+        for position in range(1, len(forms)):
+            fires, alarm = actual[position] >= THRESHOLD, values[position] >= THRESHOLD
+            if kind == "false_alarm" and alarm and not fires:
+                cause = "rule fired wrongly"
+            elif kind == "miss" and fires and not alarm:
+                matched = "context unmatched" if forms[position] in known else "token unknown"
+                cause = "value too low" if ends[position] >= 0 else matched
+            else:
+                continue
+            rows.append({
+                "neuron": unit.neuron, "sign": unit.sign, "text": text, "kind": kind, "rank": 0,
+                "context_id": context_id, "position": position, "predicted": values[position],
+                "actual": actual[position], "token_ids": token_ids[: position + 1], "cause": cause,
+                "rule_id": rule_of.get(ends[position]),
+            })  # fmt: skip
+    return sorted(rows, key=lambda row: -abs(np.float32(row["predicted"]) - np.float32(row["actual"])))

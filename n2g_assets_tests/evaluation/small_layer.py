@@ -1,4 +1,4 @@
-"""A small layer for the tests of ``evaluate``: numpy neurons, a made-up corpus, and the real stages up to the graphs."""
+"""A small layer for the tests of ``evaluate``: numpy neurons, a made-up corpus, the real stages up to the graphs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ LAYER = 3
 A_MAX = 2.0
 DRAWS = 20
 VOCABULARY = vocabulary_of(["a", "b", "c", "d", "e", " Cat", "cat"])
+TWINS = ("d0", "d1")
+"""Two harvested documents that are near-duplicates."""
 UNITS = (Unit(3, 1), Unit(3, -1), Unit(8, 1))
 METHOD = MethodSettings()
 EVALUATION = EvaluationSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
@@ -105,13 +107,14 @@ class SmallLayer:
 def harvested_rows(
     unit: Unit, harvest: Corpus, neurons: Mapping[int, Neuron], contexts: int, strongest: int
 ) -> tuple[list[dict], list[dict]]:
-    """Rows of ``top_examples`` and ``activations`` of one unit, by definition; every third document is test."""
+    """Rows of ``top_examples`` and ``activations`` of one unit, by definition; every third cluster is test."""
     found = [(*row, activations_of(neurons, unit, row[2])) for row in harvest.iter_rows()]
     found.sort(key=lambda one: -one[3][1:].max())
     top = []
     for rank, (context_id, document_id, token_ids, values) in enumerate(found[:contexts]):
         peak = 1 + int(np.argmax(values[1:]))
-        is_test = (int(document_id[1:]) + unit.neuron + (unit.sign < 0)) % 3 == 0
+        cluster = 0 if document_id in TWINS else int(document_id[1:])
+        is_test = (cluster + unit.neuron + (unit.sign < 0)) % 3 == 0
         top.append({
             **unit._asdict(), "rank": rank, "context_id": context_id, "document_id": document_id, "peak": peak,
             "split": "test" if is_test else "train", "activation": float(values[peak]), "token_ids": token_ids,
@@ -134,7 +137,7 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
         "random": in_shards(corpus_of(generator, "h", 9), 3),
         "out_of_domain": in_shards(corpus_of(generator, "o", 4), 4),
     }
-    cluster_of = {"d0": "twins", "d1": "twins", "d2": "d2"}
+    cluster_of = {**dict.fromkeys(TWINS, "twins"), "d2": "d2"}
     a_max = dict.fromkeys(units, A_MAX)
 
     tops, listed = [], []
@@ -176,6 +179,8 @@ def held_out(
     """A text whose activations are computed when they are asked for."""
 
     def read(number: int, units: Sequence[Unit]) -> np.ndarray:
-        return np.stack([np.concatenate([activations(unit, one) for one in shards[number]["token_ids"]]) for unit in units])
+        return np.stack(
+            [np.concatenate([activations(unit, one) for one in shards[number]["token_ids"]]) for unit in units]
+        )
 
     return HeldOutText.of(name, shards, VOCABULARY, read)

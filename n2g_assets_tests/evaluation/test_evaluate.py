@@ -1,163 +1,263 @@
-"""The stage ``evaluation``: counts written out by hand, and against slow predictors on made-up units."""
+"""The stage ``evaluation``: a whole small layer against a slow recomputation, and units whose counts are done by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
+from polars.testing import assert_frame_equal
 
-from n2g_assets.evaluation.evaluate import PREDICTORS, evaluate_units
+from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
+from n2g_assets.evaluation.failures import name_failures
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
+from n2g_assets.evaluation.texts import TEXTS
+from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Unit
-from n2g_assets.method.results import unit_frame
-from n2g_assets.settings import MethodSettings
-from n2g_assets_tests.evaluation.slow_baselines import slow_choice, slow_fit, slow_predict
-from n2g_assets_tests.method.slow_graph import slow_predict as slow_predict_graph
-from n2g_assets_tests.method.toy import conform, encode, vocabulary_of
+from n2g_assets.method.results import BlockResult, unit_frame
+from n2g_assets_tests.evaluation.slow_evaluation import (
+    chosen_n,
+    contexts_of,
+    mine,
+    slow_counterexamples,
+    slow_predictions,
+    slow_scores,
+)
+from n2g_assets_tests.evaluation.small_layer import (
+    A_MAX,
+    DRAWS,
+    EVALUATION,
+    FITTED,
+    LAYER,
+    METHOD,
+    UNITS,
+    VOCABULARY,
+    SmallLayer,
+    frame_of,
+    held_out,
+    small_layer,
+)
+from n2g_assets_tests.method.toy import conform, encode
 
-VOCABULARY = vocabulary_of([" except", "All", " all", " of", " them", "."])
-A_MAX = 4.0
+TABLES = ("evaluation", "counterexamples", "failures")
 
 
-def example(unit: Unit, rank: int, split: str, tokens, activations) -> dict:
-    peak = 1 + int(np.argmax(activations[1:]))
-    return {
-        "neuron": unit.neuron, "sign": unit.sign, "rank": rank, "context_id": f"d{rank}:0", "document_id": f"d{rank}",
-        "peak": peak, "split": split, "activation": activations[peak], "token_ids": np.asarray(tokens),
-        "activations": np.asarray(activations, np.float32),
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def layer() -> SmallLayer:
+    return small_layer(1)
 
 
-def node(unit: Unit, node_id: int, parent_id: int | None, depth: int, token: bytes | None, end: float | None) -> dict:
-    kind = "activating" if parent_id is None else "ignore" if token is None else "context"
-    return {
-        "neuron": unit.neuron, "sign": unit.sign, "node_id": node_id, "parent_id": parent_id, "depth": depth,
-        "kind": kind, "token": token, "activation": 1.0, "importance": None, "end_activation": end,
-        "end_count": int(end is not None),
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def result(layer) -> BlockResult:
+    return layer.evaluate()
 
 
-def evaluated(units, examples, nodes, a_max=None):
-    return evaluate_units(
-        units,
-        unit_frame("top_examples", examples),
-        unit_frame("graph_nodes", nodes),
-        a_max or dict.fromkeys(units, A_MAX),
-        VOCABULARY,
-        MethodSettings(),
-    )
+def scores_of(result: BlockResult, unit: Unit, predictor: str) -> pl.DataFrame:
+    """Rows of ``evaluation`` of one unit and predictor, without its name."""
+    frame = result.tables["evaluation"].filter(neuron=unit.neuron, sign=unit.sign, predictor=predictor)
+    return frame.drop("predictor", "ngram_n")
+
+
+# ------------------------------------------------------------------------------------------ against a slow evaluation
+def test_every_unit_has_one_row_for_every_predictor_and_text(result):
+    table = conform("evaluation", result.tables["evaluation"])
+    expected = {(*unit, predictor, text) for unit in UNITS for predictor in FITTED for text in TEXTS}
+    found = table.select("neuron", "sign", "predictor", "text").rows()
+    assert set(found) == expected
+    assert len(found) == len(expected)
+    assert list(result.ledger) == list(UNITS)
+    assert {outcome.status for outcome in result.ledger.values()} == {"ok"}
+    assert sorted(result.tables) == sorted(TABLES)
+
+
+@pytest.mark.parametrize(
+    "other", [pytest.param(None, id="the harvest's list is full"), pytest.param(4, id="it holds all")]
+)
+def test_scores_equal_a_slow_recomputation(layer, result, other):
+    """Every predictor, text, unit and sign; the controls from the partner's graph and from paths without variants."""
+    if other is not None:
+        layer = small_layer(other, strongest=1000)
+        result = layer.evaluate()
+    table = result.tables["evaluation"]
+    for row in table.iter_rows(named=True):
+        unit, predictor = Unit(row["neuron"], row["sign"]), row["predictor"]
+        contexts = contexts_of(layer, unit, row["text"])
+        expected = slow_scores(contexts, slow_predictions(layer, unit, predictor, contexts), DRAWS, EVALUATION.seed)
+        for name, value in expected.items():
+            # the back-off n-gram forgets runs that change a value by less than a hundredth
+            slack = 0.02 if (name, predictor) == ("pearson_r", "ngram_backoff") else 1e-5
+            wanted = value if value is None or isinstance(value, int) else pytest.approx(value, abs=slack)
+            assert row[name] == wanted, (unit, predictor, row["text"], name)
+        assert row["ngram_n"] == (chosen_n(layer, unit) if predictor == "ngram" else None)
+    for text in TEXTS:  # no predictor could stand for another here
+        counts = table.filter(text=text).group_by("predictor").agg("true_positives", "false_positives")
+        assert counts.drop("predictor").n_unique() == len(FITTED)
+    tokens = dict(table.group_by("text").agg(pl.col("n_tokens").sum()).iter_rows())
+    assert tokens["quantiles"] < tokens["random"]
+
+
+def test_the_shuffled_control_scores_as_the_partners_graph_would_as_the_units_own(layer, result):
+    for unit, partner in layer.materials.partners.items():
+        assert partner != unit
+        nodes = mine(layer, "graph_nodes", partner).with_columns(
+            neuron=pl.lit(unit.neuron, pl.Int32), sign=pl.lit(unit.sign, pl.Int8)
+        )
+        swapped = layer.with_rows(graph_nodes=nodes).but(predictors=["graph"]).evaluate([unit])
+        as_own = scores_of(swapped, unit, "graph")
+        assert_frame_equal(scores_of(result, unit, "graph_shuffled"), as_own)
+        assert not as_own.equals(scores_of(result, unit, "graph"))
+
+
+def test_the_unaugmented_control_scores_as_a_graph_built_without_variants(layer, result):
+    rows = layer.materials.rows
+    built = build_graphs(
+        UNITS, rows.pruned_examples, rows.saliencies, unit_frame("augmented_examples", []), layer.materials.a_max,
+        VOCABULARY, METHOD,
+    )  # fmt: skip
+    without = layer.with_rows(**built.tables).but(predictors=["graph"]).evaluate()
+    for unit in UNITS:
+        assert mine(layer, "augmented_examples", unit)["kept"].any()
+        as_own = scores_of(without, unit, "graph")
+        assert_frame_equal(scores_of(result, unit, "graph_unaugmented"), as_own)
+        assert not as_own.equals(scores_of(result, unit, "graph"))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 4, 1000])
+def test_counterexamples_are_the_most_confident_errors_and_of_equals_the_first_of_the_text(layer, keep):
+    settings = EVALUATION.model_copy(update={"counterexamples": keep})
+    table = layer.but(evaluation=settings, predictors=["graph"]).evaluate().tables["counterexamples"]
+    assert conform("counterexamples", table).height == table.height
+    expected = [
+        row | {"rank": rank}
+        for unit in UNITS
+        for text in ("random", "out_of_domain")
+        for kind in ("false_alarm", "miss")
+        for rank, row in enumerate(slow_counterexamples(layer, unit, text, kind)[:keep])
+    ]
+    assert table.to_dicts() == expected
+    if keep == 1000:
+        assert set(table["cause"]) == {"rule fired wrongly", "token unknown", "context unmatched"}
+        ties = table.group_by("neuron", "sign", "text", "kind", pl.col("predicted") - pl.col("actual")).len()
+        assert ties["len"].max() > 4  # which of them are kept is decided by their order
+
+
+def test_failures_are_those_of_the_rows_that_are_given_back(layer, result):
+    rows = layer.materials.rows
+    expected = name_failures(
+        UNITS, rows.top_examples, rows.pruned_examples, rows.rules, result.tables["evaluation"],
+        result.tables["counterexamples"], rows.rule_tests, layer.materials.a_max, METHOD,
+    )  # fmt: skip
+    assert expected.height
+    assert_frame_equal(result.tables["failures"], expected)
+
+
+def test_layer_scores_hold_the_means_of_the_rows_over_all_units_asked_for(layer):
+    means, predictors = LayerScores(5, DRAWS), ["graph", "token_lookup", "always_zero"]
+    table = evaluate_units(UNITS, layer.but(predictors=predictors).materials, means).tables["evaluation"]
+    assert means.frame().height == len(predictors) * len(TEXTS)
+    for row in means.frame().iter_rows(named=True):
+        rows, lookup = (
+            table.filter(predictor=predictor, text=row["text"]) for predictor in (row["predictor"], "token_lookup")
+        )
+        assert (row["units"], row["evaluated"], row["without_firing"]) == (5, 3, (rows["n_firings"] == 0).sum())
+        assert row["f1"] == pytest.approx(rows["f1"].mean())
+        assert row["f1_all"] == pytest.approx(rows["f1"].sum() / 5)
+        assert row["average_precision"] == pytest.approx(rows["average_precision"].mean())
+        assert row["f1_gain"] == pytest.approx((rows["f1"].sum() - lookup["f1"].sum()) / 5)
+        assert sum(row["levels_firing"]) == rows["n_firings"].sum()
+        assert sum(row["levels_silent"]) == (rows["n_tokens"] - rows["n_firings"]).sum()
+
+
+def test_a_negative_unit_fires_where_its_neuron_is_most_negative(layer, result):
+    raw = [layer.neurons[3](np.array(tokens)) for shard in layer.texts["random"] for tokens in shard["token_ids"]]
+    values = np.concatenate([row[1:] for row in raw])
+    for sign in (1, -1):
+        [n] = scores_of(result, Unit(3, sign), "graph").filter(text="random")["n_firings"]
+        assert n == np.count_nonzero(sign * values >= A_MAX / 2)
+
+
+# ------------------------------------------------------------------------------------------ by hand
+def by_hand(
+    unit: Unit,
+    examples: Sequence[tuple[str, str, Sequence[float]]],
+    nodes: Sequence[tuple[int | None, bytes | None, float | None]],
+    text: Sequence[tuple[str, Sequence[float]]] = (),
+) -> Materials:
+    """A unit from its contexts (side, words, activations), its nodes (parent, form, end) and held-out contexts."""
+    top = [
+        {
+            **unit._asdict(), "rank": rank, "context_id": f"d{rank}:0", "document_id": f"d{rank}",
+            "peak": 1 + int(np.argmax(activations[1:])), "split": split, "activation": max(activations[1:]),
+            "token_ids": encode(VOCABULARY, *words.split("/")), "activations": np.array(activations, np.float32),
+        }
+        for rank, (split, words, activations) in enumerate(examples)
+    ]  # fmt: skip
+    graph = [
+        {
+            **unit._asdict(), "node_id": number, "parent_id": parent, "depth": int(parent is not None),
+            "kind": "activating" if parent is None else "context", "token": form, "activation": 1.0,
+            "importance": None, "end_activation": end, "end_count": int(end is not None),
+        }
+        for number, (parent, form, end) in enumerate(nodes)
+    ]  # fmt: skip
+    ends = [number for number, (_, _, end) in enumerate(nodes) if end is not None]
+    rules = [
+        {
+            **unit._asdict(), "rule_id": rule, "end_node_id": number, "pattern": "", "tokens": [nodes[0][1]],
+            "activation": 1.0, "count": 1,
+        }
+        for rule, number in enumerate(ends)
+    ]  # fmt: skip
+    names = ("pruned_examples", "saliencies", "augmented_examples", "rule_tests", "activations")
+    rows = LayerRows(
+        layer=LAYER, top_examples=unit_frame("top_examples", top), graph_nodes=unit_frame("graph_nodes", graph),
+        rules=unit_frame("rules", rules), **{name: unit_frame(name, []) for name in names},
+    )  # fmt: skip
+    activations = {tuple(encode(VOCABULARY, *words.split("/")).tolist()): values for words, values in text}
+    shards = [frame_of([(f"h{i}:0", f"h{i}", list(token_ids))]) for i, token_ids in enumerate(activations)]
+    held = held_out("random", shards, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
+    return Materials(
+        rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=None, strongest=1, texts=[held] if text else [],
+        partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
+    )  # fmt: skip
+
+
+TRAIN = [("train", "a/ Cat/b", [9, 0, 4, 0]), ("train", "a/cat/c", [9, 0, 2, 0])]
+TEST = [("test", "a/cat/b/cat", [9, 0, 3, 0, 1]), ("test", "c/d", [9, 0, 2])]
 
 
 def test_counts_of_a_unit_done_by_hand():
-    """The graph asks for All before except; the lookup fires on any except; BOS counts nowhere, fire as it may."""
-    unit = Unit(7, 1)
-    train = [
-        example(unit, 0, "train", encode(VOCABULARY, "All", " except", "."), [9, 0, 4, 0]),
-        example(unit, 2, "train", encode(VOCABULARY, " all", " except", " of"), [9, 0, 2, 0]),
+    """The graph asks for a before cat; the lookup fires on any cat; BOS counts nowhere, loud as it may be."""
+    unit, nodes = Unit(7, 1), [(None, b"cat", None), (0, b"a", 0.75)]
+    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes), LayerScores(1, DRAWS))
+    rows = {row["predictor"]: row for row in found.tables["evaluation"].iter_rows(named=True)}
+    counts = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+    assert {name: tuple(row[count] for count in counts) for name, row in rows.items()} == {
+        "graph": (1, 0, 1, 4), "token_lookup": (1, 1, 1, 3), "ngram": (1, 0, 1, 4),
+    }  # fmt: skip
+    graph = rows["graph"]
+    assert (graph["precision"], graph["recall"], graph["f1"]) == (1.0, 0.5, 2 / 3)
+    assert (graph["n_tokens"], graph["n_documents"], graph["n_firings"]) == (6, 2, 2)
+    assert (graph["coverage_firings"], graph["coverage_mass"]) == (0.5, 0.5)
+    assert [rows[name]["ngram_n"] for name in PAPER_PREDICTORS] == [None, None, 2]
+
+
+def test_counterexamples_of_a_unit_done_by_hand():
+    """One of every cause; rules are named by their ends, windows stop at the token in question."""
+    unit, nodes = Unit(7, -1), [(None, b"cat", 0.25), (0, b"a", 0.75), (None, b"d", None), (2, b"e", 1.0)]
+    text = [("a/cat/cat/b", [9, 0, 1, 3, 4]), ("d/e/d", [-9, 2, 0, 3.75])]
+    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes, text), LayerScores(1, DRAWS)).tables
+    columns = ["kind", "rank", "context_id", "position", "predicted", "actual", "cause", "rule_id", "token_ids"]
+    first, second = (encode(VOCABULARY, *words.split("/")).tolist() for words, _ in text)
+    assert found["counterexamples"].select(columns).rows() == [
+        ("false_alarm", 0, "h0:0", 2, 0.75, 0.25, "rule fired wrongly", 1, first[:3]),
+        ("miss", 0, "h0:0", 4, 0.0, 1.0, "token unknown", None, first[:5]),
+        ("miss", 1, "h0:0", 3, 0.25, 0.75, "value too low", 0, first[:4]),
+        ("miss", 2, "h1:0", 1, 0.0, 0.5, "context unmatched", None, second[:2]),
     ]
-    test = [
-        example(unit, 1, "test", encode(VOCABULARY, " all", " except", " of", " except"), [9, 0, 3, 0, 1]),
-        example(unit, 3, "test", encode(VOCABULARY, " of", " them"), [9, 0, 2]),
-    ]
-    graph = [node(unit, 0, None, 0, b"except", None), node(unit, 1, 0, 1, b"all", 0.75)]
-    result = evaluated([unit], train + test, graph)
-    rows = {row["predictor"]: row for row in conform("evaluation", result.tables["evaluation"]).iter_rows(named=True)}
-    counts = {
-        name: tuple(row[f"{c}"] for c in ("true_positives", "false_positives", "false_negatives", "true_negatives"))
-        for name, row in rows.items()
-    }
-    assert counts == {"graph": (1, 0, 1, 4), "token_lookup": (1, 1, 1, 3), "ngram": (1, 0, 1, 4)}
-    assert (rows["graph"]["precision"], rows["graph"]["recall"], rows["graph"]["f1"]) == (1.0, 0.5, 2 / 3)
-    assert {row["n_firings"] for row in rows.values()} == {2}
-    assert {row["text"] for row in rows.values()} == {"top"}
-    assert (rows["graph"]["ngram_n"], rows["token_lookup"]["ngram_n"], rows["ngram"]["ngram_n"]) == (None, None, 2)
-    assert result.ledger[unit].status == "ok"
-
-
-def test_a_unit_without_a_graph_stays_in_the_table_and_is_predicted_silent():
-    unit = Unit(1, -1)
-    tokens = encode(VOCABULARY, "All", ".")
-    rows = [example(unit, i, split, tokens, [0, 4, 0]) for i, split in enumerate(("train", "test"))]
-    table = evaluated([unit], rows, []).tables["evaluation"]
-    graph = table.row(by_predicate=pl.col("predictor") == "graph", named=True)
-    assert (graph["true_positives"], graph["false_negatives"], graph["true_negatives"]) == (0, 1, 1)
-    assert (graph["precision"], graph["recall"], graph["f1"]) == (None, 0.0, 0.0)
-
-
-def test_every_unit_of_the_block_is_in_the_ledger_and_a_bad_one_does_not_take_others_with_it():
-    good, missing, one_sided, broken = (Unit(neuron, 1) for neuron in range(4))
-    tokens = encode(VOCABULARY, "All", ".")
-    rows = [example(unit, i, s, tokens, [0, 4, 0]) for unit in (good, broken) for i, s in ((0, "train"), (1, "test"))]
-    rows[-1]["activations"] = np.array([0, np.nan, 0], np.float32)
-    rows.append(example(one_sided, 0, "train", tokens, [0, 4, 0]))
-    result = evaluated([good, missing, one_sided, broken], rows, [])
-    assert [outcome.status for outcome in result.ledger.values()] == ["ok", "failed", "too_few_contexts", "failed"]
-    assert list(result.ledger) == [good, missing, one_sided, broken]
-    assert "NaN" in result.ledger[broken].reason
-    assert result.tables["evaluation"]["neuron"].unique().to_list() == [0]
-
-
-def test_an_empty_block_has_the_schema_of_the_table():
-    assert conform("evaluation", evaluated([], [], []).tables["evaluation"]).is_empty()
-
-
-CONTEXT = st.lists(
-    st.tuples(st.integers(0, len(VOCABULARY.tokens) - 1), st.sampled_from([-1.0, 0.0, 1.0, 2.0, 3.0, 4.0])),
-    min_size=1,
-    max_size=10,
-)
-
-
-@st.composite
-def tries(draw, unit: Unit):
-    """A random trie with distinct siblings."""
-    rows = []
-    forms = [None, *VOCABULARY.forms]
-    for _ in range(draw(st.integers(0, 8))):
-        parent = draw(st.sampled_from([None, *range(len(rows))]))
-        token = draw(st.sampled_from(forms[1:] if parent is None else forms))
-        if any(row["parent_id"] == parent and row["token"] == token for row in rows):
-            continue
-        depth = 0 if parent is None else rows[parent]["depth"] + 1
-        rows.append(node(unit, len(rows), parent, depth, token, draw(st.sampled_from([None, 0.25, 0.5, 1.0]))))
-    return rows
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.data())
-def test_counts_of_all_predictors_equal_those_of_slow_ones(data):
-    units = [Unit(0, 1), Unit(0, -1), Unit(5, 1)]
-    examples, nodes = [], []
-    for unit in units:
-        sides = ["train", "test", *data.draw(st.lists(st.sampled_from(["train", "test"]), max_size=3))]
-        for rank, side in enumerate(sides):
-            context = data.draw(CONTEXT)
-            tokens = np.array([0, *(token for token, _ in context)], np.int32)
-            examples.append(example(unit, rank, side, tokens, [4.0, *(value for _, value in context)]))
-        nodes += data.draw(tries(unit))
-    table = evaluated(units, examples, nodes).tables["evaluation"]
-    assert table.height == len(units) * len(PREDICTORS)
-    for unit in units:
-        mine = {
-            side: [row for row in examples if (row["neuron"], row["sign"], row["split"]) == (*unit, side)]
-            for side in ("train", "test")
-        }
-        forms = {side: [VOCABULARY.form_of[row["token_ids"]] for row in rows] for side, rows in mine.items()}
-        truth = {side: [row["activations"] / A_MAX for row in rows] for side, rows in mine.items()}
-        n = slow_choice(forms["train"], truth["train"], 0.5)
-        graph = unit_frame("graph_nodes", [row for row in nodes if (row["neuron"], row["sign"]) == unit])
-        means = {size: slow_fit(forms["train"], truth["train"], size) for size in (1, n)}
-        predicted = {
-            "graph": [slow_predict_graph(graph, [VOCABULARY.forms[i] for i in one])[0] for one in forms["test"]],
-            "token_lookup": [slow_predict(means[1], one, 1) for one in forms["test"]],
-            "ngram": [slow_predict(means[n], one, n) for one in forms["test"]],
-        }
-        for row in table.filter(neuron=unit.neuron, sign=unit.sign).iter_rows(named=True):
-            pairs = [
-                (bool(a >= 0.5), bool(p >= 0.5))
-                for values, guesses in zip(truth["test"], predicted[row["predictor"]], strict=True)
-                for a, p in list(zip(values, guesses, strict=True))[1:]
-            ]
-            assert row["true_positives"] == pairs.count((True, True))
-            assert row["false_positives"] == pairs.count((False, True))
-            assert row["false_negatives"] == pairs.count((True, False))
-            assert row["true_negatives"] == pairs.count((False, False))
-            assert row["ngram_n"] == (n if row["predictor"] == "ngram" else None)
+    assert set(found["counterexamples"]["sign"]) == {-1}
+    graph = found["evaluation"].filter(predictor="graph", text="random").row(0, named=True)
+    assert (graph["true_positives"], graph["false_positives"], graph["false_negatives"]) == (1, 1, 3)
+    assert (graph["n_tokens"], graph["n_documents"]) == (7, 2)

@@ -1,0 +1,273 @@
+"""What must not matter to a unit's evaluation: other units, broken ones among them, BOS, its own test documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from n2g_assets.errors import StorageError
+from n2g_assets.evaluation.evaluate import evaluate_units
+from n2g_assets.evaluation.layer_scores import LayerScores
+from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
+from n2g_assets.evaluation.rivals import HarvestText
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import BlockResult
+from n2g_assets_tests.evaluation.slow_evaluation import mine
+from n2g_assets_tests.evaluation.small_layer import (
+    A_MAX,
+    DRAWS,
+    EVALUATION,
+    FITTED,
+    TWINS,
+    UNITS,
+    VOCABULARY,
+    SmallLayer,
+    activations_of,
+    held_out,
+    small_layer,
+)
+from n2g_assets_tests.method.toy import BOS, conform
+
+TABLES = ("evaluation", "counterexamples", "failures")
+BAD, GOOD = Unit(3, -1), (Unit(3, 1), Unit(8, 1))
+EVERY = pl.lit(True)
+
+
+@pytest.fixture(scope="module")
+def layer() -> SmallLayer:
+    return small_layer(1)
+
+
+@pytest.fixture(scope="module")
+def result(layer) -> BlockResult:
+    return layer.evaluate()
+
+
+def rows(result: BlockResult, unit: Unit, keep: pl.Expr = EVERY) -> dict[str, pl.DataFrame]:
+    """All rows of one unit; of ``evaluation`` those to be kept."""
+    found = {name: frame.filter(of(unit)) for name, frame in result.tables.items()}
+    return found | {"evaluation": found["evaluation"].filter(keep)}
+
+
+def of(unit: Unit) -> pl.Expr:
+    return (pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign)
+
+
+def assert_same_rows(
+    one: BlockResult, other: BlockResult, units: Sequence[Unit], keep: pl.Expr = EVERY, tables: Sequence[str] = TABLES
+) -> None:
+    for unit in units:
+        left, right = rows(one, unit, keep), rows(other, unit, keep)
+        assert left["evaluation"].height
+        for table in tables:
+            assert_frame_equal(left[table], right[table])
+        assert one.ledger[unit] == other.ledger[unit]
+
+
+# ------------------------------------------------------------------------------------------ other units
+def test_a_units_rows_do_not_depend_on_the_others_but_for_its_partner(layer, result):
+    light = pl.col("predictor").is_in(["graph", "graph_shuffled"])
+    assert_same_rows(result, layer.but(predictors=["graph", "graph_shuffled"]).evaluate(UNITS[::-1]), UNITS, light)
+    frames = {name: frame.filter(of(BAD)) for name, frame in vars(layer.materials.rows).items() if name != "layer"}
+    alone = layer.with_rows(**frames).evaluate([BAD])
+    assert_same_rows(result, alone, [BAD], pl.col("predictor") != "graph_shuffled")
+    shuffled = rows(alone, BAD, pl.col("predictor") == "graph_shuffled")["evaluation"]
+    assert shuffled["true_positives"].sum() == 0 < shuffled["n_firings"].sum()  # the partner's rows are not there
+
+
+def test_a_unit_without_a_graph_is_silent_everywhere_and_stays(layer, result):
+    silent = Unit(3, 1)
+    graph, rules = (
+        frame.filter(~of(silent)) for frame in (layer.materials.rows.graph_nodes, layer.materials.rows.rules)
+    )
+    light, means = layer.but(predictors=["graph", "always_zero"]), LayerScores(3, DRAWS)
+    found = evaluate_units(UNITS, light.with_rows(graph_nodes=graph, rules=rules).materials, means)
+    assert {outcome.status for outcome in found.ledger.values()} == {"ok"}
+    by_graph, by_zero = (
+        rows_of.drop("predictor")
+        for name in ("graph", "always_zero")
+        for rows_of in [rows(found, silent, pl.col("predictor") == name)["evaluation"]]
+    )
+    assert_frame_equal(by_graph, by_zero)
+    assert by_graph.height == 4
+    for row in by_graph.iter_rows(named=True):
+        assert (row["true_positives"], row["false_positives"], row["false_negatives"]) == (0, 0, row["n_firings"])
+        assert row["n_firings"] > 0
+        assert (row["precision"], row["recall"], row["f1"]) == (None, 0.0, 0.0)
+    assert set(rows(found, silent)["counterexamples"]["cause"]) == {"token unknown"}
+    assert (means.frame()["evaluated"] == 3).all()
+    assert_same_rows(result, found, [Unit(3, -1), Unit(8, 1)], pl.col("predictor").is_in(["graph", "always_zero"]))
+
+
+def last_context(side: str, change: Callable[[list[float]], list[float]]) -> Callable[[SmallLayer], SmallLayer]:
+    """Other activations in the weakest context of one side of the bad unit."""
+
+    def broken(layer: SmallLayer) -> SmallLayer:
+        top = layer.materials.rows.top_examples
+        rank = top.filter(of(BAD), split=side)["rank"].max()
+        found = [
+            change(row["activations"])
+            if Unit(row["neuron"], row["sign"]) == BAD and row["rank"] == rank
+            else row["activations"]
+            for row in top.iter_rows(named=True)
+        ]
+        return layer.with_rows(top_examples=top.with_columns(activations=pl.Series(found, dtype=pl.List(pl.Float32))))
+
+    return broken
+
+
+def a_reading_is_nan(layer: SmallLayer) -> SmallLayer:
+    def activations(unit: Unit, token_ids: Sequence[int]) -> np.ndarray:
+        values = activations_of(layer.neurons, unit, token_ids)
+        values[-1] = np.nan if unit == BAD and len(values) > 8 else values[-1]
+        return values
+
+    return layer.but(texts=[held_out(name, shards, activations) for name, shards in layer.texts.items()])
+
+
+def rules_lack_their_token(layer: SmallLayer) -> SmallLayer:
+    tokens = pl.when(of(BAD)).then(pl.lit([None], pl.List(pl.Binary))).otherwise("tokens")
+    return layer.with_rows(rules=layer.materials.rows.rules.with_columns(tokens=tokens))
+
+
+def no_a_max(layer: SmallLayer) -> SmallLayer:
+    return layer.but(a_max={unit: value for unit, value in layer.materials.a_max.items() if unit != BAD})
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        pytest.param(last_context("test", lambda row: [*row[:-1], float("nan")]), "NaN", id="test NaN"),
+        pytest.param(last_context("train", lambda row: [*row[:-1], float("nan")]), "NaN", id="train NaN"),
+        pytest.param(last_context("test", lambda row: [*row[:-1], float("inf")]), "infinite", id="test infinite"),
+        pytest.param(last_context("test", lambda row: row[:-1]), "", id="too short"),
+        pytest.param(a_reading_is_nan, "NaN", id="held-out NaN"),
+        pytest.param(rules_lack_their_token, "", id="rules"),
+        pytest.param(no_a_max, "KeyError", id="no a_max"),
+    ],
+)
+def test_a_unit_with_broken_rows_fails_alone(layer, result, broken, reason):
+    means = LayerScores(3, DRAWS)
+    found = evaluate_units(UNITS, broken(layer.but(predictors=PAPER_PREDICTORS)).materials, means)
+    assert found.ledger[BAD].status == "failed"
+    assert found.ledger[BAD].reason.startswith("The unit cannot be evaluated: ")
+    assert reason in found.ledger[BAD].reason
+    assert all(frame.is_empty() for frame in rows(found, BAD).values())
+    assert_same_rows(result, found, GOOD, pl.col("predictor").is_in(PAPER_PREDICTORS))
+    assert (means.frame()["evaluated"] == 2).all()
+
+
+def test_rows_that_no_unit_can_be_blamed_for_stop_the_layer(layer):
+    tokens = pl.when(pl.col("token").is_not_null()).then(pl.lit(b"unheard of"))
+    strange = layer.materials.rows.graph_nodes.with_columns(token=tokens)
+    with pytest.raises(StorageError, match="another vocabulary"):
+        layer.with_rows(graph_nodes=strange).evaluate()
+    elsewhere = layer.materials.rows.activations.with_columns(context_id=pl.lit("x:0"))
+    with pytest.raises(StorageError, match="x:0"):
+        layer.with_rows(activations=elsewhere).evaluate()
+
+
+def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_every_unit(layer):
+    one_sided, missing, good = Unit(3, 1), Unit(5, 1), Unit(8, 1)
+    top = layer.materials.rows.top_examples.filter(~(of(one_sided) & (pl.col("split") == "test")))
+    told: list[tuple[int, int]] = []
+    means, light = LayerScores(3, DRAWS), layer.with_rows(top_examples=top).but(predictors=["graph"])
+    found = evaluate_units(
+        [one_sided, missing, good], light.materials, means, lambda done, to_do: told.append((done, to_do))
+    )
+    assert [(outcome.status, outcome.reason) for outcome in found.ledger.values()] == [
+        ("too_few_contexts", f"{top.filter(of(one_sided)).height} train and 0 test contexts."),
+        ("too_few_contexts", "0 train and 0 test contexts."),
+        ("ok", ""),
+    ]
+    assert found.tables["evaluation"].select("neuron", "sign").unique().rows() == [good]
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert (means.frame()["evaluated"] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------ what no predictor may see
+def test_position_0_never_counts_whatever_a_unit_does_there(layer, result):
+    def quiet(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([[-values[0] / 3], values[1:]]).astype(np.float32)
+
+    assert layer.activations(Unit(3, 1), [BOS])[0] > A_MAX
+    top = layer.materials.rows.top_examples
+    found = pl.Series([quiet(np.array(row)).tolist() for row in top["activations"]], dtype=pl.List(pl.Float32))
+    texts = [
+        held_out(name, shards, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
+        for name, shards in layer.texts.items()
+    ]
+    changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(texts=texts)
+    assert_same_rows(result, changed.evaluate([BAD, Unit(8, 1)]), [BAD, Unit(8, 1)])
+    assert result.tables["counterexamples"]["position"].min() == 1
+
+
+def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(layer, result):
+    """Other words and activations in them and in their near-duplicates change no row but on ``top``."""
+    unit = Unit(3, 1)
+    top = mine(layer, "top_examples", unit)
+    test_documents = set(top.filter(split="test")["document_id"])
+    assert len(test_documents & set(TWINS)) == 1
+    changed = changed_documents(layer, test_documents | set(TWINS)).evaluate([unit])
+    elsewhere = pl.col("text") != "top"
+    assert_same_rows(result, changed, [unit], elsewhere, ["evaluation", "counterexamples"])
+    assert not rows(changed, unit, ~elsewhere)["evaluation"].equals(rows(result, unit, ~elsewhere)["evaluation"])
+
+    fitted = ["token_lookup", "ngram", "ngram_backoff", "skip_bigram"]
+    train_document = top.filter(split="train")["document_id"][0]
+    changed = changed_documents(layer.but(predictors=fitted), {train_document}).evaluate([unit])
+    for name in fitted:
+        keep = elsewhere & (pl.col("predictor") == name)
+        assert not rows(changed, unit, keep)["evaluation"].equals(rows(result, unit, keep)["evaluation"])
+
+
+def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
+    """The layer with the tokens of some harvested documents exchanged and what is known there turned around."""
+    there, old = pl.col("document_id").is_in(documents), layer.materials.rows
+    token = VOCABULARY.tokens.index(b"cat")
+
+    def with_tokens(frame: pl.DataFrame) -> pl.DataFrame:
+        exchanged = [[BOS, *[token] * (len(tokens) - 1)] for tokens in frame["token_ids"]]
+        other = pl.Series(exchanged, dtype=pl.List(pl.Int32))
+        return frame.with_columns(token_ids=pl.when(there).then(other).otherwise("token_ids"))
+
+    turned = pl.col("activations").list.eval((A_MAX - pl.element()).cast(pl.Float32))
+    listed = pl.col("context_id").str.split(":").list.first().is_in(documents)
+    raised = (A_MAX - pl.col("activation") / 4).cast(pl.Float32)
+    return layer.with_rows(
+        top_examples=with_tokens(old.top_examples).with_columns(pl.when(there).then(turned).otherwise("activations")),
+        activations=old.activations.with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
+    ).but(harvest=HarvestText.of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of))
+
+
+# ------------------------------------------------------------------------------------------ what is asked for
+def test_what_is_not_at_hand_has_no_rows(layer, result):
+    """As the preset ``paper`` asks; and a unit without a partner has no shuffled control."""
+    paper = layer.but(predictors=PAPER_PREDICTORS, texts=[], harvest=None).evaluate()
+    keep = (pl.col("text") == "top") & pl.col("predictor").is_in(PAPER_PREDICTORS)
+    assert_frame_equal(paper.tables["evaluation"], result.tables["evaluation"].filter(keep))
+    assert paper.tables["counterexamples"].is_empty()
+    alone = layer.but(partners={}, texts=[]).evaluate([BAD])
+    assert set(alone.tables["evaluation"]["predictor"]) == set(FITTED) - {"graph_shuffled"}
+
+
+def test_an_empty_block_has_the_schema_of_its_tables(layer):
+    empty = layer.evaluate([])
+    assert empty.ledger == {}
+    assert all(conform(table, empty.tables[table]).is_empty() for table in TABLES)
+
+
+def test_another_seed_draws_other_contexts_and_intervals_but_changes_no_count(layer, result):
+    settings = EVALUATION.model_copy(update={"seed": EVALUATION.seed + 1})
+    other = layer.but(evaluation=settings, predictors=["graph"]).evaluate([BAD])
+    by_graph = pl.col("predictor") == "graph"
+    drawn = [rows(one, BAD, by_graph & (pl.col("text") == "quantiles"))["evaluation"] for one in (result, other)]
+    assert drawn[0]["n_tokens"].item() != drawn[1]["n_tokens"].item()
+    whole = [rows(one, BAD, by_graph & (pl.col("text") != "quantiles"))["evaluation"] for one in (result, other)]
+    interval = ["f1_low", "f1_high", "average_precision_low", "average_precision_high"]
+    assert_frame_equal(whole[0].drop(interval), whole[1].drop(interval))
+    assert not whole[0].select(interval).equals(whole[1].select(interval))
