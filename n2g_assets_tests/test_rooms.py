@@ -83,11 +83,23 @@ def test_only_the_warehouse_opens_duckdb_for_writing():
     assert opens == {"storage/warehouse.py"}
 
 
+def loaded_by(imports: str) -> set[str]:
+    """What a fresh interpreter has loaded after some imports."""
+    code = f"import sys; {imports}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_the_package_loads_no_heavy_library():
-    code = "import sys, n2g_assets; print(sorted({'torch', 'dagster', 'transformers', 'polars'} & set(sys.modules)))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+    assert not loaded_by("import n2g_assets") & {"torch", "dagster", "transformers", "polars", "numba", "sklearn"}
+
+
+def test_importing_the_light_rooms_loads_no_heavy_library():
+    """All their modules at once; ``walk`` is compiled, and is imported where it is called."""
+    light = {"method", "evaluation", "corpus", "storage", "drawing"}
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in MODULES if room(path) in light]
+    names = {".".join(path.parts) for path in paths if path.name != "__init__"} - {"n2g_assets.method.walk"}
+    heavy = {"torch", "dagster", "transformers", "numba", "sklearn", "scipy", "duckdb", "jinja2"}
+    assert not loaded_by(f"import {', '.join(sorted(names))}") & heavy
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

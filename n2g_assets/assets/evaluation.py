@@ -205,8 +205,10 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
         if graph.height:
             row = graph.row(0, named=True)
             metadata[f"mean F1 of the graph, {text}"] = round(row["f1_all"], 4)
-    bins = calibration_bins(bench.read("evaluation", layer).filter(pl.col("text") == bench.study.texts[-1]))
-    figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {bench.study.texts[-1]}")
+    evaluation = bench.read("evaluation", layer)
+    text = "random" if "random" in set(evaluation["text"]) else "top"
+    bins = calibration_bins(evaluation.filter(pl.col("text") == text))
+    figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {text}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
 

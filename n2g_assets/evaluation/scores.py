@@ -292,14 +292,22 @@ def _counted(cells: Cells) -> Counts:
 
 
 def _ranking(cells: Cells) -> tuple[float | None, float | None]:
-    """AUROC and average precision of the levels; None where not defined."""
+    """AUROC and average precision of the levels; None where not defined.
+
+    One call gives the counts at every level; the two areas under them are those of scikit-learn's ``roc_auc_score`` and
+    ``average_precision_score``, which would ask for the same counts twice.
+    """
     from sklearn import config_context
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import auc, confusion_matrix_at_thresholds
 
     kinds, tokens = _distinct(2 * cells.level + cells.fires, cells.tokens)
     level, fires = kinds // 2, kinds % 2
     if not fires.any():
         return None, None
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        auroc = None if fires.all() else float(roc_auc_score(fires, level, sample_weight=tokens))
-        return auroc, float(average_precision_score(fires, level, sample_weight=tokens))
+        _, false, _, true, _ = confusion_matrix_at_thresholds(fires, level, pos_label=1, sample_weight=tokens)
+    found = np.diff(true, prepend=0) / true[-1]
+    average_precision = float(found @ (true / (true + false)))
+    if not false[-1]:
+        return None, average_precision
+    return float(auc(np.append(0, false / false[-1]), np.append(0, true / true[-1]))), average_precision

@@ -1,4 +1,4 @@
-"""The stage ``evaluation``: a whole small layer against a slow recomputation, and units whose counts are done by hand."""
+"""The stage ``evaluation``: a whole small layer against a slow recomputation, and units counted by hand."""
 
 from __future__ import annotations
 

@@ -109,12 +109,8 @@ def last_context(side: str, change: Callable[[list[float]], list[float]]) -> Cal
     def broken(layer: SmallLayer) -> SmallLayer:
         top = layer.materials.rows.top_examples
         rank = top.filter(of(BAD), split=side)["rank"].max()
-        found = [
-            change(row["activations"])
-            if Unit(row["neuron"], row["sign"]) == BAD and row["rank"] == rank
-            else row["activations"]
-            for row in top.iter_rows(named=True)
-        ]
+        hit = top.select(of(BAD) & (pl.col("rank") == rank)).to_series()
+        found = [change(row) if here else row for row, here in zip(top["activations"].to_list(), hit, strict=True)]
         return layer.with_rows(top_examples=top.with_columns(activations=pl.Series(found, dtype=pl.List(pl.Float32))))
 
     return broken
