@@ -17,7 +17,7 @@ from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import shuffled_partners
-from n2g_assets.evaluation.report import PUBLISHED_F1
+from n2g_assets.evaluation.report import PUBLISHED_F1, pooled_bins, pooled_levels
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
@@ -198,8 +198,8 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
         )
         metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
         mine = scores.filter(pl.col("layer") == layer)
-        levels = {row["predictor"]: (row["levels_firing"], row["levels_silent"]) for row in mine.iter_rows(named=True)}
-        figure = precision_recall(levels, title=f"{name}: precision and recall, layer {layer}, text {text}")
+        curves = {predictor: levels for predictor, levels in pooled_levels(mine).items() if predictor != "always_zero"}
+        figure = precision_recall(curves, title=f"{name}: precision and recall, layer {layer}, text {text}")
         metadata[f"precision and recall, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
         graph = mine.filter(pl.col("predictor") == "graph")
         if graph.height:
@@ -207,22 +207,10 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
             metadata[f"mean F1 of the graph, {text}"] = round(row["f1_all"], 4)
     evaluation = bench.read("evaluation", layer)
     text = "random" if "random" in set(evaluation["text"]) else "top"
-    bins = calibration_bins(evaluation.filter(pl.col("text") == text))
+    bins = pooled_bins(evaluation.filter(pl.col("text") == text))
     figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {text}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
-
-
-def calibration_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[float], list[float]]]:
-    """For each predictor, tokens and the sums of predicted and actual activation by bin, over all units."""
-    bins = {}
-    for (predictor,), frame in evaluation.group_by("predictor", maintain_order=True):
-        tokens, predicted, actual = (
-            np.array(frame[f"calibration_{name}"].to_list()).sum(axis=0).tolist()
-            for name in ("tokens", "predicted", "actual")
-        )
-        bins[str(predictor)] = (tokens, predicted, actual)
-    return bins
 
 
 STAGE = Stage(

@@ -45,7 +45,7 @@ from n2g_assets.evaluation.report_findings import (
     unit_findings,
 )
 
-__all__ = ["PUBLISHED_F1", "ExampleGraph", "ReportFacts", "render_report"]
+__all__ = ["PUBLISHED_F1", "ExampleGraph", "ReportFacts", "pooled_bins", "pooled_levels", "render_report"]
 
 COUNTEREXAMPLES_SHOWN = 5
 """Counterexamples of each kind and text in the report; the table ``counterexamples`` holds all."""
@@ -145,7 +145,7 @@ def _results(facts: ReportFacts) -> Iterator[Block]:
 
 def _figures(facts: ReportFacts, text: str) -> Iterator[Figure]:
     yield _f1_figure(facts, text)
-    pooled = _pooled_levels(facts.layer_scores.filter(text=text))
+    pooled = pooled_levels(facts.layer_scores.filter(text=text))
     curves = {name: pair for name, pair in pooled.items() if name != "always_zero"}
     title = "Precision and recall of firing"
     yield Figure(
@@ -153,7 +153,7 @@ def _figures(facts: ReportFacts, text: str) -> Iterator[Figure]:
         f"Precision and recall on {text_name(text)}, tokens of all units and layers pooled.",
         beside=True,
     )
-    bins = _pooled_bins(facts.evaluation.filter(text=text))
+    bins = pooled_bins(facts.evaluation.filter(text=text))
     yield Figure(
         calibration(bins, title="Calibration"),
         f"What a predicted activation is worth on {text_name(text)}, all units and layers pooled.",
@@ -173,7 +173,7 @@ def _f1_figure(facts: ReportFacts, text: str) -> Figure:
     return Figure(svg, f"F1 of firing by layer on {text_name(text)}: means over all units asked for.{line}")
 
 
-def _pooled_levels(scores: pl.DataFrame) -> dict[str, tuple[list[int], list[int]]]:
+def pooled_levels(scores: pl.DataFrame) -> dict[str, tuple[list[int], list[int]]]:
     """By predictor, counts by level summed over layers."""
     return {
         name: (
@@ -184,7 +184,7 @@ def _pooled_levels(scores: pl.DataFrame) -> dict[str, tuple[list[int], list[int]
     }
 
 
-def _pooled_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[float], list[float]]]:
+def pooled_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[float], list[float]]]:
     """By predictor that is no control, calibration bins summed over units."""
     pooled = {}
     for name, style in styles(evaluation["predictor"].unique()).items():
