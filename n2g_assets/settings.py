@@ -250,7 +250,7 @@ class EvaluationSettings(Settings):
     """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
     counterexamples: StrictInt = Field(default=5, ge=0)
     """False alarms and misses kept for each unit and held-out text."""
-    tested_rules: StrictInt = Field(default=16, ge=0)
+    tested_rules: StrictInt = Field(default=8, ge=0)
     """Rules of a unit that are tested on the model, those with the most prompts behind them first; 0 tests none."""
     rule_texts: StrictInt = Field(default=4, ge=1)
     """Matching texts tried for each rule, and as many near misses."""

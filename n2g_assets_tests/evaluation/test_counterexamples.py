@@ -46,7 +46,6 @@ def test_of_equal_errors_the_first_of_the_text_are_kept_however_it_is_cut():
     for lengths in ([[10]], [[4], [3], [3]], [[2, 2], [3, 3]]):
         begins = np.cumsum([0, *(length for shard in lengths for length in shard)])
         values = [0.0 if place in begins else value for place, value in enumerate(actual)]
-        rows = collected(shards_of(lengths), values, [0.0] * 10, keep=3)
         names = [f"{s}:{c}" for s, shard in enumerate(lengths) for c in range(len(shard))]
         first = dict(zip(names, begins.tolist(), strict=False))
         rows = collected(shards_of(lengths), values, [0.0] * 10, keep=3)

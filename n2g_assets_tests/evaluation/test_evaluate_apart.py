@@ -168,20 +168,22 @@ def test_rows_that_no_unit_can_be_blamed_for_stop_the_layer(layer):
 
 
 def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_every_unit(layer):
-    one_sided, missing, good = Unit(3, 1), Unit(5, 1), Unit(8, 1)
-    top = layer.materials.rows.top_examples.filter(~(of(one_sided) & (pl.col("split") == "test")))
+    untested, untrained, missing, good = Unit(3, 1), Unit(3, -1), Unit(5, 1), Unit(8, 1)
+    one_sided = (of(untested) & (pl.col("split") == "test")) | (of(untrained) & (pl.col("split") == "train"))
+    top = layer.materials.rows.top_examples.filter(~one_sided)
     told: list[tuple[int, int]] = []
-    means, light = LayerScores(3, DRAWS), layer.with_rows(top_examples=top).but(predictors=["graph"])
+    means, light = LayerScores(4, DRAWS), layer.with_rows(top_examples=top).but(predictors=["graph"])
     found = evaluate_units(
-        [one_sided, missing, good], light.materials, means, lambda done, to_do: told.append((done, to_do))
+        [untested, untrained, missing, good], light.materials, means, lambda done, to_do: told.append((done, to_do))
     )
     assert [(outcome.status, outcome.reason) for outcome in found.ledger.values()] == [
-        ("too_few_contexts", f"{top.filter(of(one_sided)).height} train and 0 test contexts."),
+        ("too_few_contexts", f"{top.filter(of(untested)).height} train and 0 test contexts."),
+        ("too_few_contexts", f"0 train and {top.filter(of(untrained)).height} test contexts."),
         ("too_few_contexts", "0 train and 0 test contexts."),
         ("ok", ""),
     ]
     assert found.tables["evaluation"].select("neuron", "sign").unique().rows() == [good]
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert told == [(done, 4) for done in range(5)]
     assert (means.frame()["evaluated"] == 1).all()
 
 
