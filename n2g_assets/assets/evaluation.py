@@ -136,7 +136,7 @@ class LayerScoring:
             frames["rule_tests"] = bench.read("rule_tests", layer)
         else:
             frames["rule_tests"] = TABLES["rule_tests"].empty()
-        with_graph = set(frames["top_examples"].select("neuron", "sign").unique().iter_rows())
+        with_graph = set(frames["graph_nodes"].select("neuron", "sign").unique().iter_rows())
         rivals = {"ngram_backoff", "skip_bigram"} & set(study.predictors)
         seed = [study.settings.evaluation.seed, layer]
         return Materials(
