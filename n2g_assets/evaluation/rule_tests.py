@@ -10,7 +10,9 @@
    moved: a context token goes to the nearest place to its left that the rule leaves free, and a fresh token stands in
    its old place; behind the activating token a fresh token follows and is read;
    removed: it is deleted, so that for the activating token the text ends with the token before it.
-   Changes and positions take turns, going on from rule to rule.
+   The tokens that stand for context are changed, in turns that go on from rule to rule: that another activating token
+   is silent says little of a rule, as most tokens are. It is changed only where a rule has no context, or where the
+   graph lets no change of context end its prediction; ``near_miss_tokens`` says which of the two was changed.
 4. A match is kept if the unit's whole graph predicts firing at its end, a near miss if it neither matches the rule nor
    is predicted to fire; else it is drawn anew, up to ``ROUNDS`` times, and left out if none was found.
 5. Measure all texts of all units in one call; the activation at the last token counts.
@@ -37,6 +39,9 @@ from n2g_assets.settings import EvaluationSettings, MethodSettings
 
 CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
 """Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
+
+CONTEXT, ACTIVATING = "context", "activating"
+"""Values of ``rule_tests.near_miss_tokens``: which token of the rule was changed."""
 
 FRESH_TOKENS = (8, 16)
 """Fewest and most tokens of fresh text before a rule's own."""
@@ -131,6 +136,8 @@ class RuleTrial:
     near_misses: list[Text] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     """What was done to each near miss."""
+    changed: list[str] = field(default_factory=list)
+    """To which token of the rule it was done."""
 
     @property
     def required(self) -> list[int]:
@@ -234,13 +241,16 @@ def try_rules(
             np.array([next(answers)[-1] for _ in drawn], np.float64) / a_max[trial.unit]
             for drawn in (trial.matches, trial.near_misses)
         )
+        of_context = np.array(trial.changed, str) == CONTEXT
         rows.append({
             **trial.unit._asdict(), "rule_id": trial.rule_id,
             "n_matches": len(matched), "fired": int((matched >= method.firing_threshold).sum()),
             "n_near_misses": len(missed), "silent": int((missed < method.firing_threshold).sum()),
             "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
             "near_miss_ids": [text.tolist() for text in trial.near_misses], "near_miss_activations": missed,
-            "near_miss_changes": trial.changes,
+            "near_miss_changes": trial.changes, "near_miss_tokens": trial.changed,
+            "n_context_near_misses": int(of_context.sum()),
+            "context_silent": int((of_context & (missed < method.firing_threshold)).sum()),
         })  # fmt: skip
     return finish_block(units, {"rule_tests": unit_frame("rule_tests", rows)})
 
@@ -282,29 +292,39 @@ def _draw_near_misses(
     trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
 ) -> None:
     """Gives each rule that has matches up to ``number`` near misses, in the order of their turns."""
-    wanted = [
-        (trial, turn, change, back)
-        for trial in trials
-        if trial.matches
-        for turn, (change, back) in enumerate(turns(trial.required, trial.rule_id * number, number))
-    ]
-    found: dict[tuple[int, int], Text] = {}
-    for attempt in range(ROUNDS):
-        missing = [one for one in wanted if (one[0].rule_id, one[1]) not in found]
-        drawn: list[tuple[tuple[int, int], Text]] = []
-        for trial, turn, change, back in missing:
-            match = trial.matches[(turn + attempt) % len(trial.matches)]
-            text = trial.draw_near_miss(match, change, back, fresh)
-            if text is not None and not trial.is_matched(text, fresh.vocabulary):
-                drawn.append(((trial.rule_id, turn), text))
-        if not missing:
-            break
-        fires = _predicted_to_fire([text for _, text in drawn], graph, fresh.vocabulary, threshold)
-        found |= {key: text for (key, text), fire in zip(drawn, fires, strict=True) if not fire}
-    for trial, turn, change, _ in wanted:
-        if (trial.rule_id, turn) in found:
-            trial.near_misses.append(found[trial.rule_id, turn])
-            trial.changes.append(change)
+    found: dict[tuple[int, int], tuple[Text, str, int]] = {}
+    for of_context in (True, False):
+        wanted = [
+            (trial, turn, change, back)
+            for trial in trials
+            if trial.matches
+            for turn, (change, back) in enumerate(_turns_of(trial, of_context, number))
+        ]
+        for attempt in range(ROUNDS):
+            missing = [one for one in wanted if (one[0].rule_id, one[1]) not in found]
+            if not missing:
+                break
+            drawn: list[tuple[tuple[int, int], tuple[Text, str, int]]] = []
+            for trial, turn, change, back in missing:
+                match = trial.matches[(turn + attempt) % len(trial.matches)]
+                text = trial.draw_near_miss(match, change, back, fresh)
+                if text is not None and not trial.is_matched(text, fresh.vocabulary):
+                    drawn.append(((trial.rule_id, turn), (text, change, back)))
+            fires = _predicted_to_fire([one[0] for _, one in drawn], graph, fresh.vocabulary, threshold)
+            found |= {key: one for (key, one), fire in zip(drawn, fires, strict=True) if not fire}
+    for trial in trials:
+        for turn in range(number):
+            if (trial.rule_id, turn) in found:
+                text, change, back = found[trial.rule_id, turn]
+                trial.near_misses.append(text)
+                trial.changes.append(change)
+                trial.changed.append(CONTEXT if back else ACTIVATING)
+
+
+def _turns_of(trial: RuleTrial, of_context: bool, number: int) -> list[tuple[str, int]]:
+    """The turns of one rule over its context tokens, or over its activating token alone."""
+    places = [back for back in trial.required if bool(back) == of_context]
+    return turns(places, trial.rule_id * number, number) if places else []
 
 
 def _predicted_to_fire(

@@ -307,6 +307,9 @@ _TABLES = (
         _c("near_miss_ids", _TEXTS, "token ids of each near miss, BOS included; its last token is read"),
         _c("near_miss_activations", _REALS, "normalised activation at the end of each near miss"),
         _c("near_miss_changes", pl.List(pl.String), "what was done to each near miss: exchanged, moved or removed"),
+        _c("near_miss_tokens", pl.List(pl.String), "to which token of the rule: context or activating"),
+        _c("n_context_near_misses", pl.Int32, "near misses in which a context token was changed"),
+        _c("context_silent", pl.Int32, "of those, texts on which the unit stays silent"),
         key=("rule_id",),
     ),
     _unit_table(
