@@ -25,9 +25,11 @@ from n2g_assets.assets.report import report_asset
 from n2g_assets.assets.stage import Stage, stage_asset
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
-from n2g_assets.assets.workbench import Study, quiet_beta
+from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Study, quiet_beta
 from n2g_assets.errors import SettingsError
 from n2g_assets.settings import StudySettings
+
+__all__ = ["RANGE_END", "RANGE_START", "STAGES", "N2GStudy", "all_layers_tags", "shipped_study", "study_definitions"]
 
 STAGES = (
     activation_cache.STAGE,
@@ -39,8 +41,6 @@ STAGES = (
     evaluation.STAGE,
 )
 """The per-layer stages in pipeline order."""
-
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 class N2GStudy(StudySettings, dg.Component, dg.Resolvable):

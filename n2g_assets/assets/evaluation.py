@@ -14,6 +14,7 @@ from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
 from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
+from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import shuffled_partners
@@ -33,21 +34,33 @@ _INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples"
 
 def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
     """One pass through the held-out texts for all layers of the run, where something is not evaluated yet."""
-    stale = [layer for layer in layers if not _is_fresh(bench, layer)]
+    stale = [layer for layer in layers if _can_be_read(bench, layer)]
     if stale and bench.held_out_contexts:
         bench.read_texts(stale, show)
 
 
+def _can_be_read(bench: Workbench, layer: int) -> bool:
+    """Whether a layer is stale and has its inputs; one that lacks some fails by itself, later."""
+    try:
+        return not _is_fresh(bench, layer)
+    except StorageError:
+        return False
+
+
 def _is_fresh(bench: Workbench, layer: int) -> bool:
-    """Whether the layer's means were made from what is there now; they are written last."""
-    return bench.is_fresh(["layer_scores"], _input_hash(bench, layer), layer)
+    """Whether the layer's means were made from the inputs and the rows that are there now; they are written last."""
+    rows = [bench.store.manifest("evaluation", bench.study.name, layer)]
+    rows.append(bench.store.manifest("ledger", bench.study.name, layer, STAGE.name))
+    return None not in rows and bench.is_fresh(["layer_scores"], _input_hash(bench, layer), layer)
 
 
 def _also(bench: Workbench, layer: int) -> dict[str, Any]:
     """What all units of a layer depend on: one's control is another's graph, and means are over all."""
     study = bench.study
-    tables = [*_INPUTS, *(["rule_tests"] if study.settings.preset == "full" else [])]
+    tables = [*_INPUTS, "activations", *(["rule_tests"] if study.settings.preset == "full" else [])]
     return {
+        "strongest": study.settings.harvest.strongest,
+        "clusters": bench.clusters_hash,
         "tables": {table: bench.manifest(table, layer).content_hash for table in tables},
         "harvest": bench.harvest_hash,
         "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in bench.held_out_contexts.items()},
@@ -59,8 +72,11 @@ def _also(bench: Workbench, layer: int) -> dict[str, Any]:
 
 
 def _input_hash(bench: Workbench, layer: int) -> str:
+    """Of the layer's means: of what the rows are made from, and of the rows."""
+    rows = [bench.manifest("evaluation", layer).content_hash, bench.manifest("ledger", layer, STAGE.name).content_hash]
     also = _also(bench, layer)
-    return hash_json([_CODE_VERSION, bench.model_hash, bench.units(layer), bench.settings.method.model_dump(), also])
+    method = bench.settings.method.model_dump()
+    return hash_json([_CODE_VERSION, bench.model_hash, bench.units(layer), method, also, rows])
 
 
 def _control(bench: Workbench) -> Workbench:
@@ -104,7 +120,12 @@ class LayerScoring:
 
     def _means(self) -> LayerScores:
         asked = len(self.bench.units(self.layer))
-        return LayerScores(asked, self.bench.settings.evaluation.bootstrap_draws)
+        study = self.bench.study
+        texts = ["top", *(name for name in study.texts if name in self.bench.held_out_contexts)]
+        if "random" in texts:
+            texts.append("quantiles")
+        expected = [(predictor, text) for text in texts for predictor in study.predictors if predictor != CONTROL]
+        return LayerScores(asked, study.settings.evaluation.bootstrap_draws, expected)
 
     def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
         """The rows of some units."""

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Workbench, of_units
 from n2g_assets.drawing.svg import draw_graph
 from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.report import ExampleGraph, ReportFacts
@@ -40,7 +41,7 @@ def report_facts(bench: Workbench) -> ReportFacts:
     return ReportFacts(
         study=study.name,
         made_at=datetime.now(UTC),
-        settings=json.loads(studies["settings"]),
+        settings=study.settings.model_dump(mode="json"),
         versions=json.loads(studies["versions"]),
         model=bench.model_row,
         layers=study.settings.layer_numbers,
@@ -55,15 +56,16 @@ def report_facts(bench: Workbench) -> ReportFacts:
         counterexamples=counterexamples,
         tokens=dict(vocabulary.filter(pl.col("token_id").is_in(sorted(named))).iter_rows()),
         examples=_examples(bench, layers, evaluation),
-        commands=_commands(study.name),
+        commands=_commands(bench, layers),
     )
 
 
 def _all(bench: Workbench, table: str, layers: Sequence[int]) -> pl.DataFrame:
     there = set(bench.store.layers(table, bench.study.name))
-    frames = [bench.read(table, layer) for layer in layers if layer in there]
-    if frames and TABLES[table].by_unit:
-        frames = [of_units(frame, bench.units(layer)) for layer, frame in zip(layers, frames, strict=False)]
+    frames = []
+    for layer in (layer for layer in layers if layer in there):
+        rows = bench.read(table, layer)
+        frames.append(of_units(rows, bench.units(layer)) if TABLES[table].by_unit else rows)
     return pl.concat([TABLES[table].empty(), *frames])
 
 
@@ -136,7 +138,13 @@ def _examples(bench: Workbench, layers: Sequence[int], evaluation: pl.DataFrame)
     return examples
 
 
-def _commands(study: str) -> list[str]:
-    if study == "demo":
+def _commands(bench: Workbench, layers: Sequence[int]) -> list[str]:
+    """What makes these layers of the study again; the job's tags ask for one run of them."""
+    study, keys = bench.study, {layer: key for key, layer in bench.study.partition_layers.items()}
+    if study.name == "demo":
         return ["make demo"]
-    return [f"n2g-demo --study {study}", f"dagster job launch -m n2g_assets.definitions -j {study}"]
+    tags = {RANGE_START: keys[layers[0]], RANGE_END: keys[layers[-1]]}
+    commands = [f"dagster job execute -m n2g_assets.definitions -j {study.name} --tags '{json.dumps(tags)}'"]
+    if (Path(__file__).parents[1] / "defs" / study.name).is_dir():
+        commands.insert(0, f"n2g-demo --study {study.name} --layers {','.join(map(str, layers))}")
+    return commands

@@ -25,6 +25,8 @@ _PACKAGES = (
     "duckdb",
     "dagster",
     "numpy",
+    "numba",
+    "scikit-learn",
 )
 
 

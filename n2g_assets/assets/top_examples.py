@@ -21,6 +21,7 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
             bench.cluster_of,
         ),
         show=show,
+        also={"clusters": bench.clusters_hash},
     )  # fmt: skip
 
 

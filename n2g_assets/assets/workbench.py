@@ -27,7 +27,7 @@ from n2g_assets.method.probing import Prober, Proposer, Unit, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.settings import HarvestSettings, NeuronSample, StudySettings
 from n2g_assets.storage.home import Home
-from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.slices import Manifest, SliceStore, hash_json
 from n2g_assets.storage.tables import TABLES
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from n2g_assets.subject.model import SubjectModel
     from n2g_assets.subject.readings import Readings
     from n2g_assets.subject.sources import SubjectFiles
+
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""Run tags that ask for a range of layers in one run."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,13 @@ class Workbench:
         """
         return self.store.read(table, self.study.name, layer, part=part, columns=columns)
 
-    def manifest(self, table: str, layer: int | None = None) -> Manifest:
+    def manifest(self, table: str, layer: int | None = None, part: str = "rows") -> Manifest:
         """The manifest of one of this study's slices.
 
         Raises:
             StorageError: the slice is not there.
         """
-        manifest = self.store.manifest(table, self.study.name, layer)
+        manifest = self.store.manifest(table, self.study.name, layer, part)
         if manifest is None:
             where = f" of layer {layer}" if layer is not None else ""
             raise StorageError(
@@ -236,6 +240,11 @@ class Workbench:
         """Whether these slices are there, whole, and made from the same inputs."""
         manifests = [self.store.manifest(table, self.study.name, layer, part) for table in tables]
         return all(manifest is not None and manifest.input_hash == input_hash for manifest in manifests)
+
+    @property
+    def clusters_hash(self) -> str:
+        """Hash of which documents are near-duplicates of which."""
+        return hash_json(sorted([one, cluster] for one, cluster in self.cluster_of.items() if one != cluster))
 
     @contextmanager
     def holding(self, what: str) -> Iterator[None]:

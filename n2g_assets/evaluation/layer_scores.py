@@ -11,7 +11,7 @@ Only running sums are kept: memory grows with predictors, texts and draws, not w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,16 +30,19 @@ OTHER_MODEL = "graph_reinitialised"
 class LayerScores:
     """Running sums of the scores of a layer's units."""
 
-    def __init__(self, units_asked: Mapping[str, int] | int, draws: int) -> None:
+    def __init__(
+        self, units_asked: Mapping[str, int] | int, draws: int, expected: Iterable[tuple[str, str]] = ()
+    ) -> None:
         """Starts with no unit.
 
         Args:
             units_asked: units asked for in the layer, whatever became of them; by predictor where they differ.
             draws: draws of documents behind the intervals.
+            expected: predictors and texts that have a row even if no unit could be scored.
         """
         self._asked = units_asked
         self._draws = draws
-        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._sums: dict[tuple[str, str], _Sums] = {pair: _Sums(_Mean(draws), _Mean(draws)) for pair in expected}
 
     def add(self, predictor: str, text: str, row: Mapping[str, object], draws: Draws) -> None:
         """Takes in one unit's scores by one predictor on one text.
@@ -154,5 +157,5 @@ class _Sums:
 
 def _with_interval(name: str, score: float | None, draws: Float64[np.ndarray, " draws"]) -> dict[str, float | None]:
     """A score and its interval as columns; all None where the score is."""
-    low, high = (None, None) if score is None else interval(draws)
+    low, high = (None, None) if score is None else interval(draws, score)
     return {name: score, f"{name}_low": low, f"{name}_high": high}

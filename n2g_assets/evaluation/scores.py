@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 
-from n2g_assets.evaluation.bootstrap import Cells, draw_scores, interval, poisson_weights
+from n2g_assets.evaluation.bootstrap import FEWEST_DOCUMENTS, Cells, draw_scores, interval, poisson_weights
 from n2g_assets.evaluation.metrics import Counts
 
 __all__ = ["CALIBRATION_BINS", "HUNDREDTHS", "LEVELS", "Draws", "Scores", "interval", "poisson_weights"]
@@ -137,13 +137,19 @@ class Scores:
         counts = _counted(cells)
         auroc, average_precision = _ranking(cells)
         f1_draws, precision_draws = draw_scores(cells, weights)
-        f1_low, f1_high = interval(f1_draws) if counts.f1 is not None else (None, None)
-        precision_low, precision_high = interval(precision_draws) if average_precision is not None else (None, None)
+        firing_documents = len(np.unique(cells.document[cells.fires & (cells.tokens > 0)]))
+        enough = firing_documents >= FEWEST_DOCUMENTS
+        nothing = (None, None)
+        f1_low, f1_high = interval(f1_draws, counts.f1) if enough and counts.f1 is not None else nothing
+        precision_low, precision_high = (
+            interval(precision_draws, average_precision) if enough and average_precision is not None else nothing
+        )
         mass, covered_mass = self._mass
         row: dict[str, object] = {
             "n_tokens": int(self._tokens.sum()),
             "n_documents": int(np.count_nonzero(self._tokens)),
             "n_firings": counts.n_firings,
+            "n_firing_documents": firing_documents,
             **counts._asdict(),
             "precision": counts.precision,
             "recall": counts.recall,
