@@ -28,7 +28,7 @@ from n2g_assets.storage.tables import TABLES
 
 CONTROL = "graph_reinitialised"
 _TABLES = ("evaluation", "counterexamples", "failures")
-_CODE_VERSION = "2"
+_CODE_VERSION = "3"
 _INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples", "graph_nodes", "rules")
 
 

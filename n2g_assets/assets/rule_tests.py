@@ -37,7 +37,7 @@ STAGE = Stage(
     "required token exchanged, moved or removed it should stay silent.",
     tables=("rule_tests",),
     upstream=("neuron_graphs", "corpus_tokens"),
-    code_version="1",
+    code_version="2",
     work=_work,
     preview_columns=["neuron", "sign", "rule_id", "n_matches", "fired", "n_near_misses", "silent"],
     kinds={"torch", "polars", "parquet"},
