@@ -2,7 +2,9 @@
 
 - ``no_unit_is_missing`` (blocking): every unit asked for is in the ledger of every stage, and every unit that is ok has
   a row for every predictor and text that the study scores.
-- ``graph_beats_token_lookup`` (warns): on the units' own test contexts the graph's mean F1 is the higher one.
+- ``graph_beats_token_lookup`` (warns): on the units' own test contexts the graphs' mean F1 is the higher one, and the
+  interval of the difference says so.
+- ``texts_are_there`` (warns): every text has the tokens that the settings ask for.
 - ``shuffled_control_is_near_zero`` (warns): the graph of another unit predicts next to nothing. Where it does not,
   firing is so common, or so alike among units, that F1 says little.
 """
@@ -14,6 +16,7 @@ import polars as pl
 
 from n2g_assets.assets.check_kinds import layer_check
 from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.evaluation.texts import TextName
 
 NEAR_ZERO = 0.1
 """Mean F1 under which the shuffled control counts as next to nothing."""
@@ -28,6 +31,8 @@ def score_checks(study: Study) -> list[dg.AssetChecksDefinition]:
         layer_check(study, "evaluation", "no_unit_is_missing", _none_missing, _NONE_MISSING, blocking=True),
         layer_check(study, "evaluation", "graph_beats_token_lookup", _beats_lookup, _BEATS_LOOKUP, severity=warn),
     ]
+    if "random" in study.texts:
+        checks.append(layer_check(study, "evaluation", "texts_are_there", _texts_there, _TEXTS_THERE, severity=warn))
     if "graph_shuffled" in study.predictors:
         checks.append(
             layer_check(study, "evaluation", "shuffled_control_is_near_zero", _near_zero, _NEAR_ZERO, severity=warn)
@@ -36,7 +41,10 @@ def score_checks(study: Study) -> list[dg.AssetChecksDefinition]:
 
 
 _NONE_MISSING = "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor and text."
-_BEATS_LOOKUP = "On the units' own test contexts the graphs' mean F1 is above that of the token lookup."
+_BEATS_LOOKUP = (
+    "On the units' own test contexts the graphs' mean F1 is above that of the token lookup, interval and all."
+)
+_TEXTS_THERE = "Every held-out text has as many tokens as the settings ask for."
 _NEAR_ZERO = f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text."
 
 
@@ -68,12 +76,28 @@ def _none_missing(bench: Workbench, layer: int) -> list[str]:
 def _beats_lookup(bench: Workbench, layer: int) -> list[str]:
     faults = []
     for row in _means(bench, layer, "graph").filter(pl.col("text") == "top").iter_rows(named=True):
-        if row["f1_gain"] is not None and row["f1_gain"] <= 0:
+        if row["f1_gain_low"] is not None and row["f1_gain_low"] <= 0:
             faults.append(
-                f"the graphs' mean F1 of {row['f1_all']:.2f} is {-row['f1_gain']:.2f} below that of the token lookup "
-                f"(95 % interval of the difference {row['f1_gain_low']:+.2f} to {row['f1_gain_high']:+.2f}): context "
-                "adds nothing here"
+                f"the graphs' mean F1 of {row['f1_all']:.2f} differs from the token lookup's by {row['f1_gain']:+.2f} "
+                f"(95 % interval {row['f1_gain_low']:+.2f} to {row['f1_gain_high']:+.2f}): it is not shown that "
+                "context helps"
             )
+    return faults
+
+
+def _texts_there(bench: Workbench, layer: int) -> list[str]:
+    settings = bench.settings.evaluation
+    wanted: dict[TextName, int] = {
+        "random": settings.random_tokens,
+        "out_of_domain": settings.out_of_domain_tokens,
+    }
+    faults = []
+    for name, asked in wanted.items():
+        frame = bench.held_out_contexts.get(name)
+        tokens = 0 if frame is None else int((frame["token_ids"].list.len().cast(pl.Int64) - 1).sum())
+        if tokens < asked:
+            cure = "raise harvest.held_out_share" if name == "random" else "give a source the role out_of_domain"
+            faults.append(f"the text {name} has {tokens:,} of {asked:,} tokens: add text to the corpus, or {cure}")
     return faults
 
 

@@ -49,7 +49,7 @@ FAILURE_RULES: dict[str, str] = {
     "weak_peak": "The unit fires at the peak of fewer than half of its test contexts.",
     "polysemantic": (
         "The rules fall apart into components that share no token, and at least two components each hold at least a "
-        "fifth of the prompts."
+        "fifth of the prompts; rules on single tokens share none, be they forms of one word."
     ),
 }
 """Every kind of failure, in the order of the table, and the rule that names it in one sentence."""

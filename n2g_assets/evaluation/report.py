@@ -208,6 +208,13 @@ def _paper_results(facts: ReportFacts) -> Iterator[Block]:
         "and of non-firing tokens. Where nothing is predicted to fire, precision is undefined; whether such units "
         "are left out or count 0 changes the means, so both conventions stand here."
     )
+    method, harvest = facts.settings.get("method", {}), facts.settings.get("harvest", {})
+    yield Words(
+        f"What differs from the paper: contexts of {harvest.get('context_length', '?')} tokens (the authors' have "
+        f"1,024), at most {method.get('contexts_per_document', '?')} of a unit from one document, none from its test "
+        "documents or their near-duplicates, part of the documents never harvested, and substitutes proposed by "
+        f"{'the subject model itself' if method.get('proposer') == 'infill' else 'a masked language model'}."
+    )
     for name, style in styles(evaluated["predictor"].unique()).items():
         if not style.control:
             yield Heading(style.name[0].upper() + style.name[1:], f"results-{name}")
@@ -236,13 +243,14 @@ def _examples(facts: ReportFacts) -> Iterator[Block]:
 
 
 def _controls(facts: ReportFacts) -> Iterator[Block]:
-    table = tables.controls(facts.layer_scores, facts.texts)
+    table = tables.controls(facts.layer_scores, facts.evaluation, facts.texts)
     if table is None:
         yield Words("No control was scored.")
         return
     yield Words(
         "A shuffled graph near 0 says that the scores are the unit's own and not those of any graph. A reinitialised "
-        "model's graphs say how much of the score a model without learning gives as well."
+        "model's graphs say how much of the score a model without learning gives as well; beside them stands the "
+        "study's own graph on the same units, though on its own model's larger harvest and texts."
     )
     yield table
 
@@ -254,7 +262,9 @@ def _rule_tests(facts: ReportFacts) -> Iterator[Block]:
     yield Words(
         "A rule claims to be a cause. For each tested rule, texts were made that match it (its tokens in fresh "
         "contexts), and near misses in which one required token is exchanged, moved or removed; the model was run on "
-        "all of them. A good rule's matches fire and its near misses stay silent."
+        "all of them. A good rule's matches fire, and it stays silent where a context token was changed. That another "
+        "activating token is silent says little, as most tokens are: such near misses stand apart, for rules without "
+        "context or whose context the graph itself does not need."
     )
     yield tables.rule_tests(facts.rule_tests)
     changes = tables.near_miss_changes(facts.rule_tests, facts.threshold)

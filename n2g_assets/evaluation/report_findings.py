@@ -1,9 +1,9 @@
 """The report's sentences: what was found, said plainly, and what the words mean.
 
 1. By text, between which layers the graphs' F1 lies, and what their alarms are worth.
-2. Where graphs fail: every layer and text at which they do not beat a token lookup or the back-off n-gram.
-   Against the token lookup the interval of the paired difference decides; against the n-gram, for which no paired
-   difference is kept, the two intervals must not touch.
+2. Where graphs fail: every layer and text at which they do not beat a token lookup or the back-off n-gram, by F1 at the
+   threshold and by average precision. Against the token lookup the interval of the paired difference of F1 decides;
+   elsewhere, where no paired difference is kept, the two intervals must not touch.
 3. What texts, predictors and scores are.
 """
 
@@ -28,8 +28,8 @@ TEXTS = {
     "quantiles": (
         "Every strength",
         "contexts of every strength",
-        "Contexts of held-out documents drawn from each tenth of the unit's positive activations, so that weak and "
-        "middling activations are asked about as well.",
+        "Contexts of held-out documents, drawn where the unit's activation lies in each tenth of its positive ones; "
+        "all of their tokens are scored. Most tenths are far below firing, so that few tokens fire here.",
     ),
     "random": (
         "Held-out text",
@@ -48,13 +48,17 @@ PREDICTORS = {
     "graph": "The unit's token graph, the explanation that is being judged.",
     "token_lookup": "Mean activation of each token over the same train contexts; it knows no context.",
     "ngram": "Mean activation of each run of n tokens over the same train contexts, n chosen on train.",
-    "ngram_backoff": "A strong rival: an interpolated, shrunk back-off n-gram from train contexts and the harvest.",
-    "skip_bigram": "A strong rival: what a token does beside an earlier one, from train contexts and the harvest.",
+    "ngram_backoff": "A strong rival: an interpolated, shrunk back-off n-gram from train contexts and the harvest. "
+    "Of most harvested tokens it only knows that they are not among the unit's strongest, and counts them 0: good for "
+    "firing, low for graded activations.",
+    "skip_bigram": "A strong rival: what a token does beside an earlier one, from train contexts and the harvest, "
+    "known as far as for the back-off n-gram.",
     "always_zero": "Predicts silence everywhere.",
     "graph_unaugmented": "Control: the graph without the paths of substituted tokens; what that stage brings.",
     "graph_shuffled": "Control: the graph of another unit of the layer; what any graph would reach.",
     "graph_reinitialised": "Control: graphs built in the same way for the same model with random weights, scored on "
-    "that model's own activations; what the method finds where nothing was learnt.",
+    "that model's own activations; what the method finds where nothing was learnt. A few units, a smaller harvest and "
+    "smaller texts than the study's.",
 }
 
 SCORES = {
@@ -73,7 +77,8 @@ SCORES = {
     "Coverage": "Share of the firing tokens, and of the sum of positive activations, for which the predictor says "
     "anything above 0.",
     "Intervals": "In brackets, 95\u00a0%: a bootstrap over documents{draws}, the same draws for every unit of a layer. "
-    "They hold for these units and say how much hangs on the choice of documents.",
+    "They hold for these units and say how much hangs on the choice of documents; where every document says the same "
+    "they have no width.",
     "–": "Not defined, or not measured: never counted as 0 unless a column says so.",
 }
 
@@ -92,12 +97,13 @@ def text_name(text: str, place: int = 1) -> str:
     return TEXTS[text][place] if text in TEXTS else text.replace("_", " ")
 
 
-def compare(scores: pl.DataFrame, rival: str) -> Comparison | None:
+def compare(scores: pl.DataFrame, rival: str, score: str = "f1_all") -> Comparison | None:
     """The graph against a rival on one text; None where no layer has both.
 
     Args:
         scores: rows of table ``layer_scores`` of one text.
-        rival: a predictor; ``token_lookup`` is compared by ``f1_gain`` where the graph has one.
+        rival: a predictor; by F1 ``token_lookup`` is compared by ``f1_gain`` where the graph has one.
+        score: ``f1_all`` or ``average_precision``.
     """
     rivals = {row["layer"]: row for row in scores.filter(predictor=rival).iter_rows(named=True)}
     found = Comparison([], [], [])
@@ -105,10 +111,18 @@ def compare(scores: pl.DataFrame, rival: str) -> Comparison | None:
         other = rivals.get(row["layer"])
         if other is None:
             continue
-        if rival == "token_lookup" and row["f1_gain_low"] is not None and row["f1_gain_high"] is not None:
+        if (
+            score == "f1_all"
+            and rival == "token_lookup"
+            and row["f1_gain_low"] is not None
+            and row["f1_gain_high"] is not None
+        ):
             low, high = row["f1_gain_low"], row["f1_gain_high"]
+        elif None in (row[f"{score}_low"], other[f"{score}_low"]):
+            continue
         else:
-            low, high = row["f1_all_low"] - other["f1_all_high"], row["f1_all_high"] - other["f1_all_low"]
+            low = row[f"{score}_low"] - other[f"{score}_high"]
+            high = row[f"{score}_high"] - other[f"{score}_low"]
         (found.above if low > 0 else found.below if high < 0 else found.level).append(row["layer"])
     return found if found.above or found.level or found.below else None
 
@@ -123,6 +137,12 @@ def text_findings(scores: pl.DataFrame, texts: Sequence[str], threshold: float) 
         rows = list(graph.iter_rows(named=True))
         ends = f"{_at(rows[0])}" if len(rows) == 1 else f"between {_at(rows[0])} and {_at(rows[-1])}"
         sentence = f"On {text_name(text)}, the graphs' mean F1 of firing is {ends}."
+        silent, scored = (sum(row[name] for row in rows) for name in ("without_firing", "evaluated"))
+        if silent:
+            sentence += (
+                f" There {silent:,} of {scored:,} units never fire, and count 0 however rightly they are predicted "
+                f"silent: no predictor could reach more than {share((scored - silent) / scored)}."
+            )
         hits, alarms, firings = _alarms(rows, threshold)
         if alarms and firings:
             sentence += (
@@ -144,6 +164,12 @@ def shortfalls(scores: pl.DataFrame, texts: Sequence[str]) -> list[str]:
             sentences.append(f"{place}: {_against('a token lookup', lookup, _gains(here))}.")
         if rival and (rival.level or rival.below):
             sentences.append(f"{place}: {_against('the back-off n-gram, which never runs the model,', rival, {})}.")
+        ranked = compare(here, "ngram_backoff", "average_precision")
+        if ranked and ranked.below:
+            sentences.append(
+                f"{place}: in order of strength (average precision) the back-off n-gram puts the firing tokens higher "
+                f"at {layers_listed(ranked.below)}."
+            )
         compared = [name for name, found in (("a token lookup", lookup), ("the back-off n-gram", rival)) if found]
         if compared and not any(found and (found.level or found.below) for found in (lookup, rival)):
             sentences.append(f"{place}: the graph beats {' and '.join(compared)} at every layer evaluated.")
@@ -179,13 +205,13 @@ def control_findings(scores: pl.DataFrame, texts: Sequence[str]) -> list[str]:
 def rule_findings(rule_tests: pl.DataFrame) -> str:
     """How often rules hold when they are tested on the model, in one sentence; empty where none was tested."""
     matches, fired, misses, silent = (
-        int(rule_tests[name].sum()) for name in ("n_matches", "fired", "n_near_misses", "silent")
+        int(rule_tests[name].sum()) for name in ("n_matches", "fired", "n_context_near_misses", "context_silent")
     )
     if not matches + misses:
         return ""
     parts = [f"units fire on {percent(fired / matches)} of {matches:,} texts made to match a rule"] if matches else []
     if misses:
-        parts.append(f"stay silent on {percent(silent / misses)} of {misses:,} near misses")
+        parts.append(f"stay silent on {percent(silent / misses)} of {misses:,} texts with one context token changed")
     return f"Tested on the model, {' and '.join(parts)}."
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from n2g_assets.drawing.axes import styles
+from n2g_assets.evaluation.layer_scores import OTHER_MODEL
 from n2g_assets.evaluation.report_blocks import NONE, Cell, Table, count, of_total, scored, share, words
 from n2g_assets.evaluation.report_findings import PREDICTORS, text_name
 from n2g_assets.method.display import clean_text
@@ -76,22 +77,39 @@ def details(scores: pl.DataFrame, evaluation: pl.DataFrame, text: str) -> Table:
     )
 
 
-def controls(scores: pl.DataFrame, texts: Sequence[str]) -> Table | None:
-    """The graph beside its controls: mean F1 over all units by text and layer; None where there is no control."""
+def controls(scores: pl.DataFrame, evaluation: pl.DataFrame, texts: Sequence[str]) -> Table | None:
+    """The graph beside its controls: mean F1 over all units by text and layer; None where there is no control.
+
+    Beside the control with random weights, which has few units, stands the graph on those units alone.
+    """
     series = styles(scores["predictor"].unique())
     names = [name for name, style in series.items() if style.control or name == "graph"]
     if not any(series[name].control for name in names):
         return None
+    same_units = _graph_on_the_controls_units(evaluation)
     groups = []
     for text in texts:
         rows = []
         for layer in scores.filter(text=text)["layer"].unique().sort():
             found = {row["predictor"]: row for row in scores.filter(text=text, layer=layer).iter_rows(named=True)}
-            rows.append((count(layer), *(scored(found[n], "f1_all") if n in found else Cell(NONE) for n in names)))
+            cells = [scored(found[name], "f1_all") if name in found else Cell(NONE) for name in names]
+            if OTHER_MODEL in names:
+                cells.append(Cell(share(same_units.get((layer, text)))))
+            rows.append((count(layer), *cells))
         if rows:
             groups.append(((words(text_name(text, 0)), *rows[0]), *rows[1:]))
-    head = ("text", "layer", *(series[name].name for name in names))
-    return Table("Mean F1 of firing over all units asked for.", head, tuple(groups), grouped=True)
+    head = ["text", "layer", *(series[name].name for name in names)]
+    if OTHER_MODEL in names:
+        head.append(f"graph on the units of {series[OTHER_MODEL].name}")
+    return Table("Mean F1 of firing over all units asked for.", tuple(head), tuple(groups), grouped=True)
+
+
+def _graph_on_the_controls_units(evaluation: pl.DataFrame) -> dict[tuple[int, str], float]:
+    """By layer and text, the graphs' mean F1 over the units that the control has as well, undefined ones 0."""
+    units = evaluation.filter(predictor=OTHER_MODEL).select("layer", "neuron", "sign", "text")
+    graph = evaluation.filter(predictor="graph").join(units, on=units.columns, how="semi")
+    means = graph.group_by("layer", "text").agg(pl.col("f1").fill_null(0).mean())
+    return {(layer, text): f1 for layer, text, f1 in means.iter_rows()}
 
 
 def rule_tests(tests: pl.DataFrame) -> Table:
@@ -99,26 +117,30 @@ def rule_tests(tests: pl.DataFrame) -> Table:
     sums = tests.group_by("layer").agg(
         pl.struct("neuron", "sign").n_unique().alias("units"),
         pl.len().alias("rules"),
-        *(pl.col(name).sum() for name in ("n_matches", "fired", "n_near_misses", "silent")),
+        *(
+            pl.col(name).sum()
+            for name in ("n_matches", "fired", "n_near_misses", "silent", "n_context_near_misses", "context_silent")
+        ),
     )
     rows = tuple(
         (
             Cell(str(row["layer"])), count(row["units"]), count(row["rules"]),
             count(row["n_matches"]), Cell(_ratio(row["fired"], row["n_matches"])),
-            count(row["n_near_misses"]), Cell(_ratio(row["silent"], row["n_near_misses"])),
+            count(row["n_context_near_misses"]), Cell(_ratio(row["context_silent"], row["n_context_near_misses"])),
+            count(row["n_near_misses"] - row["n_context_near_misses"]),
+            Cell(_ratio(row["silent"] - row["context_silent"], row["n_near_misses"] - row["n_context_near_misses"])),
         )
         for row in sums.sort("layer").iter_rows(named=True)
     )  # fmt: skip
-    head = ("layer", "units", "rules", "texts", "that fire", "texts", "that stay silent")
-    return Table("Rules tested on the model.", head, (rows,), over=(("", 3), ("matches", 2), ("near misses", 2)))
+    head = ("layer", "units", "rules", "texts", "that fire", *("texts", "that stay silent") * 2)
+    over = (("", 3), ("matches", 2), ("context changed", 2), ("activating token changed", 2))
+    return Table("Rules tested on the model.", head, (rows,), over=over)
 
 
 def near_miss_changes(tests: pl.DataFrame, threshold: float) -> Table | None:
     """By layer and kind of change: share of near misses that stay silent; None where there is no near miss."""
-    each = tests.select("layer", "near_miss_changes", "near_miss_activations").explode(
-        "near_miss_changes", "near_miss_activations"
-    )
-    each = each.drop_nulls()
+    lists = ("near_miss_changes", "near_miss_activations", "near_miss_tokens")
+    each = tests.select("layer", *lists).explode(*lists).drop_nulls().filter(near_miss_tokens="context")
     if each.is_empty():
         return None
     silent = each.group_by("layer", "near_miss_changes").agg(
@@ -130,7 +152,7 @@ def near_miss_changes(tests: pl.DataFrame, threshold: float) -> Table | None:
         for layer in each["layer"].unique().sort()
     )
     return Table(
-        "Share of near misses that stay silent, by what was done to a required token.", ("layer", *CHANGES), (rows,)
+        "Share of near misses that stay silent, by what was done to a context token.", ("layer", *CHANGES), (rows,)
     )
 
 

@@ -50,7 +50,9 @@ WITH scores AS (
         CAST(sum(n_matches) AS BIGINT) AS n_matches,
         sum(fired) / nullif(sum(n_matches), 0) AS fired_share,
         CAST(sum(n_near_misses) AS BIGINT) AS n_near_misses,
-        sum(silent) / nullif(sum(n_near_misses), 0) AS silent_share
+        sum(silent) / nullif(sum(n_near_misses), 0) AS silent_share,
+        CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
+        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
     FROM rule_tests
     GROUP BY study, layer, neuron, sign
 ), kinds AS (
@@ -97,6 +99,8 @@ SELECT
     t.fired_share,
     t.n_near_misses,
     t.silent_share,
+    t.n_context_near_misses,
+    t.context_silent_share,
     k.failures,
     u.top_pattern
 FROM unit_summary AS u
@@ -143,6 +147,8 @@ COMMENT ON COLUMN fidelity_card.n_matches IS 'texts tried that match one of them
 COMMENT ON COLUMN fidelity_card.fired_share IS 'of those, the share on which the unit fires';
 COMMENT ON COLUMN fidelity_card.n_near_misses IS 'texts tried that nearly match one of them';
 COMMENT ON COLUMN fidelity_card.silent_share IS 'of those, the share on which the unit stays silent';
+COMMENT ON COLUMN fidelity_card.n_context_near_misses IS 'those of n_near_misses in which a context token was changed';
+COMMENT ON COLUMN fidelity_card.context_silent_share IS 'of those, the share on which the unit stays silent';
 COMMENT ON COLUMN fidelity_card.failures IS 'kinds of failure, by name; NULL where none was found';
 COMMENT ON COLUMN fidelity_card.top_pattern IS 'its strongest rule; NULL where it has none';
 
@@ -382,7 +388,9 @@ WITH asked AS (
         CAST(sum(n_matches) AS BIGINT) AS n_matches,
         CAST(sum(fired) AS BIGINT) AS fired,
         CAST(sum(n_near_misses) AS BIGINT) AS n_near_misses,
-        CAST(sum(silent) AS BIGINT) AS silent
+        CAST(sum(silent) AS BIGINT) AS silent,
+        CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
+        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
     FROM rule_tests
     GROUP BY study, layer
 )
@@ -397,7 +405,9 @@ SELECT
     t.fired / nullif(t.n_matches, 0) AS fired_share,
     coalesce(t.n_near_misses, 0) AS n_near_misses,
     coalesce(t.silent, 0) AS silent,
-    t.silent / nullif(t.n_near_misses, 0) AS silent_share
+    t.silent / nullif(t.n_near_misses, 0) AS silent_share,
+    coalesce(t.n_context_near_misses, 0) AS n_context_near_misses,
+    t.context_silent_share
 FROM asked AS a
 LEFT JOIN tests AS t ON t.study = a.study AND t.layer = a.layer
 ORDER BY a.study, a.layer;
@@ -413,6 +423,8 @@ COMMENT ON COLUMN rule_test_summary.fired_share IS 'fired as a share of n_matche
 COMMENT ON COLUMN rule_test_summary.n_near_misses IS 'texts tried that nearly match their rule';
 COMMENT ON COLUMN rule_test_summary.silent IS 'of those, texts on which the unit stays silent';
 COMMENT ON COLUMN rule_test_summary.silent_share IS 'silent as a share of n_near_misses; NULL where none was tried';
+COMMENT ON COLUMN rule_test_summary.n_context_near_misses IS 'those of n_near_misses in which a context token was changed';
+COMMENT ON COLUMN rule_test_summary.context_silent_share IS 'of those, the share on which the unit stays silent; NULL where none was tried';
 
 CREATE OR REPLACE VIEW failure_summary AS
 WITH asked AS (

@@ -104,5 +104,5 @@ def test_checks_name_the_layers_of_the_run(tmp_path, finished, instance):
     assert all(e.passed for e in evaluations if e.blocking or e.check_name == "rows_are_sound")
     assert {e.check_name for e in evaluations} == {
         "rows_are_sound", "activations_recomputed", "train_and_test_disjoint", "split_is_sound", "model_is_sane",
-        "no_unit_is_missing", "graph_beats_token_lookup", "shuffled_control_is_near_zero",
+        "no_unit_is_missing", "graph_beats_token_lookup", "shuffled_control_is_near_zero", "texts_are_there",
     }  # fmt: skip

@@ -13,6 +13,7 @@ from n2g_assets.settings import StudySettings
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.tables import STAGES
+from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
 from n2g_assets_tests.assets.test_checks import evaluate, rewrite
 
@@ -116,7 +117,7 @@ def test_a_planted_document_ends_the_run_before_the_harvest(finished, tmp_path, 
         (
             "graph_beats_token_lookup",
             lambda frame: frame.with_columns(f1_gain=pl.lit(-0.25), f1_gain_low=pl.lit(-0.5), f1_gain_high=pl.lit(0.0)),
-            "0.25 below that of the token lookup (95 % interval of the difference -0.50 to +0.00)",
+            "differs from the token lookup's by -0.25 (95 % interval -0.50 to +0.00)",
         ),
         (
             "shuffled_control_is_near_zero",
@@ -133,6 +134,52 @@ def test_a_warning_says_what_the_reader_should_doubt(finished, tmp_path, instanc
     assert evaluation.severity == dg.AssetCheckSeverity.WARN
     assert not evaluation.blocking
     assert says in evaluation.description
+
+
+def test_a_text_that_is_shorter_than_asked_for_is_warned_of(finished, tmp_path, instance):
+    evaluation = evaluate(finished, finished.copy_home(tmp_path), instance, "evaluation", "texts_are_there")
+    assert not evaluation.passed  # the tiny corpus is far below the defaults
+    assert evaluation.severity == dg.AssetCheckSeverity.WARN
+    assert "of 50,000 tokens: add text to the corpus, or raise harvest.held_out_share" in evaluation.description
+    assert "of 30,000 tokens" in evaluation.description
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("activations", lambda frame: frame.filter(pl.col("rank") < 8)),
+        ("rule_tests", lambda frame: frame.with_columns(fired=pl.lit(0, pl.Int32))),
+        ("graph_nodes", lambda frame: frame.with_columns(pl.col("end_activation") * 0.5)),
+    ],
+)
+def test_whatever_scores_are_made_from_makes_them_stale(finished, tmp_path, instance, table, change):
+    home = finished.copy_home(tmp_path)
+    rewrite(home, table, 1, change)
+    keys = [finished.study.key("evaluation")]
+    result = (
+        definitions_of(finished.study, home)
+        .resolve_job_def("tiny")
+        .execute_in_process(instance=instance, tags={RANGE_START: "00", RANGE_END: "02"}, asset_selection=keys)
+    )
+    done = {layer: metadata["result"] for layer, metadata in metadata_of(result, "evaluation").items()}
+    assert done == {"00": "reused", "01": "computed", "02": "reused"}
+
+
+def test_a_layer_that_lacks_its_inputs_does_not_stop_its_siblings(finished, tmp_path, instance):
+    home = finished.copy_home(tmp_path)
+    shutil.rmtree(home / "slices" / "graph_nodes" / "study=tiny" / "layer=2")
+    for layer in (0, 1, 2):
+        shutil.rmtree(home / "slices" / "layer_scores" / "study=tiny" / f"layer={layer}")
+    result = (
+        definitions_of(finished.study, home)
+        .resolve_job_def("tiny")
+        .execute_in_process(
+            instance=instance, tags={RANGE_START: "00", RANGE_END: "02"}, raise_on_error=False,
+            asset_selection=[finished.study.key("evaluation")],
+        )
+    )  # fmt: skip
+    assert not result.success
+    assert store_of(home).layers("layer_scores", "tiny") == [0, 1]
 
 
 def test_a_unit_without_a_score_or_a_place_in_the_ledger_blocks(finished, tmp_path, instance):

@@ -97,7 +97,8 @@ def test_the_hash_sees_where_a_text_of_a_list_of_texts_ends() -> None:
     counts = [[1, 2], [2, 1], [1, 2, 0], [2**40], []]
     variants = [rows("rule_tests", {"match_ids": value}) for value in lists]
     variants += [rows("rule_tests", {"near_miss_ids": value}) for value in lists[1:]]
-    variants += [rows("rule_tests", {"near_miss_changes": value}) for value in words[:-1]]
+    for name in ("near_miss_changes", "near_miss_tokens"):
+        variants += [rows("rule_tests", {name: value}) for value in words[:-1]]
     variants += [rows("layer_scores", {"levels_firing": value}) for value in counts]
     variants += [rows("layer_scores", {"levels_silent": value}) for value in counts[:-1]]
     assert len({content_hash(frame) for frame in variants}) == len(variants)
@@ -145,7 +146,8 @@ def test_unit_hashes_of_lists_of_lists_speak_of_each_units_rows_alone(data: st.D
     few = st.lists(st.lists(st.integers(0, 1), max_size=2), max_size=2)
     names = data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=8))
     records = [
-        {"neuron": n, "match_ids": data.draw(few), "near_miss_changes": data.draw(VALUES[pl.List(pl.String)])}
+        {"neuron": n, "match_ids": data.draw(few)}
+        | {name: data.draw(VALUES[pl.List(pl.String)]) for name in ("near_miss_changes", "near_miss_tokens")}
         for n in names
     ]
     frame = rows("rule_tests", *({"rule_id": i} | record for i, record in enumerate(records)))

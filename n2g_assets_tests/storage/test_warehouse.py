@@ -350,7 +350,7 @@ def test_a_table_whose_columns_changed_is_made_anew_for_all_studies_and_a_users_
 
 
 NEW_TABLES = {"rule_tests", "counterexamples", "failures", "layer_scores"}
-NEW_COLUMNS = {"n_tokens", "n_documents", "f1_low", "f1_high", "auroc", "calibration_tokens"}
+NEW_COLUMNS = {"n_tokens", "n_documents", "n_firing_documents", "f1_low", "f1_high", "auroc", "calibration_tokens"}
 
 
 @contextlib.contextmanager
@@ -423,13 +423,14 @@ def test_a_database_of_the_previous_version_gets_new_tables_and_columns_from_who
         for name in sorted(NEW_COLUMNS):
             connection.execute(f"ALTER TABLE evaluation DROP COLUMN {name}")
     assert publish(store, "demo").warnings == []
-    assert query(store, "SELECT n_tokens, calibration_tokens, f1 FROM evaluation") == [(0, [], 0.5)]
+    assert query(store, "SELECT n_tokens, n_firing_documents, calibration_tokens, f1 FROM evaluation") == [(0, 0, [], 0.5)]
     assert query(store, "FROM failures") == []
 
 
 def test_lists_of_texts_counts_and_words_are_published_as_they_are(store: SliceStore) -> None:
     where = {"study": "demo", "layer": 7}
     texts = {"match_ids": [[0, 1], [], [2]], "near_miss_ids": [], "near_miss_changes": ["moved", "é'\n", ""]}
+    texts |= {"near_miss_tokens": ["context", "activating", ""], "n_context_near_misses": 1}
     write(store, "rule_tests", rows("rule_tests", {"neuron": 1} | texts, {"neuron": 1, "rule_id": 1}, **where))
     write(store, "layer_scores", rows("layer_scores", {"predictor": "graph", "levels_firing": [2**40, 0]}, **where))
     publish(store, "demo", SELECTED)
@@ -438,9 +439,8 @@ def test_lists_of_texts_counts_and_words_are_published_as_they_are(store: SliceS
             assert connection.sql(f"FROM {table}").pl().rows() == store.read(table, "demo", 7).rows()
     described = query(store, "DESCRIBE rule_tests") + query(store, "DESCRIBE layer_scores")
     types = {name: kind for name, kind, *_ in described}
-    assert (types["match_ids"], types["near_miss_changes"], types["levels_firing"]) == (
-        "INTEGER[][]", "VARCHAR[]", "BIGINT[]"
-    )  # fmt: skip
+    names = ("match_ids", "near_miss_changes", "near_miss_tokens", "n_context_near_misses", "levels_firing")
+    assert [types[name] for name in names] == ["INTEGER[][]", "VARCHAR[]", "VARCHAR[]", "INTEGER", "BIGINT[]"]
 
 
 def test_a_table_of_layers_without_units_is_published_for_the_studys_layers_alone_and_replaced_alone(
