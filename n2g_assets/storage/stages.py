@@ -296,8 +296,9 @@ class _Work:
                 continue
             outcomes = {Unit(row[0], row[1]): Outcome(row[3], row[4]) for row in about["units"]}
             valid = {Unit(row[0], row[1]) for row in about["units"] if self.hashes.get(Unit(row[0], row[1])) == row[2]}
-            blocks.append(_Block(folder, outcomes, frozenset(valid - seen)))
-            seen |= valid
+            if valid - seen:  # the rows of other blocks are of other inputs or another version
+                blocks.append(_Block(folder, outcomes, frozenset(valid - seen)))
+                seen |= valid
         return blocks
 
     def remove_checkpoints(self) -> None:

@@ -27,8 +27,9 @@ def evaluation_row(layer: int, neuron: int, predictor: str, text: str, f1: float
     hits = round(fires * (f1 or 0))
     row = {
         "study": "toy", "layer": layer, "neuron": neuron, "sign": 1, "predictor": predictor, "text": text,
-        "n_tokens": 5000, "n_documents": 12, "n_firings": fires, "true_positives": hits, "false_positives": 10,
-        "false_negatives": fires - hits, "true_negatives": 4950 - fires + hits, "precision": f1, "recall": f1, "f1": f1,
+        "n_tokens": 5000, "n_documents": 12, "n_firings": fires, "n_firing_documents": 9,
+        "true_positives": hits, "false_positives": 10, "false_negatives": fires - hits,
+        "true_negatives": 4950 - fires + hits, "precision": f1, "recall": f1, "f1": f1,
         "f1_low": f1 and f1 * 0.9, "f1_high": f1 and f1 * 1.1, "auroc": f1 and 0.5 + f1 / 2, "average_precision": f1,
         "average_precision_low": f1 and f1 * 0.9, "average_precision_high": f1 and f1 * 1.1, "pearson_r": f1,
         "explained_variance": f1, "coverage_firings": f1, "coverage_mass": f1,
@@ -83,6 +84,7 @@ def rule_tests(layers=(0, 7, 15)) -> pl.DataFrame:
             "fired": 4 - (layer > 0), "n_near_misses": 3, "silent": 2, "match_ids": [[0, 1]] * 4,
             "match_activations": [0.9, 0.8, 0.7, 0.6 if layer == 0 else 0.1], "near_miss_ids": [[0, 2]] * 3,
             "near_miss_activations": [0.1, 0.9, 0.2], "near_miss_changes": ["exchanged", "moved", "removed"],
+            "near_miss_tokens": ["context", "context", "activating"], "n_context_near_misses": 2, "context_silent": 1,
         }
         for layer in layers
         for neuron in NEURONS

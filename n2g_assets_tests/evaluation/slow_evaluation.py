@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -157,13 +158,15 @@ def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], draws
         if (taken[2] or not firings) and taken[1] + taken[2]:
             drawn.append(2 * taken[0] / (taken[1] + taken[2]))
     f1 = 2 * hits / (alarms + firings) if alarms + firings else None
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if f1 is not None and drawn else (None, None)
+    firing_documents = sum(counts[2] > 0 for counts in of_document.values())
+    low, high = slow_interval(drawn, f1) if f1 is not None and firing_documents >= 5 else (None, None)
     actual, guess = (np.array([one[i] for one in tokens]) for i in (1, 2))
     varies = np.ptp(actual) > 0 and np.ptp(guess) > 0
     return {
         "n_tokens": len(tokens),
         "n_documents": len(documents),
         "n_firings": firings,
+        "n_firing_documents": firing_documents,
         "true_positives": hits,
         "false_positives": alarms - hits,
         "false_negatives": firings - hits,
@@ -176,6 +179,46 @@ def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], draws
         "pearson_r": float(np.corrcoef(actual, guess)[0, 1]) if varies else None,
         "coverage_firings": float((guess[actual >= THRESHOLD] > 0).mean()) if firings else None,
     }
+
+
+def slow_interval(draws: Sequence[float], score: float) -> tuple[float, float] | tuple[None, None]:
+    """Efron's bias-corrected percentiles of the draws that are defined, widened to the score where that lies outside.
+
+    The bias is where the score stands among the draws, as a quantile of the normal; a draw that equals it counts half
+    on either side, and it stands half a draw from the end at most.
+    """
+    defined = sorted(float(draw) for draw in draws if not math.isnan(draw))
+    if not defined:
+        return None, None
+    halves = 0
+    for draw in defined:
+        halves += 1 if abs(draw - score) <= 1e-6 else 2 if draw < score else 0
+    halves = min(max(halves, 1), 2 * len(defined) - 1)
+    bias = normal_quantile(halves / (2 * len(defined)))
+    low, high = (slow_quantile(defined, normal_share(2 * bias + z)) for z in (-1.959963984540054, 1.959963984540054))
+    return min(low, score), max(high, score)
+
+
+def normal_share(z: float) -> float:
+    """The share of a standard normal below z."""
+    return math.erfc(-z / math.sqrt(2)) / 2
+
+
+def normal_quantile(share: float) -> float:
+    """Where a standard normal has a share of itself below, by halving."""
+    low, high = -9.0, 9.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if normal_share(middle) < share else (low, middle)
+    return low
+
+
+def slow_quantile(ordered: Sequence[float], share: float) -> float:
+    """A quantile of ordered numbers, on the straight line between the two beside it."""
+    place = share * (len(ordered) - 1)
+    left = int(place)
+    right = min(left + 1, len(ordered) - 1)
+    return ordered[left] + (place - left) * (ordered[right] - ordered[left])
 
 
 def slow_counts(tokens: list[tuple[str, float, float]]) -> tuple[int, int, int]:

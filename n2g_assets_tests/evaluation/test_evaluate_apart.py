@@ -14,6 +14,7 @@ from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
 from n2g_assets.evaluation.rivals import HarvestText
+from n2g_assets.evaluation.texts import TEXTS
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine
@@ -185,6 +186,23 @@ def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_ev
     assert found.tables["evaluation"].select("neuron", "sign").unique().rows() == [good]
     assert told == [(done, 4) for done in range(5)]
     assert (means.frame()["evaluated"] == 1).all()
+
+
+def test_a_layer_in_which_no_unit_can_be_scored_keeps_its_rows_with_a_mean_over_all_of_0(layer):
+    expected = [(predictor, text) for text in TEXTS for predictor in ("graph", "token_lookup")]
+    light = layer.but(predictors=["graph", "token_lookup"])
+    untested = light.with_rows(top_examples=layer.materials.rows.top_examples.filter(split="train"))
+    for broken, status in ((untested, "too_few_contexts"), (light.but(a_max={}), "failed")):
+        means = LayerScores(len(UNITS), DRAWS, expected)
+        found = evaluate_units(UNITS, broken.materials, means)
+        assert {outcome.status for outcome in found.ledger.values()} == {status}
+        assert found.tables["evaluation"].is_empty()
+        frame = means.frame()
+        assert frame.select("predictor", "text").rows() == expected
+        assert frame.select("units", "evaluated", "f1", "f1_all").unique().rows() == [(len(UNITS), 0, None, 0.0)]
+    means = LayerScores(len(UNITS), DRAWS, expected)
+    evaluate_units(UNITS, light.materials, means)
+    assert set(means.frame().select("predictor", "text", "evaluated").rows()) == {(*pair, 3) for pair in expected}
 
 
 # ------------------------------------------------------------------------------------------ what no predictor may see

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.scores import Draws, Scores, poisson_weights
 from n2g_assets.storage.tables import TABLES
+from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
 DRAWS = 12
 ENDS = ("", "_low", "_high")
@@ -52,11 +53,11 @@ def columns(row: dict, name: str) -> list[float | None]:
 
 
 def close(score: float | None, draws: list[float]):
-    """A score with the percentiles of the draws that are defined."""
+    """A score with its interval."""
     if score is None:
         return [None] * 3
-    defined = [draw for draw in draws if not math.isnan(draw)]
-    return pytest.approx([score, *np.percentile(defined, [2.5, 97.5])], abs=1e-9) if defined else [score, None, None]
+    ends = slow_interval(draws, score)
+    return [score, None, None] if ends[0] is None else pytest.approx([score, *ends], abs=1e-9)
 
 
 def mean(scores) -> float | None:
@@ -121,7 +122,9 @@ def test_two_conventions_for_what_is_undefined_or_missing():
     assert (row["units"], row["evaluated"], row["without_firing"]) == (4, 3, 1)
     assert columns(row, "f1") == pytest.approx([0.75, *np.percentile([0.625, 1.0], [2.5, 97.5])])
     assert columns(row, "f1_all") == pytest.approx([0.375, *np.percentile([0.625 / 2, 1.0 / 2], [2.5, 97.5])])
-    assert columns(row, "average_precision") == pytest.approx([0.5, *np.percentile([0.5, 0.25], [2.5, 97.5])])
+    # The mean equals the higher of its draws, .5 and .25, and so stands at the 3/4 quantile of a normal: .674. Below
+    # 2 * .674 -+ 1.96 lie shares of .2706 and .9995; the upper end, just below .5, is moved to the mean.
+    assert columns(row, "average_precision") == pytest.approx([0.5, 0.25 + 0.25 * 0.2706, 0.5], abs=1e-5)
 
 
 def test_a_gain_needs_the_lookup_on_the_same_text_and_the_same_model():
@@ -167,12 +170,38 @@ def test_an_improvement_of_every_document_has_an_interval_above_0_though_the_sco
     assert graph["f1_low"] < graph["f1"] < graph["f1_high"]
 
 
+def test_expected_pairs_have_a_row_before_any_unit_is_scored_and_the_same_row_as_others_after():
+    expected = [("graph", "top"), ("token_lookup", "top"), ("graph", "random")]
+    layer, plain = LayerScores(3, 2, expected), LayerScores(3, 2)
+    frame = layer.frame()
+    assert frame.select("predictor", "text").rows() == expected
+    for row in frame.to_dicts():
+        assert (row["units"], row["evaluated"], row["without_firing"]) == (3, 0, 0)
+        assert columns(row, "f1") == columns(row, "average_precision") == [None] * 3
+        assert columns(row, "f1_all") == [0.0] * 3
+        assert columns(row, "f1_gain") == ([0.0] * 3 if row["text"] == "top" else [None] * 3)
+        assert row["levels_firing"] == row["levels_silent"] == [0] * 101
+    for predictor, text in (("token_lookup", "top"), ("graph", "top"), ("graph", "quantiles")):
+        for one in (layer, plain):
+            one.add(predictor, text, *a_unit(0.5, [0.5, 0.25], 0.75, [0.75, math.nan]))
+    assert layer.frame().select("predictor", "text").rows() == [*expected, ("graph", "quantiles")]
+    scored = layer.frame().filter(pl.col("evaluated") > 0)
+    assert scored.sort("predictor", "text").equals(plain.frame().sort("predictor", "text"))
+
+
+def test_rows_that_are_expected_know_their_units_asked_for():
+    row = only(LayerScores({"graph": 7}, 2, [("graph", "top")]).frame(), "graph", "top")
+    assert (row["units"], row["f1_all"]) == (7, 0.0)
+    with pytest.raises(ValueError, match="ngram"):
+        LayerScores({"graph": 7}, 2, [("ngram", "top")]).frame()
+
+
 def test_the_frame_is_the_table_without_study_and_layer():
     layer = LayerScores(2, 2)
     empty = layer.frame()
     layer.add("graph", "top", *a_unit(0.5, [0.5, 0.5], 0.5, [0.5, 0.5]))
     key = [pl.lit("a").alias("study"), pl.lit(0, pl.Int32).alias("layer")]
-    for frame in (empty, layer.frame()):
+    for frame in (empty, layer.frame(), LayerScores(2, 2, [("graph", "top"), ("ngram", "random")]).frame()):
         assert TABLES["layer_scores"].conform(frame.with_columns(key)).height == frame.height
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.evaluation.rule_tests import CHANGES, FreshText, try_rules, turns
+from n2g_assets.evaluation.rule_tests import ACTIVATING, CHANGES, CONTEXT, FreshText, try_rules, turns
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import unit_frame
 from n2g_assets.method.rules import rule_rows
@@ -106,16 +106,42 @@ def test_a_unit_that_follows_its_rule_fires_on_all_matches_and_on_no_near_miss()
     assert row["match_activations"] == [1.0] * 12
     assert row["near_miss_activations"] == [0.0] * 12
     assert {change: row["near_miss_changes"].count(change) for change in CHANGES} == dict.fromkeys(CHANGES, 4)
+    assert row["near_miss_tokens"] == [CONTEXT] * 12
+    assert (row["n_context_near_misses"], row["context_silent"]) == (12, 12)
     assert result.ledger[unit].status == "ok"
     assert prober.calls == [24]
 
 
-def test_a_unit_that_ignores_context_fires_where_a_context_token_was_changed():
+def test_a_unit_that_ignores_context_fires_on_every_near_miss_of_a_rule_with_context():
+    """The activating token stays as it is, so that nothing but the context can make the unit silent."""
     row = row_of(tried([UNIT], [graph_of(ALL_EXCEPT)], ToyProber({7: follows(b"except")}), rule_texts=12))
-    ends = [VOCABULARY.form(text[-1]) for text in row["near_miss_ids"]]
-    assert row["fired"] == 12
-    assert 0 < row["silent"] == sum(end != b"except" for end in ends) < 12
-    assert [value >= 0.5 for value in row["near_miss_activations"]] == [end == b"except" for end in ends]
+    assert row["fired"] == row["n_near_misses"] == row["n_context_near_misses"] == 12
+    assert row["silent"] == row["context_silent"] == 0
+    assert row["near_miss_tokens"] == [CONTEXT] * 12
+    assert {VOCABULARY.form(text[-1]) for text in row["near_miss_ids"]} == {b"except"}
+
+
+def test_a_rule_without_context_has_its_activating_token_changed_and_adds_nothing_to_the_counts_of_context():
+    graph = graph_of((b"of",), ALL_EXCEPT)
+    short, long = tried([UNIT], [graph], ToyProber({7: follows(b"of")}), rule_texts=6).tables["rule_tests"].to_dicts()
+    assert short["near_miss_tokens"] == [ACTIVATING] * 6
+    assert (short["silent"], short["n_context_near_misses"], short["context_silent"]) == (6, 0, 0)
+    assert long["near_miss_tokens"] == [CONTEXT] * 6
+    assert (long["silent"], long["n_context_near_misses"], long["context_silent"]) == (6, 6, 6)
+
+
+def test_where_one_change_of_context_still_fires_the_activating_token_is_changed_in_its_turn_alone():
+    """A second rule takes "all" one place further away, which is where the first one's moves to."""
+    graph, held_out = graph_of(ALL_EXCEPT, (b"except", None, None, b"all")), text_of([" of", " the"])
+    result = tried([UNIT], [graph], ToyProber({7: follows(b"except")}), held_out, rule_texts=12)
+    near, far = result.tables["rule_tests"].to_dicts()
+    assert near["near_miss_changes"] == [*CHANGES] * 4
+    assert near["near_miss_tokens"] == [CONTEXT, ACTIVATING, CONTEXT] * 4
+    assert (near["n_near_misses"], near["n_context_near_misses"]) == (12, 8)
+    assert (near["silent"], near["context_silent"]) == (4, 0)
+    for text, changed in zip(near["near_miss_ids"], near["near_miss_tokens"], strict=True):
+        assert (VOCABULARY.form(text[-1]) == b"except") == (changed == CONTEXT)
+    assert far["near_miss_tokens"] == [CONTEXT] * 12
 
 
 def test_a_unit_that_needs_more_than_its_rule_does_not_fire_on_matches():
@@ -180,14 +206,17 @@ def test_a_rule_of_one_token_is_exchanged_followed_by_a_fresh_token_or_cut_off()
             assert VOCABULARY.form(near[-1]) != b"except"
 
 
-def test_near_misses_on_which_a_shorter_path_fires_are_left_out():
-    """Behind [except] the longer rule adds nothing: only changes of the activating token can make a near miss."""
+def test_where_a_shorter_path_fires_whatever_the_context_the_activating_token_is_changed():
+    """Behind [except] the longer rule adds nothing: no change of its context can make a near miss."""
     graph = graph_of(ALL_EXCEPT, (b"except",))
     result = tried([UNIT], [graph], ToyProber({7: follows(b"except")}), rule_texts=12)
     rows = result.tables["rule_tests"].rows(named=True)
     long = next(row for row, rule in zip(rows, rule_rows(graph), strict=True) if len(rule["tokens"]) == 3)
     assert long["n_matches"] == 12
-    assert long["n_near_misses"] == len(long["near_miss_ids"]) == len(long["near_miss_changes"]) == 6
+    assert long["n_near_misses"] == len(long["near_miss_ids"]) == 12
+    assert long["near_miss_changes"] == [*CHANGES] * 4
+    assert long["near_miss_tokens"] == [ACTIVATING] * 12
+    assert (long["n_context_near_misses"], long["context_silent"], long["silent"]) == (0, 0, 12)
     assert all(VOCABULARY.form(text[-1]) != b"except" for text in long["near_miss_ids"])
 
 
@@ -216,15 +245,23 @@ def test_what_still_matches_the_rule_is_no_near_miss_even_where_a_longer_path_st
     assert 0 < row["n_near_misses"] == row["silent"]
 
 
-def test_near_misses_need_another_token_to_stand_in():
-    """Where the context holds one form only, nothing can be exchanged or moved; removing still works."""
+def test_context_that_nothing_else_can_stand_in_for_leaves_the_activating_token_to_be_changed():
+    """In contexts of one form, exchanging and moving "all" needs another token, and removing it changes nothing."""
     graph = graph_of((b"except", b"all"))
     held_out = text_of([" all"])
     row = row_of(tried([UNIT], [graph], ToyProber({7: follows(b"except", b"all")}), held_out, rule_texts=12))
-    forms = [VOCABULARY.form(text[-1]) for text in row["near_miss_ids"]]
-    assert row["n_matches"] == 12
-    assert 0 < row["n_near_misses"] < 12
-    assert set(forms) == {b"all"}  # all changed the activating token: before it stands nothing but all
+    assert row["n_matches"] == row["n_near_misses"] == row["silent"] == 12
+    assert row["near_miss_tokens"] == [ACTIVATING] * 12
+    assert (row["n_context_near_misses"], row["context_silent"]) == (0, 0)
+    assert {VOCABULARY.form(text[-1]) for text in row["near_miss_ids"]} == {b"all"}
+
+
+@pytest.mark.parametrize("path", [(b"all",), (b"all", b"all")])
+def test_where_no_other_token_can_stand_in_anywhere_there_is_no_near_miss(path):
+    row = row_of(tried([UNIT], [graph_of(path)], ToyProber({7: follows(*path)}), text_of([" all"]), rule_texts=5))
+    assert (row["n_matches"], row["fired"]) == (5, 5)
+    assert (row["n_near_misses"], row["silent"], row["n_context_near_misses"], row["context_silent"]) == (0, 0, 0, 0)
+    assert row["near_miss_ids"] == row["near_miss_changes"] == row["near_miss_tokens"] == []
 
 
 def test_rules_with_the_most_prompts_are_tested_and_of_equals_the_lower_number():
@@ -313,9 +350,9 @@ def test_turns_take_every_pair_once_before_any_comes_again(places, start):
     )
 
 
-def variants(match, forms, change):
-    """Slow: whether a text is a match with one required token changed, for every token and place there is."""
-    for back in (back for back, form in enumerate(forms) if form is not None):
+def variants(match, forms, change, places):
+    """Slow: all that a match can become by one change of a token at one of some places, counted from its end."""
+    for back in places:
         place = len(match) - 1 - back
         others = [i for i in range(len(VOCABULARY.tokens)) if VOCABULARY.form(i) != forms[back]]
         if change == "removed":
@@ -357,15 +394,31 @@ def test_matches_match_near_misses_do_not_and_differ_by_one_change_whatever_the_
         forms = rules[row["rule_id"]]
         assert row["n_matches"] == len(row["match_ids"]) == number
         assert row["n_near_misses"] == len(row["near_miss_ids"]) == len(row["near_miss_changes"]) <= number
+        assert len(row["near_miss_tokens"]) == row["n_near_misses"]
         for text in row["match_ids"]:
             assert text[0] == BOS
             assert BOS not in text[1:]
             assert 9 + len(forms) <= len(text) <= 17 + len(forms)
             assert matches(forms, text)
             assert predicted(text) == 1
-        for text, change in zip(row["near_miss_ids"], row["near_miss_changes"], strict=True):
+        places = [back for back, form in enumerate(forms) if form is not None and back > 0]
+        near_misses = list(zip(row["near_miss_ids"], row["near_miss_changes"], row["near_miss_tokens"], strict=True))
+        for text, change, changed in near_misses:
             assert not matches(forms, text)
             assert predicted(text) == 0
-            assert any(text in variants(match, forms, change) for match in row["match_ids"])
+            of = places if changed == CONTEXT else [0]
+            assert any(text in variants(match, forms, change, of) for match in row["match_ids"])
+        if places and len(near_misses) == number:  # none was left out, so that turns can be told
+            for (change, back), (_, found, changed) in zip(
+                turns(places, row["rule_id"] * number, number), near_misses, strict=True
+            ):
+                assert changed == ACTIVATING or found == change
+                if change == "removed":  # the one change that leaves nothing to chance: all matches are tried
+                    made = [text for match in row["match_ids"] for text in variants(match, forms, change, [back])]
+                    works = [not matches(forms, text) and predicted(text) == 0 for text in made]
+                    assert (changed == CONTEXT) == any(works)
         assert row["fired"] == sum(value >= 0.5 for value in row["match_activations"])
-        assert row["silent"] == sum(value < 0.5 for value in row["near_miss_activations"])
+        silent = [value < 0.5 for value in row["near_miss_activations"]]
+        of_context = [changed == CONTEXT for changed in row["near_miss_tokens"]]
+        assert (row["silent"], row["n_context_near_misses"]) == (sum(silent), sum(of_context))
+        assert row["context_silent"] == sum(a and b for a, b in zip(silent, of_context, strict=True))

@@ -16,8 +16,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from n2g_assets.evaluation.scores import Draws, Scores, interval, poisson_weights
+from n2g_assets.evaluation.scores import Draws, Scores, poisson_weights
 from n2g_assets.method.results import unit_schema
+from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
 DOCUMENTS = 5
 THOUSANDTHS = st.integers(0, 1100).map(lambda n: n / 1000)
@@ -85,6 +86,9 @@ def test_equal_to_scikit_learn_and_numpy_on_the_whole_arrays(tokens, dtype, thre
     assert row["n_tokens"] == len(tokens)
     assert row["n_documents"] == len(set(documents))
     assert row["n_firings"] == fires.sum()
+    assert row["n_firing_documents"] == len(set(documents[fires]))
+    for name in ("f1", "average_precision"):
+        assert (row[f"{name}_low"] is None) == (row[f"{name}_high"] is None) == (len(set(documents[fires])) < 5)
     assert row["true_positives"] == (fires & alarm).sum()
     assert row["false_positives"] == (~fires & alarm).sum()
     assert row["false_negatives"] == (fires & ~alarm).sum()
@@ -144,15 +148,16 @@ def test_every_draw_equals_scikit_learn_with_many_levels_and_the_same_after_more
 
 
 def test_draws_are_exact_beyond_the_whole_numbers_that_float32_holds():
-    scores = Scores(1, 0.5)
+    scores = Scores(5, 0.5)
     tokens = np.arange(2**20)
     for seed in range(17):
         actual = (np.random.default_rng(seed).random(2**20) < 0.1).astype(np.float32)
-        scores.add(actual, (tokens % 3 / 4).astype(np.float32), np.zeros(2**20, int))
+        scores.add(actual, (tokens % 3 / 4).astype(np.float32), tokens % 5)
     scores.add(np.zeros(1), np.zeros(1), np.zeros(1, int))
-    row, _ = scores.row(np.ones((1, 1), np.uint8))
+    row, _ = scores.row(np.ones((1, 5), np.uint8))
     assert row["n_tokens"] == 17 * 2**20 + 1  # odd, and above 2**24
-    assert row["average_precision_low"] == pytest.approx(row["average_precision"], rel=1e-12)
+    for end in ("low", "high"):
+        assert row[f"average_precision_{end}"] == pytest.approx(row["average_precision"], rel=1e-12)
 
 
 def test_a_case_done_by_hand():
@@ -191,11 +196,11 @@ def test_float32_thousandths_keep_their_level_and_no_rounding_crosses_the_thresh
 
 
 def test_what_is_not_defined_is_none_and_its_interval_too():
-    nothing, ones = np.zeros(4), np.ones(4)
-    documents = np.arange(4)
+    nothing, ones = np.zeros(5), np.ones(5)
+    documents = np.arange(5)
     row, draws = score(nothing, nothing, documents)
     undefined = {name for name, value in row.items() if value is None}
-    of_f1, of_precision = {"f1", "f1_low", "f1_high"}, {f"average_precision{end}" for end in ("", "_low", "_high")}
+    of_f1, of_precision = ({f"{name}{end}" for end in ("", "_low", "_high")} for name in ("f1", "average_precision"))
     graded, coverage = {"pearson_r", "explained_variance"}, {"coverage_firings", "coverage_mass"}
     assert undefined == {"precision", "recall", "auroc"} | of_f1 | of_precision | graded | coverage
     assert np.isnan(draws.f1).all()
@@ -203,9 +208,11 @@ def test_what_is_not_defined_is_none_and_its_interval_too():
     missed, _ = score(ones, nothing, documents)
     assert {name for name, value in missed.items() if value is None} == {"precision", "auroc"} | graded
     assert (missed["f1"], missed["recall"], missed["average_precision"]) == (0.0, 0.0, 1.0)
+    assert (missed["f1_low"], missed["f1_high"], missed["average_precision_low"]) == (0.0, 0.0, 1.0)
     alarms, _ = score(nothing, ones, documents)
-    assert (alarms["f1"], alarms["f1_low"], alarms["precision"], alarms["recall"]) == (0.0, 0.0, 0.0, None)
-    mixed, _ = score(np.array([1.0, 0, 0, 0]), np.full(4, 0.1), documents)
+    assert (alarms["f1"], alarms["precision"], alarms["recall"]) == (0.0, 0.0, None)
+    assert (alarms["f1_low"], alarms["n_firing_documents"]) == (None, 0)
+    mixed, _ = score(np.array([1.0, 0, 0, 0, 0]), np.full(5, 0.1), documents)
     assert (mixed["pearson_r"], mixed["auroc"]) == (None, 0.5)
     assert mixed["explained_variance"] == pytest.approx(0)
 
@@ -296,22 +303,27 @@ def test_the_interval_of_f1_is_as_wide_as_that_of_a_plain_resampling_of_document
     for _ in range(2000):
         drawn = rng.integers(0, documents, documents)
         f1s.append(2 * tp[drawn].sum() / ends[drawn].sum())
-    low, high = np.percentile(f1s, [2.5, 97.5])
+    low, high = slow_interval(f1s, 2 * tp.sum() / ends.sum())
     assert (row["f1_low"], row["f1_high"]) == pytest.approx((low, high), abs=0.1 * (high - low))
 
 
-def test_one_document_gives_an_interval_of_no_width():
-    actual, predicted, _ = text(4, 1, 200)
-    row, draws = score(actual, predicted, np.zeros(200, int), poisson_weights(["only"], 100, 0))
-    assert row["f1_low"] == pytest.approx(row["f1"], abs=1e-12)
-    assert row["f1_high"] == pytest.approx(row["f1"], abs=1e-12)
-    assert row["average_precision_low"] == pytest.approx(row["average_precision_high"], abs=1e-12)
-    assert np.isnan(draws.f1).any()  # where the document is not drawn
-
-
-def test_intervals_leave_undefined_draws_out():
-    assert interval(np.array([math.nan, 1.0, 3.0, math.nan])) == pytest.approx((1.05, 2.95))
-    assert interval(np.full(3, math.nan)) == (None, None)
+@pytest.mark.parametrize(("firing", "has_interval"), [(0, False), (1, False), (4, False), (5, True), (9, True)])
+def test_a_score_has_an_interval_where_five_documents_hold_a_firing_token(firing, has_interval):
+    """Documents without one do not help, however many there are, nor do many firing tokens in one document."""
+    document = np.repeat(np.arange(20), 30)
+    actual = ((document < firing) & (np.arange(600) % 30 < 10)).astype(np.float32)
+    predicted = np.where(np.arange(600) % 30 < 8, np.float32(0.75), 0) * (document < 12)
+    scores = Scores(20, 0.5)
+    for part in (slice(0, 100), slice(100, 105), slice(105, None)):  # a document may come in several pieces
+        scores.add(actual[part], predicted[part], document[part])
+    row, draws = scores.row(poisson_weights([f"d{n}" for n in range(20)], 100, 0))
+    assert (row["n_firing_documents"], row["n_documents"], row["n_firings"]) == (firing, 20, 10 * firing)
+    ends = [row[f"{name}_{end}"] for name in ("f1", "average_precision") for end in ("low", "high")]
+    assert [end is not None for end in ends] == [has_interval] * 4
+    assert row["f1"] is not None
+    if firing:  # what the layer's means need is there all the same
+        assert np.isfinite(draws.f1).any()
+        assert np.isfinite(draws.average_precision).any()
 
 
 def test_a_documents_weights_depend_on_its_id_and_the_seed_alone():

@@ -423,7 +423,9 @@ def test_a_database_of_the_previous_version_gets_new_tables_and_columns_from_who
         for name in sorted(NEW_COLUMNS):
             connection.execute(f"ALTER TABLE evaluation DROP COLUMN {name}")
     assert publish(store, "demo").warnings == []
-    assert query(store, "SELECT n_tokens, n_firing_documents, calibration_tokens, f1 FROM evaluation") == [(0, 0, [], 0.5)]
+    assert query(store, "SELECT n_tokens, n_firing_documents, calibration_tokens, f1 FROM evaluation") == [
+        (0, 0, [], 0.5)
+    ]
     assert query(store, "FROM failures") == []
 
 
