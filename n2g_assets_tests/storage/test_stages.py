@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from n2g_assets.errors import SettingsError, StorageError
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.storage.files import write_parquet
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
@@ -298,6 +299,18 @@ def stage(units):
     return compute(units)
 print(json.dumps(dataclasses.asdict(fill(SliceStore(Home(Path(sys.argv[1]))), compute=stage))), flush=True)
 """
+
+
+def test_checkpoints_of_another_version_with_other_columns_are_passed_over(store: SliceStore) -> None:
+    with pytest.raises(StorageError):
+        fill(store, compute=Counting({UNITS[-1]: StorageError("stop")}))
+    for about in store.home.cache.glob("blocks/*/*/*/*/block.json"):
+        rows = about.with_name("rules.parquet")
+        described = json.loads(about.read_text())
+        described["files"]["rules"] = write_parquet(pl.read_parquet(rows, glob=False).drop("count"), rows)
+        about.write_text(json.dumps(described))
+    report = fill(store, code_version="2")
+    assert (report.computed, report.kept) == (7, 0)
 
 
 def test_of_two_runs_on_one_slice_the_second_waits_and_then_reuses(store: SliceStore) -> None:
