@@ -11,8 +11,8 @@
    its old place; behind the activating token a fresh token follows and is read;
    removed: it is deleted, so that for the activating token the text ends with the token before it.
    The tokens that stand for context are changed, in turns that go on from rule to rule: that another activating token
-   is silent says little of a rule, as most tokens are. It is changed only where a rule has no context, or where the
-   graph lets no change of context end its prediction; ``near_miss_tokens`` says which of the two was changed.
+   is silent says little of a rule, as most tokens are. It is changed where a rule has no context, and in the turns in
+   which the graph goes on predicting firing whatever is drawn; ``near_miss_tokens`` says which of the two was changed.
 4. A match is kept if the unit's whole graph predicts firing at its end, a near miss if it neither matches the rule nor
    is predicted to fire; else it is drawn anew, up to ``ROUNDS`` times, and left out if none was found.
 5. Measure all texts of all units in one call; the activation at the last token counts.
