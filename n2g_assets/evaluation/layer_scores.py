@@ -98,7 +98,7 @@ class LayerScores:
         self, predictor: str, text: str, f1_all: float, all_draws: Float64[np.ndarray, " draws"]
     ) -> dict[str, float | None]:
         lookup = self._sums.get((COMPARED_WITH, text))
-        if lookup is None or predictor == OTHER_MODEL:
+        if lookup is None or not lookup.evaluated or predictor == OTHER_MODEL:
             return _with_interval("f1_gain", None, all_draws)
         asked = self._units_asked(COMPARED_WITH)
         return _with_interval(

@@ -263,8 +263,8 @@ def _rule_tests(facts: ReportFacts) -> Iterator[Block]:
         "A rule claims to be a cause. For each tested rule, texts were made that match it (its tokens in fresh "
         "contexts), and near misses in which one required token is exchanged, moved or removed; the model was run on "
         "all of them. A good rule's matches fire, and it stays silent where a context token was changed. Activations "
-        "are as measured, in units of the largest over the harvest: a rule comes from a prompt that may itself have kept "
-        "only half of its context's activation, and so be short of firing. That another "
+        "are as measured, in units of the largest over the harvest: a rule comes from a prompt that may itself have "
+        "kept only half of its context's activation, and so be short of firing. That another "
         "activating token is silent says little, as most tokens are: such near misses stand apart, for rules without "
         "context or whose context the graph itself does not need."
     )
