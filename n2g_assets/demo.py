@@ -16,6 +16,7 @@ import polars as pl
 from n2g_assets.assets.workbench import Study
 from n2g_assets.drawing.text import graph_text, table_text
 from n2g_assets.errors import N2GError, SettingsError
+from n2g_assets.method.display import unit_text
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.warehouse import open_database
 
@@ -131,9 +132,8 @@ def _summary(study: str, home: Home) -> None:
                 schema=["rule_id", "pattern", "activation", "count"],
                 orient="row",
             )
-            sign_text = "" if sign > 0 else ", negative"
             score = "not defined" if f1 is None else f"{f1:.2f}"
-            _say("\n" + graph_text(rules, title=f"Layer {layer}, neuron {neuron}{sign_text}: F1 {score}", limit=6))
+            _say("\n" + graph_text(rules, title=f"{unit_text(layer, neuron, sign).capitalize()}: F1 {score}", limit=6))
     shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
     python = os.path.relpath(sys.executable)
     query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"

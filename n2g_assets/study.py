@@ -93,8 +93,8 @@ def all_layers_tags(study: Study) -> dict[str, str]:
 
 
 def study_stages(study: Study) -> list[Stage]:
-    """The per-layer stages of one study: the paper does not try its rules on the model."""
-    return [stage for stage in STAGES if study.settings.preset == "full" or stage.name != rule_tests.STAGE.name]
+    """The per-layer stages of one study."""
+    return [stage for stage in STAGES if study.tries_rules or stage.name != rule_tests.STAGE.name]
 
 
 def study_definitions(study: Study) -> dg.Definitions:

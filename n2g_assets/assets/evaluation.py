@@ -17,7 +17,7 @@ from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer
 from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import shuffled_partners
+from n2g_assets.evaluation.predictors import OTHER_MODEL, shuffled_partners
 from n2g_assets.evaluation.report import PUBLISHED_F1, pooled_bins, pooled_levels
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.probing import Unit
@@ -26,7 +26,6 @@ from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.storage.tables import TABLES
 
-CONTROL = "graph_reinitialised"
 _TABLES = ("evaluation", "counterexamples", "failures")
 _CODE_VERSION = "3"
 _INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples", "graph_nodes", "rules")
@@ -57,7 +56,7 @@ def _is_fresh(bench: Workbench, layer: int) -> bool:
 def _also(bench: Workbench, layer: int) -> dict[str, Any]:
     """What all units of a layer depend on: one's control is another's graph, and means are over all."""
     study = bench.study
-    tables = [*_INPUTS, "activations", *(["rule_tests"] if study.settings.preset == "full" else [])]
+    tables = [*_INPUTS, "activations", *(["rule_tests"] if study.tries_rules else [])]
     return {
         "strongest": study.settings.harvest.strongest,
         "clusters": bench.clusters_hash,
@@ -124,7 +123,7 @@ class LayerScoring:
         texts = ["top", *(name for name in study.texts if name in self.bench.held_out_contexts)]
         if "random" in texts:
             texts.append("quantiles")
-        expected = [(predictor, text) for text in texts for predictor in study.predictors if predictor != CONTROL]
+        expected = [(predictor, text) for text in texts for predictor in study.predictors if predictor != OTHER_MODEL]
         return LayerScores(asked, study.settings.evaluation.bootstrap_draws, expected)
 
     def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
@@ -141,7 +140,7 @@ class LayerScoring:
         control = (
             of_units(control, units)
             .join(scored, on=["neuron", "sign"], how="semi")
-            .with_columns(predictor=pl.lit(CONTROL))
+            .with_columns(predictor=pl.lit(OTHER_MODEL))
             .drop("study", "layer")
         )
         return BlockResult(
@@ -153,7 +152,7 @@ class LayerScoring:
         study, asked = bench.study, bench.units(layer)
         frames = {name: bench.read(name, layer) for name in _INPUTS}
         frames["activations"] = of_units(bench.read("activations", layer), asked)
-        if study.settings.preset == "full":
+        if study.tries_rules:
             frames["rule_tests"] = bench.read("rule_tests", layer)
         else:
             frames["rule_tests"] = TABLES["rule_tests"].empty()
@@ -197,7 +196,7 @@ def _control_means(bench: Workbench, layer: int) -> list[pl.DataFrame]:
     gains = pl.lit(None, pl.Float64)
     return [
         means.drop("study", "layer").with_columns(
-            predictor=pl.lit(CONTROL), f1_gain=gains, f1_gain_low=gains, f1_gain_high=gains
+            predictor=pl.lit(OTHER_MODEL), f1_gain=gains, f1_gain_low=gains, f1_gain_high=gains
         )
     ]
 

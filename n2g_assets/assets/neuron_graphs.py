@@ -12,6 +12,7 @@ from n2g_assets.assets.stage import Stage, fill_layer
 from n2g_assets.assets.workbench import Workbench, of_units
 from n2g_assets.drawing.plots import as_markdown_image
 from n2g_assets.drawing.svg import draw_graph
+from n2g_assets.method.display import unit_text
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.storage.stages import StageReport
 
@@ -40,7 +41,7 @@ def _picture(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
     sizes = nodes.group_by("neuron", "sign").len().sort("len", "neuron", "sign")
     neuron, sign, _ = sizes.row(sizes.height // 2)
     graph = nodes.filter(pl.col("neuron") == neuron, pl.col("sign") == sign)
-    title = f"{bench.study.name}: layer {layer}, neuron {neuron}{'' if sign > 0 else ', negative'}"
+    title = f"{bench.study.name}: {unit_text(layer, neuron, sign)}"
     return {
         "a graph": dg.MetadataValue.md(
             as_markdown_image(draw_graph(graph, title=title, subtitle="graph of median size"))

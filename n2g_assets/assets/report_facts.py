@@ -14,6 +14,7 @@ from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Workbench, of_un
 from n2g_assets.drawing.svg import draw_graph
 from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.report import ExampleGraph, ReportFacts
+from n2g_assets.method.display import unit_text
 from n2g_assets.storage.tables import STAGES, TABLES
 
 _EXAMPLES = 3
@@ -132,7 +133,7 @@ def _examples(bench: Workbench, layers: Sequence[int], evaluation: pl.DataFrame)
             continue
         neuron, sign = best.select("neuron", "sign").row(0)
         mine = (pl.col("neuron") == neuron) & (pl.col("sign") == sign)
-        title = f"Layer {layer}, neuron {neuron}{'' if sign > 0 else ', negative'}"
+        title = unit_text(layer, neuron, sign).capitalize()
         svg = draw_graph(nodes.filter(mine), title=title, subtitle=f"F1 on its test contexts {best['f1'][0] or 0:.2f}")
         examples.append(ExampleGraph(layer, neuron, sign, svg, rules.filter(mine).head(_EXAMPLE_RULES)))
     return examples

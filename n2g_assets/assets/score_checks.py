@@ -16,12 +16,11 @@ import polars as pl
 
 from n2g_assets.assets.check_kinds import layer_check
 from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.evaluation.predictors import OTHER_MODEL
 from n2g_assets.evaluation.texts import TextName
 
 NEAR_ZERO = 0.1
 """Mean F1 under which the shuffled control counts as next to nothing."""
-
-_CONTROL = "graph_reinitialised"
 
 
 def score_checks(study: Study) -> list[dg.AssetChecksDefinition]:
@@ -63,7 +62,7 @@ def _none_missing(bench: Workbench, layer: int) -> list[str]:
     texts = [text for text in bench.study.texts if text in set(evaluation["text"])]
     lone = len(sound) < 2  # then there is no other unit's graph
     for predictor in bench.study.predictors:
-        if predictor == _CONTROL or (predictor == "graph_shuffled" and lone):
+        if predictor == OTHER_MODEL or (predictor == "graph_shuffled" and lone):
             continue
         for text in texts:
             rows = evaluation.filter(pl.col("predictor") == predictor, pl.col("text") == text)

@@ -101,8 +101,7 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
 
 def _deps(study: Study, stage: Stage) -> list[dg.AssetKey]:
     """What a stage reads: the study's own stages, and of its control study the stage of the same name."""
-    absent = {"rule_tests"} if study.settings.preset == "paper" else set()
-    deps = [study.key(name) for name in stage.upstream if name not in absent]
+    deps = [study.key(name) for name in stage.upstream if study.tries_rules or name != "rule_tests"]
     return [*deps, study.companion.key(stage.name)] if stage.control and study.companion is not None else deps
 
 

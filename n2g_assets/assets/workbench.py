@@ -59,6 +59,11 @@ class Study:
         return TEXTS if self.settings.preset == "full" else ("top",)
 
     @property
+    def tries_rules(self) -> bool:
+        """Whether it has the stage ``rule_tests``: the paper does not try its rules on the model."""
+        return self.settings.preset == "full"
+
+    @property
     def predictors(self) -> tuple[PredictorName, ...]:
         """The predictors that are scored."""
         return PREDICTORS if self.settings.preset == "full" else PAPER_PREDICTORS
@@ -339,9 +344,8 @@ class Workbench:
     @property
     def fresh_contexts(self) -> pl.DataFrame:
         """Contexts that no graph was built from; where nothing is held out, those of the harvest."""
-        held_out = self.read("contexts").filter(pl.col("split") == "held_out")
-        fresh = first_documents(held_out, self.settings.evaluation.random_tokens)
-        return fresh if fresh.height else self.contexts
+        fresh = self.held_out_contexts.get("random")
+        return self.contexts if fresh is None else fresh
 
     def read_texts(self, layers: Sequence[int], show: Progress) -> dict[TextName, Readings]:
         """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""

@@ -23,12 +23,13 @@ from jaxtyping import Float64, Int64
 
 from n2g_assets.errors import N2GError
 from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
+from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.counterexamples import Counterexamples, rules_of_ends
 from n2g_assets.evaluation.failures import name_failures
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import Predictor, PredictorName
 from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
-from n2g_assets.evaluation.scores import Scores, poisson_weights
+from n2g_assets.evaluation.scores import Scores
 from n2g_assets.evaluation.texts import HeldOutText, TextName, quantile_windows
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph

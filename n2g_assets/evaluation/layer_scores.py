@@ -18,13 +18,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64, Int64
 
-from n2g_assets.evaluation.scores import HUNDREDTHS, Draws, interval
+from n2g_assets.evaluation.bootstrap import interval
+from n2g_assets.evaluation.predictors import OTHER_MODEL
+from n2g_assets.evaluation.scores import HUNDREDTHS, Draws
 from n2g_assets.storage.tables import TABLES
 
 COMPARED_WITH = "token_lookup"
 """The predictor that ``f1_gain`` is measured against."""
-OTHER_MODEL = "graph_reinitialised"
-"""Its units are scored on another model's activations: it has no gain."""
 
 
 class LayerScores:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -33,20 +33,12 @@ PredictorName = Literal[
     "graph_reinitialised",
     "graph_unaugmented",
 ]
-PREDICTORS: tuple[PredictorName, ...] = (
-    "graph",
-    "token_lookup",
-    "ngram",
-    "ngram_backoff",
-    "skip_bigram",
-    "always_zero",
-    "graph_shuffled",
-    "graph_reinitialised",
-    "graph_unaugmented",
-)
+PREDICTORS: tuple[PredictorName, ...] = get_args(PredictorName)
 """Values of ``evaluation.predictor``, in order."""
 PAPER_PREDICTORS: tuple[PredictorName, ...] = ("graph", "token_lookup", "ngram")
 """Those of the preset ``paper``."""
+OTHER_MODEL: PredictorName = "graph_reinitialised"
+"""The control whose units are scored on another model's activations."""
 
 
 class Predictor(Protocol):

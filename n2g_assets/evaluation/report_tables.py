@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from n2g_assets.drawing.axes import styles
-from n2g_assets.evaluation.layer_scores import OTHER_MODEL
+from n2g_assets.evaluation.predictors import OTHER_MODEL
 from n2g_assets.evaluation.report_blocks import NONE, Cell, Table, count, of_total, scored, share, words
 from n2g_assets.evaluation.report_findings import PREDICTORS, text_name
-from n2g_assets.method.display import clean_text
+from n2g_assets.method.display import clean_text, unit_text
 
 PUBLISHED = {
     "precision": (0.74, 0.66, 0.60, 0.48, 0.44, 0.45),
@@ -217,7 +217,7 @@ def window(token_ids: Sequence[int], tokens: Mapping[int, bytes]) -> tuple[str, 
 
 def unit_name(row: Mapping[str, int]) -> str:
     """A unit as layer 7, neuron 12; the sign is named where it is negative."""
-    return f"layer {row['layer']}, neuron {row['neuron']}" + ("" if row["sign"] > 0 else ", negative")
+    return unit_text(row["layer"], row["neuron"], row["sign"])
 
 
 def unit_counts(units: pl.DataFrame) -> Table:

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 
-from n2g_assets.evaluation.bootstrap import FEWEST_DOCUMENTS, Cells, draw_scores, interval, poisson_weights
+from n2g_assets.evaluation.bootstrap import FEWEST_DOCUMENTS, Cells, draw_scores, interval
 from n2g_assets.evaluation.metrics import Counts
-
-__all__ = ["CALIBRATION_BINS", "HUNDREDTHS", "LEVELS", "Draws", "Scores", "interval", "poisson_weights"]
 
 LEVELS = 1000
 """Levels of a prediction in the unit interval; the last one holds 1 and more."""

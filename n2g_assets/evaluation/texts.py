@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,7 @@ from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.text import EncodedText
 
 TextName = Literal["top", "quantiles", "random", "out_of_domain"]
-TEXTS: tuple[TextName, ...] = ("top", "quantiles", "random", "out_of_domain")
+TEXTS: tuple[TextName, ...] = get_args(TextName)
 """Values of ``evaluation.text``, in order."""
 
 DECILES = 10

@@ -1,7 +1,6 @@
 """The report: what it says, that it keeps to itself, and how a browser shows it."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +14,7 @@ from n2g_assets.evaluation.report_blocks import layers_listed, plain_share, shar
 from n2g_assets.evaluation.report_findings import compare, rule_findings
 from n2g_assets.evaluation.report_tables import paper_table, rule_tests, window
 from n2g_assets.storage.tables import TABLES
+from n2g_assets_tests.browser import BROWSER, needs_browser
 from n2g_assets_tests.evaluation import report_facts
 from n2g_assets_tests.evaluation.report_facts import HOSTILE, evaluation_row, layer_row
 
@@ -22,7 +22,6 @@ SECTIONS = [
     "Summary", "Protocol", "Results", "Controls", "Rule tests", "Failures", "Counterexamples",
     "Units and denominators", "Reproduce",
 ]  # fmt: skip
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 class Page(HTMLParser):
@@ -249,9 +248,6 @@ def browse(tmp_path, html: str, *flags: str) -> str:
         f"--user-data-dir={tmp_path / 'profile'}", *flags, (tmp_path / "report.html").as_uri(),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
-
-
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
 
 
 @needs_browser

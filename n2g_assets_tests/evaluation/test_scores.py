@@ -16,7 +16,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from n2g_assets.evaluation.scores import Draws, Scores, poisson_weights
+from n2g_assets.evaluation.bootstrap import poisson_weights
+from n2g_assets.evaluation.scores import Draws, Scores
 from n2g_assets.method.results import unit_schema
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
