@@ -62,11 +62,8 @@ format: $(READY_DEV) ## format the code
 readme: $(READY) ## bring the generated parts of the README up to date
 	@$(BIN)/python -m n2g_assets.readme
 
-bench: demo $(READY_DEV) ## measure, on what the demo stores: each script prints one ratio last
-	@$(BIN)/python benchmarks/harvest.py
-	@$(BIN)/python benchmarks/graphs.py --units 1 --contexts 1
-	@$(BIN)/python benchmarks/predict.py
-	@$(BIN)/python benchmarks/evaluation.py
+bench: demo $(READY_DEV) ## measure, on what the demo stores: one table, and bench.json in N2G_HOME (ONLY=predict)
+	@$(BIN)/python benchmarks/bench.py $(addprefix --only ,$(ONLY))
 
 clean: ## remove the environment's marks; data in N2G_HOME stays
 	@rm -f $(READY) $(READY_DEV)

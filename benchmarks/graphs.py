@@ -1,17 +1,19 @@
-"""How many times faster units get their graphs than in a loop that works as the authors' code does.
+"""How many times fewer tokens and seconds a graph takes than in a loop that works as the authors' code does.
 
 Ours: the stages from pruning to graph (prune, saliency, augment, graph), all units of a layer as one block. The loop:
 one unit and one prompt at a time, each forward pass through the whole model and its unembedding; whole contexts are
 run again, pruning tries every 5th token, every prompt and every variant, kept or not, gets its whole importance matrix
 (every token masked in turn, all positions). As in the authors' code a matrix is one batch and truncations go four at a
 time; ``--single`` gives every masked or truncated prompt a pass of its own. The loop does not build the graph.
-Substitutes come from the same proposer, which the loop asks one prompt at a time.
+Substitutes come from the same proposer, which the loop asks one prompt at a time; its tokens count on neither side, its
+seconds on both.
 
 Both work on the same model and the same train contexts: the strongest few of each unit (the loop takes minutes for all
-ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose.
+ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose. The ratios are
+geometric means over layers.
 
-    python benchmarks/graphs.py                  # layers 7 and 15, 3 units each, 3 train contexts a unit
-    python benchmarks/graphs.py --layers 0,7,15 --units 8 --contexts 10
+    python benchmarks/graphs.py                  # layers 0, 7, 15, 22 and 29, one unit each, 3 train contexts a unit
+    python benchmarks/graphs.py --study smollm2 --units 4 --contexts 10
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float32, Float64, Int32
+from rows import row
 
 from n2g_assets.corpus.documents import read_documents
 from n2g_assets.method.augment import augment_examples, choose_substitutes, make_variant
@@ -38,13 +42,15 @@ from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.settings import HarvestSettings, MethodSettings, NamedSource, NeuronSample, WheelSubject
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.batching import pad
+from n2g_assets.subject.batching import TokenBudget, pad
 from n2g_assets.subject.harvest import harvest
 from n2g_assets.subject.infill import InfillProposer
 from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets.subject.prober import LayerProber
 from n2g_assets.subject.sources import resolve_subject
 
+LAYERS = (0, 7, 15, 22, 29)
+HARVEST_TOKENS = 12_000
 PRUNE_STEP, PRUNE_BATCH = 5, 4
 """Tokens between the truncations that the authors' pruning tries, and truncations in one pass."""
 
@@ -88,8 +94,10 @@ def run_stages(
     model: SubjectModel, material: Material, vocabulary: Vocabulary, proposer: InfillProposer, method: MethodSettings
 ) -> Cost:
     """Our stages on all units of a layer as one block."""
-    prober = LayerProber(model, material.layer, HarvestSettings().batch_tokens)
+    prober = LayerProber(model, material.layer, TokenBudget(HarvestSettings().batch_tokens))
     units, a_max = material.units, material.a_max
+    prober.activations([np.zeros(2, np.int32)], units[:1])  # what is checked once a model is not counted
+    prober.tokens = 0
     before, began = (proposer.seconds, proposer.tokens), time.perf_counter()
     pruned = prune_examples(units, material.top_examples, a_max, vocabulary, prober, method).tables
     augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
@@ -119,8 +127,8 @@ class PlainLoop:
         """All train contexts of one unit."""
         before, began = (self.proposer.seconds, self.proposer.tokens), time.perf_counter()
         self.tokens = 0
-        for row in examples.filter(neuron=unit.neuron, sign=unit.sign, split="train").iter_rows(named=True):
-            pruned = self.prune(unit, np.array(row["token_ids"], np.int32), row["peak"])
+        for example in examples.filter(neuron=unit.neuron, sign=unit.sign, split="train").iter_rows(named=True):
+            pruned = self.prune(unit, np.array(example["token_ids"], np.int32), example["peak"])
             importances = self.importance_matrix(unit, pruned)[:, -1]
             for variant in self.variants(pruned, importances):
                 self.importance_matrix(unit, variant)
@@ -183,18 +191,17 @@ class PlainLoop:
             handle.remove()
         self.tokens += sum(map(len, prompts))
         values = (unit.sign * taken[0].flatten(2)[:, :, unit.neuron].float()).cpu().numpy()
-        return [row[: len(prompt)] for row, prompt in zip(values, prompts, strict=True)]
+        return [found[: len(prompt)] for found, prompt in zip(values, prompts, strict=True)]
 
 
-def stored_material(home: Home, study: str, layers: Sequence[int], number: int) -> list[Material] | None:
-    """Top examples of a study's first units, if they are stored for all these layers."""
+def stored_material(home: Home, study: str, layer: int, number: int) -> Material | None:
+    """Top examples of a study's first units, if the layer is stored."""
     store = SliceStore(home)
-    if not all(store.manifest(table, study, layer) for table in ("top_examples", "neuron_stats") for layer in layers):
+    if not all(store.manifest(table, study, layer) for table in ("top_examples", "neuron_stats")):
         return None
-    return [
-        _first_units(layer, store.read("top_examples", study, layer), store.read("neuron_stats", study, layer), number)
-        for layer in layers
-    ]
+    return _first_units(
+        layer, store.read("top_examples", study, layer), store.read("neuron_stats", study, layer), number
+    )
 
 
 def harvested_material(
@@ -229,7 +236,7 @@ def harvested_material(
         for layer in layers:
             frames = found.frames(layer)
             a_max = _a_max(frames.neuron_stats, units[layer])
-            prober = LayerProber(model, layer, settings.batch_tokens)
+            prober = LayerProber(model, layer, TokenBudget(settings.batch_tokens))
             top = choose_top_examples(units[layer], frames.top_contexts, contexts, a_max, prober, method)
             materials.append(_first_units(layer, top.tables["top_examples"], frames.neuron_stats, number))
     return materials
@@ -248,9 +255,100 @@ def _a_max(stats: pl.DataFrame, units: Sequence[Unit]) -> dict[Unit, float]:
     return {unit: values[unit] for unit in units}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What one layer's units took in both ways."""
+
+    layer: int
+    units: int
+    ours: Cost
+    loop: Cost
+
+    @property
+    def times_fewer_tokens(self) -> float:
+        return self.loop.tokens / self.ours.tokens
+
+    @property
+    def times_fewer_seconds(self) -> float:
+        return self.loop.seconds / self.ours.seconds
+
+
+def materials_of(
+    model: SubjectModel,
+    home: Home,
+    study: str,
+    layers: Sequence[int],
+    *,
+    units: int,
+    contexts: int,
+    harvest_tokens: int,
+    method: MethodSettings,
+) -> list[Material]:
+    """What both ways work on: layers that the study stores, and a harvest for the others."""
+    stored = {layer: found for layer in layers if (found := stored_material(home, study, layer, units))}
+    lacking = [layer for layer in layers if layer not in stored]
+    if lacking:
+        made = harvested_material(model, home, lacking, units, harvest_tokens, method)
+        stored |= {material.layer: material for material in made}
+    return [stored[layer].strongest(contexts) for layer in layers]
+
+
+def compare(model: SubjectModel, material: Material, method: MethodSettings, *, single: bool = False) -> Comparison:
+    """Both ways on one layer's units."""
+    vocabulary = model.vocabulary(normalise=method.normalise_tokens)
+    proposer = InfillProposer(model, vocabulary, method)
+    loop = PlainLoop(model, material.layer, vocabulary, proposer, method, single)
+    loop.activations(material.units[0], [np.zeros(32, np.int32)])  # the first pass is slower
+    ours, plain = run_stages(model, material, vocabulary, proposer, method), Cost()
+    for unit in material.units:
+        plain.add(loop.run(unit, material.top_examples))
+    return Comparison(material.layer, len(material.units), ours, plain)
+
+
+def rows(home: Home) -> list[dict[str, Any]]:
+    """The figures for the table of all benchmarks, from what the demo stores."""
+    method = MethodSettings()
+    model = load_model(home, method)
+    materials = materials_of(
+        model, home, "demo", LAYERS, units=1, contexts=3, harvest_tokens=HARVEST_TOKENS, method=method
+    )
+    found = [compare(model, material, method) for material in materials]
+    ours, proposers = (sum(getattr(one.ours, name) for one in found) for name in ("seconds", "proposer_seconds"))
+    layers = ", ".join(str(one.layer) for one in found)
+    return [
+        row(
+            f"pruning to graph, layers {layers} (tokens a unit)",
+            geometric([one.ours.tokens / one.units for one in found]),
+            geometric([one.loop.tokens / one.units for one in found]),
+            4,
+            less_is_better=True,
+        ),
+        row(
+            f"pruning to graph, layers {layers} (seconds a unit)",
+            geometric([one.ours.seconds / one.units for one in found]),
+            geometric([one.loop.seconds / one.units for one in found]),
+            10,
+            less_is_better=True,
+        ),
+        row("the proposer's part of pruning to graph (seconds)", proposers, ours, 4, less_is_better=True),
+    ]
+
+
+def geometric(values: Sequence[float]) -> float:
+    """The geometric mean."""
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def load_model(home: Home, method: MethodSettings) -> SubjectModel:
+    """The default subject model in float32."""
+    subject = WheelSubject(source="wheel", name="smollm2-135m-instruct")
+    files = resolve_subject(subject, study_folder=Path.cwd(), home=home)
+    return load_subject(files, "mlp.hook_post", HarvestSettings(), method.mask_token)
+
+
 def describe(what: str, cost: Cost, units: int) -> str:
     return (
-        f"{what}: {cost.seconds / units:7.2f} s a unit, {cost.tokens / units:8,.0f} tokens a unit, of the seconds "
+        f"  {what}: {cost.seconds / units:7.2f} s a unit, {cost.tokens / units:8,.0f} tokens a unit, of the seconds "
         f"{cost.proposer_seconds / units:.2f} ({cost.proposer_seconds / cost.seconds:.0%}) the proposer's, which ran "
         f"{cost.proposer_tokens / units:,.0f} tokens of its own"
     )
@@ -258,55 +356,38 @@ def describe(what: str, cost: Cost, units: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", default="7,15", help="comma-separated")
-    parser.add_argument("--units", type=int, default=3, help="units of each layer")
+    parser.add_argument("--layers", default=",".join(map(str, LAYERS)), help="comma-separated")
+    parser.add_argument("--units", type=int, default=1, help="units of each layer")
     parser.add_argument("--contexts", type=int, default=3, help="train contexts of each unit, the strongest first")
     parser.add_argument("--study", default="demo", help="study whose stored top examples are taken")
-    parser.add_argument("--harvest-tokens", type=int, default=40_000, help="tokens of the harvest if none is stored")
+    parser.add_argument(
+        "--harvest-tokens", type=int, default=HARVEST_TOKENS, help="tokens of the harvest for layers not stored"
+    )
     parser.add_argument("--single", action="store_true", help="the loop runs every prompt in a pass of its own")
     options = parser.parse_args()
 
     home, method = Home.from_environment(), MethodSettings()
-    subject = WheelSubject(source="wheel", name="smollm2-135m-instruct")
-    files = resolve_subject(subject, study_folder=Path.cwd(), home=home)
-    model = load_subject(files, "mlp.hook_post", HarvestSettings(), method.mask_token)
-    vocabulary = model.vocabulary(normalise=method.normalise_tokens)
-    proposer = InfillProposer(model, vocabulary, method)
+    model = load_model(home, method)
     layers = [int(layer) for layer in options.layers.split(",")]
-    materials = stored_material(home, options.study, layers, options.units)
-    origin = f"the study {options.study}"
-    if materials is None:
-        origin = f"a harvest of {options.harvest_tokens:,} tokens"
-        materials = harvested_material(model, home, layers, options.units, options.harvest_tokens, method)
-    materials = [material.strongest(options.contexts) for material in materials]
+    materials = materials_of(
+        model, home, options.study, layers,
+        units=options.units, contexts=options.contexts, harvest_tokens=options.harvest_tokens, method=method,
+    )  # fmt: skip
     if not all(material.units for material in materials):
         parser.error("A layer has no unit with enough contexts: raise --harvest-tokens.")
-    print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads, top examples of {origin}")
-    ours_total, loop_total, units_total = Cost(), Cost(), 0
+    print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads")
+    found = []
     for material in materials:
-        units = len(material.units)
-        warm_up = PlainLoop(model, material.layer, vocabulary, proposer, method, options.single)
-        warm_up.activations(material.units[0], [np.zeros(32, np.int32)])
-        ours, loop = run_stages(model, material, vocabulary, proposer, method), Cost()
-        for unit in material.units:
-            loop.add(
-                PlainLoop(model, material.layer, vocabulary, proposer, method, options.single).run(
-                    unit, material.top_examples
-                )
-            )
-        print(f"layer {material.layer}, {units} units")
-        print(describe("  ours", ours, units))
-        print(describe("  loop", loop, units))
-        print(f"  ratio {loop.seconds / ours.seconds:.1f}")
-        ours_total.add(ours)
-        loop_total.add(loop)
-        units_total += units
-    print(f"all layers, {units_total} units")
-    print(describe("  ours", ours_total, units_total))
-    print(describe("  loop", loop_total, units_total))
-    without = (loop_total.seconds - loop_total.proposer_seconds) / (ours_total.seconds - ours_total.proposer_seconds)
-    print(f"times faster, the proposer left out on both sides: {without:.1f}")
-    print(f"times faster: {loop_total.seconds / ours_total.seconds:.1f}")
+        one = compare(model, material, method, single=options.single)
+        found.append(one)
+        print(f"layer {one.layer}, {one.units} units")
+        print(describe("ours", one.ours, one.units))
+        print(describe("loop", one.loop, one.units))
+        print(f"  times fewer tokens {one.times_fewer_tokens:.1f}, seconds {one.times_fewer_seconds:.1f}", flush=True)
+    seconds, proposers = (sum(getattr(one.ours, name) for one in found) for name in ("seconds", "proposer_seconds"))
+    print(f"proposer's share of our seconds, all layers together: {proposers / seconds:.0%}")
+    print(f"times fewer tokens: {geometric([one.times_fewer_tokens for one in found]):.1f}")
+    print(f"times faster: {geometric([one.times_fewer_seconds for one in found]):.1f}")
 
 
 if __name__ == "__main__":

@@ -21,16 +21,22 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int32
+from rows import row
 
+from n2g_assets.errors import StorageError
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.text import EncodedText
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.subject.vocabulary import vocabulary_from_rows
+
+GOAL = 500.0
+TOKENS, REPETITIONS = 50_000, 9
 
 
 @dataclass
@@ -52,10 +58,10 @@ def read_graph(rows: pl.DataFrame) -> Node:
     """The nodes of one unit below a root that stands for no token."""
     root = Node(None, 0, 0, None)
     nodes: dict[int | None, Node] = {None: root}
-    for row in rows.sort("node_id").iter_rows(named=True):
-        parent, token = nodes[row["parent_id"]], row["token"]
+    for found in rows.sort("node_id").iter_rows(named=True):
+        parent, token = nodes[found["parent_id"]], found["token"]
         n_exact = parent.n_exact + (token is not None)
-        node = nodes[row["node_id"]] = Node(row["node_id"], parent.length + 1, n_exact, row["end_activation"])
+        node = nodes[found["node_id"]] = Node(found["node_id"], parent.length + 1, n_exact, found["end_activation"])
         if token is None:
             parent.ignore = node
         else:
@@ -124,52 +130,95 @@ def first_tokens(contexts: Sequence[Int32[np.ndarray, " length"]], tokens: int) 
     return list(contexts[: 1 + int(np.searchsorted(ends, tokens))])
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Both predictors on the graphs of some layers."""
+
+    compiled: Timing
+    walk: Timing
+    index_seconds: float
+    """To make the index of the text, which is in neither."""
+
+
+def compare(
+    home: Home, study: str, layers: Sequence[int] | None, units: int | None, tokens: int, walked: int, repetitions: int
+) -> Comparison:
+    """Both predictors on the stored graphs of a study; says what each layer took.
+
+    Args:
+        home: where the study is stored.
+        study: its name.
+        layers: all that are stored if None.
+        units: of each layer, the first ones; all if None.
+        tokens: held-out tokens.
+        walked: of those, tokens that the walk sees.
+        repetitions: of the compiled predictor.
+
+    Raises:
+        StorageError: graphs of a layer are not stored.
+        SystemExit: the two predict differently.
+    """
+    store = SliceStore(home)
+    stored = store.layers("graph_nodes", study)
+    layers = stored if layers is None else layers
+    if not layers or not set(layers) <= set(stored):
+        raise StorageError(f"The study {study} has graphs of the layers {stored}: materialize neuron_graphs first.")
+    held_out = store.read("contexts", study).filter(split="held_out").sort("context_id")
+    every = [np.array(token_ids, np.int32) for token_ids in held_out["token_ids"].to_list()]
+    vocabulary = vocabulary_from_rows(
+        store.read("vocabulary", study), bos_id=int(every[0][0]), mask_id=int(every[0][0])
+    )
+    contexts = first_tokens(every, tokens)
+    began = time.process_time()
+    text = EncodedText.of(contexts, vocabulary)
+    index_seconds = time.process_time() - began
+    texts = [[vocabulary.form(token) for token in context] for context in first_tokens(contexts, walked)]
+    print(f"study {study}, {len(text):,} held-out tokens, the walk sees {sum(map(len, texts)):,}")
+
+    compiled_total, walk_total = Timing(), Timing()
+    for layer in layers:
+        chosen = store.read("graph_nodes", study, layer).partition_by("neuron", "sign")[:units]
+        graphs = [TokenGraph.from_rows(unit, vocabulary) for unit in chosen]
+        values = [graph.predict(text) for graph in graphs]  # compiles, or loads what was compiled before
+        compiled = time_compiled(graphs, text, repetitions)
+        plain, expected = time_walk([read_graph(unit) for unit in chosen], texts)
+        for unit, fast, slow in zip(chosen, values, expected, strict=True):
+            if fast[: len(slow)].tolist() != slow:
+                raise SystemExit(f"Layer {layer}, neuron {unit['neuron'][0]}: the two predictors differ.")
+        report(f"layer {layer}, {len(chosen)} units, {sum(map(len, chosen)):,} nodes", compiled, plain)
+        compiled_total, walk_total = compiled_total + compiled, walk_total + plain
+    return Comparison(compiled_total, walk_total, index_seconds)
+
+
+def rows(home: Home) -> list[dict[str, Any]]:
+    """The row for the table of all benchmarks."""
+    found = compare(home, "demo", None, None, TOKENS, TOKENS, REPETITIONS)
+    return [row("compiled predictor (unit-positions/s)", found.compiled.rate, found.walk.rate, GOAL)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="demo")
     parser.add_argument("--layers", default="all", help="comma-separated, or all that are stored")
     parser.add_argument("--units", type=int, help="units of each layer, the first ones; all if left out")
-    parser.add_argument("--tokens", type=int, default=50_000, help="held-out tokens")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="held-out tokens")
     parser.add_argument("--walked", type=int, help="of those, tokens that the walk sees; all if left out")
-    parser.add_argument("--repetitions", type=int, default=9, help="of the compiled predictor; their median counts")
-    options = parser.parse_args()
-
-    store = SliceStore(Home.from_environment())
-    stored = store.layers("graph_nodes", options.study)
-    layers = stored if options.layers == "all" else [int(layer) for layer in options.layers.split(",")]
-    if not layers or not set(layers) <= set(stored):
-        parser.error(f"The study {options.study} has graphs of the layers {stored}: materialize neuron_graphs first.")
-    held_out = store.read("contexts", options.study).filter(split="held_out").sort("context_id")
-    every = [np.array(token_ids, np.int32) for token_ids in held_out["token_ids"].to_list()]
-    vocabulary = vocabulary_from_rows(
-        store.read("vocabulary", options.study), bos_id=int(every[0][0]), mask_id=int(every[0][0])
+    parser.add_argument(
+        "--repetitions", type=int, default=REPETITIONS, help="of the compiled predictor; their median counts"
     )
-    contexts = first_tokens(every, options.tokens)
-    began = time.process_time()
-    text = EncodedText.of(contexts, vocabulary)
-    index_seconds = time.process_time() - began
-    texts = [
-        [vocabulary.form(token) for token in context]
-        for context in first_tokens(contexts, options.walked or options.tokens)
-    ]
-    print(f"study {options.study}, {len(text):,} held-out tokens, the walk sees {sum(map(len, texts)):,}")
-
-    compiled_total, walk_total = Timing(), Timing()
-    for layer in layers:
-        units = store.read("graph_nodes", options.study, layer).partition_by("neuron", "sign")[: options.units]
-        graphs = [TokenGraph.from_rows(unit, vocabulary) for unit in units]
-        values = [graph.predict(text) for graph in graphs]  # compiles, or loads what was compiled before
-        compiled = time_compiled(graphs, text, options.repetitions)
-        plain, expected = time_walk([read_graph(unit) for unit in units], texts)
-        for unit, fast, slow in zip(units, values, expected, strict=True):
-            if fast[: len(slow)].tolist() != slow:
-                raise SystemExit(f"Layer {layer}, neuron {unit['neuron'][0]}: the two predictors differ.")
-        report(f"layer {layer}, {len(units)} units, {sum(map(len, units)):,} nodes", compiled, plain)
-        compiled_total, walk_total = compiled_total + compiled, walk_total + plain
-    with_index = compiled_total + Timing(0, index_seconds)
-    report("all layers, equal at every position", compiled_total, walk_total)
-    report(f"with the index of the text ({1e3 * index_seconds:.1f} ms)", with_index, walk_total)
-    print(f"compiled predictor over a Python walk: {compiled_total.rate / walk_total.rate:.0f} x")
+    options = parser.parse_args()
+    layers = None if options.layers == "all" else [int(layer) for layer in options.layers.split(",")]
+    walked = options.walked or options.tokens
+    try:
+        found = compare(
+            Home.from_environment(), options.study, layers, options.units, options.tokens, walked, options.repetitions
+        )
+    except StorageError as error:
+        parser.error(str(error))
+    with_index = found.compiled + Timing(0, found.index_seconds)
+    report("all layers, equal at every position", found.compiled, found.walk)
+    report(f"with the index of the text ({1e3 * found.index_seconds:.1f} ms)", with_index, found.walk)
+    print(f"compiled predictor over a Python walk: {found.compiled.rate / found.walk.rate:.0f} x")
 
 
 def report(what: str, compiled: Timing, plain: Timing) -> None:

@@ -207,12 +207,12 @@ class MethodSettings(Settings):
     """Candidates by p(token | left) at a position."""
     infill_rescored: StrictInt = Field(default=8, ge=1)
     """Of those, how many are rescored by the tokens to their right."""
-    infill_right_tokens: StrictInt = Field(default=8, ge=0)
-    """Tokens to the right that rescoring reads."""
+    infill_right_tokens: StrictInt = Field(default=1, ge=0)
+    """Tokens to the right that rescoring reads; 8 choose 92 to 97 % the same substitutes at twice the time."""
     normalise_tokens: bool = True
     """Match tokens in lower case and without white space (DESIGN section 6, step 5)."""
-    units_per_block: StrictInt = Field(default=4, ge=1)
-    """Units worked on together; a block is a checkpoint. Does not change the result."""
+    units_per_block: StrictInt = Field(default=32, ge=1)
+    """Units whose prompts share batches; a finished block is a checkpoint. Does not change the result."""
 
     @model_validator(mode="after")
     def _rescored_within_candidates(self) -> MethodSettings:

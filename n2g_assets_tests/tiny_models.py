@@ -139,6 +139,32 @@ def tiny_neox(
     return save_tiny_model(folder, config, seed)
 
 
+def tiny_gemma(
+    folder: Path, *, n_layers: int = 3, d_mlp: int = 48, max_context: int = 128, seed: int = 0
+) -> SubjectFiles:
+    """Gemma 3 shape: GELU by tanh, gated, norms on both sides of attention and MLP, windows and full attention."""
+    from transformers import Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        num_hidden_layers=n_layers,
+        hidden_size=32,
+        intermediate_size=d_mlp,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=8,
+        layer_types=["full_attention" if layer % 2 else "sliding_attention" for layer in range(n_layers)],
+        max_position_embeddings=max_context,
+        vocab_size=VOCABULARY,
+        bos_token_id=1,
+        eos_token_id=0,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+    return save_tiny_model(folder, config, seed)
+
+
 def tiny_solu(
     folder: Path, *, n_layers: int = 2, d_mlp: int = 48, max_context: int = 128, seed: int = 0
 ) -> SubjectFiles:

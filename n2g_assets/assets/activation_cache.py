@@ -13,7 +13,7 @@ import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.probing import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
@@ -68,7 +68,7 @@ def _fill(bench: Workbench, layer: int, show: Progress) -> StageReport:
 
 
 def _write_ledger(bench: Workbench, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
-    stats = of_units(bench.read("neuron_stats", layer, columns=["neuron", "sign", "max"]), units)
+    stats = bench.read("neuron_stats", layer, columns=["neuron", "sign", "max"], units=units)
     dead = pl.col("max") <= 0
     ledger = stats.select(
         "neuron",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.storage.stages import StageReport
 
@@ -15,14 +15,13 @@ _SETTINGS = (
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    pruned = bench.read("pruned_examples", layer)
     return fill_layer(
         bench, STAGE, layer,
         previous="pruned_examples",
-        inputs={"pruned_examples": pruned},
+        inputs=("pruned_examples",),
         settings=_SETTINGS,
         compute=lambda units, a_max: augment_examples(
-            units, of_units(pruned, units), bench.vocabulary,
+            units, bench.read("pruned_examples", layer, units=units), bench.vocabulary,
             bench.prober(layer), bench.proposer, bench.settings.method,
         ),
         show=show,

@@ -77,24 +77,25 @@ def _sound(stage: str) -> LayerCheck:
 
 def _table_faults(bench: Workbench, stage: str, table: str, layer: int) -> list[str]:
     schema = TABLES[table]
-    frame = bench.read(table, layer)
     faults = []
-    if frame.schema != schema.schema:
-        faults.append(f"{table} has the columns {frame.schema}, not those of storage/tables.py")
+    columns = bench.columns(table, layer)
+    if columns != schema.schema:
+        faults.append(f"{table} has the columns {columns}, not those of storage/tables.py")
         return faults
-    if frame.select(pl.struct(schema.key).is_duplicated().any()).item():
+    keys = bench.read(table, layer, columns=schema.key)
+    if keys.select(pl.struct(schema.key).is_duplicated().any()).item():
         faults.append(f"{table} repeats a key")
     for column, dtype in schema.schema.items():
-        if dtype.is_float() and frame[column].is_nan().any():
-            faults.append(f"{table}.{column} holds NaN")
-        if isinstance(dtype, pl.List) and dtype.inner.is_float() and frame[column].explode().is_nan().any():
-            faults.append(f"{table}.{column} holds NaN")
+        if dtype.is_float() or (isinstance(dtype, pl.List) and dtype.inner.is_float()):
+            values = bench.read(table, layer, columns=[column])[column]  # one column is in memory at a time
+            if (values if dtype.is_float() else values.explode()).is_nan().any():
+                faults.append(f"{table}.{column} holds NaN")
     ledger = bench.read("ledger", layer, part=stage)
     listed = {(row["neuron"], row["sign"]): row["status"] for row in ledger.iter_rows(named=True)}
     asked = {tuple(unit) for unit in bench.units(layer)}
     if set(listed) != asked:
         faults.append(f"the ledger of {stage} names {len(listed)} units, {len(asked)} were asked for")
-    there = set(frame.select("neuron", "sign").unique().iter_rows())
+    there = set(keys.select("neuron", "sign").unique().iter_rows())
     sound = {unit for unit, status in listed.items() if status == "ok"}
     if table in _EVERY_UNIT_HAS_ROWS and sound - there:
         faults.append(f"{table} lacks {len(sound - there)} units that the ledger calls ok")
@@ -124,8 +125,9 @@ def _recompute_faults(bench: Workbench, table: str, layer: int) -> list[str]:
     rng = np.random.default_rng(np.random.SeedSequence([layer, len(units)]))
     chosen = [units[i] for i in rng.permutation(len(units))[:_SAMPLED_UNITS]]
     a_max = bench.a_max(layer, chosen)
-    rows = bench.read(table, layer)
-    contexts = dict(bench.contexts.select("context_id", "token_ids").iter_rows())
+    rows = bench.read(table, layer, units=chosen)
+    named = bench.contexts.join(rows, on="context_id", how="semi")
+    contexts = dict(named.select("context_id", "token_ids").iter_rows())
     faults = []
     for unit in chosen:
         mine = rows.filter(pl.col("neuron") == unit.neuron, pl.col("sign") == unit.sign).head(_SAMPLED_CONTEXTS)

@@ -1,9 +1,15 @@
-"""Stage ``evaluation``: every predictor on every text, with intervals, controls and counterexamples."""
+"""Stage ``evaluation``: every predictor on every text, with intervals, controls and counterexamples.
+
+Units are scored block by block. What their draws of documents add up to, which no table holds, is kept beside the
+blocks until the layer's means are written, so that a killed run need not score again what it had scored.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,7 +18,7 @@ import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
 from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
@@ -22,6 +28,7 @@ from n2g_assets.evaluation.report import PUBLISHED_F1, pooled_bins, pooled_level
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
+from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.storage.tables import TABLES
@@ -73,9 +80,13 @@ def _also(bench: Workbench, layer: int) -> dict[str, Any]:
 def _input_hash(bench: Workbench, layer: int) -> str:
     """Of the layer's means: of what the rows are made from, and of the rows."""
     rows = [bench.manifest("evaluation", layer).content_hash, bench.manifest("ledger", layer, STAGE.name).content_hash]
-    also = _also(bench, layer)
-    method = bench.settings.method.model_dump()
-    return hash_json([_CODE_VERSION, bench.model_hash, bench.units(layer), method, also, rows])
+    return hash_json([*_origin(bench, layer), rows])
+
+
+def _origin(bench: Workbench, layer: int) -> list[Any]:
+    """What the rows are made from."""
+    method = bench.settings.method.model_dump(exclude={"units_per_block"})
+    return [_CODE_VERSION, bench.model_hash, bench.units(layer), method, _also(bench, layer)]
 
 
 def _control(bench: Workbench) -> Workbench:
@@ -86,38 +97,60 @@ def _control(bench: Workbench) -> Workbench:
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
     scoring = LayerScoring(bench, layer, show)
-    frames = {name: bench.read(name, layer) for name in ("top_examples", "graph_nodes")}
     report = fill_layer(
         bench, STAGE, layer,
         previous="neuron_graphs",
-        inputs=frames,
+        inputs=("top_examples", "graph_nodes"),
         settings=("firing_threshold", "normalise_tokens"),
         compute=scoring.compute,
         show=show,
         also=_also(bench, layer),
-        together=True,
     )  # fmt: skip
     if not _is_fresh(bench, layer):
-        scored = bench.read("evaluation", layer).select("neuron", "sign").unique().height
-        if scoring.scored != scored:  # rows of an interrupted run were taken over: their draws are gone
-            units = [Unit(*row) for row in bench.read("evaluation", layer).select("neuron", "sign").unique().rows()]
-            scoring.compute(sorted(units, key=bench.units(layer).index), bench.a_max(layer, bench.units(layer)))
+        scored = set(bench.read("evaluation", layer, columns=["neuron", "sign"]).unique().iter_rows())
+        if not scored <= scoring.means.units:  # rows of an earlier run were taken over, and their draws are gone
+            scoring = LayerScoring(bench, layer, show)
+            scoring.start_anew()
+            scoring.compute_all([unit for unit in bench.units(layer) if unit in scored])
         frame = pl.concat([scoring.means.frame(), *_control_means(bench, layer)])
         bench.write(
             "layer_scores", frame, layer=layer, input_hash=_input_hash(bench, layer), code_version=_CODE_VERSION
         )
+        scoring.start_anew()
     return report
 
 
 class LayerScoring:
-    """Scores units of a layer once they are asked for, and keeps the layer's means."""
+    """Scores units of a layer block by block, and keeps the layer's means."""
 
     def __init__(self, bench: Workbench, layer: int, show: Progress) -> None:
         self.bench, self.layer, self.show = bench, layer, show
-        self.scored = 0
-        self.means = self._means()
 
-    def _means(self) -> LayerScores:
+    @cached_property
+    def means(self) -> LayerScores:
+        """The layer's means so far; those of an interrupted run are taken over with its rows."""
+        means = self._no_means()
+        try:
+            with np.load(self._kept, allow_pickle=False) as kept:
+                if str(kept["origin"]) == self._origin:
+                    means.take_over(kept)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            pass  # nothing was kept, or it is damaged: units whose rows are there are then scored again
+        return means
+
+    def start_anew(self) -> None:
+        """Forget what is kept of the means on disk."""
+        self._kept.unlink(missing_ok=True)
+
+    @property
+    def _kept(self) -> Path:
+        return self.bench.home.cache / "sums" / self.bench.study.name / f"{self.layer}.npz"
+
+    @cached_property
+    def _origin(self) -> str:
+        return hash_json(_origin(self.bench, self.layer))
+
+    def _no_means(self) -> LayerScores:
         asked = len(self.bench.units(self.layer))
         study = self.bench.study
         texts = ["top", *(name for name in study.texts if name in self.bench.held_out_contexts)]
@@ -127,19 +160,17 @@ class LayerScoring:
         return LayerScores(asked, study.settings.evaluation.bootstrap_draws, expected)
 
     def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
-        """The rows of some units."""
+        """The rows of a block of units; the means take in each unit once, however often it is asked about."""
         bench, layer = self.bench, self.layer
-        self.means = self._means()
-        materials = self._materials(units, a_max)
-        block = evaluate_units(units, materials, self.means, self.show)
-        self.scored = block.tables["evaluation"].select("neuron", "sign").unique().height
+        block = evaluate_units(units, self._materials(units, a_max), self.means)
+        kept = {"origin": np.array(self._origin), **self.means.sums()}
+        write_atomically(self._kept, lambda temporary: _save(temporary, kept))
         if bench.study.companion is None:
             return block
-        control = _control(bench).read("evaluation", layer).filter(pl.col("predictor") == "graph")
+        control = _control(bench).read("evaluation", layer, units=units).filter(pl.col("predictor") == "graph")
         scored = block.tables["evaluation"].select("neuron", "sign").unique()
         control = (
-            of_units(control, units)
-            .join(scored, on=["neuron", "sign"], how="semi")
+            control.join(scored, on=["neuron", "sign"], how="semi")
             .with_columns(predictor=pl.lit(OTHER_MODEL))
             .drop("study", "layer")
         )
@@ -147,31 +178,48 @@ class LayerScoring:
             block.tables | {"evaluation": pl.concat([block.tables["evaluation"], control])}, block.ledger
         )
 
+    def compute_all(self, units: Sequence[Unit]) -> None:
+        """Scores units for the means alone: their rows are there."""
+        a_max = self.bench.a_max(self.layer, units)
+        size = self.bench.settings.method.units_per_block
+        for start in range(0, len(units), size):
+            self.show(start, len(units))
+            self.compute(list(units[start : start + size]), a_max)
+
     def _materials(self, units: list[Unit], a_max: Mapping[Unit, float]) -> Materials:
         bench, layer = self.bench, self.layer
-        study, asked = bench.study, bench.units(layer)
-        frames = {name: bench.read(name, layer) for name in _INPUTS}
-        frames["activations"] = of_units(bench.read("activations", layer), asked)
+        study = bench.study
+        frames = {name: bench.read(name, layer, units=units) for name in (*_INPUTS, "activations")}
+        partners = [self._partners[unit] for unit in units if unit in self._partners]
+        frames["graph_nodes"] = bench.read("graph_nodes", layer, units=[*units, *partners])
         if study.tries_rules:
-            frames["rule_tests"] = bench.read("rule_tests", layer)
+            frames["rule_tests"] = bench.read("rule_tests", layer, units=units)
         else:
             frames["rule_tests"] = TABLES["rule_tests"].empty()
-        with_graph = set(frames["graph_nodes"].select("neuron", "sign").unique().iter_rows())
         rivals = {"ngram_backoff", "skip_bigram"} & set(study.predictors)
-        seed = [study.settings.evaluation.seed, layer]
         return Materials(
             rows=LayerRows(layer=layer, **frames),
             a_max=a_max,
             vocabulary=bench.vocabulary,
             harvest=bench.harvest_text if rivals else None,
             strongest=bench.settings.harvest.strongest,
-            texts=self._texts(),
-            partners=shuffled_partners([unit for unit in asked if tuple(unit) in with_graph], seed),
+            texts=self._texts,
+            partners=self._partners,
             predictors=study.predictors,
             method=study.settings.method,
             evaluation=study.settings.evaluation,
         )
 
+    @cached_property
+    def _partners(self) -> dict[Unit, Unit]:
+        """By unit, the one whose graph is its control."""
+        bench = self.bench
+        nodes = bench.read("graph_nodes", self.layer, columns=["neuron", "sign"])
+        with_graph = set(nodes.unique().iter_rows())
+        seed = [bench.study.settings.evaluation.seed, self.layer]
+        return shuffled_partners([unit for unit in bench.units(self.layer) if unit in with_graph], seed)
+
+    @cached_property
     def _texts(self) -> list[HeldOutText]:
         bench, layer = self.bench, self.layer
         if not bench.held_out_contexts:
@@ -186,6 +234,11 @@ class LayerScoring:
             HeldOutText.of(name, found.shards, bench.vocabulary, partial(read, name))
             for name, found in readings.items()
         ]
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # given a name, NumPy would add an ending to it
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _control_means(bench: Workbench, layer: int) -> list[pl.DataFrame]:
@@ -225,7 +278,8 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
         if graph.height:
             row = graph.row(0, named=True)
             metadata[f"mean F1 of the graph, {text}"] = round(row["f1_all"], 4)
-    evaluation = bench.read("evaluation", layer)
+    binned = [name for name in TABLES["evaluation"].schema if name.startswith("calibration_")]
+    evaluation = bench.read("evaluation", layer, columns=["predictor", "text", *binned])
     text = "random" if "random" in set(evaluation["text"]) else "top"
     bins = pooled_bins(evaluation.filter(pl.col("text") == text))
     figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {text}")

@@ -5,42 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import dagster as dg
-import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.drawing.plots import as_markdown_image
 from n2g_assets.drawing.svg import draw_graph
 from n2g_assets.method.display import unit_text
 from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.probing import Unit
 from n2g_assets.storage.stages import StageReport
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    pruned, saliencies, augmented = (
-        bench.read(name, layer) for name in ("pruned_examples", "saliencies", "augmented_examples")
-    )
     return fill_layer(
         bench, STAGE, layer,
         previous="augmented_examples",
-        inputs={"pruned_examples": pruned, "saliencies": saliencies, "augmented_examples": augmented},
+        inputs=("pruned_examples", "saliencies", "augmented_examples"),
         settings=("firing_threshold", "important_threshold", "normalise_tokens"),
         compute=lambda units, a_max: build_graphs(
-            units, of_units(pruned, units), of_units(saliencies, units), of_units(augmented, units),
-            a_max, bench.vocabulary, bench.settings.method,
+            units, bench.read("pruned_examples", layer, units=units), bench.read("saliencies", layer, units=units),
+            bench.read("augmented_examples", layer, units=units), a_max, bench.vocabulary, bench.settings.method,
         ),
         show=show,
     )  # fmt: skip
 
 
 def _picture(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
-    nodes = bench.read("graph_nodes", layer)
+    nodes = bench.read("graph_nodes", layer, columns=["neuron", "sign"])
     if nodes.is_empty():
         return {}
     sizes = nodes.group_by("neuron", "sign").len().sort("len", "neuron", "sign")
     neuron, sign, _ = sizes.row(sizes.height // 2)
-    graph = nodes.filter(pl.col("neuron") == neuron, pl.col("sign") == sign)
+    graph = bench.read("graph_nodes", layer, units=[Unit(neuron, sign)])
     title = f"{bench.study.name}: {unit_text(layer, neuron, sign)}"
     return {
         "a graph": dg.MetadataValue.md(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.storage.stages import StageReport
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    top_examples = bench.read("top_examples", layer)
     return fill_layer(
         bench, STAGE, layer,
         previous="top_examples",
-        inputs={"top_examples": top_examples},
+        inputs=("top_examples",),
         settings=("prune_keep", "prune_max_prefix", "firing_threshold"),
         compute=lambda units, a_max: prune_examples(
-            units, of_units(top_examples, units), a_max, bench.vocabulary, bench.prober(layer), bench.settings.method
+            units, bench.read("top_examples", layer, units=units), a_max, bench.vocabulary, bench.prober(layer),
+            bench.settings.method,
         ),
         show=show,
     )  # fmt: skip

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import polars as pl
 
-from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Workbench, of_units
+from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Workbench
 from n2g_assets.drawing.svg import draw_graph
 from n2g_assets.errors import StorageError
 from n2g_assets.evaluation.report import ExampleGraph, ReportFacts
 from n2g_assets.method.display import unit_text
+from n2g_assets.method.probing import Unit
 from n2g_assets.storage.tables import STAGES, TABLES
 
 _EXAMPLES = 3
@@ -35,7 +36,7 @@ def report_facts(bench: Workbench) -> ReportFacts:
     if not layers:
         raise StorageError(f"No layer of study '{study.name}' is evaluated yet: materialize evaluation first.")
     counterexamples = _all(bench, "counterexamples", layers)
-    named = set(counterexamples["token_ids"].explode().drop_nulls().to_list())
+    named = set(counterexamples["token_ids"].explode().drop_nulls().unique().to_list())
     vocabulary = bench.read("vocabulary", columns=["token_id", "token"])
     evaluation = _all(bench, "evaluation", layers)
     studies = bench.read("studies").row(0, named=True)
@@ -65,8 +66,8 @@ def _all(bench: Workbench, table: str, layers: Sequence[int]) -> pl.DataFrame:
     there = set(bench.store.layers(table, bench.study.name))
     frames = []
     for layer in (layer for layer in layers if layer in there):
-        rows = bench.read(table, layer)
-        frames.append(of_units(rows, bench.units(layer)) if TABLES[table].by_unit else rows)
+        units = bench.units(layer) if TABLES[table].by_unit else None
+        frames.append(bench.read(table, layer, units=units))
     return pl.concat([TABLES[table].empty(), *frames])
 
 
@@ -122,7 +123,7 @@ def _examples(bench: Workbench, layers: Sequence[int], evaluation: pl.DataFrame)
     picked = sorted({layers[0], layers[len(layers) // 2], layers[-1]})[:_EXAMPLES]
     examples = []
     for layer in picked:
-        nodes, rules = bench.read("graph_nodes", layer), bench.read("rules", layer)
+        nodes = bench.read("graph_nodes", layer, columns=["neuron", "sign"])
         small = nodes.group_by("neuron", "sign").len().filter(pl.col("len") <= _EXAMPLE_NODES)
         best = (
             evaluation.filter(pl.col("layer") == layer, pl.col("predictor") == "graph", pl.col("text") == "top")
@@ -132,10 +133,10 @@ def _examples(bench: Workbench, layers: Sequence[int], evaluation: pl.DataFrame)
         if best.is_empty():
             continue
         neuron, sign = best.select("neuron", "sign").row(0)
-        mine = (pl.col("neuron") == neuron) & (pl.col("sign") == sign)
+        nodes, rules = (bench.read(name, layer, units=[Unit(neuron, sign)]) for name in ("graph_nodes", "rules"))
         title = unit_text(layer, neuron, sign).capitalize()
-        svg = draw_graph(nodes.filter(mine), title=title, subtitle=f"F1 on its test contexts {best['f1'][0] or 0:.2f}")
-        examples.append(ExampleGraph(layer, neuron, sign, svg, rules.filter(mine).head(_EXAMPLE_RULES)))
+        svg = draw_graph(nodes, title=title, subtitle=f"F1 on its test contexts {best['f1'][0] or 0:.2f}")
+        examples.append(ExampleGraph(layer, neuron, sign, svg, rules.head(_EXAMPLE_RULES)))
     return examples
 
 

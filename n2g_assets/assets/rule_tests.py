@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
-from n2g_assets.evaluation.rule_tests import try_rules
+from n2g_assets.assets.workbench import Workbench
+from n2g_assets.evaluation.rule_tests import FreshText, try_rules
+from n2g_assets.method.probing import Unit
+from n2g_assets.method.results import BlockResult
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    rules, nodes = bench.read("rules", layer), bench.read("graph_nodes", layer)
     evaluation = bench.settings.evaluation
     contexts = bench.fresh_contexts
+    fresh: list[FreshText] = []  # made once, and only where something is computed
+
+    def compute(units: list[Unit], a_max: dict[Unit, float]) -> BlockResult:
+        if not fresh:
+            fresh.append(FreshText.of(contexts, bench.vocabulary))
+        return try_rules(
+            units, bench.read("rules", layer, units=units), bench.read("graph_nodes", layer, units=units), fresh[0],
+            a_max, bench.prober(layer), bench.settings.method, evaluation,
+        )  # fmt: skip
+
     return fill_layer(
         bench, STAGE, layer,
         previous="neuron_graphs",
-        inputs={"rules": rules, "graph_nodes": nodes},
+        inputs=("rules", "graph_nodes"),
         settings=("firing_threshold", "normalise_tokens"),
-        compute=lambda units, a_max: try_rules(
-            units, of_units(rules, units), of_units(nodes, units), contexts, a_max, bench.vocabulary,
-            bench.prober(layer), bench.settings.method, evaluation,
-        ),
+        compute=compute,
         show=show,
         also={
             "settings": evaluation.model_dump(include={"tested_rules", "rule_texts", "seed"}),

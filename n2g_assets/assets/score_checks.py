@@ -58,7 +58,7 @@ def _none_missing(bench: Workbench, layer: int) -> list[str]:
             faults.append(f"{len(missing)} units are missing from the ledger of {stage}: materialize it again")
     ended = bench.read("ledger", layer, part="evaluation")
     sound = set(ended.filter(pl.col("status") == "ok").select("neuron", "sign").iter_rows())
-    evaluation = bench.read("evaluation", layer)
+    evaluation = bench.read("evaluation", layer, columns=["neuron", "sign", "predictor", "text"])
     texts = [text for text in bench.study.texts if text in set(evaluation["text"])]
     lone = len(sound) < 2  # then there is no other unit's graph
     for predictor in bench.study.predictors:

@@ -13,15 +13,19 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly, of_units
+from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.errors import N2GError, StorageError
 from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
+from n2g_assets.storage.tables import TABLES
 
 Extra = Callable[[Workbench, int], Mapping[str, Any]]
 LayerWork = Callable[[Workbench, int, Progress], StageReport]
+
+_HASHED_TOGETHER = 128
+"""Units whose input rows are in memory at once while they are hashed."""
 
 
 class StageConfig(dg.Config):
@@ -114,17 +118,18 @@ def _summary(report: StageReport) -> str:
 
 
 def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageReport) -> dict[str, Any]:
-    main = bench.read(stage.tables[0], layer)
+    main = stage.tables[0]
+    shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
     metadata: dict[str, Any] = {
-        "dagster/row_count": report.rows[stage.tables[0]],
+        "dagster/row_count": report.rows[main],
         "result": "reused" if report.reused else "computed",
         "seconds": round(report.seconds, 2),
         "units computed": report.computed,
         "units reused": report.kept,
         **{f"rows of {name}": rows for name, rows in report.rows.items()},
         **{f"units {status}": count for status, count in report.ledger.items()},
-        "content hash": report.content_hashes[stage.tables[0]],
-        "preview": preview(of_units(main.drop("study"), bench.units(layer)), stage.preview_columns),
+        "content hash": report.content_hashes[main],
+        "preview": preview(bench.read(main, layer, columns=shown, units=bench.units(layer))),
     }
     if stage.extra is not None:
         metadata |= stage.extra(bench, layer)
@@ -146,12 +151,12 @@ def fill_layer(
     layer: int,
     *,
     previous: str,
-    inputs: Mapping[str, pl.DataFrame],
+    inputs: Sequence[str],
     settings: Sequence[str],
     compute: Callable[[list[Unit], dict[Unit, float]], BlockResult],
     show: Progress,
+    without: Sequence[str] = (),
     also: Any = None,
-    together: bool = False,
 ) -> StageReport:
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
@@ -164,12 +169,12 @@ def fill_layer(
         settings: names of the method settings that the result depends on.
         compute: works on a block of units, given their a_max.
         show: progress in units.
+        without: columns of these tables that do not count as input.
         also: what else every unit's result depends on, as JSON.
-        together: compute all units in one block.
     """
     units = bench.units(layer)
     a_max = bench.a_max(layer, units)
-    hashes = {name: unit_rows_hashes(frame, units) for name, frame in inputs.items()}
+    hashes = {name: _input_hashes(bench, name, layer, units, without) for name in inputs}
     ledger = bench.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(neuron, sign) for neuron, sign in ledger.select("neuron", "sign").iter_rows()}
     if missing:
@@ -194,7 +199,19 @@ def fill_layer(
         unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
         carried=carried,
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
-        block_size=len(units) if together else bench.settings.method.units_per_block,
+        block_size=bench.settings.method.units_per_block,
         progress=show,
         retry_failed=bench.retry_failed,
     )
+
+
+def _input_hashes(
+    bench: Workbench, table: str, layer: int, units: Sequence[Unit], without: Sequence[str]
+) -> dict[Unit, str]:
+    """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
+    columns = [name for name in TABLES[table].schema if name not in without] if without else None
+    hashes: dict[Unit, str] = {}
+    for start in range(0, len(units), _HASHED_TOGETHER):
+        part = units[start : start + _HASHED_TOGETHER]
+        hashes |= unit_rows_hashes(bench.read(table, layer, columns=columns, units=part), part)
+    return hashes

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench, of_units
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.storage.stages import StageReport
 
 
 def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    top_contexts = of_units(bench.read("top_contexts", layer), bench.units(layer))
     return fill_layer(
         bench, STAGE, layer,
         previous="activation_cache",
-        inputs={"top_contexts": top_contexts.drop("activations")},
+        inputs=("top_contexts",),
+        without=("activations",),
         settings=("seed", "top_contexts", "contexts_per_document", "min_contexts_per_side"),
         compute=lambda units, a_max: choose_top_examples(
-            units, of_units(top_contexts, units), bench.contexts, a_max, bench.prober(layer), bench.settings.method,
-            bench.cluster_of,
+            units, bench.read("top_contexts", layer, units=units), bench.contexts, a_max, bench.prober(layer),
+            bench.settings.method, bench.cluster_of,
         ),
         show=show,
         also={"clusters": bench.clusters_hash},

@@ -27,10 +27,11 @@ from n2g_assets.method.probing import Prober, Proposer, Unit, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.settings import HarvestSettings, NeuronSample, StudySettings
 from n2g_assets.storage.home import Home
-from n2g_assets.storage.slices import Manifest, SliceStore, hash_json
+from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore, hash_json
 from n2g_assets.storage.tables import TABLES
 
 if TYPE_CHECKING:
+    from n2g_assets.subject.batching import TokenBudget
     from n2g_assets.subject.harvest import Harvest
     from n2g_assets.subject.model import SubjectModel
     from n2g_assets.subject.readings import Readings
@@ -164,14 +165,27 @@ class Workbench:
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
-        self, table: str, layer: int | None = None, part: str = "rows", columns: list[str] | None = None
+        self,
+        table: str,
+        layer: int | None = None,
+        part: str = "rows",
+        columns: Sequence[str] | None = None,
+        units: Sequence[Unit] | None = None,
     ) -> pl.DataFrame:
-        """The rows of one of this study's slices.
+        """The rows of one of this study's slices, or those of some units alone.
 
         Raises:
             StorageError: the slice is not there, or is damaged.
         """
-        return self.store.read(table, self.study.name, layer, part=part, columns=columns)
+        return self.store.read(table, self.study.name, layer, part=part, columns=columns, units=units)
+
+    def columns(self, table: str, layer: int | None = None, part: str = "rows") -> pl.Schema:
+        """The columns of one of this study's slices as they were written.
+
+        Raises:
+            StorageError: the slice is not there, or is damaged.
+        """
+        return self.store.columns(SliceKey(table, self.study.name, layer, part))
 
     def manifest(self, table: str, layer: int | None = None, part: str = "rows") -> Manifest:
         """The manifest of one of this study's slices.
@@ -271,7 +285,7 @@ class Workbench:
 
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
-        rows = of_units(self.read("neuron_stats", layer, columns=["neuron", "sign", "max"]), units)
+        rows = self.read("neuron_stats", layer, columns=["neuron", "sign", "max"], units=units)
         return {Unit(neuron, sign): value for neuron, sign, value in rows.iter_rows()}
 
     # ------------------------------------------------------------------------------------ what is asked of the model
@@ -285,7 +299,10 @@ class Workbench:
     def load_subject(self, dtype: str) -> SubjectModel:
         """The subject model as the settings name it, loaded once a process."""
         settings = self.settings
-        return _load(self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype)
+        return _load(
+            self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype,
+            self.home.locks / "forward_pass.lock",
+        )  # fmt: skip
 
     def subject(self, dtype: str = "float32") -> SubjectModel:
         """The subject model that ``subject_models`` records.
@@ -372,7 +389,13 @@ class Workbench:
         """The prober of one layer; the model decides in float32."""
         from n2g_assets.subject.prober import LayerProber
 
-        return LayerProber(self.subject(), layer, self.settings.harvest.batch_tokens)
+        return LayerProber(self.subject(), layer, self._budget)
+
+    @cached_property
+    def _budget(self) -> TokenBudget:
+        from n2g_assets.subject.batching import TokenBudget
+
+        return TokenBudget(self.settings.harvest.batch_tokens)
 
     @cached_property
     def proposer(self) -> Proposer:
@@ -401,19 +424,16 @@ def first_documents(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFr
     return contexts.join(per_document.filter(before < max_tokens), on="document_id", how="semi", maintain_order="left")
 
 
-def of_units(frame: pl.DataFrame, units: Sequence[Unit]) -> pl.DataFrame:
-    """The rows of some units."""
-    wanted = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-    return frame.join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")
-
-
 def _identity(row: Mapping[str, Any]) -> str:
     """Of a row of ``subject_models``, what makes two models the same to every number."""
     return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
 
 
 @lru_cache(maxsize=2)
-def _load(files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str, dtype: str) -> SubjectModel:
+def _load(
+    files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str, dtype: str, lock: Path
+) -> SubjectModel:
     from n2g_assets.subject.model import load_subject
+    from n2g_assets.subject.turns import Turns
 
-    return load_subject(files, hook, harvest, mask_token, dtype)  # type: ignore[arg-type]
+    return load_subject(files, hook, harvest, mask_token, dtype, Turns(lock))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from n2g_assets.settings import EvaluationSettings, MethodSettings
 
 @dataclass(frozen=True)
 class LayerRows:
-    """What was made of the units of one layer; each frame holds the rows of all of them."""
+    """What was made of some units of one layer; each frame holds the rows of all of them."""
 
     layer: int
     top_examples: pl.DataFrame
@@ -56,18 +57,31 @@ class LayerRows:
 
     def of(self, unit: Unit) -> LayerRows:
         """Those of one unit."""
+        return LayerRows(layer=self.layer, **{name: self.table(name, unit) for name in self._parts})
+
+    def table(self, name: str, unit: Unit) -> pl.DataFrame:
+        """The rows of one unit in one of the tables."""
+        part = self._parts[name].get(unit)
+        return getattr(self, name).clear() if part is None else part
+
+    @cached_property
+    def _parts(self) -> dict[str, dict[tuple[Any, ...], pl.DataFrame]]:
+        """By table and unit, its rows."""
         frames = {name: value for name, value in vars(self).items() if isinstance(value, pl.DataFrame)}
-        mine = (pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign)
-        return LayerRows(layer=self.layer, **{name: frame.filter(mine) for name, frame in frames.items()})
+        return {
+            name: frame.partition_by("neuron", "sign", as_dict=True, maintain_order=True)
+            for name, frame in frames.items()
+        }
 
 
 @dataclass(frozen=True)
 class Materials:
-    """What the units of a layer are evaluated with."""
+    """What some units of a layer are evaluated with."""
 
     rows: LayerRows
+    """Theirs; ``graph_nodes`` holds those of their partners as well."""
     a_max: Mapping[Unit, float]
-    """Largest activation over the harvest of every unit of the layer."""
+    """Largest activation over the harvest of every unit."""
     vocabulary: Vocabulary
     harvest: HarvestText | None
     """What the rivals learn from; none where they are not asked for."""
@@ -133,9 +147,8 @@ def evaluate_units(
         except Exception as error:  # of this unit alone: the others go on
             unusual[unit] = Outcome("failed", f"The unit cannot be evaluated: {type(error).__name__}: {error}.")
             continue
-        for row, draws in scored:
-            layer_scores.add(row["predictor"], row["text"], row, draws)
-            rows["evaluation"].append(row)
+        layer_scores.add_unit(unit, scored)
+        rows["evaluation"] += [row for row, _ in scored]
         rows["counterexamples"] += wrong
         failures.append(named)
     if progress is not None:
@@ -209,8 +222,8 @@ class _Evaluation:
             elif name == "always_zero":
                 yield name, AlwaysZero()
             elif name == "graph_shuffled" and self.unit in materials.partners:
-                other = materials.rows.of(materials.partners[self.unit])
-                yield name, TokenGraph.from_rows(other.graph_nodes, self.vocabulary)
+                other = materials.rows.table("graph_nodes", materials.partners[self.unit])
+                yield name, TokenGraph.from_rows(other, self.vocabulary)
             elif name == "graph_unaugmented":
                 yield name, self.unaugmented()
 

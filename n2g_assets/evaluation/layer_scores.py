@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from jaxtyping import Float32, Float64, Int64
 from n2g_assets.evaluation.bootstrap import interval
 from n2g_assets.evaluation.predictors import OTHER_MODEL
 from n2g_assets.evaluation.scores import HUNDREDTHS, Draws
+from n2g_assets.method.probing import Unit
 from n2g_assets.storage.tables import TABLES
 
 COMPARED_WITH = "token_lookup"
@@ -43,6 +45,24 @@ class LayerScores:
         self._asked = units_asked
         self._draws = draws
         self._sums: dict[tuple[str, str], _Sums] = {pair: _Sums(_Mean(draws), _Mean(draws)) for pair in expected}
+        self._units: dict[Unit, None] = {}
+
+    @property
+    def units(self) -> set[Unit]:
+        """Those that ``add_unit`` took in."""
+        return set(self._units)
+
+    def add_unit(self, unit: Unit, scored: Iterable[tuple[Mapping[str, Any], Draws]]) -> None:
+        """Takes in all scores of a unit, each once however often it is given: ``evaluation`` rows and their draws.
+
+        Raises:
+            ValueError: as ``add`` does.
+        """
+        if unit in self._units:
+            return
+        for row, draws in scored:
+            self.add(row["predictor"], row["text"], row, draws)
+        self._units[unit] = None
 
     def add(self, predictor: str, text: str, row: Mapping[str, object], draws: Draws) -> None:
         """Takes in one unit's scores by one predictor on one text.
@@ -69,6 +89,39 @@ class LayerScores:
         sums.average_precision.add(row["average_precision"], draws.average_precision)
         sums.levels_firing += draws.levels_firing
         sums.levels_silent += draws.levels_silent
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """The running sums as plain arrays, for ``take_over``."""
+        sums = list(self._sums.values())
+        means = [(one.f1, one.average_precision) for one in sums]
+        return {
+            "pairs": np.array(list(self._sums), str).reshape(-1, 2),
+            "units": np.array([tuple(unit) for unit in self._units], np.int64).reshape(-1, 2),
+            "evaluated": np.array([(one.evaluated, one.without_firing) for one in sums], np.int64),
+            "totals": np.array([[mean.total for mean in pair] for pair in means], np.float64),
+            "defined": np.array([[mean.units for mean in pair] for pair in means], np.int64),
+            "drawn_totals": np.array([[mean.drawn_total for mean in pair] for pair in means], np.float64),
+            "drawn_units": np.array([[mean.drawn_units for mean in pair] for pair in means], np.int64),
+            "levels": np.array([(one.levels_firing, one.levels_silent) for one in sums], np.int64),
+        }
+
+    def take_over(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the sums of an interrupted run, in place of its own.
+
+        Raises:
+            KeyError, ValueError: these are not the sums of such a layer; its own are as they were then.
+        """
+        pairs = [(str(predictor), str(text)) for predictor, text in sums["pairs"]]
+        found = {pair: _Sums(_Mean(self._draws), _Mean(self._draws)) for pair in pairs}
+        for number, one in enumerate(found.values()):
+            one.evaluated, one.without_firing = sums["evaluated"][number].tolist()
+            one.levels_firing[:], one.levels_silent[:] = sums["levels"][number]
+            for kind, mean in enumerate((one.f1, one.average_precision)):
+                mean.total, mean.units = float(sums["totals"][number, kind]), int(sums["defined"][number, kind])
+                mean.drawn_total[:] = sums["drawn_totals"][number, kind]
+                mean.drawn_units[:] = sums["drawn_units"][number, kind]
+        self._units = {Unit(neuron, sign): None for neuron, sign in sums["units"].tolist()}
+        self._sums = found
 
     def frame(self) -> pl.DataFrame:
         """The rows of table ``layer_scores`` without ``study`` and ``layer``, in the order of first appearance."""
@@ -119,29 +172,29 @@ class _Mean:
     def __init__(self, draws: int) -> None:
         self.total = 0.0
         self.drawn_total: Float64[np.ndarray, " draws"] = np.zeros(draws)
-        self._units = 0
-        self._drawn_units: Int64[np.ndarray, " draws"] = np.zeros(draws, dtype=np.int64)
+        self.units = 0
+        self.drawn_units: Int64[np.ndarray, " draws"] = np.zeros(draws, dtype=np.int64)
 
     def add(self, score: object, draws: Float32[np.ndarray, " draws"]) -> None:
         if isinstance(score, float):
             self.total += score
-            self._units += 1
+            self.units += 1
         defined = ~np.isnan(draws)
         self.drawn_total += np.where(defined, draws, 0)
-        self._drawn_units += defined
+        self.drawn_units += defined
 
     @property
     def mean(self) -> float | None:
-        return self.total / self._units if self._units else None
+        return self.total / self.units if self.units else None
 
     @property
     def drawn_means(self) -> Float64[np.ndarray, " draws"]:
         """NaN for a draw in which no unit is defined."""
-        return np.where(self._drawn_units > 0, self.drawn_total / np.maximum(self._drawn_units, 1), np.nan)
+        return np.where(self.drawn_units > 0, self.drawn_total / np.maximum(self.drawn_units, 1), np.nan)
 
     def drawn_means_of_all(self, asked: int) -> Float64[np.ndarray, " draws"]:
         """The same over all units asked for; a draw in which no unit is defined tells nothing but the mean itself."""
-        drawn = self.drawn_means * (self._units / asked)
+        drawn = self.drawn_means * (self.units / asked)
         return np.where(np.isnan(drawn), self.total / asked, drawn)
 
 

@@ -191,11 +191,16 @@ def pooled_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[flo
         if not style.control:
             rows = evaluation.filter(predictor=name)
             pooled[name] = (
-                np.array(rows["calibration_tokens"].to_list(), np.int64).sum(axis=0).tolist(),
-                np.array(rows["calibration_predicted"].to_list(), np.float64).sum(axis=0).tolist(),
-                np.array(rows["calibration_actual"].to_list(), np.float64).sum(axis=0).tolist(),
+                _sum_of_lists(rows["calibration_tokens"]).tolist(),
+                _sum_of_lists(rows["calibration_predicted"]).tolist(),
+                _sum_of_lists(rows["calibration_actual"]).tolist(),
             )
     return pooled
+
+
+def _sum_of_lists(lists: pl.Series) -> np.ndarray:
+    """Sum over rows of lists of one length."""
+    return lists.explode().to_numpy().reshape(len(lists), -1).sum(axis=0)
 
 
 def _paper_results(facts: ReportFacts) -> Iterator[Block]:

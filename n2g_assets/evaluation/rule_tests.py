@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -33,7 +34,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Prober, Unit, Vocabulary
-from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
+from n2g_assets.method.results import BlockResult, finish_block, frames_by_unit, rows_by_unit, unit_frame
 from n2g_assets.method.text import EncodedText
 from n2g_assets.settings import EvaluationSettings, MethodSettings
 
@@ -96,6 +97,11 @@ class FreshText:
             form_starts=np.searchsorted(np.sort(vocabulary.form_of), np.arange(len(vocabulary.forms) + 1)),
             vocabulary=vocabulary,
         )
+
+    @cached_property
+    def form_ids(self) -> dict[bytes, int]:
+        """Index of every form."""
+        return {form: index for index, form in enumerate(self.vocabulary.forms)}
 
     def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
         """A run of tokens as it stands in a random context; where that is too short, another run goes on."""
@@ -182,9 +188,8 @@ def try_rules(
     units: Sequence[Unit],
     rules: pl.DataFrame,
     graph_nodes: pl.DataFrame,
-    contexts: pl.DataFrame,
+    fresh: FreshText,
     a_max: Mapping[Unit, float],
-    vocabulary: Vocabulary,
     prober: Prober,
     method: MethodSettings,
     evaluation: EvaluationSettings,
@@ -194,10 +199,9 @@ def try_rules(
     Args:
         units: the block, all of the prober's layer.
         rules: table ``rules``; rows of other units are ignored.
-        graph_nodes: table ``graph_nodes`` of these units.
-        contexts: held-out contexts to take fresh text from: ``context_id``, ``document_id`` and ``token_ids``.
+        graph_nodes: table ``graph_nodes``; rows of other units are ignored.
+        fresh: held-out contexts to take fresh text from, and the vocabulary whose forms tokens match under.
         a_max: largest activation of each unit over the harvest.
-        vocabulary: forms under which tokens match.
         prober: asked once, for all texts of all units.
         method: ``firing_threshold`` is read.
         evaluation: ``seed``, ``tested_rules`` and ``rule_texts`` are read.
@@ -207,25 +211,23 @@ def try_rules(
         rows. A rule for which no text was found has a row with counts of 0.
 
     Raises:
-        ValueError: the contexts hold no token to draw from.
         StorageError: a graph's rows are damaged or belong to another vocabulary.
     """
-    fresh, threshold = FreshText.of(contexts, vocabulary), np.float32(method.firing_threshold)
-    form_ids = {form: index for index, form in enumerate(vocabulary.forms)}
+    threshold = np.float32(method.firing_threshold)
     own_rules = rows_by_unit(units, rules.sort("rule_id"))
+    own_nodes = frames_by_unit(units, graph_nodes)
     trials: list[RuleTrial] = []
     for unit in units:
         claims = [rule for rule in own_rules[unit] if np.float32(rule["activation"]) >= threshold]
         chosen = sorted(claims, key=lambda rule: -rule["count"])[: evaluation.tested_rules]
         if not chosen:
             continue
-        nodes = graph_nodes.filter(pl.col("neuron") == unit.neuron, pl.col("sign") == unit.sign)
-        graph = TokenGraph.from_rows(nodes, vocabulary)
+        graph = TokenGraph.from_rows(own_nodes[unit], fresh.vocabulary)
         own = [
             RuleTrial(
                 unit,
                 rule["rule_id"],
-                [None if form is None else form_ids[form] for form in rule["tokens"]],
+                [None if form is None else fresh.form_ids[form] for form in rule["tokens"]],
                 _generator(evaluation.seed, prober.layer, unit, rule["rule_id"]),
             )
             for rule in sorted(chosen, key=lambda rule: rule["rule_id"])

@@ -2,7 +2,7 @@
 
 1. ``Scores.add`` takes the text piece by piece and keeps what does not grow with its length: for each document, how
    many tokens were predicted at which level and fired or not; moments; calibration bins; coverage.
-2. ``Scores.row`` turns that into counts, ranking scores (scikit-learn's, on levels weighted by their tokens),
+2. ``Scores.row`` turns that into counts, ranking scores (as scikit-learn's, on levels weighted by their tokens),
    correlation, and 95 % intervals (``bootstrap``).
 
 The *level* of a prediction is the prediction rounded down to thousandths, within 0 to 1000. What is less than a
@@ -298,20 +298,17 @@ def _counted(cells: Cells) -> Counts:
 def _ranking(cells: Cells) -> tuple[float | None, float | None]:
     """AUROC and average precision of the levels; None where not defined.
 
-    One call gives the counts at every level; the two areas under them are those of scikit-learn's ``roc_auc_score`` and
-    ``average_precision_score``, which would ask for the same counts twice.
+    The two are scikit-learn's ``roc_auc_score`` and ``average_precision_score`` to the last digit, from the counts of
+    alarms at every level; each of these would check its arguments for longer than it counts.
     """
-    from sklearn import config_context
-    from sklearn.metrics import auc, confusion_matrix_at_thresholds
-
     kinds, tokens = _distinct(2 * cells.level + cells.fires, cells.tokens)
-    level, fires = kinds // 2, kinds % 2
+    level, fires = kinds[::-1] // 2, kinds[::-1] % 2
     if not fires.any():
         return None, None
-    with config_context(assume_finite=True, skip_parameter_validation=True):
-        _, false, _, true, _ = confusion_matrix_at_thresholds(fires, level, pos_label=1, sample_weight=tokens)
+    lasts = np.append(level[1:] != level[:-1], True)  # of each level, the highest first
+    true, false = (np.cumsum(tokens[::-1] * of)[lasts].astype(np.float64) for of in (fires, 1 - fires))
     found = np.diff(true, prepend=0) / true[-1]
     average_precision = float(found @ (true / (true + false)))
     if not false[-1]:
         return None, average_precision
-    return float(auc(np.append(0, false / false[-1]), np.append(0, true / true[-1]))), average_precision
+    return float(np.trapezoid(np.append(0, true / true[-1]), np.append(0, false / false[-1]))), average_precision

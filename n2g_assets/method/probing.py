@@ -26,6 +26,11 @@ class Prober(Protocol):
 
     layer: int
 
+    @property
+    def enough(self) -> int:
+        """Tokens that fill the machine: asking for fewer in one call takes hardly less time."""
+        ...
+
     def activations(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], units: Sequence[Unit]
     ) -> list[Float32[np.ndarray, " length"]]:

@@ -1,20 +1,21 @@
 """Stage ``pruned_examples``: the shortest prompts that still fire, and what in them matters (paper section 3.1, 3.3).
 
-1. For each train context with peak p, try the suffixes BOS + x[s..p] from the shortest on, in rounds of growing
-   length; a round asks for all open contexts of all units in one call.
+1. For each train context with peak p, try the suffixes BOS + x[s..p] from the shortest on. A wave asks for the next
+   suffix of all open contexts of all units in one call; for several lengths together where one would not fill the
+   machine.
 2. Keep the shortest that has at least ``prune_keep`` of the whole context's activation at p and whose own peak is
    still p (an equal activation at an earlier position takes the peak away: of equals the first counts, as everywhere).
    None passes: keep the longest tried, not reduced.
 3. Multiply its activations by a(full, p) / a(pruned, p), as the authors do, before they are normalised; where
    a(pruned, p) is not positive (``kept_share`` shows it) the factor is 1.
 4. Its activating positions are those that fire after that, and the peak in any case; saliency.py gives their
-   importances, from one call for all units.
+   importances, from masked prompts that join the next wave while other contexts are still being pruned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -69,29 +70,85 @@ def rescale(activations: Float32[np.ndarray, " length"], full: float, pruned: fl
     return activations * full / pruned if pruned > 0 else activations
 
 
-def prune_contexts(
-    contexts: Sequence[TrainContext], bos_id: int, prober: Prober, settings: MethodSettings
-) -> list[PrunedPrompt]:
-    """Prunes train contexts of any units of a layer, in order (steps 1 and 2)."""
-    pruned: dict[int, PrunedPrompt] = {}
-    still_open = list(range(len(contexts)))
-    for shortest, longest in _rounds(settings.prune_max_prefix + 1):
-        asked = [
-            (index, _suffix(contexts[index], length, bos_id))
-            for index in still_open
-            for length in range(shortest, min(longest, contexts[index].peak) + 1)
-        ]
-        if not asked:
-            break
-        answers = prober.activations([prompt for _, prompt in asked], [contexts[index].unit for index, _ in asked])
-        for (index, prompt), activations in zip(asked, answers, strict=True):
-            if index in pruned and pruned[index].reduced:
-                continue  # a shorter suffix of the same round passed
-            strong = float(activations[-1]) >= settings.prune_keep * contexts[index].activation
+@dataclass
+class _Trial:
+    """A train context while it is pruned."""
+
+    context: TrainContext
+    longest: int
+    """Tokens of the longest suffix to try."""
+    pruned: PrunedPrompt | None = None
+    """The shortest suffix that passed, else the longest tried."""
+    masked: list[Float32[np.ndarray, " kept"]] = field(default_factory=list)
+    """Activations of its masked prompts."""
+
+    @property
+    def passed(self) -> bool:
+        return self.pruned is not None and self.pruned.reduced
+
+    def suffix(self, length: int, bos_id: int) -> Int32[np.ndarray, " kept"]:
+        """BOS and the ``length`` tokens that end with the peak."""
+        tokens = self.context.token_ids[self.context.peak + 1 - length : self.context.peak + 1]
+        return np.concatenate([np.array([bos_id], np.int32), tokens])
+
+    def judge(
+        self, prompt: Int32[np.ndarray, " kept"], activations: Float32[np.ndarray, " kept"], prune_keep: float
+    ) -> None:
+        """Step 2 for one suffix; shorter ones come before."""
+        if not self.passed:
+            strong = float(activations[-1]) >= prune_keep * self.context.activation
             still_peak = int(np.argmax(activations[1:])) == len(prompt) - 2
-            pruned[index] = PrunedPrompt(contexts[index], prompt, activations, strong and still_peak)
-        still_open = [index for index in still_open if not pruned[index].reduced]
-    return [pruned[index] for index in range(len(contexts))]
+            self.pruned = PrunedPrompt(self.context, prompt, activations, strong and still_peak)
+
+
+def prune_contexts(
+    contexts: Sequence[TrainContext], vocabulary: Vocabulary, prober: Prober, settings: MethodSettings
+) -> Iterator[tuple[PrunedPrompt, Float32[np.ndarray, "kept length"]]]:
+    """Prunes train contexts of any units of a layer, and masks each kept token (steps 1, 2 and 4).
+
+    Yields:
+        For every context, in order, its pruned prompt and the activations of the prompt's masked prompts.
+    """
+    trials = [_Trial(context, min(settings.prune_max_prefix + 1, context.peak)) for context in contexts]
+    still_open, closed, length = trials, list[_Trial](), 0
+    while still_open or closed:
+        masked = [
+            (trial, prompt)
+            for trial in closed
+            if trial.pruned is not None
+            for prompt in masked_prompts(trial.pruned.token_ids, vocabulary.mask_id)
+        ]
+        lengths = _wave(still_open, length, sum(len(prompt) for _, prompt in masked), prober.enough)
+        suffixes = [
+            (trial, trial.suffix(some, vocabulary.bos_id))
+            for some in lengths
+            for trial in still_open
+            if some <= trial.longest
+        ]
+        asked = masked + suffixes
+        answers = prober.activations([prompt for _, prompt in asked], [trial.context.unit for trial, _ in asked])
+        for (trial, _), activations in zip(masked, answers, strict=False):
+            trial.masked.append(activations)
+        for (trial, prompt), activations in zip(suffixes, answers[len(masked) :], strict=True):
+            trial.judge(prompt, activations, settings.prune_keep)
+        length = lengths.stop - 1
+        closed = [trial for trial in still_open if trial.passed or length >= trial.longest]
+        still_open = [trial for trial in still_open if not trial.passed and length < trial.longest]
+    for trial in trials:
+        assert trial.pruned is not None
+        yield trial.pruned, np.stack(trial.masked)
+
+
+def _wave(still_open: Sequence[_Trial], tried: int, tokens: int, enough: int) -> range:
+    """Lengths of the suffixes to try together: the next one, and more while all asked tokens are not yet enough."""
+    longest = max((trial.longest for trial in still_open), default=tried)
+    upto = tried
+    while upto < longest:
+        tokens += sum(upto + 2 for trial in still_open if upto < trial.longest)
+        if upto > tried and tokens > enough:
+            break
+        upto += 1
+    return range(tried + 1, upto + 1)
 
 
 def prune_examples(
@@ -109,7 +166,7 @@ def prune_examples(
         top_examples: table ``top_examples``; only rows with split ``train`` are read.
         a_max: largest activation of each unit over the harvest.
         vocabulary: its ``bos_id`` and ``mask_id`` are read.
-        prober: asked once a round of pruning and once for all masked prompts.
+        prober: asked once a wave of pruning.
         settings: ``prune_keep``, ``prune_max_prefix`` and ``firing_threshold`` are read.
 
     Returns:
@@ -121,9 +178,8 @@ def prune_examples(
         for unit in units
         for row in train[unit]
     ]
-    pruned = prune_contexts(contexts, vocabulary.bos_id, prober, settings)
     examples, saliencies = [], []
-    for prompt, masked in zip(pruned, _masked_activations(pruned, vocabulary.mask_id, prober), strict=True):
+    for prompt, masked in prune_contexts(contexts, vocabulary, prober, settings):
         unit, full, kept = prompt.context.unit, prompt.context.activation, float(prompt.activations[-1])
         positions = prompt.activating(a_max[unit], settings.firing_threshold)
         importances = importance_rows(prompt.activations, masked, positions)
@@ -144,28 +200,3 @@ def prune_examples(
         "saliencies": unit_frame("saliencies", saliencies),
     }
     return finish_block(units, tables)
-
-
-def _rounds(longest: int) -> Iterator[tuple[int, int]]:
-    """Lengths of suffixes tried together: 1-2, 3-4, 5-8, 9-16, ... up to ``longest``."""
-    first, last = 1, 2
-    while first <= longest:
-        yield first, min(last, longest)
-        first, last = last + 1, last * 2
-
-
-def _suffix(context: TrainContext, length: int, bos_id: int) -> Int32[np.ndarray, " kept"]:
-    """BOS and the ``length`` tokens of a context that end with its peak."""
-    suffix = context.token_ids[context.peak + 1 - length : context.peak + 1]
-    return np.concatenate([np.array([bos_id], np.int32), suffix])
-
-
-def _masked_activations(
-    pruned: Sequence[PrunedPrompt], mask_id: int, prober: Prober
-) -> Iterator[Float32[np.ndarray, "kept length"]]:
-    """For every pruned prompt the activations of its masked prompts, from one call for all."""
-    prompts = [masked for one in pruned for masked in masked_prompts(one.token_ids, mask_id)]
-    units = [one.context.unit for one in pruned for _ in range(one.peak)]
-    answers = iter(prober.activations(prompts, units) if prompts else [])
-    for one in pruned:
-        yield np.stack([next(answers) for _ in range(one.peak)])

@@ -66,6 +66,12 @@ def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[
     return rows
 
 
+def frames_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
+    """The rows of each unit of a block as frames of their own, in the order of the frame; others are left out."""
+    parts = frame.partition_by("neuron", "sign", as_dict=True, maintain_order=True)
+    return {unit: parts.get((unit.neuron, unit.sign), frame.clear()) for unit in units}
+
+
 def finish_block(
     units: Sequence[Unit], tables: Mapping[str, pl.DataFrame], unusual: Mapping[Unit, Outcome] | None = None
 ) -> BlockResult:

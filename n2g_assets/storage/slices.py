@@ -27,7 +27,8 @@ from typing import Any, Literal
 import polars as pl
 
 from n2g_assets.errors import StorageError
-from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
+from n2g_assets.method.probing import Unit
+from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing
 from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.tables import TABLES, Table
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _MOVE_SECONDS = 0.05
 """Ample for a writer to move its second file into place after the first."""
+_ROW_GROUP_BYTES = 2**20
+"""Rows of about so many bytes, unpacked, stand together in a file: who reads some units leaves the other groups."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -121,7 +124,7 @@ class SliceStore:
         frame = _schema(key).conform(frame)
         _check_keys(key, frame)
         with replacing(path.with_suffix(".json")) as about_file, replacing(path) as rows_file:
-            size, sha256 = write_parquet(frame, rows_file)
+            frame.write_parquet(rows_file, compression="zstd", row_group_size=_row_group(frame))
             manifest = Manifest(
                 table=table,
                 study=study,
@@ -132,8 +135,8 @@ class SliceStore:
                 code_version=code_version,
                 rows=frame.height,
                 written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-                file_bytes=size,
-                file_sha256=sha256,
+                file_bytes=rows_file.stat().st_size,
+                file_sha256=file_sha256(rows_file),
                 unit_hashes=dict(unit_hashes or {}),
                 extra=dict(extra or {}),
             )
@@ -164,8 +167,17 @@ class SliceStore:
         part: str = "rows",
         *,
         columns: Sequence[str] | None = None,
+        units: Sequence[Unit] | None = None,
     ) -> pl.DataFrame:
         """The rows of one slice, in the order of the table's key.
+
+        Args:
+            table: a name of ``tables.TABLES``.
+            study: the study.
+            layer: the layer, for tables of a layer.
+            part: ``rows``, or the stage for the ledger.
+            columns: these columns alone, in this order.
+            units: the rows of these units alone, of a table that is kept by unit; memory is that of their rows.
 
         Raises:
             StorageError: the slice is absent, damaged or half-written.
@@ -173,7 +185,7 @@ class SliceStore:
         key = SliceKey(table, study, layer, part)
         self._checked(key)
         try:
-            rows = self._scan(key)
+            rows = self._scan(key) if units is None else _only_units(self._scan(key), units)
             return (rows if columns is None else rows.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
@@ -230,6 +242,15 @@ class SliceStore:
         if key.layer is not None:
             folder = folder / f"layer={int(key.layer)}"
         return folder / f"{_checked_name('part', key.part)}.parquet"
+
+    def columns(self, key: SliceKey) -> pl.Schema:
+        """The columns of a slice as they were written; an older version may have written others than its table has.
+
+        Raises:
+            StorageError: the slice is absent, damaged or half-written.
+        """
+        self._checked(key)
+        return self._scan(key).collect_schema()
 
     def fits(self, key: SliceKey) -> bool:
         """Whether a whole slice has the columns that its table has now; an older version may have written others."""
@@ -290,6 +311,19 @@ class SliceStore:
 
     def _scan(self, key: SliceKey) -> pl.LazyFrame:
         return pl.scan_parquet(self.path(key), hive_partitioning=False, glob=False)
+
+
+def _only_units(rows: pl.LazyFrame, units: Sequence[Unit]) -> pl.LazyFrame:
+    """The rows of some units; the first condition lets the reader leave out groups of rows of other units."""
+    neurons = [unit.neuron for unit in units]
+    wanted = pl.LazyFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    near = pl.col("neuron").is_between(min(neurons), max(neurons)) if neurons else pl.lit(False)
+    return rows.filter(near).join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")
+
+
+def _row_group(frame: pl.DataFrame) -> int:
+    """Rows of a row group."""
+    return max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
 
 
 def _schema(key: SliceKey) -> Table:

@@ -7,8 +7,12 @@
 4. A layer whose activations are not finite gets no checkpoint; the others go on without it.
 5. The frames of a layer are made by merging its shards, when they are asked for.
 
-A harvest in bfloat16 keeps a shortlist twice as long; the top contexts of the recorded units are then measured again in
-float32, and chosen by that.
+Where the device runs out of memory, the shard begins anew with half the tokens a batch, and so do all later ones.
+
+A harvest in bfloat16 keeps a shortlist twice as long; the shortlisted contexts of the recorded units are then measured
+again in float32: their top contexts are chosen by that, and a_max and the activations in them are float32. So are those
+of their strongest positions that lie in a context which was measured again; which positions are listed, their other
+activations, the moments and the quantiles stay those of bfloat16, and all that is kept of units that are not recorded.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,16 +29,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from n2g_assets.errors import SubjectError
 from n2g_assets.settings import HarvestSettings
-from n2g_assets.subject.batching import batches, pad
-from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack
+from n2g_assets.subject.batching import Batch, TokenBudget, pad, run_batches
+from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack, unpack_array
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.shards import HarvestCorpus, Shard, ShardStore, plan_shards
-from n2g_assets.subject.streaming import LayerState, LayerStream, lay_out, merge
+from n2g_assets.subject.streaming import LayerState, Layout, lay_out, merge, open_stream
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens to run)."""
@@ -111,11 +116,13 @@ def harvest(
     Raises:
         CorpusError: There is nothing to harvest.
         StorageError: A checkpoint cannot be written.
+        SubjectError: The device has no memory left for a single context.
     """
     if exact_model is None and model.dtype != torch.float32:
         raise ValueError("A harvest that is not in float32 needs the exact_model.")
     shortlist = _SHORTLIST if exact_model is not None else 1
-    job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded)
+    budget = TokenBudget(settings.batch_tokens)
+    job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded, budget)
     corpus = HarvestCorpus.from_frame(contexts, settings.context_length)
     store = ShardStore(cache_folder / job.key())
     shards = plan_shards(corpus, store, layers, settings.shard_tokens)
@@ -129,9 +136,9 @@ def harvest(
             continue
         run += 1
         for tokens in job.run(corpus, shard, wanted, store, not_finite):
-            done += tokens
             if progress is not None:
-                progress(done, total)
+                progress(done + tokens, total)
+        done += shard.n_tokens
 
     def read(layer: int) -> LayerHarvest:
         if layer in not_finite:
@@ -148,7 +155,7 @@ def harvest(
         )
         if exact_model is not None:
             wanted = [neuron for neuron in recorded.get(layer, ()) if neuron in state.recorded]
-            state = _measure_again(exact_model, layer, wanted, state=state, corpus=corpus, settings=settings)
+            state = _measure_again(exact_model, layer, wanted, state, corpus, settings.context_length, budget)
             state = _shorten(state, corpus, settings.context_length, top_contexts, contexts_per_document)
         return _frames(state, corpus, settings.context_length)
 
@@ -165,6 +172,7 @@ class _Job:
     top_contexts: int
     contexts_per_document: int
     recorded: Mapping[int, Sequence[int]]
+    budget: TokenBudget
 
     def key(self) -> str:
         """Hash of all that decides what a shard's checkpoint holds, but for the recorded neurons."""
@@ -184,7 +192,7 @@ class _Job:
     def run(
         self, corpus: HarvestCorpus, shard: Shard, layers: Sequence[int], store: ShardStore, not_finite: set[int]
     ) -> Iterator[int]:
-        """Run a shard and write its checkpoints; yields the tokens of each batch.
+        """Run a shard and write its checkpoints; yields the tokens done of it after each batch.
 
         Layers whose activations are not finite are added to ``not_finite`` instead.
         """
@@ -195,8 +203,24 @@ class _Job:
             self.settings.context_length,
             SAMPLE,
         )
+        while True:
+            try:
+                yield from self._stream(corpus, shard, layers, layout, store, not_finite)
+            except _Interrupted:
+                continue
+            return
+
+    def _stream(
+        self,
+        corpus: HarvestCorpus,
+        shard: Shard,
+        layers: Sequence[int],
+        layout: Layout,
+        store: ShardStore,
+        not_finite: set[int],
+    ) -> Iterator[int]:
         streams = {
-            layer: LayerStream(
+            layer: open_stream(
                 self.model.d_mlp,
                 layout,
                 strongest=self.settings.strongest,
@@ -207,18 +231,39 @@ class _Job:
             )
             for layer in layers
         }
-        for batch in batches(corpus.lengths[shard.contexts], self.settings.batch_tokens):
-            lengths = corpus.lengths[shard.contexts[batch]]
+        all_lengths, done, whole = corpus.lengths[shard.contexts], 0, True
+
+        def run(batch: Batch) -> int:
+            nonlocal whole
+            if not whole:  # some layers have taken in a batch that failed after them
+                raise _Interrupted
+            whole = False
+            lengths = all_lengths[batch]
             tokens = pad([corpus.tokens(shard.contexts[number]) for number in batch], self.model.bos_id)
-            taps = {layer: partial(streams[layer].add_batch, batch, lengths=lengths) for layer in layers}
-            self.model.run(tokens, taps)
-            yield int(lengths.sum())
-        for layer in layers:
+            self.model.run(
+                tokens, {layer: partial(stream.add_batch, batch, lengths=lengths) for layer, stream in streams.items()}
+            )
+            whole = True
+            return int(lengths.sum())
+
+        for _, tokens in run_batches(all_lengths, self.budget, run):
+            done += tokens
+            yield done
+
+        def close(layer: int) -> bool:
             state = streams.pop(layer).finish()
-            if bool(torch.isfinite(state.squares).all()):
+            finite = bool(torch.isfinite(state.squares).all())
+            if finite:
                 store.write(layer, shard, state)
-            else:
-                not_finite.add(layer)
+            return finite
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            finite = list(pool.map(close, layers))
+        not_finite.update(layer for layer, sound in zip(layers, finite, strict=True) if not sound)
+
+
+class _Interrupted(Exception):  # noqa: N818  (a signal, no error)
+    """The device ran out of memory: the shard has to begin anew, with the smaller batches that follow."""
 
 
 # ------------------------------------------------------------------------------------------ bfloat16
@@ -226,35 +271,40 @@ def _measure_again(
     model: SubjectModel,
     layer: int,
     neurons: Sequence[int],
-    *,
     state: LayerState,
     corpus: HarvestCorpus,
-    settings: HarvestSettings,
+    context_length: int,
+    budget: TokenBudget,
 ) -> LayerState:
-    """The state with the shortlisted contexts of some neurons measured by ``model``."""
-    length = settings.context_length
+    """The state with the shortlisted contexts of some neurons, and what lies in them, measured by ``model``."""
     units = torch.tensor([*neurons, *(neuron + model.d_mlp for neuron in neurons)], dtype=torch.int64)
-    entries = state.contexts[units]
-    numbers = unpack(entries)[1].div(length, rounding_mode="floor")
-    asked = np.unique(numbers[entries != EMPTY].numpy())
+    numbers, strong_numbers = (
+        unpack(entries[units])[1].div(context_length, rounding_mode="floor")
+        for entries in (state.contexts, state.strongest)
+    )
     rows = torch.searchsorted(state.recorded, units)
-    windows, contexts = state.windows.clone(), state.contexts.clone()
-    for batch in batches(corpus.lengths[asked], settings.batch_tokens):
+    windows, contexts, strongest = state.windows.clone(), state.contexts.clone(), state.strongest.clone()
+    asked = np.unique(numbers[numbers >= 0].numpy())
 
-        def take(activations: Float32[Tensor, "batch pos d_mlp"], batch: np.ndarray = batch) -> None:
-            signed = (
-                torch.cat([activations[:, :, list(neurons)], -activations[:, :, list(neurons)]], dim=2).float().cpu()
-            )
-            for row, number in zip(signed, asked[batch], strict=True):
+    def run(batch: Batch) -> None:
+        def take(activations: Float[Tensor, "batch pos d_mlp"]) -> None:
+            mine = activations[:, :, list(neurons)].float().cpu()
+            for row, number in zip(torch.cat([mine, -mine], dim=2), asked[batch], strict=True):
                 tokens = int(corpus.lengths[number])
                 activation, peak = row[1:tokens].max(dim=0)
                 unit, slot = (numbers == number).nonzero(as_tuple=True)
-                contexts[units[unit], slot] = pack(activation[unit], number * length + 1 + peak[unit])
+                contexts[units[unit], slot] = pack(activation[unit], number * context_length + 1 + peak[unit])
                 windows[rows[unit], slot, :tokens] = row[:tokens, unit].t()
+                unit, slot = (strong_numbers == number).nonzero(as_tuple=True)
+                places = unpack(state.strongest[units[unit], slot])[1]
+                strongest[units[unit], slot] = pack(row[places % context_length, unit], places)
 
         model.run(pad([corpus.tokens(number) for number in asked[batch]], model.bos_id), {layer: take})
-    fields = state.tensors() | {"windows": windows, "contexts": contexts}
-    return LayerState(**fields)
+
+    for _ in run_batches(corpus.lengths[asked], budget, run):
+        pass
+    strongest[units] = strongest[units].sort(dim=1, descending=True).values
+    return replace(state, windows=windows, contexts=contexts, strongest=strongest)
 
 
 def _shorten(
@@ -264,7 +314,7 @@ def _shorten(
     documents = documents_of(state.contexts, torch.from_numpy(corpus.documents), context_length)
     contexts, chosen = select(state.contexts, top_contexts, documents, per_document)
     index = chosen[state.recorded][:, :, None].expand(-1, -1, context_length)
-    return LayerState(**state.tensors() | {"contexts": contexts, "windows": state.windows.gather(1, index)})
+    return replace(state, contexts=contexts, windows=state.windows.gather(1, index))
 
 
 # ------------------------------------------------------------------------------------------ frames
@@ -280,7 +330,7 @@ def _entry_rows(
 ) -> tuple[pl.DataFrame, np.ndarray, Int64[np.ndarray, " rows"]]:
     """Rows of the entries, unit by unit; which entries they are; and the number of each row's context."""
     present = (entries != EMPTY).numpy()
-    activations, places = (column.numpy()[present] for column in unpack(entries))
+    activations, places = unpack_array(entries.numpy()[present])
     units, ranks = np.nonzero(present)
     numbers = places // context_length
     d_mlp = entries.shape[0] // 2
@@ -317,7 +367,9 @@ def _stats(state: LayerState) -> pl.DataFrame:
     tokens, d_mlp = int(state.tokens), len(state.total)
     mean = state.total.numpy() / tokens
     std = np.sqrt(np.maximum(state.squares.numpy() / tokens - mean**2, 0))
-    quantiles = np.quantile(state.sample.numpy(), QUANTILES, axis=0).T.astype(np.float64)
+    by_neuron = np.ascontiguousarray(state.sample.numpy().T)
+    by_neuron.sort(axis=1)  # with what follows less than half the time of quantiles alone
+    quantiles = np.quantile(by_neuron, QUANTILES, axis=1, overwrite_input=True).T.astype(np.float64)
     return pl.DataFrame(
         {
             "neuron": np.tile(np.arange(d_mlp, dtype=np.int32), 2),

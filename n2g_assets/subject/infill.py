@@ -1,12 +1,14 @@
 """Substitutes from the subject model's own infill: what would stand here, given the text around it?
 
-1. One pass over the prompts gives p(token | left) at all asked positions; only their logits are computed. The first
-   ``infill_candidates`` by it are candidates; special tokens and pieces of characters never are.
+1. One pass over the text left of all asked positions of all prompts gives p(token | left) at each; only the logits
+   there are computed. The first ``infill_candidates`` by it are candidates; special tokens and pieces of characters
+   never are.
 2. The best ``infill_rescored`` of them are rescored: log p(candidate | left) plus log p of up to
-   ``infill_right_tokens`` tokens to the right, given the left text and the candidate. All of a position's candidates
-   stand in one row behind the text left of it, each with its own copy of the text to the right, and a mask keeps them
-   from seeing one another: the left text goes through the model once, not once a candidate.
+   ``infill_right_tokens`` tokens to the right, given the left text and the candidate; in one more pass for all.
 3. Where nothing stands to the right, the order by p(token | left) stays. Candidates that were not rescored follow.
+
+Places with the same text on both sides are one, and texts that begin alike are packed into rows that share their
+beginning (``packing``): all candidates of all positions of a prompt stand on its one reading.
 
 The paper takes substitutes from DistilBERT (section 3.2): see ``masked_lm``.
 """
@@ -14,8 +16,7 @@ The paper takes substitutes from DistilBERT (section 3.2): see ``masked_lm``.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,19 +25,18 @@ from torch import Tensor
 
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.settings import MethodSettings
-from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.batching import Batch, TokenBudget, run_batches
 from n2g_assets.subject.leaders import pack, unpack
 from n2g_assets.subject.model import SubjectModel
+from n2g_assets.subject.packing import Row, inputs_of, rows_of
 
 _BATCH_TOKENS = 1024
 """Tokens of a pass: few, since each may need a row of logits as long as the vocabulary."""
+_TIES = 16
+"""More candidates than are kept are looked at, so that of equals the lower token ids are taken."""
 
-
-class _Place(NamedTuple):
-    """A position to fill: the token ids left of it (BOS included), and those right of it that are read."""
-
-    left: Int32[np.ndarray, " left"]
-    right: Int32[np.ndarray, " right"]
+Place = tuple[bytes, bytes]
+"""A position to fill, as bytes: the token ids left of it, BOS included; its own and those right of it that are read."""
 
 
 class InfillProposer:
@@ -57,36 +57,40 @@ class InfillProposer:
         self.allowed = _proposable(model, vocabulary)
         self.candidates = min(settings.infill_candidates, max(1, int(self.allowed.sum()) - 1))
         self.rescored = min(settings.infill_rescored, self.candidates)
+        self.budget = TokenBudget(_BATCH_TOKENS)
         self.seconds = 0.0
         """Time spent so far."""
         self.tokens = 0
         """Tokens that went through the model so far, padding not counted."""
-        self.shares_left = self._can_share_left()
-        """Whether candidates share one reading of the text left of them; some architectures cannot."""
 
     def propose(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], positions: Sequence[Sequence[int]]
     ) -> list[list[list[Substitute]]]:
         """Substitutes for each asked position of each prompt, best first; none for position 0."""
         began = time.perf_counter()
-        places: list[tuple[int, int]] = [(i, p) for i, asked in enumerate(positions) for p in asked if p > 0]
-        ids, scores = self._by_left(prompts, places)
-        right = [
-            (number, _Place(prompts[i][:p], prompts[i][p + 1 : p + 1 + self.right_tokens]))
-            for number, (i, p) in enumerate(places)
-            if self.right_tokens and p + 1 < len(prompts[i])
+        numbers: dict[Place, int] = {}
+        asked = [
+            [numbers.setdefault(self._place(prompt, p), len(numbers)) if p > 0 else None for p in wanted]
+            for prompt, wanted in zip(prompts, positions, strict=True)
         ]
-        if right:
-            numbers = [number for number, _ in right]
-            rescored = self._by_right([place for _, place in right], ids[numbers, : self.rescored])
-            total = scores[numbers, : self.rescored] + rescored
-            for number, row in zip(numbers, total, strict=True):
-                order = np.lexsort((ids[number, : self.rescored], -row))
-                ids[number, : self.rescored] = ids[number, order]
-        answers = iter([self._substitutes(row, score) for row, score in zip(ids, scores, strict=True)])
-        found = [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
+        lefts = [np.frombuffer(left, np.int32) for left, _ in numbers]
+        rest = [np.frombuffer(right, np.int32) for _, right in numbers]
+        ids, scores = self._by_left(lefts, np.array([own[0] for own in rest], np.int64))
+        some = [number for number, right in enumerate(rest) if len(right) > 1]
+        if some:
+            best = ids[some, : self.rescored]
+            total = scores[some, : self.rescored] + self._by_right(
+                [lefts[number] for number in some], best, [rest[number][1:] for number in some]
+            )
+            for number, old, row in zip(some, best, total, strict=True):
+                ids[number, : self.rescored] = old[np.lexsort((old, -row))]
+        answers = [self._substitutes(row, score) for row, score in zip(ids, scores, strict=True)]
         self.seconds += time.perf_counter() - began
-        return found
+        return [[[] if number is None else answers[number] for number in row] for row in asked]
+
+    def _place(self, prompt: Int32[np.ndarray, " length"], position: int) -> Place:
+        prompt = np.asarray(prompt, np.int32)
+        return prompt[:position].tobytes(), prompt[position : position + 1 + self.right_tokens].tobytes()
 
     def _substitutes(
         self, ids: Int64[np.ndarray, " candidates"], scores: Float32[np.ndarray, " candidates"]
@@ -95,100 +99,75 @@ class InfillProposer:
         return [Substitute(self.vocabulary.tokens[token_id].decode(), (token_id,)) for token_id in found]
 
     def _by_left(
-        self, prompts: Sequence[Int32[np.ndarray, " length"]], places: Sequence[tuple[int, int]]
+        self, lefts: Sequence[Int32[np.ndarray, " left"]], originals: Int64[np.ndarray, " places"]
     ) -> tuple[Int64[np.ndarray, "places candidates"], Float32[np.ndarray, "places candidates"]]:
         """Candidates of each place by log p(token | left), best first, ties by token id; then -inf."""
-        ids = np.zeros((len(places), self.candidates), np.int64)
-        scores = np.full((len(places), self.candidates), -np.inf, np.float32)
-        numbers = sorted({i for i, _ in places})
-        of_prompt: dict[int, list[int]] = {i: [] for i in numbers}
-        for number, (i, _) in enumerate(places):
-            of_prompt[i].append(number)
-        read = [
-            prompts[i][: max(places[n][1] for n in of_prompt[i])] for i in numbers
-        ]  # nothing right of the last place
-        for batch in batches(np.array([len(tokens) for tokens in read], np.int64), _BATCH_TOKENS):
-            asked = [number for row in batch for number in of_prompt[numbers[row]]]
-            rows = [row for row, prompt in enumerate(batch) for _ in of_prompt[numbers[prompt]]]
-            logits = self.model.logits(
-                pad([read[row] for row in batch], self.model.bos_id), at=(rows, [places[n][1] - 1 for n in asked])
-            )
-            self.tokens += sum(len(read[row]) for row in batch)
-            chances = logits - logits.logsumexp(dim=1, keepdim=True)
-            chances.masked_fill_(~self.allowed.to(logits.device), -torch.inf)
-            originals = torch.tensor([int(prompts[places[n][0]][places[n][1]]) for n in asked], device=logits.device)
-            chances.scatter_(1, originals[:, None], -torch.inf)
-            entries = pack(chances, torch.arange(chances.shape[1], device=logits.device).expand_as(chances))
-            best, found = unpack(entries.topk(self.candidates, dim=1).values)
-            ids[asked], scores[asked] = found.cpu().numpy(), best.cpu().numpy()
+        ids = np.zeros((len(lefts), self.candidates), np.int64)
+        scores = np.full((len(lefts), self.candidates), -np.inf, np.float32)
+        number_of: dict[bytes, list[int]] = {}
+        for place, left in enumerate(lefts):
+            number_of.setdefault(left.tobytes(), []).append(place)
+        places = list(number_of.values())
+        rows = rows_of([np.frombuffer(left, np.int32) for left in number_of], self.model)
+
+        def run(batch: Batch) -> None:
+            ends = [(index, path[-1], place) for index, number in enumerate(batch)
+                    for text, path in rows[number].paths.items() for place in places[text]]  # fmt: skip
+            chances = self._chances([rows[number] for number in batch], [end[:2] for end in ends])
+            of = [place for _, _, place in ends]
+            chances.masked_fill_(~self.allowed.to(chances.device), -torch.inf)
+            chances.scatter_(1, torch.from_numpy(originals[of]).to(chances.device)[:, None], -torch.inf)
+            values, found = chances.topk(min(self.candidates + _TIES, chances.shape[1]), dim=1, sorted=False)
+            best, found = unpack(pack(values, found).topk(self.candidates, dim=1).values)
+            ids[of], scores[of] = found.cpu().numpy(), best.cpu().numpy()
+
+        self._run(rows, run)
         return ids, scores
 
     def _by_right(
-        self, places: Sequence[_Place], ids: Int64[np.ndarray, "places rescored"]
+        self,
+        lefts: Sequence[Int32[np.ndarray, " left"]],
+        ids: Int64[np.ndarray, "places rescored"],
+        rights: Sequence[Int32[np.ndarray, " right"]],
     ) -> Float32[np.ndarray, "places rescored"]:
         """Log p of the tokens to the right of each place, after each candidate."""
-        scores = np.zeros(ids.shape, np.float32)
-        share = self.shares_left
-        new = np.array([len(place.right) for place in places], np.int64) * ids.shape[1]
-        left = np.array([len(place.left) for place in places], np.int64)
-        for batch in batches(left + new if share else left * ids.shape[1] + new, _BATCH_TOKENS):
-            score = self._in_one_row if share else self._one_by_one
-            scores[batch] = score([places[number] for number in batch], ids[batch])
-        return scores
+        texts = [
+            np.concatenate([left, [candidate], right[:-1]]).astype(np.int32)
+            for left, candidates, right in zip(lefts, ids, rights, strict=True)
+            for candidate in candidates
+        ]
+        scores = np.zeros(len(texts), np.float64)
+        rows = rows_of(texts, self.model)
 
-    def _in_one_row(
-        self, places: Sequence[_Place], ids: Int64[np.ndarray, "places rescored"]
-    ) -> Float32[np.ndarray, "places rescored"]:
-        """As :meth:`_by_right`, a row a place: left, then each candidate with the right but for its last token."""
-        rows, blocks, positions, at_rows, at_positions = [], [], [], [], []
-        for row, (place, candidates) in enumerate(zip(places, ids, strict=True)):
-            left, right = len(place.left), len(place.right)
-            copies = np.tile(place.right, (len(candidates), 1))
-            tails = np.concatenate([candidates[:, None], copies[:, :-1]], axis=1)
-            rows.append(np.concatenate([place.left, tails.ravel()]))
-            blocks.append(np.concatenate([np.zeros(left, int), np.repeat(np.arange(1, len(candidates) + 1), right)]))
-            positions.append(np.concatenate([np.arange(left), np.tile(np.arange(left, left + right), len(candidates))]))
-            at_rows.append(np.full(tails.size, row))
-            at_positions.append(np.arange(left, left + tails.size))
-        self.tokens += sum(map(len, rows))
-        logits = self.model.logits(
-            pad(rows, self.model.bos_id),
-            at=(np.concatenate(at_rows).tolist(), np.concatenate(at_positions).tolist()),
-            attention_mask=_mask(pad(blocks, -1), self.model),
-            position_ids=pad(positions, 0).to(self.model.device),
-        )
-        return _sums(logits, places, ids.shape[1])
+        def run(batch: Batch) -> None:
+            read = [
+                (index, node, text, int(token))
+                for index, number in enumerate(batch)
+                for text, path in rows[number].paths.items()
+                for node, token in zip(
+                    path[len(lefts[text // ids.shape[1]]) :], rights[text // ids.shape[1]], strict=True
+                )
+            ]
+            chances = self._chances([rows[number] for number in batch], [one[:2] for one in read])
+            targets = torch.tensor([one[3] for one in read], device=chances.device)
+            taken = chances.gather(1, targets[:, None])[:, 0].cpu().numpy().astype(np.float64)
+            of = [text for _, _, text, _ in read]
+            scores[of] = 0.0
+            np.add.at(scores, of, taken)
 
-    def _one_by_one(
-        self, places: Sequence[_Place], ids: Int64[np.ndarray, "places rescored"]
-    ) -> Float32[np.ndarray, "places rescored"]:
-        """As :meth:`_by_right`, a row a candidate."""
-        rows: list[np.ndarray] = []
-        at_rows: list[int] = []
-        at_positions: list[int] = []
-        for place, candidates in zip(places, ids, strict=True):
-            for candidate in candidates:
-                left, right = len(place.left), len(place.right)
-                at_rows += [len(rows)] * right
-                at_positions += range(left, left + right)
-                rows.append(np.concatenate([place.left, [candidate], place.right[:-1]]))
-        self.tokens += sum(map(len, rows))
-        return _sums(self.model.logits(pad(rows, self.model.bos_id), at=(at_rows, at_positions)), places, ids.shape[1])
+        self._run(rows, run)
+        return scores.reshape(ids.shape).astype(np.float32)
 
-    def _can_share_left(self) -> bool:
-        """Whether both ways of rescoring agree, on one short place: they do where masks and positions are heeded."""
-        tokens = self.allowed.nonzero().flatten().cpu().numpy()
-        some = tokens[np.linspace(0, len(tokens) - 1, 8).astype(int)].astype(np.int32)
-        place = _Place(np.concatenate([[self.model.bos_id], some[:3]]).astype(np.int32), some[3:6])
-        try:
-            shared = self._in_one_row([place], some[None, 5:8].astype(np.int64))
-        except (TypeError, ValueError, RuntimeError, IndexError):
-            return False
-        finally:
-            self.tokens = 0
-        apart = self._one_by_one([place], some[None, 5:8].astype(np.int64))
-        self.tokens = 0
-        return bool(np.allclose(shared, apart, rtol=1e-3 if self.model.dtype == torch.float32 else 0.05, atol=1e-2))
+    def _chances(self, rows: Sequence[Row], at: Sequence[tuple[int, int]]) -> Float32[Tensor, "at d_vocab"]:
+        """Log p of every token after some nodes, given as (row, node)."""
+        tokens, inputs = inputs_of(rows, self.model)
+        logits = self.model.logits(tokens, at=([row for row, _ in at], [node for _, node in at]), **inputs)
+        return logits - logits.logsumexp(dim=1, keepdim=True)
+
+    def _run(self, rows: Sequence[Row], run: Callable[[Batch], None]) -> None:
+        lengths = np.array([len(row.tokens) for row in rows], np.int64)
+        for batch, _ in run_batches(lengths, self.budget, run):
+            self.tokens += int(lengths[batch].sum())
 
 
 def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d_vocab"]:
@@ -208,23 +187,3 @@ def _is_text(token: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _mask(blocks: Int64[Tensor, "batch pos"], model: SubjectModel) -> Tensor:
-    """What is added to attention: a token sees what stands before it in its own block (from 1) and in block 0."""
-    blocks = blocks.to(model.device)
-    seen = (blocks[:, None, :] == 0) | (blocks[:, None, :] == blocks[:, :, None])
-    seen &= torch.ones(blocks.shape[1], blocks.shape[1], dtype=torch.bool, device=model.device).tril()
-    hidden = torch.finfo(model.dtype).min
-    return torch.zeros(seen.shape, dtype=model.dtype, device=model.device).masked_fill_(~seen, hidden)[:, None]
-
-
-def _sums(
-    logits: Float32[Tensor, "n d_vocab"], places: Sequence[_Place], candidates: int
-) -> Float32[np.ndarray, "places candidates"]:
-    """Log p of the right tokens, summed for each candidate; ``logits`` go place by place, candidate by candidate."""
-    targets = torch.from_numpy(np.concatenate([np.tile(place.right, candidates) for place in places]).astype(np.int64))
-    chances = logits.gather(1, targets.to(logits.device)[:, None])[:, 0] - logits.logsumexp(dim=1)
-    parts = chances.cpu().numpy().astype(np.float64)
-    starts = np.cumsum([0, *(len(place.right) for place in places for _ in range(candidates))])
-    return np.add.reduceat(parts, starts[:-1]).reshape(len(places), candidates).astype(np.float32)

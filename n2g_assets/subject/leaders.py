@@ -7,6 +7,7 @@ is one tensor of numbers and every tie is broken by where it stands in the corpu
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -32,10 +33,17 @@ def pack(activations: Float32[Tensor, "*n"], places: Int64[Tensor, "*n"]) -> Int
 def unpack(entries: Int64[Tensor, "*n"]) -> tuple[Float32[Tensor, "*n"], Int64[Tensor, "*n"]]:
     """Activations and places of entries; of an empty one -inf and -1."""
     ordered = (entries >> 32).to(torch.int32)
-    activations = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    activations = (ordered >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(ordered).view(torch.float32)
     empty = entries == EMPTY
-    places = LARGEST_PLACE - (entries & LARGEST_PLACE)
-    return activations.masked_fill(empty, -torch.inf), places.masked_fill(empty, -1)
+    places = (entries & LARGEST_PLACE).neg_().add_(LARGEST_PLACE)
+    return activations.masked_fill_(empty, -torch.inf), places.masked_fill_(empty, -1)
+
+
+def unpack_array(entries: Int64[np.ndarray, " n"]) -> tuple[Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Activations and places of entries that are not empty, as arrays, by one thread: quick on a busy machine too."""
+    ordered = (entries >> 32).astype(np.int32)
+    activations = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
+    return activations, LARGEST_PLACE - (entries & LARGEST_PLACE)
 
 
 def select(

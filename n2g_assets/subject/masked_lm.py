@@ -23,7 +23,7 @@ from torch import Tensor
 
 from n2g_assets.errors import SourceError
 from n2g_assets.method.probing import Substitute, Vocabulary
-from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.batching import Batch, TokenBudget, pad, run_batches
 from n2g_assets.subject.model import SubjectModel
 
 CANDIDATES = 64
@@ -57,6 +57,7 @@ class MaskedLMProposer:
         self.allowed &= torch.tensor([bool(text) for text in self.texts])
         edges = self.tokenizer("")["input_ids"]
         self.head, self.tail = edges[: len(edges) // 2], edges[len(edges) // 2 :]
+        self.budget = TokenBudget(_BATCH_TOKENS)
         self.seconds = 0.0
         """Time spent so far."""
         self.tokens = 0
@@ -95,20 +96,23 @@ class MaskedLMProposer:
         """The likeliest word pieces at each mask, best first, ties by id."""
         lengths = np.array([len(pieces) for pieces, _ in masked], np.int64)
         found: list[list[int]] = [[] for _ in masked]
-        for batch in batches(lengths, _BATCH_TOKENS):
+
+        def run(batch: Batch) -> None:
             tokens = pad([masked[number][0] for number in batch], self.tokenizer.pad_token_id or 0)
             there = torch.arange(tokens.shape[1])[None, :] < torch.from_numpy(lengths[batch])[:, None]
             at = [masked[number][1] for number in batch]
             device = self.masked.device
-            with torch.inference_mode():
+            with self.subject.turns.mine(), torch.inference_mode():
                 logits = self.masked(input_ids=tokens.to(device), attention_mask=there.long().to(device)).logits
-            self.tokens += int(lengths[batch].sum())
             chosen = logits[range(len(at)), at].float().masked_fill(~self.allowed.to(device), -torch.inf)
             values, pieces = chosen.sort(dim=1, descending=True, stable=True)
             for number, value, row in zip(
                 batch, values[:, :CANDIDATES].cpu(), pieces[:, :CANDIDATES].cpu(), strict=True
             ):
                 found[number] = row[torch.isfinite(value)].tolist()
+
+        for batch, _ in run_batches(lengths, self.budget, run):
+            self.tokens += int(lengths[batch].sum())
         return found
 
     def _substitutes(self, pieces: Sequence[int], original_id: int) -> list[Substitute]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,8 +22,10 @@ from n2g_assets.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.settings import HarvestSettings
 from n2g_assets.subject.hooks import ResolvedHook, Tap, boot_bridge, resolve_hook
+from n2g_assets.subject.narrow import input_matrices, only
 from n2g_assets.subject.sources import SubjectFiles
 from n2g_assets.subject.tokens import SubjectTokenizer
+from n2g_assets.subject.turns import Turns
 from n2g_assets.subject.verify import SubjectFacts, verify_subject
 from n2g_assets.subject.vocabulary import build_vocabulary
 from n2g_assets.subject.weights import load_plain
@@ -32,6 +35,12 @@ if TYPE_CHECKING:
 
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Gets the activations of one layer."""
+
+
+_ALONE = Turns(None)
+"""Turns that are shared with nobody."""
+_NARROW_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Share of the largest activation by which a neuron computed without the others may differ: rounding."""
 
 
 class _DepthReached(Exception):  # noqa: N818  (a signal, no error)
@@ -74,6 +83,8 @@ class SubjectModel:
     """The model that runs: transformers', or TransformerLens' own for models in its format."""
     unembedding: torch.nn.Module = field(repr=False)
     """Its last matrix: hidden states to logits."""
+    turns: Turns = field(repr=False, default=_ALONE)
+    """Turns at the machine, taken for each forward pass."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
     facts: SubjectFacts = field(repr=False, init=False)
@@ -142,14 +153,67 @@ class SubjectModel:
         deepest = max(taps)
         tokens = tokens.to(self.device)
         if self.bridge is not None:
-            self._run_bridge(self.bridge, tokens, taps, deepest)
+            with self.turns.mine():
+                self._run_bridge(self.bridge, tokens, taps, deepest)
             return
         assert self.hook.taps is not None
-        with torch.inference_mode(), ExitStack() as hooks:
+        with self.turns.mine(), torch.inference_mode(), ExitStack() as hooks:
             for layer, callback in taps.items():
                 hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], callback, stop=layer == deepest))
             with suppress(_DepthReached):
                 self.plain(tokens, use_cache=False, **inputs)
+
+    def read(
+        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
+    ) -> Float[Tensor, "batch pos neurons"]:
+        """Activations of some neurons of one layer; where the architecture allows it, its others are not computed.
+
+        Args:
+            tokens: As for :meth:`run`.
+            layer: Where the pass stops.
+            neurons: The neurons, in any order.
+            inputs: As for :meth:`run`.
+        """
+        neurons = neurons.to(self.device)
+        found: list[Tensor] = []
+        if not self.narrows:
+            self.run(tokens, {layer: lambda activations: found.append(activations.index_select(2, neurons))}, **inputs)
+        else:
+            with torch.inference_mode(), only(self._input_matrices(layer), neurons):
+                self.run(tokens, {layer: found.append}, **inputs)
+        return found[0]
+
+    @cached_property
+    def narrows(self) -> bool:
+        """Whether a layer's neurons can be computed one without the other: checked on a few, in the outer layers."""
+        layers = sorted({self.hook.layers[0], self.hook.layers[-1]})
+        if self.bridge is not None or not all(self._input_matrices(layer) for layer in layers):
+            return False
+        tokens = torch.tensor([[self.bos_id, *range(0, self.d_vocab, 1 + self.d_vocab // 8)]])
+        neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
+        for layer in layers:
+            whole, narrow = self._read_whole_and_narrow(tokens, layer, neurons)
+            tolerance = _NARROW_TOLERANCE[self.dtype] * float(whole.abs().max())
+            if narrow.shape[2] != 3 or not bool(((whole[:, :, neurons] - narrow).abs() <= tolerance).all()):
+                return False
+        return True
+
+    def _read_whole_and_narrow(
+        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"]
+    ) -> tuple[Float[Tensor, "batch pos d_mlp"], Float[Tensor, "batch pos width"]]:
+        """The latter of another width than there are neurons where the MLP cannot do with some."""
+        found: list[Tensor] = []
+        self.run(tokens, {layer: found.append})
+        try:
+            with torch.inference_mode(), only(self._input_matrices(layer), neurons):
+                self.run(tokens, {layer: found.append})
+        except (RuntimeError, ValueError, IndexError):  # a module behind them wants all neurons
+            found.append(found[0])
+        return found[0], found[1]
+
+    def _input_matrices(self, layer: int) -> list[torch.nn.Module]:
+        assert self.hook.taps is not None
+        return input_matrices(self.plain, self.hook.taps[layer], self.d_mlp)
 
     def _run_bridge(
         self, bridge: TransformerBridge, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback], deepest: int
@@ -181,7 +245,7 @@ class SubjectModel:
             ``[batch, pos, d_vocab]``, or ``[len(at[0]), d_vocab]``, on the model's device.
         """
         tokens = tokens.to(self.device)
-        with torch.inference_mode(), ExitStack() as hooks:
+        with self.turns.mine(), torch.inference_mode(), ExitStack() as hooks:
             if at is None:
                 return self._all_logits(tokens, inputs)
             rows = torch.as_tensor(at[0], dtype=torch.long, device=self.device)
@@ -227,6 +291,7 @@ def load_subject(
     harvest: HarvestSettings,
     mask_token: str,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    turns: Turns = _ALONE,
 ) -> SubjectModel:
     """Load a subject model and check it.
 
@@ -236,6 +301,7 @@ def load_subject(
         harvest: Only ``device`` is read.
         mask_token: ``auto``, or the text of one token.
         dtype: Arithmetic.
+        turns: Turns at the machine that it shares with other runs.
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -264,6 +330,7 @@ def load_subject(
         tokenizer=tokenizer,
         plain=plain.module,
         unembedding=plain.unembedding,
+        turns=turns,
         bridge=bridge if resolved.taps is None else None,
     )
     model.d_mlp = _measure_width(model)

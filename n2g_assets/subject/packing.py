@@ -5,7 +5,8 @@
    nothing else, its position is its depth: so it is read as it would be in a prompt of its own.
 3. A prompt's activations stand at the nodes of its path.
 
-Masked prompts and variants share everything left of the token that was changed.
+Masked prompts and variants share everything left of the token that was changed; all prompts share BOS, so that short
+ones fill rows together. Where an architecture heeds no masks, every prompt is a row of its own.
 """
 
 from __future__ import annotations
@@ -41,6 +42,21 @@ class Row:
     paths: dict[int, list[int]] = field(default_factory=dict)
     """For each prompt, by its number, the nodes of its tokens."""
 
+    @property
+    def branches(self) -> bool:
+        """Whether it holds more than one line of tokens."""
+        return self.depths[-1] + 1 < len(self.tokens)
+
+
+def rows_of(prompts: Sequence[Int32[np.ndarray, " length"]], model: SubjectModel) -> list[Row]:
+    """Rows that hold every prompt once: packed if the model reads them so, else one a prompt."""
+    if len(prompts) > 1 and heeds_masks(model):
+        return pack(prompts)
+    return [
+        Row(tokens.tolist(), list(range(-1, len(tokens) - 1)), list(range(len(tokens))), {i: list(range(len(tokens)))})
+        for i, tokens in enumerate(prompts)
+    ]
+
 
 def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_TOKENS) -> list[Row]:
     """Rows of at most ``row_tokens`` nodes (more only for a longer prompt) that hold every prompt once."""
@@ -65,8 +81,13 @@ def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_
 
 
 def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token ids [row, node] of a batch, and the mask and positions that the model reads them with."""
+    """Token ids [row, node] of a batch, and the mask and positions that the model reads them with.
+
+    Rows without branches need neither: attention is causal, and what stands behind a row is padding.
+    """
     tokens = pad([np.array(row.tokens) for row in rows], model.bos_id)
+    if not any(row.branches for row in rows):
+        return tokens, {}
     seen = np.repeat(np.eye(tokens.shape[1], dtype=bool)[None], len(rows), axis=0)
     for tree, row in zip(seen, rows, strict=True):
         for node, parent in enumerate(row.parents):

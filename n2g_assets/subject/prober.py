@@ -2,8 +2,8 @@
 
 1. Prompts that occur more than once go through the model once, whichever units ask.
 2. Prompts that begin alike are packed into rows that share their beginning (``packing``), where the architecture allows
-   it; else they are sorted by length and padded on the right (attention is causal: no mask is needed).
-3. The pass stops at the layer, and only the columns of the asked units are taken from it.
+   it; rows of like length make a batch, as many as the token budget allows (``batching``).
+3. The pass stops at the layer, where only the asked neurons are computed (``narrow``).
 """
 
 from __future__ import annotations
@@ -12,51 +12,51 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32
-from torch import Tensor
+from jaxtyping import Float32, Int32
 
 from n2g_assets.method.probing import Unit
-from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.batching import Batch, TokenBudget, run_batches
 from n2g_assets.subject.model import SubjectModel
-from n2g_assets.subject.packing import Row, heeds_masks, inputs_of, pack
+from n2g_assets.subject.packing import inputs_of, rows_of
 
 
 class LayerProber:
     """The prober of one layer (``method.probing.Prober``)."""
 
-    def __init__(self, model: SubjectModel, layer: int, batch_tokens: int) -> None:
+    def __init__(self, model: SubjectModel, layer: int, budget: TokenBudget) -> None:
         """A prober.
 
         Args:
             model: The subject model; in float32, since what is measured is decided on.
             layer: Layer of the units.
-            batch_tokens: The most tokens of one forward pass, padding included.
+            budget: The most tokens of one forward pass, padding included.
         """
-        self.model, self.layer, self.batch_tokens = model, layer, batch_tokens
+        self.model, self.layer, self.budget = model, layer, budget
         self.calls = 0
         """Forward passes so far."""
+        self.asked = 0
+        """Tokens of all prompts so far."""
         self.tokens = 0
         """Tokens that went through the model so far, padding not counted."""
+
+    @property
+    def enough(self) -> int:
+        """Tokens that fill the machine: asking for fewer at once takes hardly less time."""
+        return self.budget.tokens // 8
 
     def activations(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], units: Sequence[Unit]
     ) -> list[Float32[np.ndarray, " length"]]:
         """Activation of ``units[i]``, times its sign, at every position of ``prompts[i]``, in the order given."""
         numbers: dict[bytes, int] = {}
-        number_of = np.array(
-            [numbers.setdefault(np.asarray(prompt, np.int32).tobytes(), len(numbers)) for prompt in prompts], np.int64
-        )
-        different = [np.frombuffer(content, np.int32) for content in numbers]
-        neurons = torch.tensor([unit.neuron for unit in units], dtype=torch.int64)
-        signs = np.array([unit.sign for unit in units], np.float32)
-        asking: list[list[int]] = [[] for _ in different]
-        for pair, number in enumerate(number_of.tolist()):
+        number_of = [numbers.setdefault(np.asarray(prompt, np.int32).tobytes(), len(numbers)) for prompt in prompts]
+        rows = rows_of([np.frombuffer(content, np.int32) for content in numbers], self.model)
+        asking: list[list[int]] = [[] for _ in numbers]
+        for pair, number in enumerate(number_of):
             asking[number].append(pair)
-        share = len(different) > 1 and heeds_masks(self.model)
-        rows = pack(different) if share else _apart(different)
-        packed = len(rows) < len(different)
-        answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
-        for batch in batches(np.array([len(row.tokens) for row in rows], np.int64), self.batch_tokens):
+        neurons = np.array([unit.neuron for unit in units], np.int64)
+
+        def run(batch: Batch) -> list[tuple[int, Float32[np.ndarray, " length"]]]:
             together = [rows[number] for number in batch]
             wanted = [
                 (index, path, pair)
@@ -64,35 +64,20 @@ class LayerProber:
                 for number, path in row.paths.items()
                 for pair in asking[number]
             ]
-            taken = self._read(together, [(index, int(neurons[pair])) for index, _, pair in wanted], packed)
-            for value, (_, path, pair) in zip(taken, wanted, strict=True):
-                answers[pair] = value[path] * signs[pair]
+            some, column = np.unique(neurons[[pair for _, _, pair in wanted]], return_inverse=True)
+            tokens, inputs = inputs_of(together, self.model)
+            found = self.model.read(tokens, self.layer, torch.from_numpy(some), **inputs).float().cpu().numpy()
+            return [
+                (pair, found[index, path, place] * np.float32(units[pair].sign))
+                for (index, path, pair), place in zip(wanted, column.tolist(), strict=True)
+            ]
+
+        answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
+        lengths = np.array([len(row.tokens) for row in rows], np.int64)
+        for batch, found in run_batches(lengths, self.budget, run):
+            for pair, activations in found:
+                answers[pair] = activations
             self.calls += 1
-            self.tokens += sum(len(row.tokens) for row in together)
+            self.tokens += int(lengths[batch].sum())
+        self.asked += sum(map(len, prompts))
         return answers
-
-    def _read(
-        self, rows: Sequence[Row], columns: Sequence[tuple[int, int]], packed: bool
-    ) -> Float32[np.ndarray, "columns pos"]:
-        """Activations of (row, neuron) pairs at every position of their row."""
-        taken: list[Tensor] = []
-        at, neurons = torch.tensor(columns, dtype=torch.int64).reshape(-1, 2).unbind(1)
-
-        def take(activations: Float[Tensor, "batch pos d_mlp"]) -> None:
-            device = activations.device
-            taken.append(activations[at.to(device), :, neurons.to(device)].float().cpu())
-
-        if packed:
-            tokens, inputs = inputs_of(rows, self.model)
-            self.model.run(tokens, {self.layer: take}, **inputs)
-        else:
-            self.model.run(pad([np.array(row.tokens) for row in rows], self.model.bos_id), {self.layer: take})
-        return taken[0].numpy()
-
-
-def _apart(prompts: Sequence[Int32[np.ndarray, " length"]]) -> list[Row]:
-    """A row for each prompt."""
-    return [
-        Row(prompt.tolist(), list(range(-1, len(prompt) - 1)), list(range(len(prompt))), {i: list(range(len(prompt)))})
-        for i, prompt in enumerate(prompts)
-    ]

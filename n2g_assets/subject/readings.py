@@ -6,6 +6,7 @@
    from the model's device. So scoring again costs no pass, and more units cost the pass of the new ones.
 3. Each layer's new columns become one file, written when the shard is done: a killed run goes on with the next shard.
 4. A layer whose activations are not finite gets no file; it fails when it is read, the others go on without it.
+5. Where the device runs out of memory, the batch is repeated in halves, and later batches are as small.
 
 A file is ``<model>/layer=<layer>/<shard>-<neurons>.safetensors`` with ``neurons`` and ``activations``, the shard's
 contexts one behind another. The sha256 of its content stands in its header, so a file is sound or not by itself: two
@@ -34,7 +35,7 @@ from n2g_assets.errors import StorageError, SubjectError
 from n2g_assets.settings import HarvestSettings
 from n2g_assets.storage.files import disk_full_error, is_disk_full, write_atomically
 from n2g_assets.storage.hashing import hash_json
-from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.batching import Batch, TokenBudget, pad, run_batches
 from n2g_assets.subject.harvest import Progress
 from n2g_assets.subject.model import SubjectModel
 
@@ -96,7 +97,7 @@ def read_texts(
         progress: Told the tokens done and the tokens to run.
 
     Raises:
-        SubjectError: The model lacks a layer or neuron.
+        SubjectError: The model lacks a layer or neuron, or the device has no memory left for a single context.
         SettingsError: A context is longer than the model reads.
         StorageError: A file cannot be written.
         ValueError: The model is not in float32, or a document's contexts do not stand together.
@@ -115,12 +116,12 @@ def read_texts(
     ]
     total = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if lacks)
     done = 0
-    not_finite: set[int] = set()
+    budget, not_finite = TokenBudget(settings.batch_tokens), set[int]()
     for shard, lacks in zip(shards, lacking, strict=True):
         new = {layer: asked for layer, asked in lacks.items() if layer not in not_finite}
         if not new:
             continue
-        for tokens in _run(model, shard, new, settings.batch_tokens, store, not_finite):
+        for tokens in _run(model, shard, new, budget, store, not_finite):
             done += tokens
             if progress is not None:
                 progress(done, total)
@@ -200,7 +201,7 @@ def _run(
     model: SubjectModel,
     shard: _Shard,
     new: Mapping[int, Int32[np.ndarray, " neurons"]],
-    batch_tokens: int,
+    budget: TokenBudget,
     store: _Store,
     not_finite: set[int],
 ) -> Iterator[int]:
@@ -212,9 +213,12 @@ def _run(
         store.folder.mkdir(parents=True, exist_ok=True)
         columns = {layer: _Columns(asked, shard, model.device, store.folder) for layer, asked in new.items()}
     lengths = np.diff(shard.starts)
-    for batch in batches(lengths, batch_tokens):
+
+    def run(batch: Batch) -> None:  # filling in the same columns twice does no harm
         tokens = pad([shard.tokens[number] for number in batch], model.bos_id)
         model.run(tokens, {layer: partial(taken.add_batch, batch) for layer, taken in columns.items()})
+
+    for batch, _ in run_batches(lengths, budget, run):
         yield int(lengths[batch].sum())
     for layer in new:
         taken = columns.pop(layer)

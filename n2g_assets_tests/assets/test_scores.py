@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 
@@ -9,6 +10,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from n2g_assets.assets import evaluation
+from n2g_assets.assets.workbench import Workbench
 from n2g_assets.settings import StudySettings
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
@@ -203,6 +206,45 @@ def test_means_that_a_killed_run_did_not_write_are_made_again_without_the_model(
     after = store_of(home).manifest("layer_scores", "tiny", 1)
     assert after.content_hash == before.content_hash
     assert {m["result"] for m in metadata_of(result, "evaluation").values()} == {"reused"}
+
+
+def test_a_killed_evaluation_scores_only_the_blocks_that_it_had_not_finished(finished, tmp_path, monkeypatch):
+    home = finished.copy_home(tmp_path)
+    tables = ("evaluation", "counterexamples", "failures", "layer_scores")
+    before = {table: store_of(home).manifest(table, "tiny", 1).content_hash for table in tables}
+    for table in tables:
+        shutil.rmtree(home / "slices" / table / "study=tiny" / "layer=1")
+    evaluate_units, scored = evaluation.evaluate_units, []
+
+    def until(number):
+        def counted(units, *rest):
+            if len(scored) + len(units) > number:
+                raise MemoryError
+            scored.extend(units)
+            return evaluate_units(units, *rest)
+
+        monkeypatch.setattr(evaluation, "evaluate_units", counted)
+        return evaluation.STAGE.work(Workbench(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
+
+    with pytest.raises(MemoryError):
+        until(2)
+    assert len(scored) == 2
+    report = until(4)
+    assert len(scored) == len(set(scored)) == 4
+    assert (report.computed, report.kept) == (2, 2)
+    assert {table: store_of(home).manifest(table, "tiny", 1).content_hash for table in tables} == before
+    assert not list((home / "cache" / "sums").rglob("*.npz"))
+
+
+def test_draws_that_are_lost_are_made_again_for_all_units(finished, tmp_path, monkeypatch):
+    home = finished.copy_home(tmp_path)
+    before = store_of(home).manifest("layer_scores", "tiny", 1).content_hash
+    shutil.rmtree(home / "slices" / "layer_scores" / "study=tiny" / "layer=1")
+    damaged = home / "cache" / "sums" / "tiny" / "1.npz"
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_bytes(b"PK no archive")
+    evaluation.STAGE.work(Workbench(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
+    assert store_of(home).manifest("layer_scores", "tiny", 1).content_hash == before
 
 
 def test_more_neurons_keep_the_others_scores(finished, tmp_path, instance):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.scores import Draws, Scores
+from n2g_assets.method.probing import Unit
 from n2g_assets.storage.tables import TABLES
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
@@ -99,6 +100,36 @@ def test_means_and_intervals_equal_the_slow_computation(graph, lookup, asked):
     assert columns(only(frame, "token_lookup"), "f1_gain") == [0, 0, 0]
     for name in ("levels_firing", "levels_silent"):
         assert row[name] == sum(getattr(draws, name) for _, draws in graph).tolist()
+
+
+@given(UNITS, st.integers(0, 6))
+def test_sums_that_are_kept_and_taken_over_go_on_as_if_nothing_had_happened(units, kept):
+    whole, begun, resumed = (LayerScores(6, DRAWS, [("graph", "random"), ("graph", "top")]) for _ in range(3))
+    scored = [
+        (Unit(n, 1), [(row | {"predictor": "graph", "text": "top"}, draws)]) for n, (row, draws) in enumerate(units)
+    ]
+    for unit, scores in scored:
+        whole.add_unit(unit, scores)
+    for unit, scores in scored[:kept]:
+        begun.add_unit(unit, scores)
+    resumed.take_over(begun.sums())
+    assert resumed.units == {unit for unit, _ in scored[:kept]}
+    for unit, scores in scored:  # those that were taken over count once
+        resumed.add_unit(unit, scores)
+    assert resumed.frame().equals(whole.frame())
+    assert resumed.units == whole.units == {unit for unit, _ in scored}
+
+
+def test_sums_that_do_not_fit_change_nothing():
+    layer = LayerScores(2, DRAWS)
+    layer.add_unit(
+        Unit(0, 1), [(row | {"predictor": "graph", "text": "top"}, draws) for row, draws in some_units(0, 1)]
+    )
+    before, sums = layer.frame(), layer.sums()
+    del sums["levels"]
+    with pytest.raises(KeyError):
+        layer.take_over(sums)
+    assert layer.frame().equals(before)
 
 
 def test_the_order_of_units_and_texts_does_not_matter():

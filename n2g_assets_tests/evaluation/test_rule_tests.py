@@ -72,7 +72,7 @@ def frames(*graphs):
 def tried(units, graphs, prober, contexts=HELD_OUT, method=METHOD, **evaluation):
     a_max = dict.fromkeys(units, A_MAX)
     settings = EvaluationSettings(**evaluation)
-    return try_rules(units, *frames(*graphs), contexts, a_max, VOCABULARY, prober, method, settings)
+    return try_rules(units, *frames(*graphs), FreshText.of(contexts, VOCABULARY), a_max, prober, method, settings)
 
 
 def follows(*forms, strength=A_MAX):
@@ -278,9 +278,8 @@ def test_rules_with_the_most_prompts_are_tested_and_of_equals_the_lower_number()
 
 def test_units_without_rules_have_no_rows_and_are_ok_and_the_model_is_not_asked():
     prober = ToyProber({})
-    result = try_rules(
-        [Unit(1, 1), Unit(2, -1)], *frames(), HELD_OUT, {}, VOCABULARY, prober, METHOD, EvaluationSettings()
-    )
+    fresh = FreshText.of(HELD_OUT, VOCABULARY)
+    result = try_rules([Unit(1, 1), Unit(2, -1)], *frames(), fresh, {}, prober, METHOD, EvaluationSettings())
     assert conform("rule_tests", result.tables["rule_tests"]).is_empty()
     assert [outcome.status for outcome in result.ledger.values()] == ["ok", "ok"]
     assert prober.calls == []

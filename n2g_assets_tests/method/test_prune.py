@@ -53,8 +53,9 @@ def slow_importance(neuron, sign, tokens, k, j):
     st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, -1]), contexts_strategy), min_size=1, max_size=6),
     st.integers(0, 10**6),
     st.sampled_from([PAPER, MethodSettings(prune_max_prefix=0), MethodSettings(prune_max_prefix=11, prune_keep=1.0)]),
+    st.sampled_from([1, 100, 10_000]),
 )
-def test_pruning_in_rounds_finds_what_trying_one_suffix_at_a_time_finds(examples, seed, method):
+def test_pruning_in_waves_finds_what_trying_one_suffix_at_a_time_finds(examples, seed, method, enough):
     neurons = {0: hash_neuron(seed, 1), 1: hash_neuron(seed, 3), 2: hash_neuron(seed, 25)}
     contexts, expected = [], []
     for rank, (neuron, sign, tokens) in enumerate(examples):
@@ -63,10 +64,10 @@ def test_pruning_in_rounds_finds_what_trying_one_suffix_at_a_time_finds(examples
         if full[peak] > 0:
             contexts.append(TrainContext(Unit(neuron, sign), rank, tokens, peak, float(full[peak])))
             expected.append(slow_prune(neurons[neuron], sign, tokens, method))
-    prober = ToyProber(neurons)
-    pruned = prune_contexts(contexts, BOS, prober, method)
-    assert len(prober.calls) <= 5
-    for one, context, (tokens, activations, reduced) in zip(pruned, contexts, expected, strict=True):
+    prober = ToyProber(neurons, enough=enough)
+    pruned = prune_contexts(contexts, VOCABULARY, prober, method)
+    for (one, masked), context, (tokens, activations, reduced) in zip(pruned, contexts, expected, strict=True):
+        assert len(masked) == len(tokens) - 1
         assert one.context is context
         assert one.token_ids.tolist() == tokens.tolist()
         assert one.activations.tolist() == activations.tolist()
@@ -109,11 +110,11 @@ def test_saliency_rows_are_the_definition_at_every_firing_position_and_the_peak(
         assert source["token_ids"][row["start"] : source["peak"] + 1] == row["token_ids"][1:]
 
 
-def test_the_except_neuron_keeps_its_subject_and_one_call_a_round_serves_all_units():
+def test_the_except_neuron_keeps_its_subject_and_one_call_a_wave_serves_all_units():
     near = encode(VOCABULARY, " here", " in", "All", " students", " except", " here")
     far = encode(VOCABULARY, " here", "Everyone", " in", " here", " except", " in")
     neurons = {0: except_neuron(VOCABULARY), 1: hash_neuron(0, 1, (0, 1))}
-    prober = ToyProber(neurons)
+    prober = ToyProber(neurons, enough=12)
     units = [Unit(0, 1), Unit(1, 1)]
     top_examples = top_example_rows(neurons, {units[0]: [near, far], units[1]: [near]})
     result = prune_examples(units, top_examples, {units[0]: 4.0, units[1]: 1.0}, VOCABULARY, prober, PAPER)
@@ -129,14 +130,14 @@ def test_the_except_neuron_keeps_its_subject_and_one_call_a_round_serves_all_uni
     assert frame["importances"].to_list() == [
         pytest.approx([0, 0.875, 0, 1.0]), pytest.approx([0, 1 - 0.5 / 3, 0, 0, 1.0]),
     ]  # fmt: skip
-    assert prober.calls == [6, 4, 3 + 4 + 1]
+    assert prober.calls == [3, 1 + 2, 2, 3 + 1, 4]  # masked prompts go with suffixes; two units' worth fills a wave
 
 
 def test_an_equal_activation_before_it_takes_the_peak_away():
     tokens = np.array([BOS, 2, 3], np.int32)
     context = TrainContext(Unit(0, 1), 0, tokens, 2, 1.0)
     tie = {0: lambda prompt: np.where(np.arange(len(prompt)) > 0, 1.0 if len(prompt) > 2 else 0.0, 0.0)}
-    (pruned,) = prune_contexts([context], BOS, ToyProber(tie), PAPER)
+    ((pruned, _),) = prune_contexts([context], VOCABULARY, ToyProber(tie), PAPER)
     assert not pruned.reduced
     assert pruned.token_ids.tolist() == tokens.tolist()
 
@@ -144,7 +145,7 @@ def test_an_equal_activation_before_it_takes_the_peak_away():
 def test_a_large_value_at_bos_is_never_the_peak_and_never_an_activating_position():
     loud_bos = {0: lambda prompt: np.where(np.arange(len(prompt)) == 0, 99.0, prompt)}
     context = TrainContext(Unit(0, 1), 0, np.array([BOS, 2, 3], np.int32), 2, 3.0)
-    (pruned,) = prune_contexts([context], BOS, ToyProber(loud_bos), PAPER)
+    ((pruned, _),) = prune_contexts([context], VOCABULARY, ToyProber(loud_bos), PAPER)
     assert (pruned.token_ids.tolist(), pruned.reduced) == ([BOS, 3], True)
     assert pruned.activating(3.0, 0.5).tolist() == [1]
 

@@ -34,8 +34,8 @@ def encode(vocabulary: Vocabulary, *words: str) -> np.ndarray:
 class ToyProber:
     """A prober whose neurons are functions of the token ids; keeps the number of prompts of every call."""
 
-    def __init__(self, neurons: Mapping[int, Neuron], layer: int = 3) -> None:
-        self.neurons, self.layer = neurons, layer
+    def __init__(self, neurons: Mapping[int, Neuron], layer: int = 3, enough: int = 64) -> None:
+        self.neurons, self.layer, self.enough = neurons, layer, enough
         self.calls: list[int] = []
 
     def activations(self, prompts: Sequence[np.ndarray], units: Sequence[Unit]) -> list[np.ndarray]:

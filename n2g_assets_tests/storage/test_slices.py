@@ -342,3 +342,25 @@ def test_a_lock_names_its_holder_and_ends_with_a_killed_process(
         process.wait()
         with store.lock("database", timeout=0):
             pass
+
+
+@pytest.mark.parametrize("group_bytes", [1, 200, 2**20])
+@pytest.mark.parametrize(
+    "units", [[], [(3, 1)], [(9, -1), (0, 1)], [(5, 1), (5, -1), (6, 1)], [(n, s) for n in range(10) for s in (1, -1)]]
+)
+def test_the_rows_of_some_units_are_those_among_all_rows(tmp_path, monkeypatch, group_bytes, units):
+    monkeypatch.setattr(slices, "_ROW_GROUP_BYTES", group_bytes)
+    store = SliceStore(Home(tmp_path))
+    records = [
+        {"study": "demo", "layer": 7, "neuron": n, "sign": s, "rule_id": rule}
+        for n in (0, 2, 3, 5, 9) for s in (1, -1) for rule in range(n + 1)
+    ]  # fmt: skip
+    manifest = write(store, "rules", rows("rules", *records))
+    everything = store.read("rules", "demo", 7)
+    assert manifest.content_hash == content_hash(everything)
+    asked = [(row["neuron"], row["sign"]) in units for row in everything.iter_rows(named=True)]
+    expected = everything.filter(pl.Series(asked, dtype=pl.Boolean))
+    found = store.read("rules", "demo", 7, units=[Unit(*unit) for unit in units])
+    assert_frame_equal(found, expected)
+    chosen = store.read("rules", "demo", 7, columns=["rule_id", "neuron"], units=[Unit(*unit) for unit in units])
+    assert_frame_equal(chosen, expected.select("rule_id", "neuron"))

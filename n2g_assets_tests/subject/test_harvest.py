@@ -69,6 +69,23 @@ class CountingModel:
         self.inner.run(tokens, taps)
 
 
+@dataclass
+class SmallMemory(CountingModel):
+    """Runs out of memory on batches of more than so many tokens, once their first layer has been read."""
+
+    limit: int = 0
+    failed: tuple[int, ...] = ()
+
+    def run(self, tokens, taps):
+        if tokens.numel() <= self.limit:
+            super().run(tokens, taps)
+            return
+        self.failed += (tokens.numel(),)
+        first = min(taps)
+        self.inner.run(tokens, {first: taps[first]})
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
 def run(model, contexts, folder: Path, layers=LAYERS, recorded=RECORDED, settings=SETTINGS, **more) -> Harvest:
     return harvest(
         model,
@@ -259,6 +276,39 @@ def test_the_batch_size_does_not_change_the_rows(model, contexts, first, tmp_pat
         same_frames(first[0].frames(layer), other.frames(layer))
 
 
+def test_out_of_memory_the_shard_begins_anew_with_smaller_batches_and_nothing_counts_twice(
+    model, contexts, first, tmp_path
+):
+    small, seen = SmallMemory(model, limit=40), []
+    found = run(small, contexts, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert small.failed == (128, 64), "later shards begin with the smaller batches"
+    assert found.tokens_run == first[0].tokens_run == seen[-1][0] == seen[-1][1]
+    for layer in LAYERS:
+        frames, whole = found.frames(layer), first[0].frames(layer)
+        same_frames(frames, whole)
+        assert frames.neuron_stats["share_positive"].equals(whole.neuron_stats["share_positive"])
+
+
+def test_out_of_memory_later_in_a_shard_its_batches_before_count_once(model, contexts, first, tmp_path):
+    later = SmallMemory(model, limit=128)
+    batch = later.run
+
+    def run_fewer(tokens, taps):
+        later.limit = 30 if len(later.layers) == 1 else later.limit
+        batch(tokens, taps)
+
+    later.run = run_fewer
+    found = run(later, contexts, tmp_path)
+    assert later.failed
+    assert later.tokens > found.tokens_run, "the first batch ran twice"
+    same_frames(found.frames(2), first[0].frames(2))
+
+
+def test_a_context_that_does_not_fit_into_memory_says_what_to_do(model, contexts, tmp_path):
+    with pytest.raises(SubjectError, match=r"no memory left .*lower harvest.context_length"):
+        run(SmallMemory(model, limit=LENGTH - 1), contexts, tmp_path)
+
+
 def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float32(
     files, model, contexts, first, tmp_path
 ):
@@ -274,6 +324,36 @@ def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float3
         np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=NEAR)
     best = frames.top_contexts.filter(rank=0).sort("sign", "neuron")["activation"].cast(pl.Float64)
     assert best.equals(frames.neuron_stats.sort("sign", "neuron")["max"], check_names=False)
+
+
+def test_bfloat16_a_max_and_the_strong_positions_in_shortlisted_contexts_of_recorded_units_are_float32(
+    files, model, contexts, first, tmp_path
+):
+    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
+    exact = first[0].frames(0)
+    for small in (False, True):
+        again = SmallMemory(model, limit=50) if small else model
+        frames = run(half, contexts, tmp_path, exact_model=again).frames(0)
+        every = activations_one_by_one(model, contexts, 0)
+        recorded = pl.col("neuron").is_in(RECORDED[0])
+        off = {}
+        for name, others in (("recorded", recorded), ("others", ~recorded)):
+            mine, theirs = (f.neuron_stats.filter(others).sort("neuron", "sign")["max"] for f in (frames, exact))
+            off[name] = (mine - theirs).abs().max()
+        assert off["recorded"] < NEAR < off["others"]
+        top = frames.top_contexts.select("neuron", "sign", "context_id")
+        strong = frames.activations.filter(recorded)
+        assert strong.select("neuron", "sign", "rank").equals(
+            exact.activations.filter(recorded).select("neuron", "sign", "rank")
+        )
+        within = strong.join(top, on=["neuron", "sign", "context_id"])
+        assert len(within) > 50
+        for neuron, sign, context_id, position, activation in within.select(
+            "neuron", "sign", "context_id", "position", "activation"
+        ).iter_rows():
+            assert activation == pytest.approx(sign * every[context_id][position, neuron], abs=NEAR)
+        steps = strong.select(pl.col("activation").diff().over("neuron", "sign").fill_null(0))
+        assert (steps["activation"] <= 0).all(), "ranks follow the activations as they are stored"
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("nan")])

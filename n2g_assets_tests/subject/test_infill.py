@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from n2g_assets.settings import MethodSettings
+from n2g_assets.subject import packing
 from n2g_assets.subject.infill import InfillProposer
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.vocabulary import build_vocabulary
@@ -60,7 +61,6 @@ def oracle(model: SubjectModel, vocabulary, prompt: np.ndarray, position: int) -
 def test_substitutes_are_those_of_writing_out_every_variant(model):
     vocabulary = vocabulary_of(model)
     proposer = InfillProposer(model, vocabulary, SETTINGS)
-    assert proposer.shares_left
     prompts = prompts_of(model)
     positions = [[len(p) - 1, 1, 2] for p in prompts]
     answers = proposer.propose(prompts, positions)
@@ -73,12 +73,13 @@ def test_substitutes_are_those_of_writing_out_every_variant(model):
     assert proposer.seconds > 0
 
 
-def test_reading_candidates_one_by_one_gives_the_same(model):
+def test_reading_candidates_one_by_one_gives_the_same(model, monkeypatch):
     proposer = InfillProposer(model, vocabulary_of(model), SETTINGS)
     prompts = prompts_of(model)
     positions = [list(range(1, len(p))) for p in prompts]
     shared = proposer.propose(prompts, positions)
-    tokens, proposer.tokens, proposer.shares_left = proposer.tokens, 0, False
+    tokens, proposer.tokens = proposer.tokens, 0
+    monkeypatch.setattr(packing, "heeds_masks", lambda _model: False)
     assert proposer.propose(prompts, positions) == shared
     assert tokens < proposer.tokens
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.method.probing import Unit
+from n2g_assets.subject.batching import TokenBudget
 from n2g_assets.subject.packing import heeds_masks, pack
 from n2g_assets.subject.prober import LayerProber
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_neox
@@ -41,11 +42,11 @@ def test_variants_of_a_prompt_cost_less_and_answer_the_same(tmp_path, build):
     for position in range(1, 20):
         variants.append(prompt.copy())
         variants[-1][position] = 7
-    prober, unit = LayerProber(model, 1, 4096), Unit(5, 1)
+    prober, unit = LayerProber(model, 1, TokenBudget(4096)), Unit(5, 1)
     together = prober.activations(variants, [unit] * len(variants))
     assert prober.tokens < 0.7 * sum(map(len, variants))
     for variant, answer in zip(variants, together, strict=True):
-        alone = LayerProber(model, 1, 4096).activations([variant], [unit])[0]
+        alone = LayerProber(model, 1, TokenBudget(4096)).activations([variant], [unit])[0]
         np.testing.assert_allclose(answer, alone, atol=1e-4 * np.abs(alone).max())
 
 

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.errors import SubjectError
 from n2g_assets.method.probing import Unit
-from n2g_assets.subject.batching import batches, pad
+from n2g_assets.subject.batching import TokenBudget, batches, pad
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.prober import LayerProber
-from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama
+from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
 
 LAYER = 1
 
@@ -42,7 +43,7 @@ def test_answers_are_those_of_one_prompt_at_a_time_in_any_batch(model, batch_tok
     prompts = make_prompts(model, 60)
     rng = np.random.default_rng(1)
     units = [Unit(int(n), int(s)) for n, s in zip(rng.integers(0, 48, 60), rng.choice([1, -1], 60), strict=True)]
-    answers = LayerProber(model, LAYER, batch_tokens).activations(prompts, units)
+    answers = LayerProber(model, LAYER, TokenBudget(batch_tokens)).activations(prompts, units)
     for answer, expected in zip(answers, one_by_one(model, prompts, units), strict=True):
         assert answer.dtype == np.float32
         np.testing.assert_allclose(answer, expected, atol=1e-4 * np.abs(expected).max())
@@ -50,7 +51,7 @@ def test_answers_are_those_of_one_prompt_at_a_time_in_any_batch(model, batch_tok
 
 def test_a_prompt_that_several_units_ask_about_runs_once(model):
     prompts = make_prompts(model, 5)
-    prober = LayerProber(model, LAYER, 4096)
+    prober = LayerProber(model, LAYER, TokenBudget(4096))
     units = [Unit(i % 3, 1 if i % 2 else -1) for i in range(20)]
     answers = prober.activations(prompts * 4, units)
     assert prober.tokens <= sum(map(len, prompts))
@@ -59,8 +60,99 @@ def test_a_prompt_that_several_units_ask_about_runs_once(model):
         np.testing.assert_allclose(answer, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_only_the_asked_neurons_of_the_last_layer_are_computed(model):
+    widths: list[int] = []
+    assert model.narrows  # checked once, before anything is counted
+    original = torch.nn.functional.linear
+    prompts, units = make_prompts(model, 8), [Unit(3, 1), Unit(40, -1)] * 4
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func in (original, torch.addmm):
+                widths.append(result.shape[-1])
+            return result
+
+    with Counting():
+        LayerProber(model, LAYER, TokenBudget(4096)).activations(prompts, units)
+    per_layer = 2 if model.gated else 1
+    assert widths.count(48) == per_layer * LAYER  # whole MLPs of the layers before it
+    assert widths.count(2) == per_layer  # two neurons of its own
+
+
+def test_after_a_narrowed_pass_the_model_is_whole_again(model):
+    tokens = torch.tensor([[model.bos_id, 5, 6, 7]])
+    before: list[torch.Tensor] = []
+    after: list[torch.Tensor] = []
+    model.run(tokens, {LAYER: before.append})
+    narrow = model.read(tokens, LAYER, torch.tensor([7, 3]))
+    model.run(tokens, {LAYER: after.append})
+    assert torch.equal(before[0], after[0])
+    torch.testing.assert_close(narrow, before[0][:, :, [7, 3]])
+
+
+def test_neurons_that_mix_are_computed_together(tmp_path):
+    model = load_tiny(tiny_solu(tmp_path / "solu"))
+    assert not model.narrows
+    prompts = make_prompts(model, 20)
+    units = [Unit(n, 1) for n in range(20)]
+    answers = LayerProber(model, LAYER, TokenBudget(4096)).activations(prompts, units)
+    for answer, expected in zip(answers, one_by_one(model, prompts, units), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("hook", ["mlp.hook_post", "mlp.hook_pre", "hook_resid_pre"])
+def test_a_narrowed_pass_gives_what_the_hook_gives_whatever_the_hook(tmp_path, hook):
+    model = load_tiny(tiny_neox(tmp_path / "neox"), hook=hook)
+    tokens, neurons = torch.tensor([[model.bos_id, *range(20, 30)]]), torch.tensor([30, 0, 5])
+    whole: list[torch.Tensor] = []
+    model.run(tokens, {LAYER: whole.append})
+    torch.testing.assert_close(model.read(tokens, LAYER, neurons), whole[0][:, :, neurons])
+
+
+def test_out_of_memory_halves_the_batches_and_leaves_no_prompt_out(model, monkeypatch):
+    prompts, units = make_prompts(model, 60), [Unit(n % 48, 1) for n in range(60)]
+    expected = LayerProber(model, LAYER, TokenBudget(4096)).activations(prompts, units)
+    whole, sizes = model.plain.forward, []
+
+    def small_device(tokens, **inputs):
+        sizes.append(tokens.numel())
+        if tokens.numel() > 300:
+            raise torch.OutOfMemoryError("no memory left")
+        return whole(tokens, **inputs)
+
+    monkeypatch.setattr(model.plain, "forward", small_device)
+    budget = TokenBudget(4096)
+    answers = LayerProber(model, LAYER, budget).activations(prompts, units)
+    for answer, before in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer, before, atol=1e-4 * np.abs(before).max())
+    assert max(sizes) > 300
+    assert budget.tokens <= 300  # the next calls start from what fitted
+    assert sum(size > 300 for size in sizes) <= 4
+
+
+def test_a_prompt_that_does_not_fit_alone_is_an_error_with_a_cure(model, monkeypatch):
+    def no_device(tokens, **inputs):
+        raise torch.OutOfMemoryError("no memory left")
+
+    assert model.narrows
+    monkeypatch.setattr(model.plain, "forward", no_device)
+    with pytest.raises(SubjectError, match=r"single prompt of \d+ tokens: close other programs"):
+        LayerProber(model, LAYER, TokenBudget(4096)).activations(make_prompts(model, 3), [Unit(0, 1)] * 3)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_a_lack_of_memory(model, monkeypatch):
+    def broken(tokens, **inputs):
+        raise RuntimeError("something else")
+
+    assert model.narrows
+    monkeypatch.setattr(model.plain, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        LayerProber(model, LAYER, TokenBudget(4096)).activations(make_prompts(model, 3), [Unit(0, 1)] * 3)
+
+
 def test_nothing_asked_runs_nothing(model):
-    prober = LayerProber(model, LAYER, 64)
+    prober = LayerProber(model, LAYER, TokenBudget(64))
     assert prober.activations([], []) == []
     assert prober.calls == prober.tokens == 0
 

@@ -17,7 +17,13 @@ from n2g_assets.settings import HarvestSettings
 from n2g_assets.subject import readings
 from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets.subject.readings import Readings, read_texts
-from n2g_assets_tests.subject.test_harvest import NEAR, CountingModel, activations_one_by_one, make_contexts
+from n2g_assets_tests.subject.test_harvest import (
+    NEAR,
+    CountingModel,
+    SmallMemory,
+    activations_one_by_one,
+    make_contexts,
+)
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_solu
 
 SETTINGS = HarvestSettings(batch_tokens=96, device="cpu")
@@ -264,6 +270,19 @@ def test_a_layer_that_is_not_finite_fails_alone(poison, model, contexts, tmp_pat
     assert not list(tmp_path.glob("*/layer=2/*"))
     assert counting.layers[-1] == (0,), "after its first shard the layer is not read any more"
     assert read(broken, contexts, tmp_path, {2: [5]}).activations(2, 0, [5]).any(), "other neurons of it can be read"
+
+
+def test_out_of_memory_the_batch_is_repeated_in_halves_and_later_batches_are_as_small(model, contexts, tmp_path):
+    small = SmallMemory(model, limit=40)
+    found = read(small, contexts, tmp_path)
+    assert small.failed == (96, 48)
+    assert small.tokens >= found.tokens_run == n_tokens(contexts)
+    for layer, neurons in NEURONS.items():
+        np.testing.assert_allclose(
+            everything(found, layer, neurons), one_by_one(model, contexts, layer, neurons), atol=NEAR
+        )
+    with pytest.raises(SubjectError, match="no memory left"):
+        read(SmallMemory(model, limit=3), contexts, tmp_path / "none")
 
 
 # ------------------------------------------------------------------------------------------ what is refused

