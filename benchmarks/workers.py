@@ -39,6 +39,8 @@ from n2g_assets.subject.turns import Turns
 GOAL = 0.9
 CONTEXTS, LENGTH = 8, 128
 PASSES, PASSES_WITHOUT, REPETITIONS = 4, 2, 3
+ENOUGH_SECONDS = 40.0
+"""No further repetition is begun after these: without turns, or beside other programs, one can take minutes."""
 
 
 def work(home: Home, layer: int, lock: Path) -> None:
@@ -110,7 +112,10 @@ def measure(home: Home, layer: int, passes: int, passes_without: int, repetition
     with two_runs(home, layer) as both:
         for process in both:
             rate([process], 2, turns=True)  # the first pass is slower
+        began = time.perf_counter()
         for repetition in range(repetitions):
+            if found and time.perf_counter() - began > ENOUGH_SECONDS:
+                break
             one = Speeds(
                 alone=rate(both[:1], 2 * passes, turns=True),
                 turns=rate(both, passes, turns=True),

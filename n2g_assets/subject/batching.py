@@ -28,6 +28,8 @@ _LIKE = 0.8
 """A prompt this much shorter than the longest of a batch waits for the next one, if the batch is large enough."""
 _LARGE = 0.25
 """Share of the budget from which a batch is large enough to be efficient."""
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What devices say when they have none left."""
 
 
 @dataclass
@@ -95,9 +97,8 @@ def run_batches(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    said = str(error) if isinstance(error, RuntimeError) else ""  # of other devices than cuda there is only the text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"]:

@@ -110,7 +110,17 @@ def test_a_narrowed_pass_gives_what_the_hook_gives_whatever_the_hook(tmp_path, h
     torch.testing.assert_close(model.read(tokens, LAYER, neurons), whole[0][:, :, neurons])
 
 
-def test_out_of_memory_halves_the_batches_and_leaves_no_prompt_out(model, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.90 GB)."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError(),
+    ],
+    ids=["cuda", "mps", "cpu", "python"],
+)
+def test_out_of_memory_halves_the_batches_and_leaves_no_prompt_out(model, monkeypatch, error):
     prompts, units = make_prompts(model, 60), [Unit(n % 48, 1) for n in range(60)]
     expected = LayerProber(model, LAYER, TokenBudget(4096)).activations(prompts, units)
     whole, sizes = model.plain.forward, []
@@ -118,7 +128,7 @@ def test_out_of_memory_halves_the_batches_and_leaves_no_prompt_out(model, monkey
     def small_device(tokens, **inputs):
         sizes.append(tokens.numel())
         if tokens.numel() > 300:
-            raise torch.OutOfMemoryError("no memory left")
+            raise error
         return whole(tokens, **inputs)
 
     monkeypatch.setattr(model.plain, "forward", small_device)
