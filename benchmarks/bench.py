@@ -93,7 +93,8 @@ def table(found: Sequence[Mapping[str, Any]], former: Sequence[Mapping[str, Any]
         columns |= _to_the_right(key, [_number(one[key]) for one in found])
     if any(one["name"] in before for one in found):
         columns |= _to_the_right("before", [_number(before.get(one["name"])) for one in found])
-    columns[""] = ["" if one["ratio"] >= one["goal"] else MISSED for one in found]
+    if any(one["ratio"] < one["goal"] for one in found):
+        columns[""] = ["" if one["ratio"] >= one["goal"] else MISSED for one in found]
     return table_text(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
 
 
@@ -155,7 +156,8 @@ def run_all(names: Sequence[str], home: Home, *, keep: bool, folder: Path = FOLD
             failed[name] = error
     stored = merged(former, found) if keep else found
     if found:
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(stored, indent=1), encoding="utf-8"))
+        text = json.dumps(stored, indent=1) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         print(table(found, former))
         print(f"\nMore is better in every row; the same rows: {path}")
     for name, error in failed.items():
