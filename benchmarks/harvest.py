@@ -8,7 +8,7 @@ both see the same machine; the ratio is the median over repetitions. A small har
 compiled.
 
     python benchmarks/harvest.py                                     # all layers in float32
-    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1,2 --tokens 8192
+    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
     """
     files = find_model(None, home)
     found = []
-    for dtype, layers, tokens in (("float32", None, 24_576), ("bfloat16", [0, 1, 2], 8192)):
+    for dtype, layers, tokens in (("float32", None, 24_576), ("bfloat16", [0, 1], 6144)):
         repetition = measure(files, dtype=dtype, layers=layers, tokens=tokens)[0]
         what = "all layers" if layers is None else f"layers 0 to {max(layers)}"
         found.append(

@@ -6,7 +6,7 @@ not prompts asked twice, not beginnings that a row shares. The bare pass is the 
 without unembedding and the layers after the unit's, on full batches of long contexts. It runs after each of the
 prober's calls, so that both see the same machine. The ratio is the geometric mean over layers.
 
-    python benchmarks/prober.py                  # study demo, its layers, up to 16 units each
+    python benchmarks/prober.py                  # study demo, its layers, up to 6 units each
     python benchmarks/prober.py --study smollm2 --layers 7,15 --units 32
 """
 
@@ -36,7 +36,7 @@ from n2g_assets.subject.infill import InfillProposer
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.prober import LayerProber
 
-UNITS = 16
+UNITS = 6
 
 
 @dataclass
