@@ -11,7 +11,7 @@ from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.tables import TABLES
 
-KILLED_AT = 170
+KILLED_AT = 110
 """Every try dies this many files further on: in the corpus, the shards, the blocks, the slices and the database."""
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
