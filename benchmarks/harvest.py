@@ -185,7 +185,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
         what = "all layers" if layers is None else f"layers 0 to {max(layers)}"
         found.append(
             {
-                "name": f"harvest, {dtype}, {what}",
+                "name": f"activation cache, {dtype}, {what} (tokens/s)",
                 "ours": repetition.tokens / repetition.whole,
                 "baseline": repetition.tokens / repetition.bare,
                 "ratio": repetition.ratio,
