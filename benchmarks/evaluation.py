@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import geometric
 from rows import row
 
 from n2g_assets.assets.evaluation import LayerScoring
@@ -104,11 +105,6 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
                 flush=True,
             )
     return found
-
-
-def geometric(values: Sequence[float]) -> float:
-    """The geometric mean."""
-    return float(np.exp(np.mean(np.log(values))))
 
 
 def rows(home: Home) -> list[dict[str, Any]]:

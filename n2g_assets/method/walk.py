@@ -1,31 +1,17 @@
 """The loops of prediction, compiled: :mod:`n2g_assets.method.predict` says what they are for, and calls them.
 
-Importing this module imports numba, so others import it inside functions. What is compiled is kept on disk, beside the
-module or in the user's cache folder; where neither can be written, each process compiles for itself.
+Importing this module imports numba (``compiled``), so others import it inside functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
-from numba import njit
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from n2g_assets.method.compiled import compiled
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled when it is first called; other threads may run beside it."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def measure_paths(
     parents: Int32[np.ndarray, " nodes"],
     forms: Int32[np.ndarray, " nodes"],
@@ -49,7 +35,7 @@ def measure_paths(
             exact[node] += exact[parent]
 
 
-@_compiled
+@compiled
 def raise_to_parents(parents: Int32[np.ndarray, " nodes"], best: Int32[np.ndarray, " nodes"]) -> None:
     """Raises every node's number in ``best`` to the largest among the nodes below it; parents come before children."""
     for node in range(len(parents) - 1, -1, -1):
@@ -58,7 +44,7 @@ def raise_to_parents(parents: Int32[np.ndarray, " nodes"], best: Int32[np.ndarra
             best[parent] = best[node]
 
 
-@_compiled
+@compiled
 def walk_back(
     node_forms: Int32[np.ndarray, " nodes"],
     first: Int32[np.ndarray, " nodes"],
@@ -121,7 +107,7 @@ def walk_back(
         root = roots_end
 
 
-@_compiled
+@compiled
 def _push_children(
     node_forms: Int32[np.ndarray, " nodes"],
     child: int,
@@ -146,7 +132,7 @@ def _push_children(
     return _push(waiting, n_waiting, exact, high)
 
 
-@_compiled
+@compiled
 def _push(waiting: Int32[np.ndarray, " nodes"], n_waiting: int, node: int, over: int) -> int:
     """Puts the nodes from ``node`` to before ``over`` on the pile; its new height."""
     for one in range(node, over):

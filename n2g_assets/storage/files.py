@@ -56,9 +56,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> tuple[int, str]:
-    """Writes a frame as Parquet; answers the file's size in bytes and its sha256."""
-    frame.write_parquet(path, compression="zstd")
+def write_parquet(frame: pl.DataFrame, path: Path, row_group: int | None = None) -> tuple[int, str]:
+    """Writes a frame as Parquet, so many rows to a group; answers the file's size in bytes and its sha256."""
+    frame.write_parquet(path, compression="zstd", row_group_size=row_group)
     return path.stat().st_size, file_sha256(path)
 
 

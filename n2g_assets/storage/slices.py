@@ -28,7 +28,7 @@ import polars as pl
 
 from n2g_assets.errors import StorageError
 from n2g_assets.method.probing import Unit
-from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing
+from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
 from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.tables import TABLES, Table
@@ -124,7 +124,7 @@ class SliceStore:
         frame = _schema(key).conform(frame)
         _check_keys(key, frame)
         with replacing(path.with_suffix(".json")) as about_file, replacing(path) as rows_file:
-            frame.write_parquet(rows_file, compression="zstd", row_group_size=_row_group(frame))
+            size, sha256 = write_parquet(frame, rows_file, _row_group(frame))
             manifest = Manifest(
                 table=table,
                 study=study,
@@ -135,8 +135,8 @@ class SliceStore:
                 code_version=code_version,
                 rows=frame.height,
                 written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-                file_bytes=rows_file.stat().st_size,
-                file_sha256=file_sha256(rows_file),
+                file_bytes=size,
+                file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}),
                 extra=dict(extra or {}),
             )

@@ -53,11 +53,8 @@ def batches(lengths: Int64[np.ndarray, " prompts"], batch_tokens: int) -> Iterat
         lengths: Tokens of each prompt.
         batch_tokens: The most tokens of a batch, padding included; a longer prompt makes a batch of its own.
     """
-    order = np.argsort(-lengths, kind="stable")
-    while len(order):
-        rows = _first(lengths, order, batch_tokens)
+    for rows, _ in run_batches(lengths, TokenBudget(batch_tokens), lambda _: None):
         yield rows
-        order = order[len(rows) :]
 
 
 def run_batches(

@@ -95,13 +95,7 @@ class DeviceStream:
         activations: Float[Tensor, "batch pos d_mlp"],
         lengths: Int64[np.ndarray, " batch"],
     ) -> None:
-        """Take in a batch of contexts, padded on the right.
-
-        Args:
-            contexts: Their numbers in the layout.
-            activations: At all positions.
-            lengths: Tokens of each context, BOS included.
-        """
+        """Take in a batch of contexts; see ``LayerStream``."""
         if not self.tokens:
             self._raise_floors(activations[torch.from_numpy(lengths == lengths.max())][:, 1 : lengths.max()])
         for context, row, length in zip(contexts.tolist(), activations, lengths.tolist(), strict=True):
@@ -177,7 +171,7 @@ class DeviceStream:
         self.contexts.cut()
 
     def finish(self) -> LayerState:
-        """What was kept, on the processor's memory; the stream must not be used after it."""
+        """What was kept; see ``LayerStream``."""
         self.strongest.cut(everything=True)
         self.contexts.cut(everything=True)
         keep = self.contexts.keep

@@ -11,23 +11,18 @@ are read from memory once. For each group:
 4. a context whose largest key beats the unit's weakest context takes its place, or, where its document has as many as
    it may, that of the document's weakest. That is the exchange that keeps the greedy base of a matroid.
 
-Importing this module imports numba. What is compiled is kept on disk, beside the module or in the user's cache folder;
-where neither can be written, each process compiles for itself.
+Importing this module imports numba (``method.compiled``), so others import it inside functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
-from numba import njit
 
+from n2g_assets.method.compiled import compiled
 from n2g_assets.subject.leaders import EMPTY, LARGEST_PLACE
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 GROUP = 16
 """Neurons gathered together: float32 activations in a line of the cache."""
@@ -39,14 +34,6 @@ _NO_KEY = np.int32(np.iinfo(np.int32).min)
 """Less than the key of any activation but NaN."""
 _TO_KEY = np.int32(0x7FFFFFFF)
 _HALF = np.int64(32)
-
-
-def _compiled(function: Callable[P, R], fastmath: bool | set[str] = False) -> Callable[P, R]:
-    """The function, compiled when it is first called; other threads may run beside it."""
-    try:
-        return njit(cache=True, nogil=True, fastmath=fastmath)(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True, fastmath=fastmath)(function)
 
 
 class Kept(NamedTuple):
@@ -84,7 +71,7 @@ class PaddedBatch(NamedTuple):
 
 
 # Loops run over indices: the compiler makes vector instructions of them, and not of loops over elements.
-@_compiled
+@compiled
 def take_in(batch: PaddedBatch, kept: Kept, keep: int, per_document: int, start: int, end: int) -> None:
     """Takes in the neurons from ``start`` to before ``end`` of a batch."""
     d_mlp = batch.activations.shape[2]
@@ -114,7 +101,7 @@ def take_in(batch: PaddedBatch, kept: Kept, keep: int, per_document: int, start:
                 _choose_contexts(batch, kept, per_document, unit, neuron, sign, keys)
 
 
-@_compiled
+@compiled
 def _gather(
     activations: Float32[np.ndarray, "batch pos d_mlp"],
     lengths: Int64[np.ndarray, " batch"],
@@ -146,10 +133,10 @@ def _add_up(row: Float32[np.ndarray, " size"]) -> tuple[float, float]:
     return total, squares
 
 
-_add_up = _compiled(_add_up, fastmath={"reassoc"})
+_add_up = compiled(_add_up, fastmath={"reassoc"})
 
 
-@_compiled
+@compiled
 def _count_signs(row: Float32[np.ndarray, " size"]) -> tuple[np.int32, np.int32]:
     """How many are positive, and how many negative."""
     positive = negative = np.int32(0)
@@ -159,7 +146,7 @@ def _count_signs(row: Float32[np.ndarray, " size"]) -> tuple[np.int32, np.int32]
     return positive, negative
 
 
-@_compiled
+@compiled
 def _sign(row: Float32[np.ndarray, " size"], sign: int, signed: Float32[np.ndarray, " size"]) -> None:
     """Fills in the row times the sign; -0.0 becomes 0.0."""
     zero = np.float32(0)
@@ -171,14 +158,14 @@ def _sign(row: Float32[np.ndarray, " size"], sign: int, signed: Float32[np.ndarr
             signed[at] = zero - row[at]
 
 
-@_compiled
+@compiled
 def _make_keys(bits: Int32[np.ndarray, " size"], keys: Int32[np.ndarray, " size"]) -> None:
     """Fills in integers in the order of the float32 numbers with these bits, as ``leaders.pack`` does."""
     for at in range(len(bits)):
         keys[at] = bits[at] ^ ((bits[at] >> np.int32(31)) & _TO_KEY)
 
 
-@_compiled
+@compiled
 def _choose_positions(
     batch: PaddedBatch,
     kept: Kept,
@@ -221,7 +208,7 @@ def _choose_positions(
     kept.filled[unit] = n
 
 
-@_compiled
+@compiled
 def _choose_contexts(
     batch: PaddedBatch,
     kept: Kept,
@@ -256,7 +243,7 @@ def _choose_contexts(
                 window[position] = sign * batch.activations[context, position, neuron]
 
 
-@_compiled
+@compiled
 def _slot(
     entries: Int64[np.ndarray, " top_contexts"],
     documents: Int64[np.ndarray, " top_contexts"],
@@ -275,7 +262,7 @@ def _slot(
     return weakest if same < per_document else weakest_same
 
 
-@_compiled
+@compiled
 def cut_back(kept: Kept, keep: int, start: int, end: int) -> None:
     """Leaves the strongest positions of some units at the start of their rows, and empty entries after them."""
     for unit in range(start, end):
@@ -285,7 +272,7 @@ def cut_back(kept: Kept, keep: int, start: int, end: int) -> None:
         kept.strongest[unit, filled:] = EMPTY
 
 
-@_compiled
+@compiled
 def _keep_largest(entries: Int64[np.ndarray, " size"], n: int, keep: int) -> None:
     """Orders the first n entries, all different, so that the ``keep`` largest come first, by quickselect."""
     low, high = np.int64(0), np.int64(n)
@@ -308,7 +295,7 @@ def _keep_largest(entries: Int64[np.ndarray, " size"], n: int, keep: int) -> Non
         high = middle - 1
 
 
-@_compiled
+@compiled
 def _largest(keys: Int32[np.ndarray, " size"]) -> np.int32:
     largest = _NO_KEY
     for at in range(len(keys)):
@@ -316,12 +303,12 @@ def _largest(keys: Int32[np.ndarray, " size"]) -> np.int32:
     return largest
 
 
-@_compiled
+@compiled
 def _pack(key: int | np.int32, place: int) -> np.int64:
     return (np.int64(key) << _HALF) | (LARGEST_PLACE - place)
 
 
-@_compiled
+@compiled
 def _unpack(entry: np.int64) -> tuple[np.int64, np.int64]:
     """Key and place; an empty entry stands before everything."""
     if entry == EMPTY:

@@ -1,0 +1,23 @@
+"""Compiles loops over arrays with numba.
+
+What is compiled is kept on disk, beside its module or in the user's cache folder; where neither can be written, each
+process compiles for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R], fastmath: bool | set[str] = False) -> Callable[P, R]:
+    """The function, compiled when it is first called; other threads may run beside it."""
+    from numba import njit
+
+    try:
+        return njit(cache=True, nogil=True, fastmath=fastmath)(function)
+    except RuntimeError:  # numba finds no folder for its cache
+        return njit(nogil=True, fastmath=fastmath)(function)
