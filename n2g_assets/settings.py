@@ -160,7 +160,7 @@ class HarvestSettings(Settings):
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
     batch_tokens: StrictInt = Field(default=4096, ge=1)
-    """Tokens of one forward pass, padding included."""
+    """Tokens of one forward pass, padding included; a proposer's, which give logits too, have 1,024 at the most."""
     shard_tokens: StrictInt = Field(default=65536, ge=1)
     """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
     dtype: Literal["float32", "bfloat16"] = "float32"

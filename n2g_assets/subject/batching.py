@@ -28,7 +28,7 @@ _LIKE = 0.8
 """A prompt this much shorter than the longest of a batch waits for the next one, if the batch is large enough."""
 _LARGE = 0.25
 """Share of the budget from which a batch is large enough to be efficient."""
-_NO_MEMORY = ("can't allocate memory", "out of memory")
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
 """What devices say when they have none left."""
 
 
@@ -71,11 +71,11 @@ def run_batches(
         Each batch and what ``run`` gave for it.
 
     Raises:
-        SubjectError: A single prompt does not fit into memory.
+        SubjectError: A single prompt, or row of prompts, does not fit into memory.
     """
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        rows = _first(lengths, order, budget.tokens)
+        rows, fits = _first(lengths, order, budget.tokens), True
         try:
             result = run(rows)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -83,9 +83,11 @@ def run_batches(
                 raise
             if len(rows) == 1:
                 raise SubjectError(
-                    f"The device has no memory left for a single prompt of {int(lengths[rows[0]])} tokens: close other "
+                    f"The device has no memory left for a single text of {int(lengths[rows[0]])} tokens: close other "
                     "programs, lower harvest.context_length, or set harvest.device to cpu."
                 ) from error
+            fits = False
+        if not fits:  # only now, behind the exception, has the batch given its memory back
             budget.halve(len(rows) * int(lengths[rows[0]]))
             continue
         yield rows, result

@@ -111,13 +111,14 @@ class InfillProposer:
         rows = rows_of([np.frombuffer(left, np.int32) for left in number_of], self.model)
 
         def run(batch: Batch) -> None:
-            ends = [(index, path[-1], place) for index, number in enumerate(batch)
+            ends = [((index, path[-1]), place) for index, number in enumerate(batch)
                     for text, path in rows[number].paths.items() for place in places[text]]  # fmt: skip
-            chances = self._chances([rows[number] for number in batch], [end[:2] for end in ends])
-            of = [place for _, _, place in ends]
+            chances, which = self._chances([rows[number] for number in batch], [end for end, _ in ends])
+            of = [place for _, place in ends]
             chances.masked_fill_(~self.allowed.to(chances.device), -torch.inf)
-            chances.scatter_(1, torch.from_numpy(originals[of]).to(chances.device)[:, None], -torch.inf)
-            values, found = chances.topk(min(self.candidates + _TIES, chances.shape[1]), dim=1, sorted=False)
+            values, found = chances.topk(min(self.candidates + 1 + _TIES, chances.shape[1]), dim=1, sorted=False)
+            values, found = values[which], found[which]
+            values.masked_fill_(found == torch.from_numpy(originals[of]).to(found.device)[:, None], -torch.inf)
             best, found = unpack(pack(values, found).topk(self.candidates, dim=1).values)
             ids[of], scores[of] = found.cpu().numpy(), best.cpu().numpy()
 
@@ -141,33 +142,38 @@ class InfillProposer:
 
         def run(batch: Batch) -> None:
             read = [
-                (index, node, text, int(token))
+                ((index, node), text, int(token))
                 for index, number in enumerate(batch)
                 for text, path in rows[number].paths.items()
                 for node, token in zip(
                     path[len(lefts[text // ids.shape[1]]) :], rights[text // ids.shape[1]], strict=True
                 )
             ]
-            chances = self._chances([rows[number] for number in batch], [one[:2] for one in read])
-            targets = torch.tensor([one[3] for one in read], device=chances.device)
-            taken = chances.gather(1, targets[:, None])[:, 0].cpu().numpy().astype(np.float64)
-            of = [text for _, _, text, _ in read]
+            chances, which = self._chances([rows[number] for number in batch], [node for node, _, _ in read])
+            targets = torch.tensor([token for _, _, token in read], device=chances.device)
+            taken = chances[which, targets].cpu().numpy().astype(np.float64)
+            of = [text for _, text, _ in read]
             scores[of] = 0.0
             np.add.at(scores, of, taken)
 
         self._run(rows, run)
         return scores.reshape(ids.shape).astype(np.float32)
 
-    def _chances(self, rows: Sequence[Row], at: Sequence[tuple[int, int]]) -> Float32[Tensor, "at d_vocab"]:
-        """Log p of every token after some nodes, given as (row, node)."""
+    def _chances(
+        self, rows: Sequence[Row], at: Sequence[tuple[int, int]]
+    ) -> tuple[Float32[Tensor, "nodes d_vocab"], Int64[Tensor, " at"]]:
+        """Log p of every token after some nodes, given as (row, node): once for each, and which of them is whose."""
         tokens, inputs = inputs_of(rows, self.model)
-        logits = self.model.logits(tokens, at=([row for row, _ in at], [node for _, node in at]), **inputs)
-        return logits - logits.logsumexp(dim=1, keepdim=True)
+        numbers: dict[tuple[int, int], int] = {}
+        which = [numbers.setdefault(node, len(numbers)) for node in at]
+        logits = self.model.logits(tokens, at=([row for row, _ in numbers], [node for _, node in numbers]), **inputs)
+        return logits.sub_(logits.logsumexp(dim=1, keepdim=True)), torch.tensor(which, device=logits.device)
 
     def _run(self, rows: Sequence[Row], run: Callable[[Batch], None]) -> None:
         lengths = np.array([len(row.tokens) for row in rows], np.int64)
-        for batch, _ in run_batches(lengths, self.budget, run):
-            self.tokens += int(lengths[batch].sum())
+        with torch.inference_mode():
+            for batch, _ in run_batches(lengths, self.budget, run):
+                self.tokens += int(lengths[batch].sum())
 
 
 def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d_vocab"]:

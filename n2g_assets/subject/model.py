@@ -21,8 +21,10 @@ from torch import Tensor
 from n2g_assets.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.settings import HarvestSettings
+from n2g_assets.subject.batching import is_out_of_memory
 from n2g_assets.subject.hooks import ResolvedHook, Tap, boot_bridge, resolve_hook
 from n2g_assets.subject.narrow import input_matrices, only
+from n2g_assets.subject.packing import longest_packed
 from n2g_assets.subject.sources import SubjectFiles
 from n2g_assets.subject.tokens import SubjectTokenizer
 from n2g_assets.subject.turns import Turns
@@ -39,8 +41,8 @@ Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 
 _ALONE = Turns(None)
 """Turns that are shared with nobody."""
-_NARROW_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Share of the largest activation by which a neuron computed without the others may differ: rounding."""
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""By dtype, what :attr:`SubjectModel.rounding` is."""
 
 
 class _DepthReached(Exception):  # noqa: N818  (a signal, no error)
@@ -94,6 +96,11 @@ class SubjectModel:
     def width(self) -> int:
         """Neurons of a layer, the same as ``d_mlp``."""
         return self.d_mlp
+
+    @property
+    def rounding(self) -> float:
+        """Share of the largest activation by which two ways of computing the same may differ."""
+        return _ROUNDING[self.dtype]
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
         """Token ids of each text, without BOS; special tokens written in a text are read as text."""
@@ -179,9 +186,14 @@ class SubjectModel:
         if not self.narrows:
             self.run(tokens, {layer: lambda activations: found.append(activations.index_select(2, neurons))}, **inputs)
         else:
-            with torch.inference_mode(), only(self._input_matrices(layer), neurons):
+            with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
                 self.run(tokens, {layer: found.append}, **inputs)
         return found[0]
+
+    @cached_property
+    def packs(self) -> int:
+        """Tokens of the longest prompts that it reads alike packed and apart (see ``packing``); 0 for none."""
+        return longest_packed(self)
 
     @cached_property
     def narrows(self) -> bool:
@@ -193,8 +205,10 @@ class SubjectModel:
         neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
         for layer in layers:
             whole, narrow = self._read_whole_and_narrow(tokens, layer, neurons)
-            tolerance = _NARROW_TOLERANCE[self.dtype] * float(whole.abs().max())
-            if narrow.shape[2] != 3 or not bool(((whole[:, :, neurons] - narrow).abs() <= tolerance).all()):
+            if narrow.shape[2] != 3:
+                return False
+            apart = (whole[:, 1:, neurons] - narrow[:, 1:]).abs()
+            if not float(apart.max()) <= self.rounding * float(whole[:, 1:].abs().max()):
                 return False
         return True
 
@@ -205,9 +219,11 @@ class SubjectModel:
         found: list[Tensor] = []
         self.run(tokens, {layer: found.append})
         try:
-            with torch.inference_mode(), only(self._input_matrices(layer), neurons):
+            with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
                 self.run(tokens, {layer: found.append})
-        except (RuntimeError, ValueError, IndexError):  # a module behind them wants all neurons
+        except (RuntimeError, ValueError, IndexError) as error:  # a module behind them wants all neurons
+            if is_out_of_memory(error):
+                raise
             found.append(found[0])
         return found[0], found[1]
 
@@ -334,7 +350,8 @@ def load_subject(
         bridge=bridge if resolved.taps is None else None,
     )
     model.d_mlp = _measure_width(model)
-    model.facts = verify_subject(model, bridge, files)
+    with turns.mine():
+        model.facts = verify_subject(model, bridge, files)
     return model
 
 

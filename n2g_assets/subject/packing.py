@@ -6,30 +6,30 @@
 3. A prompt's activations stand at the nodes of its path.
 
 Masked prompts and variants share everything left of the token that was changed; all prompts share BOS, so that short
-ones fill rows together. Where an architecture heeds no masks, every prompt is a row of its own.
+ones fill rows together. Where an architecture heeds no masks, every prompt is a row of its own; so it is where one of
+them is longer than a window of the model's attention, which such a mask would replace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int32
 from torch import Tensor
 
-from n2g_assets.subject.batching import pad
+from n2g_assets.subject.batching import is_out_of_memory, pad
 
 if TYPE_CHECKING:
     from n2g_assets.subject.model import SubjectModel
 
 ROW_TOKENS = 128
 """Tokens of a row at the most: attention among them all grows with its square. A longer prompt has a row of its own."""
-_TOLERANCE = 1e-3
-"""Share of the largest activation by which packed and separate reading may differ where an architecture heeds masks."""
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""What models call, in their config, the tokens that some of their layers look back."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Row:
 
 def rows_of(prompts: Sequence[Int32[np.ndarray, " length"]], model: SubjectModel) -> list[Row]:
     """Rows that hold every prompt once: packed if the model reads them so, else one a prompt."""
-    if len(prompts) > 1 and heeds_masks(model):
+    if len(prompts) > 1 and max(map(len, prompts)) <= model.packs:
         return pack(prompts)
     return [
         Row(tokens.tolist(), list(range(-1, len(tokens) - 1)), list(range(len(tokens))), {i: list(range(len(tokens)))})
@@ -103,31 +103,43 @@ def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[st
     }
 
 
-@lru_cache(maxsize=4)
-def heeds_masks(model: SubjectModel) -> bool:
-    """Whether packed and separate reading agree on a few prompts; some architectures ignore masks or positions."""
+def longest_packed(model: SubjectModel) -> int:
+    """Tokens of the longest prompts that may be packed; 0 where packed and separate reading disagree on a few.
+
+    Some architectures ignore masks or positions.
+    """
     if model.bridge is not None:
-        return False
-    some = np.linspace(0, model.d_vocab - 1, 8).astype(np.int32)
-    prompts = [np.array([model.bos_id, *some[:3], *some[number : number + 3]], np.int32) for number in range(1, 6)] + [
-        np.array([model.bos_id, some[7]], np.int32)
-    ]
+        return 0
+    longest = min(model.max_context, _window(model))
+    ids = np.linspace(0, model.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
+    ids[0] = model.bos_id
+    prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
     layer = model.hook.layers[-1]
     read: list[Tensor] = []
     rows = pack(prompts)
     try:
         tokens, inputs = inputs_of(rows, model)
         model.run(tokens, {layer: lambda found: read.append(found.float())}, **inputs)
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return False
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return 0
     for row, packed in zip(rows, read[0], strict=True):
         for number, path in row.paths.items():
             apart: list[Tensor] = []
             model.run(torch.from_numpy(prompts[number].astype(np.int64))[None], {layer: apart.append})
-            alone = apart[0][0].float()
-            if not float((packed[path] - alone).abs().max()) <= _TOLERANCE * float(alone.abs().max()):
-                return False
-    return True
+            alone = apart[0][0, 1:].float()
+            if not float((packed[path[1:]] - alone).abs().max()) <= model.rounding * float(alone.abs().max()):
+                return 0
+    return longest
+
+
+def _window(model: SubjectModel) -> int:
+    """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
+    config: Any = getattr(model.plain, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = [getattr(config, name, None) for name in _WINDOWS]
+    return min((window for window in found if isinstance(window, int) and window > 0), default=model.max_context)
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from n2g_assets.settings import MethodSettings
-from n2g_assets.subject import packing
 from n2g_assets.subject.infill import InfillProposer
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.vocabulary import build_vocabulary
@@ -79,7 +78,7 @@ def test_reading_candidates_one_by_one_gives_the_same(model, monkeypatch):
     positions = [list(range(1, len(p))) for p in prompts]
     shared = proposer.propose(prompts, positions)
     tokens, proposer.tokens = proposer.tokens, 0
-    monkeypatch.setattr(packing, "heeds_masks", lambda _model: False)
+    monkeypatch.setattr(model, "packs", 0)
     assert proposer.propose(prompts, positions) == shared
     assert tokens < proposer.tokens
 
@@ -90,6 +89,39 @@ def test_the_answer_does_not_depend_on_the_other_prompts(model):
     together = proposer.propose(prompts * 9, [[1, 3]] * 36)
     for prompt, answer in zip(prompts, together, strict=False):
         assert proposer.propose([prompt], [[3, 1]]) == [answer[::-1]]
+
+
+def test_out_of_memory_halves_the_batches_and_leaves_no_place_out(model, monkeypatch):
+    prompts = prompts_of(model)
+    positions = [list(range(1, len(p))) for p in prompts]
+    expected = InfillProposer(model, vocabulary_of(model), SETTINGS).propose(prompts, positions)
+    proposer, whole, sizes = InfillProposer(model, vocabulary_of(model), SETTINGS), model.plain.forward, []
+
+    def small_device(tokens, **inputs):
+        sizes.append(tokens.numel())
+        if tokens.numel() > 140:
+            raise torch.OutOfMemoryError("no memory left")
+        return whole(tokens, **inputs)
+
+    monkeypatch.setattr(model.plain, "forward", small_device)
+    assert proposer.propose(prompts, positions) == expected
+    assert max(sizes) > 140
+    assert proposer.budget.tokens <= 140
+
+
+def test_logits_are_computed_once_for_all_places_with_the_same_text_on_their_left(model, monkeypatch):
+    proposer, asked, logits = InfillProposer(model, vocabulary_of(model), SETTINGS), [], model.logits
+
+    def counted(tokens, at, **inputs):
+        asked.append(len(at[0]))
+        return logits(tokens, at, **inputs)
+
+    monkeypatch.setattr(model, "logits", counted)
+    prompts = [np.array([model.bos_id, token, 300], np.int32) for token in range(40, 60)]
+    proposer.propose(prompts, [[1]] * len(prompts))
+    assert asked[0] == 1
+    assert asked[1] in (6, 7)  # the six best, and the next where one of them is an original
+    assert len(asked) == 2
 
 
 def test_special_tokens_and_the_original_are_never_proposed(model):

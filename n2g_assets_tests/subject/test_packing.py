@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.method.probing import Unit
+from n2g_assets.subject import packing
 from n2g_assets.subject.batching import TokenBudget
-from n2g_assets.subject.packing import heeds_masks, pack
+from n2g_assets.subject.packing import longest_packed, pack
 from n2g_assets.subject.prober import LayerProber
-from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_neox
+from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox
 
 prompts_of_tokens = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=30)
 
@@ -35,7 +36,7 @@ def test_every_path_spells_its_prompt_and_no_prefix_of_a_row_stands_twice(prompt
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_neox])
 def test_variants_of_a_prompt_cost_less_and_answer_the_same(tmp_path, build):
     model = load_tiny(build(tmp_path / "tiny"))
-    assert heeds_masks(model)
+    assert model.packs
     rng = np.random.default_rng(0)
     prompt = np.array([model.bos_id, *rng.integers(2, 300, 19)], np.int32)
     variants = [prompt]
@@ -50,7 +51,30 @@ def test_variants_of_a_prompt_cost_less_and_answer_the_same(tmp_path, build):
         np.testing.assert_allclose(answer, alone, atol=1e-4 * np.abs(alone).max())
 
 
+def test_prompts_longer_than_an_attention_window_are_read_apart(tmp_path):
+    model = load_tiny(tiny_gemma(tmp_path / "tiny"))
+    assert model.packs == 8
+    rng = np.random.default_rng(0)
+    for length, packed in ((8, True), (9, False)):
+        prompts = [np.array([model.bos_id, *rng.integers(2, 300, length - 1)], np.int32)]
+        for position in range(1, length):
+            prompts.append(prompts[0].copy())
+            prompts[-1][position] = 7
+        prober, units = LayerProber(model, 2, TokenBudget(4096)), [Unit(5, 1)] * length
+        answers = prober.activations(prompts, units)
+        assert (prober.tokens < sum(map(len, prompts))) == packed
+        for prompt, answer in zip(prompts, answers, strict=True):
+            alone = LayerProber(model, 2, TokenBudget(4096)).activations([prompt], [Unit(5, 1)])[0]
+            np.testing.assert_allclose(answer, alone, atol=1e-4 * np.abs(alone).max())
+
+
+def test_an_attention_window_that_no_config_names_is_found(tmp_path, monkeypatch):
+    model = load_tiny(tiny_gemma(tmp_path / "tiny"))
+    monkeypatch.setattr(packing, "_WINDOWS", ())
+    assert longest_packed(model) == 0
+
+
 def test_a_hook_that_only_the_bridge_reads_is_not_packed(tmp_path):
     model = load_tiny(tiny_gpt2(tmp_path / "tiny"), hook="attn.hook_q")
     assert model.bridge is not None
-    assert not heeds_masks(model)
+    assert not model.packs

@@ -13,12 +13,12 @@ from n2g_assets.method.probing import Unit
 from n2g_assets.subject.batching import TokenBudget, batches, pad
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.prober import LayerProber
-from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
+from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
 
 LAYER = 1
 
 
-@pytest.fixture(scope="module", params=[tiny_llama, tiny_gpt2], ids=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=[tiny_llama, tiny_gpt2, tiny_gemma], ids=["llama", "gpt2", "gemma"])
 def model(request, tmp_path_factory) -> SubjectModel:
     return load_tiny(request.param(tmp_path_factory.mktemp("model") / "tiny"))
 
@@ -115,10 +115,12 @@ def test_a_narrowed_pass_gives_what_the_hook_gives_whatever_the_hook(tmp_path, h
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("MPS backend out of memory (MPS allocated: 5.90 GB)."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("std::bad_alloc"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."),
         MemoryError(),
     ],
-    ids=["cuda", "mps", "cpu", "python"],
+    ids=["cuda", "mps", "cublas", "c++", "cpu", "python"],
 )
 def test_out_of_memory_halves_the_batches_and_leaves_no_prompt_out(model, monkeypatch, error):
     prompts, units = make_prompts(model, 60), [Unit(n % 48, 1) for n in range(60)]
@@ -146,8 +148,9 @@ def test_a_prompt_that_does_not_fit_alone_is_an_error_with_a_cure(model, monkeyp
         raise torch.OutOfMemoryError("no memory left")
 
     assert model.narrows
+    assert model.packs
     monkeypatch.setattr(model.plain, "forward", no_device)
-    with pytest.raises(SubjectError, match=r"single prompt of \d+ tokens: close other programs"):
+    with pytest.raises(SubjectError, match=r"single text of \d+ tokens: close other programs"):
         LayerProber(model, LAYER, TokenBudget(4096)).activations(make_prompts(model, 3), [Unit(0, 1)] * 3)
 
 
@@ -156,6 +159,7 @@ def test_other_errors_of_the_device_are_not_taken_for_a_lack_of_memory(model, mo
         raise RuntimeError("something else")
 
     assert model.narrows
+    assert model.packs
     monkeypatch.setattr(model.plain, "forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
         LayerProber(model, LAYER, TokenBudget(4096)).activations(make_prompts(model, 3), [Unit(0, 1)] * 3)
