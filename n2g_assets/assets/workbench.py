@@ -333,6 +333,7 @@ class Workbench:
             top_contexts=settings.method.top_contexts,
             contexts_per_document=settings.method.contexts_per_document,
             cache_folder=self.home.cache / "harvest",
+            signs=settings.sign_numbers,
             progress=show,
             exact_model=None if exact else self.subject(),
         )

@@ -1,4 +1,4 @@
-"""Streaming selection in torch operations, for activations that lie on an accelerator; one context at a time.
+"""Streaming selection in torch operations, for activations that lie on cuda; one context at a time.
 
 1. sums, sums of squares and counts of either sign;
 2. the rows of the sampled positions;
@@ -7,7 +7,8 @@
 4. of those, the strongest positions (E a unit), and the context itself if it is among the unit's strongest contexts, at
    most a few of one document, with the activations at all of its positions for the units that are recorded.
 
-On the processor the same is done by ``processor_stream``, several times faster.
+For all other devices the same is done by ``processor_stream``: on the processor that is several times faster, and mps
+lacks the float64 in which the sums are taken.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from n2g_assets.subject.leaders import EMPTY, Leaders, pack
-from n2g_assets.subject.streaming import LayerState, Layout
+from n2g_assets.subject.streaming import BOTH_SIGNS, LayerState, Layout, units_of
 
 
 class DeviceStream:
@@ -35,10 +36,11 @@ class DeviceStream:
         contexts_per_document: int,
         recorded: Sequence[int],
         device: torch.device,
+        *,
+        signs: Sequence[int] = BOTH_SIGNS,
     ) -> None:
         """As :func:`open_stream` describes it."""
         length, units = layout.context_length, 2 * d_mlp
-        neurons = torch.tensor(sorted(set(recorded)), dtype=torch.int64, device=device)
         self.d_mlp, self.context_length = d_mlp, length
         self.tokens = 0
         self.total = torch.zeros(d_mlp, dtype=torch.float64, device=device)
@@ -52,7 +54,7 @@ class DeviceStream:
             device=device,
             documents=torch.from_numpy(layout.documents).to(device),
             per_document=contexts_per_document,
-            recorded=torch.cat([neurons, neurons + d_mlp]),
+            recorded=torch.from_numpy(units_of(recorded, signs, d_mlp)).to(device),
         )
         self.documents = layout.documents
         self.last_context, self.best = -1, torch.full((contexts_per_document, units), -torch.inf, device=device)

@@ -13,6 +13,7 @@ A harvest in bfloat16 keeps a shortlist twice as long; the shortlisted contexts 
 again in float32: their top contexts are chosen by that, and a_max and the activations in them are float32. So are those
 of their strongest positions that lie in a context which was measured again; which positions are listed, their other
 activations, the moments and the quantiles stay those of bfloat16, and all that is kept of units that are not recorded.
+Activations at all positions of a context are then given only where they are float32.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,11 +36,11 @@ from torch import Tensor
 
 from n2g_assets.errors import SubjectError
 from n2g_assets.settings import HarvestSettings
-from n2g_assets.subject.batching import Batch, TokenBudget, pad, run_batches
+from n2g_assets.subject.batching import Batch, TokenBudget, is_out_of_memory, pad, run_batches
 from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack, unpack_array
 from n2g_assets.subject.model import SubjectModel
 from n2g_assets.subject.shards import HarvestCorpus, Shard, ShardStore, plan_shards
-from n2g_assets.subject.streaming import LayerState, Layout, lay_out, merge, open_stream
+from n2g_assets.subject.streaming import BOTH_SIGNS, LayerState, Layout, lay_out, merge, open_stream, units_of
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens to run)."""
@@ -96,6 +98,7 @@ def harvest(
     top_contexts: int,
     contexts_per_document: int,
     cache_folder: Path,
+    signs: Sequence[int] = BOTH_SIGNS,
     progress: Progress | None = None,
     exact_model: SubjectModel | None = None,
 ) -> Harvest:
@@ -110,19 +113,20 @@ def harvest(
         top_contexts: Strongest contexts kept for every unit.
         contexts_per_document: At most this many of them come from one document.
         cache_folder: Where checkpoints are kept.
+        signs: The signs of the recorded neurons for which that is done.
         progress: Told the tokens done and the tokens to run.
         exact_model: The same model in float32; needed where ``model`` is not.
 
     Raises:
         CorpusError: There is nothing to harvest.
         StorageError: A checkpoint cannot be written.
-        SubjectError: The device has no memory left for a single context.
+        SubjectError: The device has no memory left for a single context, or for what is kept of every unit.
     """
     if exact_model is None and model.dtype != torch.float32:
         raise ValueError("A harvest that is not in float32 needs the exact_model.")
     shortlist = _SHORTLIST if exact_model is not None else 1
     budget = TokenBudget(settings.batch_tokens)
-    job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded, budget)
+    job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded, signs, budget)
     corpus = HarvestCorpus.from_frame(contexts, settings.context_length)
     store = ShardStore(cache_folder / job.key())
     shards = plan_shards(corpus, store, layers, settings.shard_tokens)
@@ -154,8 +158,8 @@ def harvest(
             sample=SAMPLE,
         )
         if exact_model is not None:
-            wanted = [neuron for neuron in recorded.get(layer, ()) if neuron in state.recorded]
-            state = _measure_again(exact_model, layer, wanted, state, corpus, settings.context_length, budget)
+            state = _narrow(state, units_of(recorded.get(layer, ()), signs, model.d_mlp))
+            state = _measure_again(exact_model, layer, state, corpus, settings.context_length, budget)
             state = _shorten(state, corpus, settings.context_length, top_contexts, contexts_per_document)
         return _frames(state, corpus, settings.context_length)
 
@@ -172,10 +176,11 @@ class _Job:
     top_contexts: int
     contexts_per_document: int
     recorded: Mapping[int, Sequence[int]]
+    signs: Sequence[int]
     budget: TokenBudget
 
     def key(self) -> str:
-        """Hash of all that decides what a shard's checkpoint holds, but for the recorded neurons."""
+        """Hash of all that decides what a shard's checkpoint holds, but for the recorded units."""
         facts = {
             "code_version": _CODE_VERSION,
             "model": self.model.facts.file_sha256,
@@ -219,18 +224,20 @@ class _Job:
         store: ShardStore,
         not_finite: set[int],
     ) -> Iterator[int]:
-        streams = {
-            layer: open_stream(
-                self.model.d_mlp,
-                layout,
-                strongest=self.settings.strongest,
-                top_contexts=self.top_contexts,
-                contexts_per_document=self.contexts_per_document,
-                recorded=self.recorded.get(layer, ()),
-                device=self.model.device,
-            )
-            for layer in layers
-        }
+        with _room_for_streams(len(layers)):
+            streams = {
+                layer: open_stream(
+                    self.model.d_mlp,
+                    layout,
+                    strongest=self.settings.strongest,
+                    top_contexts=self.top_contexts,
+                    contexts_per_document=self.contexts_per_document,
+                    recorded=self.recorded.get(layer, ()),
+                    signs=self.signs,
+                    device=self.model.device,
+                )
+                for layer in layers
+            }
         all_lengths, done, whole = corpus.lengths[shard.contexts], 0, True
 
         def run(batch: Batch) -> int:
@@ -257,7 +264,7 @@ class _Job:
                 store.write(layer, shard, state)
             return finite
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with _room_for_streams(len(layers)), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             finite = list(pool.map(close, layers))
         not_finite.update(layer for layer, sound in zip(layers, finite, strict=True) if not sound)
 
@@ -266,35 +273,54 @@ class _Interrupted(Exception):  # noqa: N818  (a signal, no error)
     """The device ran out of memory: the shard has to begin anew, with the smaller batches that follow."""
 
 
+@contextmanager
+def _room_for_streams(layers: int) -> Iterator[None]:
+    """Turn the error of a device that has no memory left for the streams into one with a cure."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SubjectError(
+            f"The device has no memory left for what the harvest keeps of every unit of {layers} layers: lower "
+            "harvest.strongest, ask for fewer neurons, or set harvest.device to cpu."
+        ) from error
+
+
 # ------------------------------------------------------------------------------------------ bfloat16
+def _narrow(state: LayerState, units: Int64[np.ndarray, " units"]) -> LayerState:
+    """The state with the windows of some units alone; other studies may have recorded more."""
+    mine = torch.isin(state.recorded, torch.from_numpy(units))
+    return replace(state, recorded=state.recorded[mine], windows=state.windows[mine])
+
+
 def _measure_again(
     model: SubjectModel,
     layer: int,
-    neurons: Sequence[int],
     state: LayerState,
     corpus: HarvestCorpus,
     context_length: int,
     budget: TokenBudget,
 ) -> LayerState:
-    """The state with the shortlisted contexts of some neurons, and what lies in them, measured by ``model``."""
-    units = torch.tensor([*neurons, *(neuron + model.d_mlp for neuron in neurons)], dtype=torch.int64)
+    """The state with the shortlisted contexts of its recorded units, and what lies in them, measured by ``model``."""
+    units = state.recorded
+    neurons, signs = units % model.d_mlp, torch.where(units < model.d_mlp, 1.0, -1.0)
     numbers, strong_numbers = (
         unpack(entries[units])[1].div(context_length, rounding_mode="floor")
         for entries in (state.contexts, state.strongest)
     )
-    rows = torch.searchsorted(state.recorded, units)
     windows, contexts, strongest = state.windows.clone(), state.contexts.clone(), state.strongest.clone()
     asked = np.unique(numbers[numbers >= 0].numpy())
 
     def run(batch: Batch) -> None:
         def take(activations: Float[Tensor, "batch pos d_mlp"]) -> None:
-            mine = activations[:, :, list(neurons)].float().cpu()
-            for row, number in zip(torch.cat([mine, -mine], dim=2), asked[batch], strict=True):
+            mine = activations.index_select(2, neurons.to(activations.device)).float().cpu() * signs
+            for row, number in zip(mine, asked[batch], strict=True):
                 tokens = int(corpus.lengths[number])
                 activation, peak = row[1:tokens].max(dim=0)
                 unit, slot = (numbers == number).nonzero(as_tuple=True)
                 contexts[units[unit], slot] = pack(activation[unit], number * context_length + 1 + peak[unit])
-                windows[rows[unit], slot, :tokens] = row[:tokens, unit].t()
+                windows[unit, slot, :tokens] = row[:tokens, unit].t()
                 unit, slot = (strong_numbers == number).nonzero(as_tuple=True)
                 places = unpack(state.strongest[units[unit], slot])[1]
                 strongest[units[unit], slot] = pack(row[places % context_length, unit], places)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class LayerProber:
         for pair, number in enumerate(number_of):
             asking[number].append(pair)
         neurons = np.array([unit.neuron for unit in units], np.int64)
+        signs = np.array([unit.sign for unit in units], np.float32)
 
         def run(batch: Batch) -> list[tuple[int, Float32[np.ndarray, " length"]]]:
             together = [rows[number] for number in batch]
@@ -67,10 +69,12 @@ class LayerProber:
             some, column = np.unique(neurons[[pair for _, _, pair in wanted]], return_inverse=True)
             tokens, inputs = inputs_of(together, self.model)
             found = self.model.read(tokens, self.layer, torch.from_numpy(some), **inputs).float().cpu().numpy()
-            return [
-                (pair, found[index, path, place] * np.float32(units[pair].sign))
-                for (index, path, pair), place in zip(wanted, column.tolist(), strict=True)
-            ]
+            nodes = np.fromiter(chain.from_iterable(path for _, path, _ in wanted), np.int64)
+            ends = np.cumsum([len(path) for _, path, _ in wanted])
+            row, sign = np.array([index for index, _, _ in wanted]), signs[[pair for _, _, pair in wanted]]
+            row, sign, column = (np.repeat(each, np.diff(ends, prepend=0)) for each in (row, sign, column))
+            answers = np.split(found[row, nodes, column] * sign, ends[:-1])
+            return [(pair, answer) for (_, _, pair), answer in zip(wanted, answers, strict=True)]
 
         answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
         lengths = np.array([len(row.tokens) for row in rows], np.int64)

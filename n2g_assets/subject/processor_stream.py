@@ -16,14 +16,14 @@ from torch import Tensor
 
 from n2g_assets.subject.kernels import GROUP, Kept, PaddedBatch, cut_back, take_in
 from n2g_assets.subject.leaders import EMPTY
-from n2g_assets.subject.streaming import LayerState, Layout
+from n2g_assets.subject.streaming import BOTH_SIGNS, LayerState, Layout, units_of
 
 _PARTS = 4
 """Pieces of work a thread: so that none waits long for another that was interrupted."""
 
 
 class ProcessorStream:
-    """A ``LayerStream`` for activations in the processor's memory."""
+    """A ``LayerStream`` in the processor's memory; activations of another device are brought there."""
 
     def __init__(
         self,
@@ -33,12 +33,13 @@ class ProcessorStream:
         top_contexts: int,
         contexts_per_document: int,
         recorded: Sequence[int],
+        *,
+        signs: Sequence[int] = BOTH_SIGNS,
     ) -> None:
         """As :func:`open_stream` describes it."""
         units = 2 * d_mlp
-        neurons = np.unique(np.asarray(recorded, np.int64))
         self.layout = layout
-        self.recorded = np.concatenate([neurons, neurons + d_mlp])
+        self.recorded = units_of(recorded, signs, d_mlp)
         self.keep, self.per_document = strongest, contexts_per_document
         self.tokens = 0
         self.sample = np.zeros((len(layout.sampled), d_mlp), np.float32)
@@ -66,7 +67,7 @@ class ProcessorStream:
         lengths: Int64[np.ndarray, " batch"],
     ) -> None:
         """Take in a batch of contexts; see ``LayerStream``."""
-        length, values = self.layout.context_length, activations.float().contiguous().numpy()
+        length, values = self.layout.context_length, activations.float().cpu().contiguous().numpy()
         self.tokens += int(np.maximum(lengths - 1, 0).sum())
         places = contexts * length
         lows, highs = np.searchsorted(self.layout.sampled, [places, places + length])

@@ -10,8 +10,9 @@ at padding, and keeps of a layer:
 4. its strongest contexts, at most a few of one document, with the activations at all of their positions for the units
    that are recorded.
 
-Two streams do this with one result, and :func:`open_stream` chooses: ``processor_stream`` reads the activations once,
-in compiled loops; ``device_stream`` leaves them on their accelerator and works with torch operations.
+Two streams do this with one result, and :func:`open_stream` chooses: ``device_stream`` leaves the activations on cuda
+and works with torch operations; ``processor_stream`` brings those of any other device into the processor's memory and
+reads them once, in compiled loops.
 
 What is held are the entries of ``leaders``. The strongest entries under a cap a document are the greedy base of a
 matroid, so what a shard keeps is enough: merging shards gives exactly what one stream over all contexts would give.
@@ -31,6 +32,8 @@ from torch import Tensor
 
 from n2g_assets.subject.leaders import EMPTY, documents_of, pack, select, unpack
 
+BOTH_SIGNS = (1, -1)
+"""The signs that are recorded where none are named."""
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -148,6 +151,7 @@ def open_stream(
     top_contexts: int,
     contexts_per_document: int,
     recorded: Sequence[int] = (),
+    signs: Sequence[int] = BOTH_SIGNS,
     device: torch.device,
 ) -> LayerStream:
     """A stream that has seen nothing.
@@ -158,16 +162,25 @@ def open_stream(
         strongest: Strong positions kept for every unit.
         top_contexts: Strongest contexts kept for every unit.
         contexts_per_document: At most this many of them come from one document.
-        recorded: Neurons whose strongest contexts are kept with all their activations, for both signs.
+        recorded: Neurons whose strongest contexts are kept with all their activations.
+        signs: The signs of them for which this is done.
         device: Where the activations will be.
     """
-    if device.type == "cpu":
-        from n2g_assets.subject.processor_stream import ProcessorStream
+    if device.type == "cuda":
+        from n2g_assets.subject.device_stream import DeviceStream
 
-        return ProcessorStream(d_mlp, layout, strongest, top_contexts, contexts_per_document, recorded)
-    from n2g_assets.subject.device_stream import DeviceStream
+        return DeviceStream(
+            d_mlp, layout, strongest, top_contexts, contexts_per_document, recorded, device, signs=signs
+        )
+    from n2g_assets.subject.processor_stream import ProcessorStream
 
-    return DeviceStream(d_mlp, layout, strongest, top_contexts, contexts_per_document, recorded, device)
+    return ProcessorStream(d_mlp, layout, strongest, top_contexts, contexts_per_document, recorded, signs=signs)
+
+
+def units_of(neurons: Sequence[int], signs: Sequence[int], d_mlp: int) -> Int64[np.ndarray, " units"]:
+    """The units of some neurons of a layer, of these signs, ascending."""
+    chosen = np.unique(np.asarray(neurons, np.int64))
+    return np.concatenate([chosen if sign == 1 else chosen + d_mlp for sign in sorted(set(signs), reverse=True)])
 
 
 # ------------------------------------------------------------------------------------------ merging

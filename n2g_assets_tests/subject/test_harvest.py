@@ -268,6 +268,20 @@ def test_windows_are_missing_where_a_shard_recorded_other_neurons(model, context
     assert recorded["neuron"].unique().to_list() == [3]
 
 
+def test_only_the_recorded_signs_have_windows_and_all_else_is_the_same(model, contexts, first, tmp_path):
+    found = run(model, contexts, tmp_path, signs=(-1,)).frames(0)
+    both = first[0].frames(0)
+    windows = pl.col("activations").is_not_null()
+    recorded = found.top_contexts.filter(windows)
+    assert recorded.equals(both.top_contexts.filter(windows, sign=-1))
+    assert len(recorded) == 6 * len(RECORDED[0])
+    assert found.top_contexts.drop("activations").equals(both.top_contexts.drop("activations"))
+    assert found.activations.equals(both.activations)
+    assert found.neuron_stats.equals(both.neuron_stats)
+    sizes = [sum(path.stat().st_size for path in each.rglob("*.safetensors")) for each in (tmp_path, first[1])]
+    assert sizes[0] < sizes[1], "checkpoints hold no window of the other sign"
+
+
 def test_the_batch_size_does_not_change_the_rows(model, contexts, first, tmp_path):
     other = run(
         model, contexts, tmp_path, settings=SETTINGS.model_copy(update={"batch_tokens": 17, "shard_tokens": 900})
@@ -307,6 +321,12 @@ def test_out_of_memory_later_in_a_shard_its_batches_before_count_once(model, con
 def test_a_context_that_does_not_fit_into_memory_says_what_to_do(model, contexts, tmp_path):
     with pytest.raises(SubjectError, match=r"no memory left .*lower harvest.context_length"):
         run(SmallMemory(model, limit=LENGTH - 1), contexts, tmp_path)
+
+
+def test_what_is_kept_of_every_unit_does_not_fit_into_memory_says_what_to_do(model, contexts, tmp_path):
+    huge = SETTINGS.model_copy(update={"strongest": 10**13})
+    with pytest.raises(SubjectError, match=r"no memory left for what .* of 2 layers: lower harvest.strongest"):
+        run(model, contexts, tmp_path, settings=huge)
 
 
 def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float32(
@@ -354,6 +374,26 @@ def test_bfloat16_a_max_and_the_strong_positions_in_shortlisted_contexts_of_reco
             assert activation == pytest.approx(sign * every[context_id][position, neuron], abs=NEAR)
         steps = strong.select(pl.col("activation").diff().over("neuron", "sign").fill_null(0))
         assert (steps["activation"] <= 0).all(), "ranks follow the activations as they are stored"
+
+
+def test_bfloat16_measures_again_the_recorded_units_of_the_study_and_gives_no_other_windows(
+    files, model, contexts, first, tmp_path
+):
+    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
+    more, fewer, later = (CountingModel(model) for _ in range(3))
+    run(half, contexts, tmp_path, exact_model=more).frames(0)
+    frames = run(half, contexts, tmp_path, recorded={0: [3]}, signs=(1,), exact_model=fewer).frames(0)
+    assert 0 < fewer.tokens < more.tokens
+    recorded = frames.top_contexts.filter(pl.col("activations").is_not_null())
+    assert recorded.select("neuron", "sign").unique().rows() == [(3, 1)], "those of others are bfloat16"
+    exact = first[0].frames(0).top_contexts.filter(neuron=3, sign=1)
+    assert recorded.select("context_id", "peak").equals(exact.select("context_id", "peak"))
+    np.testing.assert_allclose(recorded["activations"].explode(), exact["activations"].explode(), atol=NEAR)
+
+    run(half, contexts, tmp_path / "positive", signs=(1,), exact_model=model)
+    frames = run(half, contexts, tmp_path / "positive", signs=(-1,), exact_model=later).frames(0)
+    assert later.tokens == 0
+    assert frames.top_contexts["activations"].null_count() == len(frames.top_contexts)
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("nan")])

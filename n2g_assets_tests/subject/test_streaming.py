@@ -58,14 +58,20 @@ def corpora(draw: st.DrawFn) -> Corpus:
 
 
 def stream(
-    kind: str, corpus: Corpus, contexts: np.ndarray, order: np.ndarray, recorded: list[int], caps: tuple[int, int, int]
+    kind: str,
+    corpus: Corpus,
+    contexts: np.ndarray,
+    order: np.ndarray,
+    recorded: list[int],
+    caps: tuple[int, int, int],
+    **more,
 ):
     """The state of a shard that holds ``contexts``, fed in ``order``."""
     layout = lay_out(
         [corpus.ids[c] for c in contexts], corpus.documents[contexts], corpus.lengths[contexts], corpus.length, SAMPLE
     )
     d_mlp = corpus.activations[0].shape[1]
-    layer = STREAMS[kind](d_mlp, layout, *caps, recorded)
+    layer = STREAMS[kind](d_mlp, layout, *caps, recorded, **more)
     for batch in np.array_split(order, 1 + len(order) // 5):
         lengths = corpus.lengths[contexts[batch]]
         padded = np.full((len(batch), lengths.max(), d_mlp), 999, dtype=np.float32)
@@ -192,6 +198,21 @@ def test_a_unit_recorded_in_only_some_shards_has_no_windows(kind):
 
 
 @each_stream
+@pytest.mark.parametrize(("signs", "units"), [((1,), [1, 4]), ((-1,), [21, 24]), ((-1, 1), [1, 4, 21, 24])])
+def test_the_signs_choose_the_units_with_windows_and_nothing_else(kind, signs, units):
+    corpus = random_corpus(20, 8)
+    everything = np.arange(90)
+    both = stream(kind, corpus, everything, everything, [4, 1], (10, 3, 1))
+    state = stream(kind, corpus, everything, everything, [4, 1], (10, 3, 1), signs=signs)
+    assert state.recorded.tolist() == units
+    assert torch.equal(state.windows, both.windows[torch.isin(both.recorded, state.recorded)])
+    assert state.windows.any()
+    for name, tensor in state.tensors().items():
+        if name not in ("recorded", "windows"):
+            assert torch.equal(tensor, both.tensors()[name]), name
+
+
+@each_stream
 def test_bfloat16_activations_are_taken_as_their_exact_value(kind):
     layout = lay_out(["a"], np.array([0]), np.array([3]), 3, 2)
     layer = STREAMS[kind](1, layout, 2, 1, 1, [])
@@ -257,9 +278,10 @@ def test_activations_that_are_not_finite_show_in_the_squares_and_harm_no_other_n
     assert torch.equal(broken.contexts[others], sound.contexts[others])
 
 
-def test_on_the_processor_the_compiled_stream_is_opened():
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_where_there_is_no_cuda_the_compiled_stream_is_opened(device):
     layout = lay_out(["a"], np.array([0]), np.array([3]), 3, 2)
-    opened = open_stream(1, layout, strongest=2, top_contexts=1, contexts_per_document=1, device=CPU)
+    opened = open_stream(1, layout, strongest=2, top_contexts=1, contexts_per_document=1, device=torch.device(device))
     assert isinstance(opened, ProcessorStream)
 
 
