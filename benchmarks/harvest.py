@@ -1,19 +1,27 @@
 """Tokens a second of the activation cache over those of a bare forward pass, in one run.
 
-The activation cache is what a study runs: shards, selection for all neurons and both signs, windows of recorded
-neurons, checkpoints on disk, and the merge into rows; after a pass in bfloat16 also the second measurement of what it
-shortlists, in float32. The bare pass is the same model in plain transformers (sdpa) at the same dtype and batch, cut
-after the deepest layer, without unembedding. After every batch of the harvest the bare pass runs that batch, so that
-both see the same machine; the ratio is the median over repetitions. A small harvest before them compiles what is
-compiled.
+The activation cache is what a study runs on one shard: selection for all neurons and both signs, windows of 64 recorded
+neurons a layer with sign +1, checkpoints on disk, and rows; after a pass in bfloat16 also the second measurement, in
+float32, of what it shortlists. There is one shard, so that nothing is merged. Its first batches cost more, since at
+first every activation is among the strongest: a whole shard of a study's size pays that once, as a study does, and a
+smaller one looks slower than it is. So does the row in bfloat16, which is slow on processors without instructions for
+it and therefore runs few tokens.
 
-    python benchmarks/harvest.py                                     # all layers in float32
-    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144
+The bare pass is the same model in plain transformers (sdpa) at the same dtype and batch, cut after the deepest layer,
+without unembedding. It runs the first of every four batches, right after the harvest did, so that both see the same
+machine. Batches come with the longest contexts first, and the last ones hold fewer tokens: each batch of the bare pass
+therefore stands for the tokens of its four, so that the short ones count as much as they do in the harvest. The harvest
+counts with all of its tokens and seconds. The ratio is the median over repetitions. A small harvest before them
+compiles what is compiled.
+
+    python benchmarks/harvest.py                                     # all layers in float32, one shard
+    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144 --bare-every 1
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import tempfile
@@ -37,15 +45,17 @@ from n2g_assets.subject.model import SubjectModel, load_subject
 from n2g_assets.subject.sources import SubjectFiles
 
 GOALS = {"float32": 0.85, "bfloat16": 0.6}
+TOKENS = HarvestSettings().shard_tokens
+RECORDED, BARE_EVERY = 64, 4
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """Seconds of one harvest and of the bare pass through the same batches."""
+    """Seconds of one harvest and of the bare pass through the same tokens."""
 
     tokens: int
     bare: float
-    """The bare pass."""
+    """The bare pass, all batches, by those that it ran."""
     passed: float
     """The harvest until its last checkpoint is written."""
     whole: float
@@ -57,12 +67,15 @@ class Repetition:
 
 
 def make_contexts(model: SubjectModel, tokens: int, length: int) -> pl.DataFrame:
-    """Documents of eight contexts; token ids as frequent as in text (Zipf), some last contexts shorter."""
+    """Documents of eight contexts, the last shorter; token ids as frequent as in text (Zipf); at most ``tokens``."""
     rng = np.random.default_rng(0)
-    rows = []
-    for number in range(max(1, tokens // length)):
+    rows: list[tuple[str, str, list[int]]] = []
+    for number in itertools.count():
         short = number % 8 == 7
         ids = rng.zipf(1.2, int(rng.integers(8, length)) if short else length - 1) % model.d_vocab
+        tokens -= 1 + len(ids)
+        if tokens < 0 and rows:
+            break
         rows.append((f"{number // 8:06d}:{number % 8}", f"{number // 8:06d}", [model.bos_id, *ids.tolist()]))
     schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -77,7 +90,8 @@ def measure(
     repetitions: int = 1,
     context_length: int = 128,
     batch_tokens: int = 4096,
-    recorded: int = 16,
+    recorded: int = RECORDED,
+    bare_every: int = BARE_EVERY,
 ) -> list[Repetition]:
     """Harvest made-up text beside the bare pass.
 
@@ -85,11 +99,12 @@ def measure(
         files: The model.
         dtype: Arithmetic of both.
         layers: Layers that are harvested; none takes all.
-        tokens: Tokens of each repetition.
+        tokens: Tokens of each repetition: one shard.
         repetitions: How often.
         context_length: Tokens of most contexts.
         batch_tokens: Tokens of a batch.
         recorded: Recorded neurons of a layer.
+        bare_every: The bare pass runs the first of every so many batches.
     """
     settings = HarvestSettings(
         context_length=context_length,
@@ -103,9 +118,9 @@ def measure(
     rng = np.random.default_rng(1)
     chosen = {layer: rng.permutation(model.d_mlp)[:recorded].tolist() for layer in numbers}
     warm_up = make_contexts(model, 4 * context_length, context_length)
-    _repeat(model, exact, warm_up, {numbers[0]: chosen[numbers[0]]}, settings)
+    _repeat(model, exact, warm_up, {numbers[0]: chosen[numbers[0]]}, settings, bare_every)
     contexts = make_contexts(model, tokens, context_length)
-    return [_repeat(model, exact, contexts, chosen, settings) for _ in range(repetitions)]
+    return [_repeat(model, exact, contexts, chosen, settings, bare_every) for _ in range(repetitions)]
 
 
 def _repeat(
@@ -114,21 +129,32 @@ def _repeat(
     contexts: pl.DataFrame,
     recorded: dict[int, list[int]],
     settings: HarvestSettings,
+    bare_every: int,
 ) -> Repetition:
     token_ids = [np.array(ids) for ids in contexts["token_ids"].to_list()]
     lengths = np.array([len(ids) for ids in token_ids])
     bare = cut_after(model, max(recorded))
-    todo = iter([pad([token_ids[i] for i in batch], model.bos_id) for batch in batches(lengths, settings.batch_tokens)])
-    bare_seconds = 0.0
+    order = list(batches(lengths, settings.batch_tokens))
+    sizes = [int(lengths[batch].sum()) for batch in order]
+    run_too = {
+        number: pad([token_ids[i] for i in order[number]], model.bos_id) for number in range(0, len(order), bare_every)
+    }
+    numbers = itertools.count()
+    spent = bare_seconds = 0.0
 
     def run_bare(_done: int, _total: int) -> None:
-        nonlocal bare_seconds
+        nonlocal spent, bare_seconds
+        number = next(numbers)
+        if number not in run_too:
+            return
         began = time.perf_counter()
         with torch.inference_mode():
-            bare(next(todo).to(model.device), use_cache=False)
+            bare(run_too[number].to(model.device), use_cache=False)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
-        bare_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        spent += seconds
+        bare_seconds += seconds * sum(sizes[number : number + bare_every]) / sizes[number]
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -141,26 +167,27 @@ def _repeat(
             top_contexts=20,
             contexts_per_document=2,
             cache_folder=Path(folder),
+            signs=[1],  # the default of a study
             progress=run_bare,
             exact_model=exact,
         )
-        passed = time.perf_counter() - began - bare_seconds
+        passed = time.perf_counter() - began - spent
         for layer in recorded:
             found.frames(layer)
-        whole = time.perf_counter() - began - bare_seconds
+        whole = time.perf_counter() - began - spent
     return Repetition(int(lengths.sum()), bare_seconds, passed, whole)
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
-    """The rows of ``make bench``: float32 at all layers, and bfloat16 at few.
+    """The rows of ``make bench``: a shard in float32 at all layers, and a few tokens in bfloat16 at few.
 
     Returns:
         For each name, ours and baseline in tokens a second, their ratio and the goal.
     """
     files = find_model(home)
     found = []
-    for dtype, layers, tokens in (("float32", None, 24_576), ("bfloat16", [0, 1], 6144)):
-        repetition = measure(files, dtype=dtype, layers=layers, tokens=tokens)[0]
+    for dtype, layers, tokens, bare_every in (("float32", None, TOKENS, BARE_EVERY), ("bfloat16", [0, 1], 6144, 1)):
+        repetition = measure(files, dtype=dtype, layers=layers, tokens=tokens, bare_every=bare_every)[0]
         what = "all layers" if layers is None else f"layers 0 to {max(layers)}"
         found.append(
             row(
@@ -178,10 +205,13 @@ def main() -> None:
     parser.add_argument("--layers", default="all", help="comma-separated, or all")
     parser.add_argument("--model", help="model folder in Hugging Face layout; the default subject model if left out")
     parser.add_argument("--dtype", choices=list(GOALS), default="float32")
-    parser.add_argument("--tokens", type=int, default=24_576, help="tokens of each repetition")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of each repetition: one shard")
     parser.add_argument("--context-length", type=int, default=128)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--recorded", type=int, default=16, help="recorded neurons of a layer")
+    parser.add_argument("--recorded", type=int, default=RECORDED, help="recorded neurons of a layer")
+    parser.add_argument(
+        "--bare-every", type=int, default=BARE_EVERY, help="the bare pass runs the first of every so many batches"
+    )
     parser.add_argument("--repetitions", type=int, default=1)
     options = parser.parse_args()
     files = find_model(Home.from_environment(), options.model)
@@ -198,11 +228,12 @@ def main() -> None:
         context_length=options.context_length,
         batch_tokens=options.batch_tokens,
         recorded=options.recorded,
+        bare_every=options.bare_every,
     )
     for number, one in enumerate(found, 1):
         print(
             f"repetition {number}: {one.tokens} tokens, bare pass {one.tokens / one.bare:.0f} tokens/s, activation "
-            f"cache {one.tokens / one.whole:.0f} tokens/s ({one.tokens / one.passed:.0f} before the merge into rows), "
+            f"cache {one.tokens / one.whole:.0f} tokens/s ({one.tokens / one.passed:.0f} before the rows are made), "
             f"ratio {one.ratio:.3f}"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

@@ -4,10 +4,13 @@ The prober answers what pruning, saliency and augmentation ask for all units of 
 come in waves, packed into rows that share their beginnings. Only tokens that went through the model count: not padding,
 not prompts asked twice, not beginnings that a row shares. The bare pass is the same model in plain transformers,
 without unembedding and the layers after the unit's, on full batches of long contexts. It runs after each of the
-prober's calls, so that both see the same machine. The ratio is the geometric mean over layers.
+prober's calls, so that both see the same machine.
+
+Each layer has its own ratio. At layer 0 hardly anything is asked, some thirty tokens a unit, so that no batch fills and
+what a call costs by itself outweighs its pass, however short both are.
 
     python benchmarks/prober.py                  # study demo, its layers, up to 6 units each
-    python benchmarks/prober.py --study smollm2 --layers 7,15 --units 32
+    python benchmarks/prober.py --study smollm2 --layers 0,7,15 --units 32
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import cut_after, geometric, load_model
+from common import cut_after, load_model
 from graphs import Material, stored_material
 from jaxtyping import Float32, Int32
 from rows import row
@@ -102,20 +105,13 @@ def measure(model: SubjectModel, material: Material, method: MethodSettings) -> 
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
-    """The figure for the table of all benchmarks, from what the demo stores."""
+    """A figure a layer for the table of all benchmarks, from what the demo stores."""
     method = MethodSettings()
     model = load_model(home)
     layers = SliceStore(home).layers("top_examples", "demo")
     materials = [found for layer in layers if (found := stored_material(home, "demo", layer, UNITS))]
     timed = [measure(model, material, method) for material in materials]
-    return [
-        row(
-            f"prober, layers {', '.join(map(str, layers))} (tokens/s)",
-            geometric([one.ours.rate for one in timed]),
-            geometric([one.bare.rate for one in timed]),
-            0.85,
-        )
-    ]
+    return [row(f"prober, layer {one.layer} (tokens/s)", one.ours.rate, one.bare.rate, 0.85) for one in timed]
 
 
 def main() -> None:
@@ -142,7 +138,7 @@ def main() -> None:
             f"ratio {ratios[-1]:.2f}",
             flush=True,
         )
-    print(f"ratio {geometric(ratios):.3f}")
+    print(f"ratio {min(ratios):.3f} at the least")
 
 
 if __name__ == "__main__":

@@ -126,9 +126,37 @@ def test_where_nothing_comes_out_or_the_file_is_damaged_nothing_is_lost(bench, f
 
 def test_every_benchmark_of_the_table_is_there_and_is_told_by_name(bench):
     for name in bench.BENCHMARKS:
-        assert list(inspect.signature(load(name).rows).parameters) == ["home"], name
+        rows = importlib.import_module(name).rows
+        assert callable(rows), name
+        assert list(inspect.signature(rows).parameters) == ["home"], name
     asked = subprocess.run(
         [sys.executable, BENCHMARKS / "bench.py", "--only", "nothing"], capture_output=True, text=True, check=False
     )
     assert asked.returncode == 2
     assert all(name in asked.stderr for name in bench.BENCHMARKS)
+
+
+def ratio_of_time(smallest, middle, largest):
+    """Of the row of benchmark ``scaling`` about time, for three points with 16, 64 and 256 units."""
+    scaling = importlib.import_module("scaling")
+    measured = [
+        scaling.Measured(
+            scaling.Point(0, units, 50_000), units, {"activation_cache": 40.0, "neuron_graphs": took}, {}, 1
+        )
+        for units, took in ((16, smallest), (64, middle), (256, largest))
+    ]
+    *_, time = scaling.compared(measured)
+    return time["ratio"], time["goal"]
+
+
+def test_time_that_grows_with_the_units_meets_its_goal_whatever_the_smallest_point_took_and_faster_growth_misses_it(
+    bench,
+):
+    ratio, goal = ratio_of_time(0.1 * 16, 0.1 * 64, 0.1 * 256)
+    assert ratio == pytest.approx(1)
+    for noise in (0.8, 1.2):
+        assert ratio_of_time(noise * 0.1 * 16, 0.1 * 64, 0.1 * 256)[0] == pytest.approx(1, abs=0.02)
+    same_for_any = 3.0
+    assert ratio_of_time(*(same_for_any + 0.1 * units for units in (16, 64, 256)))[0] > 1
+    assert ratio_of_time(*(1e-3 * units**2 for units in (16, 64, 256)))[0] < 0.25 < goal
+    assert ratio_of_time(*(same_for_any + 5e-4 * units**2 for units in (16, 64, 256)))[0] < 0.75 * goal

@@ -53,7 +53,7 @@ def report_facts(bench: Workbench) -> ReportFacts:
         units=pl.concat([_units(bench, layer) for layer in layers]),
         layer_scores=_all(bench, "layer_scores", layers),
         evaluation=evaluation,
-        rule_tests=_all(bench, "rule_tests", layers),
+        rule_tests=_all(bench, "rule_tests", layers, without=("match_ids", "near_miss_ids")),
         failures=_all(bench, "failures", layers),
         counterexamples=counterexamples,
         tokens=dict(vocabulary.filter(pl.col("token_id").is_in(sorted(named))).iter_rows()),
@@ -62,13 +62,15 @@ def report_facts(bench: Workbench) -> ReportFacts:
     )
 
 
-def _all(bench: Workbench, table: str, layers: Sequence[int]) -> pl.DataFrame:
+def _all(bench: Workbench, table: str, layers: Sequence[int], *, without: Sequence[str] = ()) -> pl.DataFrame:
+    """A table's rows of all layers and the study's units, without columns that are large and of no use here."""
     there = set(bench.store.layers(table, bench.study.name))
-    frames = []
+    empty = TABLES[table].empty().drop(without)
+    frames = [empty]
     for layer in (layer for layer in layers if layer in there):
         units = bench.units(layer) if TABLES[table].by_unit else None
-        frames.append(bench.read(table, layer, units=units))
-    return pl.concat([TABLES[table].empty(), *frames])
+        frames.append(bench.read(table, layer, columns=empty.columns, units=units))
+    return pl.concat(frames)
 
 
 def _documents(bench: Workbench) -> pl.DataFrame:

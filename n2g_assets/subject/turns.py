@@ -2,7 +2,9 @@
 
 Two models that compute at once on two cores do not run at half their speed but at a tenth of it: at every matrix the
 threads of one wait for cores that those of the other hold. So a run asks for a turn before each forward pass, a matter
-of milliseconds to seconds; its other work (rows, statistics, files) goes on beside the passes of others.
+of milliseconds to seconds, and what reads the activations in it, such as the harvest's selection, is part of it. Its
+other work (choosing, rows, scores, files) goes on beside the passes of others. On cuda a turn ends when the pass is
+launched: the device then works through the passes of all runs in its own order.
 
 A turn is an OS file lock, which ends with its process, whatever ends it. Whoever gives a lock back would mostly be the
 first to take it again, before those who wait for it have woken up; hence there are two:
