@@ -1,19 +1,28 @@
 """How many times fewer tokens and seconds a graph takes than in a loop that works as the authors' code does.
 
-Ours: the stages from pruning to graph (prune, saliency, augment, graph), all units of a layer as one block. The loop:
-one unit and one prompt at a time, each forward pass through the whole model and its unembedding; whole contexts are
-run again, pruning tries every 5th token, every prompt and every variant, kept or not, gets its whole importance matrix
-(every token masked in turn, all positions). As in the authors' code a matrix is one batch and truncations go four at a
-time; ``--single`` gives every masked or truncated prompt a pass of its own. The loop does not build the graph.
-Substitutes come from the same proposer, which the loop asks one prompt at a time; its tokens count on neither side, its
-seconds on both.
+Ours: the stages from pruning to graph (prune, saliency, augment, graph), some units of a layer as one block. The loop
+(``plain_loop``): one unit and one prompt at a time, each forward pass through the whole model and its unembedding;
+whole contexts are run again, and every prompt and every variant, kept or not, gets its whole importance matrix (every
+token masked in turn, all positions). As in the authors' code a matrix is one batch and truncations go four at a time;
+``--single`` gives every masked or truncated prompt a pass of its own. The loop prunes by the same rule as ours, every
+length from the shortest on; with ``--authors-step`` by every 5th only, as the authors do, which gives other prompts.
 
 Both work on the same model and the same train contexts: the strongest few of each unit (the loop takes minutes for all
-ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose. The ratios are
-geometric means over layers.
+ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose. Substitutes come
+from the same proposer, which the loop asks one prompt at a time; its tokens count on neither side, its seconds on both.
+
+Both come to the same graphs, and that is checked: pruned prompts, variants tried, variants kept, and the nodes of the
+graphs built from what the loop found. Ours counts the building of graphs; for the loop, that and the check are not
+timed.
+
+With ``--block`` ours also runs more units together, as the product does, than the loop can run in the time. The loop
+then runs those of them that take it a middling number of tokens. How many it takes for each of the others follows from
+what was found of it, and it is taken to run these at the speed of its largest batch, faster than it does: what is said
+of its seconds for the block is the least that it would take. The ratios are geometric means over layers.
 
     python benchmarks/graphs.py                  # layers 0, 7, 15, 22 and 29, one unit each, 3 train contexts a unit
     python benchmarks/graphs.py --study smollm2 --units 4 --contexts 10
+    python benchmarks/graphs.py --block 16       # and ours on 16 units together
 """
 
 from __future__ import annotations
@@ -21,8 +30,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +40,10 @@ import numpy as np
 import polars as pl
 import torch
 from common import geometric, load_model, named_contexts
-from jaxtyping import Float32, Float64, Int32
+from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
 
-from n2g_assets.method.augment import augment_examples, choose_substitutes, make_variant
+from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.prune import prune_examples
@@ -42,7 +52,7 @@ from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.batching import TokenBudget, pad
+from n2g_assets.subject.batching import TokenBudget
 from n2g_assets.subject.harvest import harvest
 from n2g_assets.subject.infill import InfillProposer
 from n2g_assets.subject.model import SubjectModel
@@ -50,14 +60,15 @@ from n2g_assets.subject.prober import LayerProber
 
 LAYERS = (0, 7, 15, 22, 29)
 HARVEST_TOKENS = 12_000
-PRUNE_STEP, PRUNE_BATCH = 5, 4
-"""Tokens between the truncations that the authors' pruning tries, and truncations in one pass."""
+PROPOSER_SHARE = 0.25
+"""Of the seconds from pruning to graphs, the most that the proposer should take."""
 
 
 @dataclass
 class Cost:
     """What some units took."""
 
+    units: int
     seconds: float = 0.0
     proposer_seconds: float = 0.0
     """Of those, the proposer's."""
@@ -65,9 +76,27 @@ class Cost:
     """That went through the model, padding not counted; the proposer's not counted."""
     proposer_tokens: int = 0
 
-    def add(self, other: Cost) -> None:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+    @property
+    def seconds_a_unit(self) -> float:
+        return self.seconds / self.units
+
+    @property
+    def tokens_a_unit(self) -> float:
+        return self.tokens / self.units
+
+    @property
+    def proposer_share(self) -> float:
+        return self.proposer_seconds / self.seconds
+
+
+@contextmanager
+def counted(units: int, asked: LayerProber | PlainLoop, proposer: InfillProposer) -> Iterator[Cost]:
+    """The cost of what is done within, filled in at its end."""
+    cost = Cost(units)
+    tokens, seconds, proposed, began = asked.tokens, proposer.seconds, proposer.tokens, time.perf_counter()
+    yield cost
+    cost.seconds, cost.proposer_seconds = time.perf_counter() - began, proposer.seconds - seconds
+    cost.tokens, cost.proposer_tokens = asked.tokens - tokens, proposer.tokens - proposed
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,12 @@ class Material:
     def units(self) -> list[Unit]:
         return list(self.a_max)
 
+    def only(self, units: Sequence[Unit]) -> Material:
+        """Some of the units."""
+        key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+        mine = self.top_examples.join(key, on=["neuron", "sign"], how="semi", maintain_order="left")
+        return Material(self.layer, mine, {unit: self.a_max[unit] for unit in units})
+
     def strongest(self, contexts: int) -> Material:
         """The same units with their strongest train contexts only."""
         train = self.top_examples.filter(split="train").sort("rank")
@@ -91,106 +126,29 @@ class Material:
 
 def run_stages(
     model: SubjectModel, material: Material, vocabulary: Vocabulary, proposer: InfillProposer, method: MethodSettings
-) -> Cost:
-    """Our stages on all units of a layer as one block."""
+) -> tuple[Cost, dict[str, pl.DataFrame]]:
+    """Our stages on all units of a layer as one block: what they took, and their tables."""
     prober = LayerProber(model, material.layer, TokenBudget(HarvestSettings().batch_tokens))
     units, a_max = material.units, material.a_max
-    prober.activations([np.zeros(2, np.int32)], units[:1])  # what is checked once a model is not counted
-    prober.tokens = 0
-    before, began = (proposer.seconds, proposer.tokens), time.perf_counter()
-    pruned = prune_examples(units, material.top_examples, a_max, vocabulary, prober, method).tables
-    augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
-    build_graphs(units, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method)
-    seconds = time.perf_counter() - began
-    return Cost(seconds, proposer.seconds - before[0], prober.tokens, proposer.tokens - before[1])
+    several = [np.zeros(length, np.int32) for length in (2, 3)]
+    prober.activations(several, units[:1] * 2)  # what is checked once a model, packing too, is not counted
+    with counted(len(units), prober, proposer) as cost:
+        pruned = prune_examples(units, material.top_examples, a_max, vocabulary, prober, method).tables
+        augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
+        graphs = build_graphs(units, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method).tables
+    return cost, pruned | augmented | graphs
 
 
-class PlainLoop:
-    """One unit and one prompt at a time, forward passes to the last layer, activations out of a forward hook."""
-
-    def __init__(
-        self,
-        model: SubjectModel,
-        layer: int,
-        vocabulary: Vocabulary,
-        proposer: InfillProposer,
-        method: MethodSettings,
-        single: bool,
-    ) -> None:
-        assert model.hook.taps is not None, "this benchmark reads the plain model"
-        self.model, self.vocabulary, self.proposer, self.method = model, vocabulary, proposer, method
-        self.tap, self.batch = model.hook.taps[layer], 1 if single else None
-        self.tokens = 0
-
-    def run(self, unit: Unit, examples: pl.DataFrame) -> Cost:
-        """All train contexts of one unit."""
-        before, began = (self.proposer.seconds, self.proposer.tokens), time.perf_counter()
-        self.tokens = 0
-        for example in examples.filter(neuron=unit.neuron, sign=unit.sign, split="train").iter_rows(named=True):
-            pruned = self.prune(unit, np.array(example["token_ids"], np.int32), example["peak"])
-            importances = self.importance_matrix(unit, pruned)[:, -1]
-            for variant in self.variants(pruned, importances):
-                self.importance_matrix(unit, variant)
-        seconds = time.perf_counter() - began
-        return Cost(seconds, self.proposer.seconds - before[0], self.tokens, self.proposer.tokens - before[1])
-
-    def prune(self, unit: Unit, tokens: Int32[np.ndarray, " length"], peak: int) -> Int32[np.ndarray, " kept"]:
-        """The first truncation, every 5th token, that keeps the peak and half of its activation, else the longest."""
-        full = self.activations(unit, [tokens])[0][peak]
-        lengths = [n for n in range(1, min(peak, self.method.prune_max_prefix) + 1) if n % PRUNE_STEP == 0 or n == peak]
-        tried = [np.append(tokens[:1], tokens[peak + 1 - length : peak + 1]) for length in lengths]
-        for start in range(0, len(tried), self.batch or PRUNE_BATCH):
-            some = tried[start : start + (self.batch or PRUNE_BATCH)]
-            for prompt, activations in zip(some, self.activations(unit, some), strict=True):
-                strong = activations[-1] >= self.method.prune_keep * full
-                if strong and np.argmax(activations[1:]) == len(prompt) - 2:
-                    return prompt
-        return tried[-1]
-
-    def importance_matrix(
-        self, unit: Unit, prompt: Int32[np.ndarray, " kept"]
-    ) -> Float64[np.ndarray, "masked position"]:
-        """1 - a(one token masked, position) / a(prompt, position) for every token, BOS too, and every position."""
-        masked = np.tile(prompt, (len(prompt) + 1, 1))
-        masked[np.arange(1, len(masked)), np.arange(len(prompt))] = self.vocabulary.mask_id
-        rows: list[np.ndarray] = []
-        for start in range(0, len(masked), self.batch or len(masked)):
-            rows += self.activations(unit, list(masked[start : start + (self.batch or len(masked))]))
-        whole, *others = (row.astype(np.float64) for row in rows)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return 1 - np.stack(others) / whole
-
-    def variants(
-        self, pruned: Int32[np.ndarray, " kept"], importances: Float64[np.ndarray, " kept"]
-    ) -> list[Int32[np.ndarray, " kept"]]:
-        """The prompt with each important token replaced by each of its substitutes."""
-        positions = [p for p in range(1, len(pruned)) if importances[p] >= self.method.augment_threshold]
-        if not positions:
-            return []
-        variants = []
-        for position, proposed in zip(positions, self.proposer.propose([pruned], [positions])[0], strict=True):
-            chosen = choose_substitutes(int(pruned[position]), proposed, self.vocabulary, self.method.substitutes)
-            variants += [make_variant(pruned, position, one.token_ids).token_ids for one in chosen]
-        return variants
-
-    def activations(
-        self, unit: Unit, prompts: Sequence[Int32[np.ndarray, " length"]]
-    ) -> list[Float32[np.ndarray, " length"]]:
-        """One forward pass to the last layer and its logits."""
-        taken: list[torch.Tensor] = []
-        module = self.model.plain.get_submodule(self.tap.module)
-        if self.tap.side == "input":
-            handle = module.register_forward_pre_hook(lambda _module, args: taken.append(args[0]))
-        else:
-            handle = module.register_forward_hook(lambda _module, _args, output: taken.append(output))
-        try:
-            with torch.inference_mode():
-                self.model.plain(pad(prompts, self.model.bos_id).to(self.model.device), use_cache=False)
-        finally:
-            handle.remove()
-        self.tokens += sum(map(len, prompts))
-        values = (unit.sign * taken[0].flatten(2)[:, :, unit.neuron].float()).cpu().numpy()
-        return [found[: len(prompt)] for found, prompt in zip(values, prompts, strict=True)]
+def run_loop(
+    loop: PlainLoop, material: Material, vocabulary: Vocabulary, proposer: InfillProposer, method: MethodSettings
+) -> tuple[Cost, dict[str, pl.DataFrame]]:
+    """The loop on all units of a layer: what it took, and the same tables, which are made afterwards."""
+    units, a_max = material.units, material.a_max
+    with counted(len(units), loop, proposer) as cost:
+        found = [one for unit in units for one in loop.run(unit, material.top_examples)]
+    made = tables(found, a_max, method, proposer.name)
+    graphs = build_graphs(units, **made, a_max=a_max, vocabulary=vocabulary, settings=method).tables
+    return cost, made | graphs
 
 
 def stored_material(home: Home, study: str, layer: int, number: int) -> Material | None:
@@ -198,9 +156,8 @@ def stored_material(home: Home, study: str, layer: int, number: int) -> Material
     store = SliceStore(home)
     if not all(store.manifest(table, study, layer) for table in ("top_examples", "neuron_stats")):
         return None
-    return _first_units(
-        layer, store.read("top_examples", study, layer), store.read("neuron_stats", study, layer), number
-    )
+    a_max = _a_max(store.read("neuron_stats", study, layer))
+    return _first_units(layer, store.read("top_examples", study, layer), a_max, number)
 
 
 def harvested_material(
@@ -209,7 +166,7 @@ def harvested_material(
     """Top examples from a small harvest of source code (many short documents), in a temporary folder."""
     settings = HarvestSettings()
     contexts = named_contexts(model, home, "django", tokens)
-    units = {layer: select_units(NeuronSample(sample=4 * number), [1], layer, model.d_mlp) for layer in layers}
+    units = {layer: select_units(NeuronSample(sample=2 * number + 2), [1], layer, model.d_mlp) for layer in layers}
     materials = []
     with tempfile.TemporaryDirectory() as folder:
         found = harvest(
@@ -224,24 +181,20 @@ def harvested_material(
         )
         for layer in layers:
             frames = found.frames(layer)
-            a_max = _a_max(frames.neuron_stats, units[layer])
+            a_max = _a_max(frames.neuron_stats)
             prober = LayerProber(model, layer, TokenBudget(settings.batch_tokens))
             top = choose_top_examples(units[layer], frames.top_contexts, contexts, a_max, prober, method)
-            materials.append(_first_units(layer, top.tables["top_examples"], frames.neuron_stats, number))
+            materials.append(_first_units(layer, top.tables["top_examples"], a_max, number))
     return materials
 
 
-def _first_units(layer: int, top_examples: pl.DataFrame, stats: pl.DataFrame, number: int) -> Material:
-    units = [
-        Unit(*key) for key in top_examples.select("neuron", "sign").unique(maintain_order=True).head(number).rows()
-    ]
-    wanted = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-    return Material(layer, top_examples.join(wanted, on=["neuron", "sign"], how="semi"), _a_max(stats, units))
+def _first_units(layer: int, top_examples: pl.DataFrame, a_max: Mapping[Unit, float], number: int) -> Material:
+    units = [Unit(*key) for key in top_examples.select("neuron", "sign").unique(maintain_order=True).rows()]
+    return Material(layer, top_examples, a_max).only(units[:number])
 
 
-def _a_max(stats: pl.DataFrame, units: Sequence[Unit]) -> dict[Unit, float]:
-    values = {Unit(neuron, sign): a for neuron, sign, a in stats.select("neuron", "sign", "max").iter_rows()}
-    return {unit: values[unit] for unit in units}
+def _a_max(stats: pl.DataFrame) -> dict[Unit, float]:
+    return {Unit(neuron, sign): a for neuron, sign, a in stats.select("neuron", "sign", "max").iter_rows()}
 
 
 @dataclass(frozen=True)
@@ -249,122 +202,191 @@ class Comparison:
     """What one layer's units took in both ways."""
 
     layer: int
-    units: int
     ours: Cost
+    """On the units that the loop ran."""
     loop: Cost
+    block: Cost
+    """Ours on the block; the same as ``ours`` where it has no other units."""
+    loop_block: Cost
+    """The least that the loop would take for the block."""
+    agreement: Agreement | None
+    """Of block and loop; None where the two do not prune alike."""
 
-    @property
-    def times_fewer_tokens(self) -> float:
-        return self.loop.tokens / self.ours.tokens
+    def ways(self, *, block: bool) -> tuple[Cost, Cost]:
+        """Ours and the loop, on the block or on the units that the loop ran."""
+        return (self.block, self.loop_block) if block else (self.ours, self.loop)
 
-    @property
-    def times_fewer_seconds(self) -> float:
-        return self.loop.seconds / self.ours.seconds
+    def times_fewer(self, *, block: bool) -> tuple[float, float]:
+        """How many times fewer tokens and seconds ours takes."""
+        ours, loop = self.ways(block=block)
+        return loop.tokens_a_unit / ours.tokens_a_unit, loop.seconds_a_unit / ours.seconds_a_unit
 
 
-def materials_of(
-    model: SubjectModel,
-    home: Home,
-    study: str,
-    layers: Sequence[int],
-    *,
-    units: int,
-    contexts: int,
-    harvest_tokens: int,
-    method: MethodSettings,
-) -> list[Material]:
-    """What both ways work on: layers that the study stores, and a harvest for the others."""
-    stored = {layer: found for layer in layers if (found := stored_material(home, study, layer, units))}
-    lacking = [layer for layer in layers if layer not in stored]
+@dataclass(frozen=True)
+class Way:
+    """How much is run, and how the loop runs it."""
+
+    layers: Sequence[int] = LAYERS
+    units: int = 1
+    """Of each layer, in the loop."""
+    block: int | None = None
+    """Units of each layer that ours runs together; None: those of the loop."""
+    contexts: int = 3
+    """Train contexts of each unit, the strongest first."""
+    harvest_tokens: int = HARVEST_TOKENS
+    single: bool = False
+    authors_step: bool = False
+
+
+def materials_of(model: SubjectModel, home: Home, study: str, way: Way, method: MethodSettings) -> list[Material]:
+    """What ours works on: layers that the study stores, and a harvest for the others."""
+    number = max(way.units, way.block or 0)
+    stored = {layer: found for layer in way.layers if (found := stored_material(home, study, layer, number))}
+    lacking = [layer for layer in way.layers if layer not in stored]
     if lacking:
-        made = harvested_material(model, home, lacking, units, harvest_tokens, method)
+        made = harvested_material(model, home, lacking, number, way.harvest_tokens, method)
         stored |= {material.layer: material for material in made}
-    return [stored[layer].strongest(contexts) for layer in layers]
+    return [stored[layer].strongest(way.contexts) for layer in way.layers]
 
 
-def compare(model: SubjectModel, material: Material, method: MethodSettings, *, single: bool = False) -> Comparison:
-    """Both ways on one layer's units."""
+def compare(model: SubjectModel, material: Material, way: Way, method: MethodSettings) -> Comparison:
+    """Both ways on one layer: ours on the block and on the units that the loop runs, and the loop on those."""
     vocabulary = model.vocabulary(normalise=method.normalise_tokens)
     proposer = InfillProposer(model, vocabulary, method)
-    loop = PlainLoop(model, material.layer, vocabulary, proposer, method, single)
-    loop.activations(material.units[0], [np.zeros(32, np.int32)])  # the first pass is slower
-    ours, plain = run_stages(model, material, vocabulary, proposer, method), Cost()
-    for unit in material.units:
-        plain.add(loop.run(unit, material.top_examples))
-    return Comparison(material.layer, len(material.units), ours, plain)
+    loop = PlainLoop(
+        model, material.layer, vocabulary, proposer, method, single=way.single, authors_step=way.authors_step
+    )
+    block, found = run_stages(model, material, vocabulary, proposer, method)
+    tokens = tokens_by_unit(
+        material.top_examples, found["pruned_examples"], found["augmented_examples"], method, single=way.single
+    )
+    few = material.only(middling(tokens, way.units))
+    ours = block if len(few.units) == len(material.units) else run_stages(model, few, vocabulary, proposer, method)[0]
+    fastest = loop.seconds_a_token(few.units[0])  # the first pass is slower: its own does not count
+    plain, loop_found = run_loop(loop, few, vocabulary, proposer, method)
+    if way.authors_step:
+        return Comparison(material.layer, ours, plain, block, plain, None)
+    others = sum(tokens.values()) - sum(tokens[unit] for unit in few.units)
+    loop_block = Cost(len(tokens), plain.seconds + others * fastest, tokens=plain.tokens + others)
+    return Comparison(material.layer, ours, plain, block, loop_block, agreement(few.units, found, loop_found))
+
+
+def middling(tokens: Mapping[Unit, int], number: int) -> list[Unit]:
+    """The units in the middle of all by their tokens."""
+    ordered = sorted(tokens, key=lambda unit: (tokens[unit], unit))
+    start = max(0, len(ordered) - number) // 2
+    return ordered[start : start + number]
+
+
+def compare_all(
+    model: SubjectModel, materials: Sequence[Material], way: Way, method: MethodSettings
+) -> list[Comparison]:
+    """Both ways on each layer; says what each took."""
+    found = []
+    for material in materials:
+        one = compare(model, material, way, method)
+        found.append(one)
+        print(f"layer {one.layer}")
+        for block in (False, True) if one.block is not one.ours else (False,):
+            ours, loop = one.ways(block=block)
+            print(describe("ours", ours) + proposed(ours))
+            print(describe("loop", loop) + (", at least" if block else proposed(loop)))
+            print("    times fewer tokens {:.1f}, seconds {:.1f}".format(*one.times_fewer(block=block)))
+        if one.agreement is not None:
+            print(
+                f"  same pruned prompts: {one.agreement.prompts}, same variants tried: {one.agreement.tried}, kept: "
+                f"{one.agreement.kept}; same graphs: {one.agreement.graphs} units",
+                flush=True,
+            )
+    above = [str(one.layer) for one in found if one.block.proposer_share > PROPOSER_SHARE]
+    share = sum(one.block.proposer_seconds for one in found) / sum(one.block.seconds for one in found)
+    print(
+        f"proposer's share of our seconds, all layers together: {share:.0%}; above {PROPOSER_SHARE:.0%} in "
+        + (f"layers {', '.join(above)}" if above else "no layer")
+    )
+    return found
+
+
+def describe(what: str, cost: Cost) -> str:
+    units = "1 unit" if cost.units == 1 else f"{cost.units} units"
+    return f"  {what}, {units}: {cost.seconds_a_unit:.2f} s a unit, {cost.tokens_a_unit:,.0f} tokens a unit"
+
+
+def proposed(cost: Cost) -> str:
+    return (
+        f", of the seconds {cost.proposer_seconds / cost.units:.2f} ({cost.proposer_share:.0%}) the proposer's, which "
+        f"ran {cost.proposer_tokens / cost.units:,.0f} tokens of its own"
+    )
+
+
+def same_graphs(found: Sequence[Comparison]) -> Count:
+    """Of all layers that were compared."""
+    graphs = [one.agreement.graphs for one in found if one.agreement is not None]
+    return Count(sum(one.same for one in graphs), sum(one.of for one in graphs))
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
     """The figures for the table of all benchmarks, from what the demo stores."""
-    method = MethodSettings()
+    method, way = MethodSettings(), Way(contexts=2, block=6)
     model = load_model(home)
-    materials = materials_of(
-        model, home, "demo", LAYERS, units=1, contexts=3, harvest_tokens=HARVEST_TOKENS, method=method
-    )
-    found = [compare(model, material, method) for material in materials]
-    ours, proposers = (sum(getattr(one.ours, name) for one in found) for name in ("seconds", "proposer_seconds"))
-    layers = ", ".join(str(one.layer) for one in found)
+    found = compare_all(model, materials_of(model, home, "demo", way, method), way, method)
+    graphs = same_graphs(found)
+    what = f"pruning to graph, layers {', '.join(map(str, way.layers))}, {way.contexts} contexts"
+    made = []
+    for how, block in ((f"a unit of {way.block} together", True), ("a unit alone", False)):
+        ours, loop = zip(*(one.ways(block=block) for one in found), strict=True)
+        tokens, loop_tokens = (geometric([one.tokens_a_unit for one in costs]) for costs in (ours, loop))
+        seconds, loop_seconds = (geometric([one.seconds_a_unit for one in costs]) for costs in (ours, loop))
+        made += [
+            row(f"{what}, {how} (tokens)", tokens, loop_tokens, 4, less_is_better=True),
+            row(f"{what}, {how} (seconds)", seconds, loop_seconds, 10, less_is_better=True),
+        ]
     return [
+        *made,
         row(
-            f"pruning to graph, layers {layers} (tokens a unit)",
-            geometric([one.ours.tokens / one.units for one in found]),
-            geometric([one.loop.tokens / one.units for one in found]),
-            4,
+            f"the proposer's part of pruning to graph, {way.block} units, all layers together (seconds)",
+            sum(one.block.proposer_seconds for one in found),
+            sum(one.block.seconds for one in found),
+            1 / PROPOSER_SHARE,
             less_is_better=True,
         ),
-        row(
-            f"pruning to graph, layers {layers} (seconds a unit)",
-            geometric([one.ours.seconds / one.units for one in found]),
-            geometric([one.loop.seconds / one.units for one in found]),
-            10,
-            less_is_better=True,
-        ),
-        row("the proposer's part of pruning to graph (seconds)", proposers, ours, 4, less_is_better=True),
+        row("pruning to graph, the same graphs as the loop (units)", graphs.same, graphs.of, 1),
     ]
-
-
-def describe(what: str, cost: Cost, units: int) -> str:
-    return (
-        f"  {what}: {cost.seconds / units:7.2f} s a unit, {cost.tokens / units:8,.0f} tokens a unit, of the seconds "
-        f"{cost.proposer_seconds / units:.2f} ({cost.proposer_seconds / cost.seconds:.0%}) the proposer's, which ran "
-        f"{cost.proposer_tokens / units:,.0f} tokens of its own"
-    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default=",".join(map(str, LAYERS)), help="comma-separated")
-    parser.add_argument("--units", type=int, default=1, help="units of each layer")
+    parser.add_argument("--units", type=int, default=1, help="units of each layer in the loop")
+    parser.add_argument("--block", type=int, help="units of each layer that ours runs together; default: as the loop")
     parser.add_argument("--contexts", type=int, default=3, help="train contexts of each unit, the strongest first")
     parser.add_argument("--study", default="demo", help="study whose stored top examples are taken")
     parser.add_argument(
         "--harvest-tokens", type=int, default=HARVEST_TOKENS, help="tokens of the harvest for layers not stored"
     )
     parser.add_argument("--single", action="store_true", help="the loop runs every prompt in a pass of its own")
-    options = parser.parse_args()
-
-    home, method = Home.from_environment(), MethodSettings()
+    parser.add_argument(
+        "--authors-step", action="store_true", help="the loop prunes by every 5th length; graphs are not compared"
+    )
+    options = vars(parser.parse_args())
+    study = options.pop("study")
+    if options["authors_step"] and options["block"]:
+        parser.error("With --authors-step nothing follows for units that the loop does not run: leave --block out.")
+    options["layers"] = [int(layer) for layer in options["layers"].split(",")]
+    home, method, way = Home.from_environment(), MethodSettings(), Way(**options)
     model = load_model(home)
-    layers = [int(layer) for layer in options.layers.split(",")]
-    materials = materials_of(
-        model, home, options.study, layers,
-        units=options.units, contexts=options.contexts, harvest_tokens=options.harvest_tokens, method=method,
-    )  # fmt: skip
+    materials = materials_of(model, home, study, way, method)
     if not all(material.units for material in materials):
         parser.error("A layer has no unit with enough contexts: raise --harvest-tokens.")
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads")
-    found = []
-    for material in materials:
-        one = compare(model, material, method, single=options.single)
-        found.append(one)
-        print(f"layer {one.layer}, {one.units} units")
-        print(describe("ours", one.ours, one.units))
-        print(describe("loop", one.loop, one.units))
-        print(f"  times fewer tokens {one.times_fewer_tokens:.1f}, seconds {one.times_fewer_seconds:.1f}", flush=True)
-    seconds, proposers = (sum(getattr(one.ours, name) for one in found) for name in ("seconds", "proposer_seconds"))
-    print(f"proposer's share of our seconds, all layers together: {proposers / seconds:.0%}")
-    print(f"times fewer tokens: {geometric([one.times_fewer_tokens for one in found]):.1f}")
-    print(f"times faster: {geometric([one.times_fewer_seconds for one in found]):.1f}")
+    found = compare_all(model, materials, way, method)
+    if not way.authors_step:
+        print(f"same graphs: {same_graphs(found)} units")
+    for block in (False, True) if way.block else (False,):
+        ratios = [one.times_fewer(block=block) for one in found]
+        tokens, seconds = (geometric(values) for values in zip(*ratios, strict=True))
+        what = f"{way.block} units together" if block else "the loop's units"
+        print(f"{what}: times fewer tokens {tokens:.1f}, times faster {seconds:.1f}")
 
 
 if __name__ == "__main__":

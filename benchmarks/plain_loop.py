@@ -1,0 +1,319 @@
+"""Pruning, saliency and augmentation in a plain loop that works as the authors' code does; graphs.py compares with it.
+
+One unit and one prompt at a time, every forward pass through the whole model and its unembedding, activations out of a
+forward hook:
+
+1. Run the whole context again, then its truncations, the shortest first and four in a pass, until one keeps enough of
+   the activation with its peak still last; none does: the longest. By default these are the lengths that the method
+   tries (1, 2, 3 ...), so that both prune alike; the authors try every 5th (``authors_step``).
+2. Take the whole importance matrix of the pruned prompt: every token masked in turn, BOS too, all positions.
+3. Ask the proposer for substitutes of its important tokens, and take the whole importance matrix of every variant, kept
+   or not. A variant is kept by the method's rule; its activations are the first row of the same pass.
+
+What the loop finds goes into the same three tables that the stages write (``tables``). What it finds beyond the method
+(matrices of variants, importances for positions that do not fire) is left out of them. From those tables, whichever way
+they were made, follows how many tokens the loop runs for a unit (``tokens_by_unit``). ``agreement`` compares both ways.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Float64, Int32
+
+from n2g_assets.method.augment import Variant, choose_substitutes, make_variant, positions_to_vary
+from n2g_assets.method.probing import Proposer, Substitute, Unit, Vocabulary
+from n2g_assets.method.prune import PrunedPrompt, TrainContext, rescale
+from n2g_assets.method.results import unit_frame
+from n2g_assets.settings import MethodSettings
+from n2g_assets.subject.batching import pad
+from n2g_assets.subject.model import SubjectModel
+
+PRUNE_STEP, PRUNE_BATCH = 5, 4
+"""Tokens between the truncations that the authors' pruning tries, and truncations in one pass."""
+PROMPT = ["neuron", "sign", "rank", "start", "token_ids", "reduced"]
+"""Columns of ``pruned_examples`` that say how a context was pruned."""
+VARIANT = ["neuron", "sign", "rank", "position", "choice", "token_ids"]
+"""Columns of ``augmented_examples`` that say what was tried."""
+SHAPE = ["node_id", "parent_id", "kind", "token"]
+"""Columns of ``graph_nodes`` that make a graph's shape."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A prompt and its whole importance matrix."""
+
+    activations: Float32[np.ndarray, " length"]
+    importances: Float64[np.ndarray, "length length"]
+    """Row k, column j: 1 - a(prompt with token k masked, j) / a(prompt, j); 0 where a(prompt, j) is not positive."""
+
+
+@dataclass(frozen=True)
+class TriedVariant:
+    """A variant of a pruned prompt."""
+
+    position: int
+    """In the pruned prompt, of the token that is replaced."""
+    choice: int
+    """0 is the proposer's best substitute."""
+    substitute: Substitute
+    variant: Variant
+    activations: Float32[np.ndarray, " length"]
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the loop finds of one train context."""
+
+    pruned: PrunedPrompt
+    importances: Float64[np.ndarray, "kept kept"]
+    variants: list[TriedVariant]
+
+
+class PlainLoop:
+    """One unit and one prompt at a time, forward passes to the last layer."""
+
+    def __init__(
+        self,
+        model: SubjectModel,
+        layer: int,
+        vocabulary: Vocabulary,
+        proposer: Proposer,
+        method: MethodSettings,
+        *,
+        single: bool = False,
+        authors_step: bool = False,
+    ) -> None:
+        """A loop.
+
+        Args:
+            model: The subject model; its plain form is run.
+            layer: Layer of the units.
+            vocabulary: Its tokens.
+            proposer: Asked one prompt at a time.
+            method: Read as the stages read it.
+            single: Whether every masked or truncated prompt gets a pass of its own.
+            authors_step: Whether pruning tries every 5th length only.
+        """
+        assert model.hook.taps is not None, "this benchmark reads the plain model"
+        self.model, self.vocabulary, self.proposer, self.method = model, vocabulary, proposer, method
+        self.tap, self.single, self.authors_step = model.hook.taps[layer], single, authors_step
+        self.tokens = 0
+        """Tokens that went through the model so far, padding not counted."""
+
+    def run(self, unit: Unit, top_examples: pl.DataFrame) -> list[Found]:
+        """All train contexts of one unit, by rank."""
+        mine = top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="train").sort("rank")
+        found = []
+        for row in mine.iter_rows(named=True):
+            pruned = self.prune(unit, row["rank"], np.array(row["token_ids"], np.int32), row["peak"])
+            importances = self.measure(unit, pruned.token_ids).importances
+            found.append(Found(pruned, importances, self.try_variants(unit, pruned, importances[:, -1])))
+        return found
+
+    def prune(self, unit: Unit, rank: int, tokens: Int32[np.ndarray, " length"], peak: int) -> PrunedPrompt:
+        """The first truncation that keeps the peak and enough of its activation, else the longest (step 1)."""
+        full = float(self.activations(unit, [tokens])[0][peak])
+        context = TrainContext(unit, rank, tokens, peak, full)
+        tried = [np.append(tokens[:1], tokens[peak + 1 - length : peak + 1]) for length in self.lengths(peak)]
+        size = 1 if self.single else PRUNE_BATCH
+        for start in range(0, len(tried), size):
+            some = tried[start : start + size]
+            for prompt, activations in zip(some, self.activations(unit, some), strict=True):
+                strong = float(activations[-1]) >= self.method.prune_keep * full
+                passed = strong and int(np.argmax(activations[1:])) == len(prompt) - 2
+                pruned = PrunedPrompt(context, prompt, activations, passed)
+                if passed:
+                    return pruned
+        return pruned
+
+    def lengths(self, peak: int) -> list[int]:
+        """Tokens of the truncations to try, BOS not counted."""
+        if not self.authors_step:
+            return list(range(1, longest_truncation(peak, self.method) + 1))
+        longest = min(self.method.prune_max_prefix, peak)
+        return [length for length in range(1, longest + 1) if length % PRUNE_STEP == 0 or length == peak]
+
+    def measure(self, unit: Unit, prompt: Int32[np.ndarray, " length"]) -> Measured:
+        """A prompt's activations and its whole importance matrix, in one pass (step 2)."""
+        masked = np.tile(prompt, (len(prompt) + 1, 1))
+        masked[np.arange(1, len(masked)), np.arange(len(prompt))] = self.vocabulary.mask_id
+        size = 1 if self.single else len(masked)
+        rows: list[np.ndarray] = []
+        for start in range(0, len(masked), size):
+            rows += self.activations(unit, list(masked[start : start + size]))
+        whole, others = rows[0].astype(np.float64), np.stack(rows[1:]).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Measured(rows[0], np.where(whole > 0, 1 - others / whole, 0))
+
+    def try_variants(
+        self, unit: Unit, pruned: PrunedPrompt, importances: Float64[np.ndarray, " kept"]
+    ) -> list[TriedVariant]:
+        """The prompt with each important token replaced by each of its substitutes (step 3)."""
+        positions = positions_to_vary(importances, self.method.augment_threshold).tolist()
+        if not positions:
+            return []
+        prompt, unvaried = pruned.token_ids, float(pruned.activations[-1])
+        tried = []
+        for position, proposed in zip(positions, self.proposer.propose([prompt], [positions])[0], strict=True):
+            chosen = choose_substitutes(int(prompt[position]), proposed, self.vocabulary, self.method.substitutes)
+            for choice, substitute in enumerate(chosen):
+                variant = make_variant(prompt, position, substitute.token_ids)
+                activations = self.measure(unit, variant.token_ids).activations
+                kept = unvaried > 0 and float(activations[-1]) >= self.method.substitute_keep * unvaried
+                tried.append(TriedVariant(position, choice, substitute, variant, activations, kept))
+        return tried
+
+    def seconds_a_token(self, unit: Unit) -> float:
+        """Of the largest batch that the loop runs, the importance matrix of the longest prompt that pruning leaves."""
+        prompt = np.zeros(self.method.prune_max_prefix + 2, np.int32)
+        seconds = []
+        for _ in range(2):
+            before, began = self.tokens, time.perf_counter()
+            self.measure(unit, prompt)
+            seconds.append((time.perf_counter() - began) / (self.tokens - before))
+        return min(seconds)
+
+    def activations(
+        self, unit: Unit, prompts: Sequence[Int32[np.ndarray, " length"]]
+    ) -> list[Float32[np.ndarray, " length"]]:
+        """One forward pass to the last layer and its logits."""
+        taken: list[torch.Tensor] = []
+        module = self.model.plain.get_submodule(self.tap.module)
+        if self.tap.side == "input":
+            handle = module.register_forward_pre_hook(lambda _module, args: taken.append(args[0]))
+        else:
+            handle = module.register_forward_hook(lambda _module, _args, output: taken.append(output))
+        try:
+            with torch.inference_mode():
+                self.model.plain(pad(prompts, self.model.bos_id).to(self.model.device), use_cache=False)
+        finally:
+            handle.remove()
+        self.tokens += sum(map(len, prompts))
+        values = (unit.sign * taken[0].flatten(2)[:, :, unit.neuron].float()).cpu().numpy()
+        return [found[: len(prompt)] for found, prompt in zip(values, prompts, strict=True)]
+
+
+def longest_truncation(peak: int, method: MethodSettings) -> int:
+    """Tokens of the longest truncation of a context that the method tries, BOS not counted."""
+    return min(method.prune_max_prefix + 1, peak)
+
+
+def tokens_by_unit(
+    top_examples: pl.DataFrame,
+    pruned_examples: pl.DataFrame,
+    augmented_examples: pl.DataFrame,
+    method: MethodSettings,
+    *,
+    single: bool = False,
+) -> dict[Unit, int]:
+    """Tokens that the loop runs for each unit when it finds these tables, pruning as the method does."""
+    contexts = {(row["neuron"], row["sign"], row["rank"]): row for row in top_examples.iter_rows(named=True)}
+    tokens: dict[Unit, int] = {}
+    for row in pruned_examples.iter_rows(named=True):
+        context, kept = contexts[row["neuron"], row["sign"], row["rank"]], len(row["token_ids"])
+        longest, size = longest_truncation(context["peak"], method), 1 if single else PRUNE_BATCH
+        tried = min(longest, -(-(kept - 1) // size) * size) if row["reduced"] else longest
+        truncations = sum(range(2, tried + 2))
+        unit = Unit(row["neuron"], row["sign"])
+        tokens[unit] = tokens.get(unit, 0) + len(context["token_ids"]) + truncations + kept * (kept + 1)
+    for row in augmented_examples.iter_rows(named=True):
+        length = len(row["token_ids"])
+        tokens[Unit(row["neuron"], row["sign"])] += length * (length + 1)
+    return tokens
+
+
+def tables(
+    found: Iterable[Found], a_max: Mapping[Unit, float], method: MethodSettings, proposer: str
+) -> dict[str, pl.DataFrame]:
+    """What the loop found as ``pruned_examples``, ``saliencies`` and ``augmented_examples``.
+
+    Args:
+        found: of any units, each unit's contexts by rank.
+        a_max: largest activation of each unit over the harvest.
+        method: ``firing_threshold`` is read.
+        proposer: its name.
+    """
+    examples, saliencies, variants = [], [], []
+    for one in found:
+        context, pruned = one.pruned.context, one.pruned
+        full, kept = context.activation, float(pruned.activations[-1])
+        key = {**context.unit._asdict(), "rank": context.rank}
+        earlier = np.triu(one.importances)  # a later token has none
+        earlier[0] = 0
+        examples.append({
+            **key, "peak": pruned.peak, "start": context.peak - pruned.peak + 1, "token_ids": pruned.token_ids,
+            "activation": kept, "full_activation": full, "kept_share": kept / full, "reduced": pruned.reduced,
+            "activations": pruned.activations, "importances": earlier[:, -1],
+        })  # fmt: skip
+        whole = rescale(pruned.activations, full, kept)
+        saliencies += [
+            {**key, "position": position, "activation": whole[position], "importances": earlier[:, position]}
+            for position in pruned.activating(a_max[context.unit], method.firing_threshold).tolist()
+        ]
+        variants += [
+            {**key, "position": tried.position, "choice": tried.choice, "substitute": tried.substitute.text,
+             "original_id": int(pruned.token_ids[tried.position]), "token_ids": tried.variant.token_ids,
+             "origins": tried.variant.origins, "activation": float(tried.activations[-1]),
+             "activations": tried.activations, "kept": tried.kept, "proposer": proposer}
+            for tried in one.variants
+        ]  # fmt: skip
+    return {
+        "pruned_examples": unit_frame("pruned_examples", examples),
+        "saliencies": unit_frame("saliencies", saliencies),
+        "augmented_examples": unit_frame("augmented_examples", variants),
+    }
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of some things are the same in both ways."""
+
+    same: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.same:,} of {self.of:,}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What both ways found of the units that both ran."""
+
+    prompts: Count
+    tried: Count
+    kept: Count
+    """Variants."""
+    graphs: Count
+
+
+def agreement(units: Sequence[Unit], ours: Mapping[str, pl.DataFrame], loop: Mapping[str, pl.DataFrame]) -> Agreement:
+    """Compares the tables of both ways on these units; tables may hold rows of others."""
+    key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    one, other = (
+        {name: frame.join(key, on=["neuron", "sign"], how="semi", maintain_order="left") for name, frame in way.items()}
+        for way in (ours, loop)
+    )
+    kept, loop_kept = (way["augmented_examples"].filter("kept").select(VARIANT) for way in (one, other))
+    shape, loop_shape = (
+        way["graph_nodes"].sort("node_id").group_by("neuron", "sign", maintain_order=True).agg(SHAPE)
+        for way in (one, other)
+    )
+    return Agreement(
+        prompts=_same_rows(one["pruned_examples"].select(PROMPT), other["pruned_examples"].select(PROMPT)),
+        tried=_same_rows(one["augmented_examples"].select(VARIANT), other["augmented_examples"].select(VARIANT)),
+        kept=_same_rows(kept, loop_kept),
+        graphs=Count(_same_rows(shape, loop_shape).same, len(units)),
+    )
+
+
+def _same_rows(ours: pl.DataFrame, loop: pl.DataFrame) -> Count:
+    """Rows that stand in both frames, of those that stand in either."""
+    one, other = ({repr(found) for found in frame.rows()} for frame in (ours, loop))
+    return Count(len(one & other), len(one | other))
