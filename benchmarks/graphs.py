@@ -326,14 +326,14 @@ def same_graphs(found: Sequence[Comparison]) -> Count:
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
-    """The figures for the table of all benchmarks, from what the demo stores."""
+    """The figures for the table of all benchmarks: five layers, two contexts a unit, from what the demo stores."""
     method, way = MethodSettings(), Way(contexts=2, block=6)
     model = load_model(home)
     found = compare_all(model, materials_of(model, home, "demo", way, method), way, method)
     graphs = same_graphs(found)
-    what = f"pruning to graph, layers {', '.join(map(str, way.layers))}, {way.contexts} contexts"
+    what = "pruning to graph"
     made = []
-    for how, block in ((f"a unit of {way.block} together", True), ("a unit alone", False)):
+    for how, block in ((f"a unit of {way.block} at once", True), ("a unit alone", False)):
         ours, loop = zip(*(one.ways(block=block) for one in found), strict=True)
         tokens, loop_tokens = (geometric([one.tokens_a_unit for one in costs]) for costs in (ours, loop))
         seconds, loop_seconds = (geometric([one.seconds_a_unit for one in costs]) for costs in (ours, loop))
@@ -344,13 +344,13 @@ def rows(home: Home) -> list[dict[str, Any]]:
     return [
         *made,
         row(
-            f"the proposer's part of pruning to graph, {way.block} units, all layers together (seconds)",
+            f"proposer's part of pruning to graph, {way.block} units (seconds)",
             sum(one.block.proposer_seconds for one in found),
             sum(one.block.seconds for one in found),
             1 / PROPOSER_SHARE,
             less_is_better=True,
         ),
-        row("pruning to graph, the same graphs as the loop (units)", graphs.same, graphs.of, 1),
+        row("pruning to graph, same graphs as the loop (units)", graphs.same, graphs.of, 1),
     ]
 
 

@@ -213,7 +213,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
     return [
         row("compiled predictor (unit-positions/s)", found.compiled.rate, found.walk.rate, GOAL),
         row(
-            "compiled predictor, the text's index counted (unit-positions/s)",
+            "predictor, the text's index counted (unit-positions/s)",
             found.with_index.rate,
             found.walk.rate,
             GOAL,

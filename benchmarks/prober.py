@@ -6,8 +6,7 @@ not prompts asked twice, not beginnings that a row shares. The bare pass is the 
 without unembedding and the layers after the unit's, on full batches of long contexts. It runs after each of the
 prober's calls, so that both see the same machine.
 
-Each layer has its own ratio. At layer 0 hardly anything is asked, some thirty tokens a unit, so that no batch fills and
-what a call costs by itself outweighs its pass, however short both are.
+Each layer has its own ratio. It may exceed 1, where the neurons that nobody asked about are much of a pass.
 
     python benchmarks/prober.py                  # study demo, its layers, up to 6 units each
     python benchmarks/prober.py --study smollm2 --layers 0,7,15 --units 32
@@ -79,7 +78,7 @@ class TimedProber(LayerProber):
     def warm_up(self) -> None:
         """What is slower the first time, or checked once, is not counted."""
         self._bare_pass()
-        super().activations([np.zeros(2, np.int32)], [Unit(0, 1)])
+        super().activations([np.zeros(2, np.int32), np.ones(2, np.int32)], [Unit(0, 1)] * 2)
         self.tokens, self.bare = 0, Speed()
 
     def _bare_pass(self) -> None:

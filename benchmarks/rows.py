@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 KEYS = ("name", "ours", "baseline", "ratio", "goal")
+LONGEST = 60
+"""Characters of a name: longer ones would be cut in the table."""
 
 
 def row(
@@ -38,10 +40,12 @@ def check(found: Mapping[str, Any]) -> None:
     """That a row is one.
 
     Raises:
-        ValueError: a key is missing or too many, or a number is none.
+        ValueError: a key is missing or too many, the name is too long, or a number is none.
     """
     if set(found) != set(KEYS) or not isinstance(found["name"], str):
         raise ValueError(f"a row has the keys {', '.join(KEYS)}, this one is {dict(found)}")
+    if len(found["name"]) > LONGEST:
+        raise ValueError(f"the name '{found['name']}' has more than {LONGEST} characters")
     for key in KEYS[1:]:
         value = found[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -275,13 +275,13 @@ def measure(
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
-    """The rows for the table of all benchmarks, on text that the demo stores."""
+    """The rows for the table of all benchmarks: layers 0 and 1, on text that the demo stores."""
     layers = measure(home, [0, 1], UNITS, study="demo", corpus="django", tokens=20_000, first=1)
     found = [one for units in layers.values() for one in units]
     print(describe("layers 0 and 1", found))
     return [
-        row("bfloat16 shortlist, top contexts kept, layers 0 and 1 (share)", _kept(found), 1, KEPT_GOAL),
-        row("bfloat16 shortlist, units with the same graph, layers 0 and 1 (share)", _same(found), 1, SAME_GOAL),
+        row("bfloat16 shortlist, top contexts kept (share)", _kept(found), 1, KEPT_GOAL),
+        row("bfloat16 shortlist, units with the same graph (share)", _same(found), 1, SAME_GOAL),
     ]
 
 
