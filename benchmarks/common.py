@@ -1,4 +1,4 @@
-"""What several benchmarks start from: the default subject model, a named corpus, a bare pass, a mean of ratios."""
+"""What several benchmarks share: the default subject model, a named corpus, a bare pass, a mean of ratios."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import polars as pl
 import torch
 
 from n2g_assets.corpus.documents import read_documents
+from n2g_assets.method.probing import Unit
 from n2g_assets.settings import HarvestSettings, LocalSubject, MethodSettings, NamedSource, WheelSubject
 from n2g_assets.storage.home import Home
 from n2g_assets.subject.model import SubjectModel, load_subject
+from n2g_assets.subject.prober import LayerProber
 from n2g_assets.subject.sources import SubjectFiles, resolve_subject
+
+GRAPH_SHAPE = ["node_id", "parent_id", "kind", "token"]
+"""Columns of ``graph_nodes`` that make a graph's shape."""
 
 
 def find_model(home: Home, folder: str | None = None) -> SubjectFiles:
@@ -58,6 +63,27 @@ def cut_after(model: SubjectModel, layer: int) -> torch.nn.Module:
     bare.config = copy.copy(bare.config)
     bare.config.num_hidden_layers = layer + 1
     return bare
+
+
+def warm_up(prober: LayerProber) -> None:
+    """A first call, which is slower, with what is checked once a model: whether it packs, and whether it narrows."""
+    prober.activations([np.zeros(length, np.int32) for length in (2, 3)], [Unit(0, 1)] * 2)
+
+
+def some_batches(sizes: Sequence[int], every: int) -> dict[int, float]:
+    """The first of every so many batches, and for how many of its size each of them stands.
+
+    Batches come with the longest contexts first, and the last ones hold fewer tokens: each that is run stands for the
+    tokens of those up to the next one, so that short ones count as much as they do in a whole pass.
+
+    Args:
+        sizes: Tokens of each batch.
+        every: One in so many is run.
+
+    Returns:
+        By the number of the batch, what its seconds are multiplied with.
+    """
+    return {number: sum(sizes[number : number + every]) / sizes[number] for number in range(0, len(sizes), every)}
 
 
 def geometric(values: Sequence[float]) -> float:

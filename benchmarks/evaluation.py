@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import geometric
+from common import geometric, some_batches
 from rows import row
 
 from n2g_assets.assets.evaluation import LayerScoring
@@ -50,10 +50,9 @@ def bare_seconds(bench: Workbench, layer: int) -> float:
     order = list(batches(lengths, bench.settings.harvest.batch_tokens))
     sizes = [int(lengths[batch].sum()) for batch in order]
     seconds = 0.0
-    for number in range(0, len(order), BARE_EVERY):
+    for number, stands_for in some_batches(sizes, BARE_EVERY).items():
         began = time.perf_counter()
         model.run(pad([contexts[context] for context in order[number]], model.bos_id), {layer: len})
-        stands_for = sum(sizes[number : number + BARE_EVERY]) / sizes[number]
         seconds += stands_for * (time.perf_counter() - began)
     return seconds
 

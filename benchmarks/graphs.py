@@ -36,10 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
-from common import geometric, load_model, named_contexts
+from common import geometric, load_model, named_contexts, warm_up
 from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
 
@@ -47,6 +46,7 @@ from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.results import key_frame
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
@@ -113,8 +113,7 @@ class Material:
 
     def only(self, units: Sequence[Unit]) -> Material:
         """Some of the units."""
-        key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-        mine = self.top_examples.join(key, on=["neuron", "sign"], how="semi", maintain_order="left")
+        mine = self.top_examples.join(key_frame(units), on=["neuron", "sign"], how="semi", maintain_order="left")
         return Material(self.layer, mine, {unit: self.a_max[unit] for unit in units})
 
     def strongest(self, contexts: int) -> Material:
@@ -130,8 +129,7 @@ def run_stages(
     """Our stages on all units of a layer as one block: what they took, and their tables."""
     prober = LayerProber(model, material.layer, TokenBudget(HarvestSettings().batch_tokens))
     units, a_max = material.units, material.a_max
-    several = [np.zeros(length, np.int32) for length in (2, 3)]
-    prober.activations(several, units[:1] * 2)  # what is checked once a model, packing too, is not counted
+    warm_up(prober)  # not counted
     with counted(len(units), prober, proposer) as cost:
         pruned = prune_examples(units, material.top_examples, a_max, vocabulary, prober, method).tables
         augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables

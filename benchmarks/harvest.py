@@ -9,10 +9,8 @@ it and therefore runs few tokens.
 
 The bare pass is the same model in plain transformers (sdpa) at the same dtype and batch, cut after the deepest layer,
 without unembedding. It runs the first of every four batches, right after the harvest did, so that both see the same
-machine. Batches come with the longest contexts first, and the last ones hold fewer tokens: each batch of the bare pass
-therefore stands for the tokens of its four, so that the short ones count as much as they do in the harvest. The harvest
-counts with all of its tokens and seconds. The ratio is the median over repetitions. A small harvest before them
-compiles what is compiled.
+machine, and stands for the tokens of its four (``common.some_batches``). The harvest counts with all of its tokens and
+seconds. The ratio is the median over repetitions. A small harvest before them compiles what is compiled.
 
     python benchmarks/harvest.py                                     # all layers in float32, one shard
     python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144 --bare-every 1
@@ -34,7 +32,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from common import cut_after, find_model
+from common import cut_after, find_model, some_batches
 from rows import row
 
 from n2g_assets.settings import HarvestSettings
@@ -136,9 +134,8 @@ def _repeat(
     bare = cut_after(model, max(recorded))
     order = list(batches(lengths, settings.batch_tokens))
     sizes = [int(lengths[batch].sum()) for batch in order]
-    run_too = {
-        number: pad([token_ids[i] for i in order[number]], model.bos_id) for number in range(0, len(order), bare_every)
-    }
+    stands_for = some_batches(sizes, bare_every)
+    run_too = {number: pad([token_ids[i] for i in order[number]], model.bos_id) for number in stands_for}
     numbers = itertools.count()
     spent = bare_seconds = 0.0
 
@@ -154,7 +151,7 @@ def _repeat(
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         spent += seconds
-        bare_seconds += seconds * sum(sizes[number : number + bare_every]) / sizes[number]
+        bare_seconds += seconds * stands_for[number]
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

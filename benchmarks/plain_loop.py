@@ -24,12 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import torch
+from common import GRAPH_SHAPE
 from jaxtyping import Float32, Float64, Int32
 
 from n2g_assets.method.augment import Variant, choose_substitutes, make_variant, positions_to_vary
 from n2g_assets.method.probing import Proposer, Substitute, Unit, Vocabulary
-from n2g_assets.method.prune import PrunedPrompt, TrainContext, rescale
-from n2g_assets.method.results import unit_frame
+from n2g_assets.method.prune import PrunedPrompt, TrainContext, longest_suffix, prompt_rows
+from n2g_assets.method.results import key_frame, unit_frame
 from n2g_assets.settings import MethodSettings
 from n2g_assets.subject.batching import pad
 from n2g_assets.subject.model import SubjectModel
@@ -40,8 +41,6 @@ PROMPT = ["neuron", "sign", "rank", "start", "token_ids", "reduced"]
 """Columns of ``pruned_examples`` that say how a context was pruned."""
 VARIANT = ["neuron", "sign", "rank", "position", "choice", "token_ids"]
 """Columns of ``augmented_examples`` that say what was tried."""
-SHAPE = ["node_id", "parent_id", "kind", "token"]
-"""Columns of ``graph_nodes`` that make a graph's shape."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class PlainLoop:
     def lengths(self, peak: int) -> list[int]:
         """Tokens of the truncations to try, BOS not counted."""
         if not self.authors_step:
-            return list(range(1, longest_truncation(peak, self.method) + 1))
+            return list(range(1, longest_suffix(peak, self.method) + 1))
         longest = min(self.method.prune_max_prefix, peak)
         return [length for length in range(1, longest + 1) if length % PRUNE_STEP == 0 or length == peak]
 
@@ -200,11 +199,6 @@ class PlainLoop:
         return [found[: len(prompt)] for found, prompt in zip(values, prompts, strict=True)]
 
 
-def longest_truncation(peak: int, method: MethodSettings) -> int:
-    """Tokens of the longest truncation of a context that the method tries, BOS not counted."""
-    return min(method.prune_max_prefix + 1, peak)
-
-
 def tokens_by_unit(
     top_examples: pl.DataFrame,
     pruned_examples: pl.DataFrame,
@@ -218,7 +212,7 @@ def tokens_by_unit(
     tokens: dict[Unit, int] = {}
     for row in pruned_examples.iter_rows(named=True):
         context, kept = contexts[row["neuron"], row["sign"], row["rank"]], len(row["token_ids"])
-        longest, size = longest_truncation(context["peak"], method), 1 if single else PRUNE_BATCH
+        longest, size = longest_suffix(context["peak"], method), 1 if single else PRUNE_BATCH
         tried = min(longest, -(-(kept - 1) // size) * size) if row["reduced"] else longest
         truncations = sum(range(2, tried + 2))
         unit = Unit(row["neuron"], row["sign"])
@@ -242,26 +236,19 @@ def tables(
     """
     examples, saliencies, variants = [], [], []
     for one in found:
-        context, pruned = one.pruned.context, one.pruned
-        full, kept = context.activation, float(pruned.activations[-1])
-        key = {**context.unit._asdict(), "rank": context.rank}
+        unit, pruned = one.pruned.context.unit, one.pruned
         earlier = np.triu(one.importances)  # a later token has none
         earlier[0] = 0
-        examples.append({
-            **key, "peak": pruned.peak, "start": context.peak - pruned.peak + 1, "token_ids": pruned.token_ids,
-            "activation": kept, "full_activation": full, "kept_share": kept / full, "reduced": pruned.reduced,
-            "activations": pruned.activations, "importances": earlier[:, -1],
-        })  # fmt: skip
-        whole = rescale(pruned.activations, full, kept)
-        saliencies += [
-            {**key, "position": position, "activation": whole[position], "importances": earlier[:, position]}
-            for position in pruned.activating(a_max[context.unit], method.firing_threshold).tolist()
-        ]
+        positions = pruned.activating(a_max[unit], method.firing_threshold)
+        example, salient = prompt_rows(pruned, positions, earlier[:, positions].T)
+        examples.append(example)
+        saliencies += salient
         variants += [
-            {**key, "position": tried.position, "choice": tried.choice, "substitute": tried.substitute.text,
-             "original_id": int(pruned.token_ids[tried.position]), "token_ids": tried.variant.token_ids,
-             "origins": tried.variant.origins, "activation": float(tried.activations[-1]),
-             "activations": tried.activations, "kept": tried.kept, "proposer": proposer}
+            {**unit._asdict(), "rank": pruned.context.rank, "position": tried.position, "choice": tried.choice,
+             "substitute": tried.substitute.text, "original_id": int(pruned.token_ids[tried.position]),
+             "token_ids": tried.variant.token_ids, "origins": tried.variant.origins,
+             "activation": float(tried.activations[-1]), "activations": tried.activations,
+             "kept": tried.kept, "proposer": proposer}
             for tried in one.variants
         ]  # fmt: skip
     return {
@@ -295,14 +282,14 @@ class Agreement:
 
 def agreement(units: Sequence[Unit], ours: Mapping[str, pl.DataFrame], loop: Mapping[str, pl.DataFrame]) -> Agreement:
     """Compares the tables of both ways on these units; tables may hold rows of others."""
-    key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    key = key_frame(units)
     one, other = (
         {name: frame.join(key, on=["neuron", "sign"], how="semi", maintain_order="left") for name, frame in way.items()}
         for way in (ours, loop)
     )
     kept, loop_kept = (way["augmented_examples"].filter("kept").select(VARIANT) for way in (one, other))
     shape, loop_shape = (
-        way["graph_nodes"].sort("node_id").group_by("neuron", "sign", maintain_order=True).agg(SHAPE)
+        way["graph_nodes"].sort("node_id").group_by("neuron", "sign", maintain_order=True).agg(GRAPH_SHAPE)
         for way in (one, other)
     )
     return Agreement(

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import load_model, named_contexts
+from common import GRAPH_SHAPE, load_model, named_contexts
 from rows import row
 
 from n2g_assets.evaluation.metrics import count_firings
@@ -39,6 +39,7 @@ from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Unit, Vocabulary
 from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.results import key_frame
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
@@ -53,8 +54,6 @@ from n2g_assets.subject.prober import LayerProber
 
 KEPT_GOAL, SAME_GOAL = 0.99, 0.9
 UNITS = 16
-_SHAPE = ["node_id", "parent_id", "kind", "token"]
-"""Columns of a node that make a graph's shape."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def build(
     method: MethodSettings,
 ) -> Built:
     """Top examples and graphs from a harvest, all probes in float32."""
-    key = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    key = key_frame(units)
     frames = (frame.join(key, on=["neuron", "sign"], how="semi") for frame in (found.activations, found.top_contexts))
     mine = LayerHarvest(found.neuron_stats, *frames)
     a_max = {
@@ -148,6 +147,7 @@ def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, 
     off = (strong["activation"] - strong["activation_right"]).abs().max()
     a_max = exact.a_max[unit]
     graphs = [rows(one.graph_nodes, "node_id") for one in (exact, shortlist)]
+    shapes = [graph.select(GRAPH_SHAPE) for graph in graphs]
     return Compared(
         kept=len(set(names[0]) & set(names[1])),
         top_contexts=len(names[0]),
@@ -156,7 +156,7 @@ def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, 
         a_max_off=abs(shortlist.a_max[unit] - a_max) / a_max,
         positions_kept=float(strong["activation_right"].is_not_null().mean()),  # type: ignore[arg-type]
         position_off=float(off) / a_max,  # type: ignore[arg-type]
-        same_graph=graphs[0].select(_SHAPE).equals(graphs[1].select(_SHAPE)) if sum(map(len, graphs)) else None,
+        same_graph=shapes[0].equals(shapes[1]) if sum(map(len, shapes)) else None,
         f1=_f1(unit, exact, shortlist, graphs, vocabulary, method.firing_threshold),
     )
 

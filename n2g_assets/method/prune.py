@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Float64, Int, Int32
+from jaxtyping import Float, Float32, Float64, Int, Int32
 
 from n2g_assets.method.probing import Prober, Unit, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
@@ -70,6 +71,11 @@ def rescale(activations: Float32[np.ndarray, " length"], full: float, pruned: fl
     return activations * full / pruned if pruned > 0 else activations
 
 
+def longest_suffix(peak: int, settings: MethodSettings) -> int:
+    """Tokens of the longest suffix of a context that is tried, BOS not counted."""
+    return min(settings.prune_max_prefix + 1, peak)
+
+
 @dataclass
 class _Trial:
     """A train context while it is pruned."""
@@ -109,7 +115,7 @@ def prune_contexts(
     Yields:
         For every context, in order, its pruned prompt and the activations of the prompt's masked prompts.
     """
-    trials = [_Trial(context, min(settings.prune_max_prefix + 1, context.peak)) for context in contexts]
+    trials = [_Trial(context, longest_suffix(context.peak, settings)) for context in contexts]
     still_open, closed, length = trials, list[_Trial](), 0
     while still_open or closed:
         masked = [
@@ -180,23 +186,38 @@ def prune_examples(
     ]
     examples, saliencies = [], []
     for prompt, masked in prune_contexts(contexts, vocabulary, prober, settings):
-        unit, full, kept = prompt.context.unit, prompt.context.activation, float(prompt.activations[-1])
-        positions = prompt.activating(a_max[unit], settings.firing_threshold)
-        importances = importance_rows(prompt.activations, masked, positions)
-        examples.append({
-            **unit._asdict(), "rank": prompt.context.rank, "peak": prompt.peak,
-            "start": prompt.context.peak - prompt.peak + 1, "token_ids": prompt.token_ids, "activation": kept,
-            "full_activation": full, "kept_share": kept / full, "reduced": prompt.reduced,
-            "activations": prompt.activations, "importances": importances[-1],
-        })  # fmt: skip
-        whole = rescale(prompt.activations, full, kept)
-        saliencies += [
-            {**unit._asdict(), "rank": prompt.context.rank, "position": position, "activation": whole[position],
-             "importances": row}
-            for position, row in zip(positions.tolist(), importances, strict=True)
-        ]  # fmt: skip
+        positions = prompt.activating(a_max[prompt.context.unit], settings.firing_threshold)
+        example, salient = prompt_rows(prompt, positions, importance_rows(prompt.activations, masked, positions))
+        examples.append(example)
+        saliencies += salient
     tables = {
         "pruned_examples": unit_frame("pruned_examples", examples),
         "saliencies": unit_frame("saliencies", saliencies),
     }
     return finish_block(units, tables)
+
+
+def prompt_rows(
+    prompt: PrunedPrompt,
+    positions: Int[np.ndarray, " activating"],
+    importances: Float[np.ndarray, "activating kept"],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A pruned prompt's row of ``pruned_examples``, and its rows of ``saliencies``.
+
+    Args:
+        prompt: what pruning kept.
+        positions: its activating positions, ascending; the peak is the last.
+        importances: of every token for each of them.
+    """
+    full, kept = prompt.context.activation, float(prompt.activations[-1])
+    key = {**prompt.context.unit._asdict(), "rank": prompt.context.rank}
+    example = {
+        **key, "peak": prompt.peak, "start": prompt.context.peak - prompt.peak + 1, "token_ids": prompt.token_ids,
+        "activation": kept, "full_activation": full, "kept_share": kept / full, "reduced": prompt.reduced,
+        "activations": prompt.activations, "importances": importances[-1],
+    }  # fmt: skip
+    whole = rescale(prompt.activations, full, kept)
+    return example, [
+        {**key, "position": position, "activation": whole[position], "importances": row}
+        for position, row in zip(positions.tolist(), importances, strict=True)
+    ]

@@ -56,6 +56,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
+def key_frame(units: Iterable[Unit]) -> pl.DataFrame:
+    """Units as a frame with the columns ``neuron`` and ``sign``, to join rows with."""
+    return pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+
+
 def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
     """The rows of each unit of a block in the order of the frame; rows of other units are left out."""
     rows: dict[Unit, list[dict[str, Any]]] = {unit: [] for unit in units}
@@ -86,7 +91,7 @@ def finish_block(
                     ledger[unit] = Outcome("failed", reason)
     lost = [unit for unit, outcome in ledger.items() if outcome.status != "ok"]
     if lost:
-        key = pl.DataFrame(lost, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+        key = key_frame(lost)
         tables = {table: frame.join(key, on=["neuron", "sign"], how="anti") for table, frame in tables.items()}
     return BlockResult(dict(tables), ledger)
 

@@ -19,7 +19,7 @@ import polars as pl
 from jaxtyping import Float32, Int32
 
 from n2g_assets.method.probing import Prober, Unit
-from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, key_frame, unit_frame
 from n2g_assets.settings import MethodSettings
 
 
@@ -132,7 +132,7 @@ def _choose(
 ) -> pl.DataFrame:
     """The rows of ``top_contexts`` that are taken, joined with their contexts, strongest first within a unit."""
     unit_key, columns = ["neuron", "sign"], ["context_id", "activation", "activations"]
-    block = pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
+    block = key_frame(units)
     strong = (
         top_contexts.filter(pl.col("activation") > 0)
         .select(*unit_key, "rank", *columns)

@@ -182,12 +182,10 @@ class SubjectModel:
             inputs: As for :meth:`run`.
         """
         neurons = neurons.to(self.device)
+        if self.narrows:
+            return self._read_narrow(tokens, layer, neurons, **inputs)
         found: list[Tensor] = []
-        if not self.narrows:
-            self.run(tokens, {layer: lambda activations: found.append(activations.index_select(2, neurons))}, **inputs)
-        else:
-            with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
-                self.run(tokens, {layer: found.append}, **inputs)
+        self.run(tokens, {layer: lambda activations: found.append(activations.index_select(2, neurons))}, **inputs)
         return found[0]
 
     @cached_property
@@ -219,13 +217,19 @@ class SubjectModel:
         found: list[Tensor] = []
         self.run(tokens, {layer: found.append})
         try:
-            with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
-                self.run(tokens, {layer: found.append})
+            return found[0], self._read_narrow(tokens, layer, neurons)
         except (RuntimeError, ValueError, IndexError) as error:  # a module behind them wants all neurons
             if is_out_of_memory(error):
                 raise
-            found.append(found[0])
-        return found[0], found[1]
+            return found[0], found[0]
+
+    def _read_narrow(
+        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
+    ) -> Float[Tensor, "batch pos neurons"]:
+        found: list[Tensor] = []
+        with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
+            self.run(tokens, {layer: found.append}, **inputs)
+        return found[0]
 
     def _input_matrices(self, layer: int) -> list[torch.nn.Module]:
         assert self.hook.taps is not None

@@ -66,15 +66,15 @@ class LayerProber:
                 for number, path in row.paths.items()
                 for pair in asking[number]
             ]
-            some, column = np.unique(neurons[[pair for _, _, pair in wanted]], return_inverse=True)
+            index, paths, pairs = map(list, zip(*wanted, strict=True))
+            some, column = np.unique(neurons[pairs], return_inverse=True)
             tokens, inputs = inputs_of(together, self.model)
             found = self.model.read(tokens, self.layer, torch.from_numpy(some), **inputs).float().cpu().numpy()
-            nodes = np.fromiter(chain.from_iterable(path for _, path, _ in wanted), np.int64)
-            ends = np.cumsum([len(path) for _, path, _ in wanted])
-            row, sign = np.array([index for index, _, _ in wanted]), signs[[pair for _, _, pair in wanted]]
-            row, sign, column = (np.repeat(each, np.diff(ends, prepend=0)) for each in (row, sign, column))
-            answers = np.split(found[row, nodes, column] * sign, ends[:-1])
-            return [(pair, answer) for (_, _, pair), answer in zip(wanted, answers, strict=True)]
+            sizes = [len(path) for path in paths]
+            row, sign, column = (np.repeat(each, sizes) for each in (index, signs[pairs], column))
+            nodes = np.fromiter(chain.from_iterable(paths), np.int64)
+            answers = np.split(found[row, nodes, column] * sign, np.cumsum(sizes)[:-1])
+            return list(zip(pairs, answers, strict=True))
 
         answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
         lengths = np.array([len(row.tokens) for row in rows], np.int64)
