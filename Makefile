@@ -12,7 +12,7 @@ READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
 INSTANCE := $(DAGSTER_HOME)/dagster.yaml
 
-.PHONY: help demo test evidence ui lint format readme bench clean
+.PHONY: help demo test recompute ui lint format readme bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,8 @@ demo: $(READY) $(INSTANCE) ## materialize the study `demo` and show what came ou
 test: $(READY_DEV) ## run the tests
 	@$(BIN)/python -m pytest
 
-evidence: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
-	@$(BIN)/python -m n2g_assets_tests.evidence
+recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
+	@$(BIN)/python -m n2g_assets_tests.recomputation
 
 ui: $(READY) $(INSTANCE) ## open the Dagster UI on a local port (PORT=3000)
 	@echo "Dagster UI: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"

@@ -27,8 +27,8 @@ from typing import Any
 
 from rows import KEYS, check
 
-from n2g_assets.errors import N2GError
-from n2g_assets.storage.home import Home
+from n2g_assets.core.errors import N2GError
+from n2g_assets.core.home import Home
 
 FOLDER = Path(__file__).parent
 BENCHMARKS = ("harvest", "shortlist", "prober", "graphs", "scaling", "predict", "evaluation", "workers")
@@ -85,7 +85,7 @@ def table(found: Sequence[Mapping[str, Any]], former: Sequence[Mapping[str, Any]
     """The rows for a terminal."""
     import polars as pl
 
-    from n2g_assets.drawing.text import table_text
+    from n2g_assets.report.text import table_text
 
     before = {one["name"]: one["ratio"] for one in former}
     columns: dict[str, list[str]] = {"name": [one["name"] for one in found]}

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings, LocalSubject, MethodSettings, NamedSource, WheelSubject
+from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
-from n2g_assets.method.probing import Unit
-from n2g_assets.settings import HarvestSettings, LocalSubject, MethodSettings, NamedSource, WheelSubject
-from n2g_assets.storage.home import Home
-from n2g_assets.subject.model import SubjectModel, load_subject
-from n2g_assets.subject.prober import LayerProber
-from n2g_assets.subject.sources import SubjectFiles, resolve_subject
+from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.prober import LayerProber
+from n2g_assets.model.sources import SubjectFiles, resolve_subject
 
 GRAPH_SHAPE = ["node_id", "parent_id", "kind", "token"]
 """Columns of ``graph_nodes`` that make a graph's shape."""

@@ -27,12 +27,12 @@ from common import geometric, some_batches
 from rows import row
 
 from n2g_assets.assets.evaluation import LayerScoring
-from n2g_assets.assets.workbench import Workbench
-from n2g_assets.errors import StorageError
-from n2g_assets.storage.home import Home
+from n2g_assets.assets.session import Session
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.home import Home
+from n2g_assets.model.batching import batches, pad
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.study import shipped_study
-from n2g_assets.subject.batching import batches, pad
 
 GOAL = 1 / 2
 """At most two bare passes."""
@@ -40,7 +40,7 @@ BARE_EVERY = 3
 """The bare pass runs the first of every so many batches."""
 
 
-def bare_seconds(bench: Workbench, layer: int) -> float:
+def bare_seconds(bench: Session, layer: int) -> float:
     """One pass through the held-out texts that stops at a layer and keeps nothing, by some of its batches."""
     model = bench.subject()
     contexts = [
@@ -93,7 +93,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
     if not layers or not set(layers) <= set(there):
         raise StorageError(f"The study {name} has evaluated the layers {there}: materialize evaluation first.")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Workbench(study, without_readings(home, Path(folder)), logging.getLogger())
+        bench = Session(study, without_readings(home, Path(folder)), logging.getLogger())
         tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in bench.held_out_contexts.values())
         bare_seconds(bench, layers[0])  # the first pass is slower
         found = []

@@ -42,21 +42,21 @@ from common import geometric, load_model, named_contexts, warm_up
 from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
 
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.units import Unit, key_frame
+from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import prune_examples
-from n2g_assets.method.results import key_frame
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.top_examples import choose_top_examples
-from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
-from n2g_assets.storage.home import Home
+from n2g_assets.model.batching import TokenBudget
+from n2g_assets.model.infill import InfillProposer
+from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.prober import LayerProber
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.batching import TokenBudget
-from n2g_assets.subject.harvest import harvest
-from n2g_assets.subject.infill import InfillProposer
-from n2g_assets.subject.model import SubjectModel
-from n2g_assets.subject.prober import LayerProber
 
 LAYERS = (0, 7, 15, 22, 29)
 HARVEST_TOKENS = 12_000
@@ -113,13 +113,13 @@ class Material:
 
     def only(self, units: Sequence[Unit]) -> Material:
         """Some of the units."""
-        mine = self.top_examples.join(key_frame(units), on=["neuron", "sign"], how="semi", maintain_order="left")
+        mine = self.top_examples.join(key_frame(units), on=["unit", "sign"], how="semi", maintain_order="left")
         return Material(self.layer, mine, {unit: self.a_max[unit] for unit in units})
 
     def strongest(self, contexts: int) -> Material:
         """The same units with their strongest train contexts only."""
         train = self.top_examples.filter(split="train").sort("rank")
-        few = train.group_by("neuron", "sign", maintain_order=True).head(contexts)
+        few = train.group_by("unit", "sign", maintain_order=True).head(contexts)
         return Material(self.layer, few, self.a_max)
 
 
@@ -171,7 +171,7 @@ def harvested_material(
             model,
             contexts,
             layers,
-            {layer: [unit.neuron for unit in units[layer]] for layer in layers},
+            {layer: [unit.number for unit in units[layer]] for layer in layers},
             settings,
             top_contexts=method.top_contexts,
             contexts_per_document=method.contexts_per_document,
@@ -187,12 +187,12 @@ def harvested_material(
 
 
 def _first_units(layer: int, top_examples: pl.DataFrame, a_max: Mapping[Unit, float], number: int) -> Material:
-    units = [Unit(*key) for key in top_examples.select("neuron", "sign").unique(maintain_order=True).rows()]
+    units = [Unit(*key) for key in top_examples.select("unit", "sign").unique(maintain_order=True).rows()]
     return Material(layer, top_examples, a_max).only(units[:number])
 
 
 def _a_max(stats: pl.DataFrame) -> dict[Unit, float]:
-    return {Unit(neuron, sign): a for neuron, sign, a in stats.select("neuron", "sign", "max").iter_rows()}
+    return {Unit(neuron, sign): a for neuron, sign, a in stats.select("unit", "sign", "max").iter_rows()}
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ import torch
 from common import cut_after, find_model, some_batches
 from rows import row
 
-from n2g_assets.settings import HarvestSettings
-from n2g_assets.storage.home import Home
-from n2g_assets.subject.batching import batches, pad
-from n2g_assets.subject.harvest import harvest
-from n2g_assets.subject.model import SubjectModel, load_subject
-from n2g_assets.subject.sources import SubjectFiles
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.evidence.harvest import harvest
+from n2g_assets.model.batching import batches, pad
+from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.sources import SubjectFiles
 
 GOALS = {"float32": 0.85, "bfloat16": 0.6}
 TOKENS = HarvestSettings().shard_tokens

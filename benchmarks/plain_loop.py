@@ -27,19 +27,20 @@ import torch
 from common import GRAPH_SHAPE
 from jaxtyping import Float32, Float64, Int32
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.method.augment import Variant, choose_substitutes, make_variant, positions_to_vary
-from n2g_assets.method.probing import Proposer, Substitute, Unit, Vocabulary
+from n2g_assets.method.probing import Proposer, Substitute, Vocabulary
 from n2g_assets.method.prune import PrunedPrompt, TrainContext, longest_suffix, prompt_rows
-from n2g_assets.method.results import key_frame, unit_frame
-from n2g_assets.settings import MethodSettings
-from n2g_assets.subject.batching import pad
-from n2g_assets.subject.model import SubjectModel
+from n2g_assets.method.results import unit_frame
+from n2g_assets.model.batching import pad
+from n2g_assets.model.model import SubjectModel
 
 PRUNE_STEP, PRUNE_BATCH = 5, 4
 """Tokens between the truncations that the authors' pruning tries, and truncations in one pass."""
-PROMPT = ["neuron", "sign", "rank", "start", "token_ids", "reduced"]
+PROMPT = ["unit", "sign", "rank", "start", "token_ids", "reduced"]
 """Columns of ``pruned_examples`` that say how a context was pruned."""
-VARIANT = ["neuron", "sign", "rank", "position", "choice", "token_ids"]
+VARIANT = ["unit", "sign", "rank", "position", "choice", "token_ids"]
 """Columns of ``augmented_examples`` that say what was tried."""
 
 
@@ -108,7 +109,7 @@ class PlainLoop:
 
     def run(self, unit: Unit, top_examples: pl.DataFrame) -> list[Found]:
         """All train contexts of one unit, by rank."""
-        mine = top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="train").sort("rank")
+        mine = top_examples.filter(unit=unit.number, sign=unit.sign, split="train").sort("rank")
         found = []
         for row in mine.iter_rows(named=True):
             pruned = self.prune(unit, row["rank"], np.array(row["token_ids"], np.int32), row["peak"])
@@ -195,7 +196,7 @@ class PlainLoop:
         finally:
             handle.remove()
         self.tokens += sum(map(len, prompts))
-        values = (unit.sign * taken[0].flatten(2)[:, :, unit.neuron].float()).cpu().numpy()
+        values = (unit.sign * taken[0].flatten(2)[:, :, unit.number].float()).cpu().numpy()
         return [found[: len(prompt)] for found, prompt in zip(values, prompts, strict=True)]
 
 
@@ -208,18 +209,18 @@ def tokens_by_unit(
     single: bool = False,
 ) -> dict[Unit, int]:
     """Tokens that the loop runs for each unit when it finds these tables, pruning as the method does."""
-    contexts = {(row["neuron"], row["sign"], row["rank"]): row for row in top_examples.iter_rows(named=True)}
+    contexts = {(row["unit"], row["sign"], row["rank"]): row for row in top_examples.iter_rows(named=True)}
     tokens: dict[Unit, int] = {}
     for row in pruned_examples.iter_rows(named=True):
-        context, kept = contexts[row["neuron"], row["sign"], row["rank"]], len(row["token_ids"])
+        context, kept = contexts[row["unit"], row["sign"], row["rank"]], len(row["token_ids"])
         longest, size = longest_suffix(context["peak"], method), 1 if single else PRUNE_BATCH
         tried = min(longest, -(-(kept - 1) // size) * size) if row["reduced"] else longest
         truncations = sum(range(2, tried + 2))
-        unit = Unit(row["neuron"], row["sign"])
+        unit = Unit(row["unit"], row["sign"])
         tokens[unit] = tokens.get(unit, 0) + len(context["token_ids"]) + truncations + kept * (kept + 1)
     for row in augmented_examples.iter_rows(named=True):
         length = len(row["token_ids"])
-        tokens[Unit(row["neuron"], row["sign"])] += length * (length + 1)
+        tokens[Unit(row["unit"], row["sign"])] += length * (length + 1)
     return tokens
 
 
@@ -244,7 +245,7 @@ def tables(
         examples.append(example)
         saliencies += salient
         variants += [
-            {**unit._asdict(), "rank": pruned.context.rank, "position": tried.position, "choice": tried.choice,
+            {**unit.key(), "rank": pruned.context.rank, "position": tried.position, "choice": tried.choice,
              "substitute": tried.substitute.text, "original_id": int(pruned.token_ids[tried.position]),
              "token_ids": tried.variant.token_ids, "origins": tried.variant.origins,
              "activation": float(tried.activations[-1]), "activations": tried.activations,
@@ -284,12 +285,12 @@ def agreement(units: Sequence[Unit], ours: Mapping[str, pl.DataFrame], loop: Map
     """Compares the tables of both ways on these units; tables may hold rows of others."""
     key = key_frame(units)
     one, other = (
-        {name: frame.join(key, on=["neuron", "sign"], how="semi", maintain_order="left") for name, frame in way.items()}
+        {name: frame.join(key, on=["unit", "sign"], how="semi", maintain_order="left") for name, frame in way.items()}
         for way in (ours, loop)
     )
     kept, loop_kept = (way["augmented_examples"].filter("kept").select(VARIANT) for way in (one, other))
     shape, loop_shape = (
-        way["graph_nodes"].sort("node_id").group_by("neuron", "sign", maintain_order=True).agg(GRAPH_SHAPE)
+        way["graph_nodes"].sort("node_id").group_by("unit", "sign", maintain_order=True).agg(GRAPH_SHAPE)
         for way in (one, other)
     )
     return Agreement(

@@ -28,13 +28,13 @@ import polars as pl
 from jaxtyping import Int32
 from rows import row
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.home import Home
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
-from n2g_assets.storage.home import Home
+from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.vocabulary import vocabulary_from_rows
 
 GOAL = 500.0
 TOKENS, REPETITIONS = 50_000, 9
@@ -194,14 +194,14 @@ def compare(
 
     compiled_total, walk_total = Timing(), Timing()
     for layer in layers:
-        chosen = store.read("graph_nodes", study, layer).partition_by("neuron", "sign")[:units]
+        chosen = store.read("graph_nodes", study, layer).partition_by("unit", "sign")[:units]
         graphs = [TokenGraph.from_rows(unit, vocabulary) for unit in chosen]
         values = [graph.predict(text) for graph in graphs]  # compiles, or loads what was compiled before
         compiled = time_compiled(graphs, text, repetitions)
         plain, expected = time_walk([read_graph(unit) for unit in chosen], texts)
         for unit, fast, slow in zip(chosen, values, expected, strict=True):
             if fast[: len(slow)].tolist() != slow:
-                raise SystemExit(f"Layer {layer}, neuron {unit['neuron'][0]}: the two predictors differ.")
+                raise SystemExit(f"Layer {layer}, neuron {unit['unit'][0]}: the two predictors differ.")
         report(f"layer {layer}, {len(chosen)} units, {sum(map(len, chosen)):,} nodes", compiled, plain)
         compiled_total, walk_total = compiled_total + compiled, walk_total + plain
     return Comparison(compiled_total, walk_total, index_seconds)

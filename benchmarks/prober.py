@@ -27,16 +27,16 @@ from graphs import Material, stored_material
 from jaxtyping import Float32, Int32
 from rows import row
 
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings, MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.augment import augment_examples
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.prune import prune_examples
-from n2g_assets.settings import HarvestSettings, MethodSettings
-from n2g_assets.storage.home import Home
+from n2g_assets.model.batching import TokenBudget
+from n2g_assets.model.infill import InfillProposer
+from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.prober import LayerProber
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.batching import TokenBudget
-from n2g_assets.subject.infill import InfillProposer
-from n2g_assets.subject.model import SubjectModel
-from n2g_assets.subject.prober import LayerProber
 
 UNITS = 6
 

@@ -42,12 +42,12 @@ from typing import TYPE_CHECKING, Any
 
 from rows import row
 
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from n2g_assets.assets.workbench import Study
+    from n2g_assets.assets.session import Study
 
 MEMORY_GOAL, TIME_GOAL = 1 / 1.2, 1 / 1.1
 UNITS, TOKENS = (16, 64, 256), (50_000, 200_000)
@@ -102,8 +102,8 @@ def points_of(layer: int, units: Sequence[int | None], tokens: Sequence[int]) ->
 # ------------------------------------------------------------------------------------------ the process of a point
 def study_of(point: Point) -> Study:
     """Study ``smollm2``, cut to a point."""
-    from n2g_assets.assets.workbench import Study
-    from n2g_assets.settings import NeuronSample
+    from n2g_assets.assets.session import Study
+    from n2g_assets.core.settings import NeuronSample
     from n2g_assets.study import shipped_study
 
     study = shipped_study(_STUDY)
@@ -122,7 +122,7 @@ def run_point(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
     """Runs the job of a point, or, to prepare, only its model and corpus."""
     import dagster as dg
 
-    from n2g_assets.assets.workbench import N2GResource
+    from n2g_assets.assets.session import N2GResource
     from n2g_assets.definitions import build_defs
     from n2g_assets.study import all_layers_tags
 
@@ -151,9 +151,9 @@ def run_point(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
 def _units_of(study: Study, home: Path, layer: int) -> int:
     import logging
 
-    from n2g_assets.assets.workbench import Workbench
+    from n2g_assets.assets.session import Session
 
-    return len(Workbench(study, Home(home), logging.getLogger()).units(layer))
+    return len(Session(study, Home(home), logging.getLogger()).units(layer))
 
 
 def _spans(logs: Sequence[Any]) -> dict[str, tuple[float, float]]:
@@ -192,9 +192,9 @@ def _sampled_memory() -> Iterator[list[tuple[float, int]]]:
 @contextmanager
 def _timed_pass() -> Iterator[list[float]]:
     """Seconds of each reading of held-out text: the first one is the pass, later ones find it cached."""
-    from n2g_assets.assets.workbench import Workbench
+    from n2g_assets.assets.session import Session
 
-    read, seconds = Workbench.read_texts, []
+    read, seconds = Session.read_texts, []
 
     def timed(*args: Any) -> Any:
         began = time.perf_counter()
@@ -202,11 +202,11 @@ def _timed_pass() -> Iterator[list[float]]:
         seconds.append(time.perf_counter() - began)
         return found
 
-    Workbench.read_texts = timed  # type: ignore[method-assign]
+    Session.read_texts = timed  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        Workbench.read_texts = read  # type: ignore[method-assign]
+        Session.read_texts = read  # type: ignore[method-assign]
 
 
 def _of_status(name: str) -> int | None:

@@ -33,24 +33,24 @@ import polars as pl
 from common import GRAPH_SHAPE, load_model, named_contexts
 from rows import row
 
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.evaluation.metrics import count_firings
+from n2g_assets.evidence.harvest import LayerHarvest, harvest
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import prune_examples
-from n2g_assets.method.results import key_frame
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
-from n2g_assets.settings import HarvestSettings, MethodSettings, NeuronSample
-from n2g_assets.storage.home import Home
+from n2g_assets.model.batching import TokenBudget
+from n2g_assets.model.infill import InfillProposer
+from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.prober import LayerProber
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.subject.batching import TokenBudget
-from n2g_assets.subject.harvest import LayerHarvest, harvest
-from n2g_assets.subject.infill import InfillProposer
-from n2g_assets.subject.model import SubjectModel
-from n2g_assets.subject.prober import LayerProber
 
 KEPT_GOAL, SAME_GOAL = 0.99, 0.9
 UNITS = 16
@@ -115,12 +115,12 @@ def build(
 ) -> Built:
     """Top examples and graphs from a harvest, all probes in float32."""
     key = key_frame(units)
-    frames = (frame.join(key, on=["neuron", "sign"], how="semi") for frame in (found.activations, found.top_contexts))
+    frames = (frame.join(key, on=["unit", "sign"], how="semi") for frame in (found.activations, found.top_contexts))
     mine = LayerHarvest(found.neuron_stats, *frames)
     a_max = {
         Unit(neuron, sign): value for neuron, sign, value in key.join(
-            found.neuron_stats, on=["neuron", "sign"], how="left", maintain_order="left"
-        ).select("neuron", "sign", "max").iter_rows()
+            found.neuron_stats, on=["unit", "sign"], how="left", maintain_order="left"
+        ).select("unit", "sign", "max").iter_rows()
     }  # fmt: skip
     prober = LayerProber(exact, layer, TokenBudget(HarvestSettings().batch_tokens))
     top = choose_top_examples(units, mine.top_contexts, contexts, a_max, prober, method)
@@ -136,7 +136,7 @@ def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, 
     """One unit of both harvests."""
 
     def rows(frame: pl.DataFrame, *order: str) -> pl.DataFrame:
-        return frame.filter(neuron=unit.neuron, sign=unit.sign).sort(order)
+        return frame.filter(unit=unit.number, sign=unit.sign).sort(order)
 
     tops = [rows(one.harvested.top_contexts, "rank") for one in (exact, shortlist)]
     names = [top["context_id"].to_list() for top in tops]
@@ -170,8 +170,8 @@ def _f1(
     threshold: float,
 ) -> tuple[float, float] | None:
     """F1 of firing by the graphs of both, on test contexts whose document neither was trained on."""
-    known = shortlist.top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="train")["document_id"]
-    test = exact.top_examples.filter(neuron=unit.neuron, sign=unit.sign, split="test")
+    known = shortlist.top_examples.filter(unit=unit.number, sign=unit.sign, split="train")["document_id"]
+    test = exact.top_examples.filter(unit=unit.number, sign=unit.sign, split="test")
     test = test.filter(~pl.col("document_id").is_in(known.to_list()))
     if not len(test) or not all(map(len, graphs)):
         return None
@@ -245,7 +245,7 @@ def measure(
                 model,
                 contexts,
                 layers,
-                {layer: [unit.neuron for unit in chosen[layer]] for layer in layers},
+                {layer: [unit.number for unit in chosen[layer]] for layer in layers},
                 settings.model_copy(update={"dtype": name}),
                 top_contexts=method.top_contexts,
                 contexts_per_document=method.contexts_per_document,

@@ -31,8 +31,8 @@ import torch
 from common import load_model
 from rows import row
 
-from n2g_assets.storage.home import Home
-from n2g_assets.subject.turns import Turns
+from n2g_assets.core.home import Home
+from n2g_assets.model.turns import Turns
 
 GOAL = 0.9
 CONTEXTS, LENGTH = 8, 128

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from n2g_assets.assets.workbench import N2GResource, Study
+from n2g_assets.assets.session import N2GResource, Study
 from n2g_assets.study import study_definitions
 
 

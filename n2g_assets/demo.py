@@ -13,11 +13,11 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.workbench import Study
-from n2g_assets.drawing.text import graph_text, table_text
-from n2g_assets.errors import N2GError, SettingsError
-from n2g_assets.method.display import unit_text
-from n2g_assets.storage.home import Home
+from n2g_assets.assets.session import Study
+from n2g_assets.core.errors import N2GError, SettingsError
+from n2g_assets.core.home import Home
+from n2g_assets.core.units import unit_text
+from n2g_assets.report.text import graph_text, table_text
 from n2g_assets.storage.warehouse import open_database
 
 _LAYERS = """
@@ -33,15 +33,15 @@ _LAYERS = """
 """
 
 _GRAPHS = """
-    SELECT layer, neuron, sign, f1 FROM evaluation
+    SELECT layer, unit, sign, f1 FROM evaluation
     WHERE study = ? AND predictor = 'graph' AND text = 'top'
-    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY f1 DESC NULLS LAST, neuron) = 1
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY f1 DESC NULLS LAST, unit) = 1
     ORDER BY layer LIMIT 3
 """
 
 _RULES = """
     SELECT rule_id, pattern, activation, count FROM rules
-    WHERE study = ? AND layer = ? AND neuron = ? AND sign = ? ORDER BY rule_id
+    WHERE study = ? AND layer = ? AND unit = ? AND sign = ? ORDER BY rule_id
 """
 
 
@@ -126,14 +126,14 @@ def _summary(study: str, home: Home) -> None:
         _say("top: the units' own test contexts; quantiles: contexts of every strength; random: held-out text.\n")
         _say(table_text(pl.DataFrame(layers, schema=names, orient="row")))
         _say("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
-        for layer, neuron, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
+        for layer, unit, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
             rules = pl.DataFrame(
-                database.execute(_RULES, [study, layer, neuron, sign]).fetchall(),
+                database.execute(_RULES, [study, layer, unit, sign]).fetchall(),
                 schema=["rule_id", "pattern", "activation", "count"],
                 orient="row",
             )
             score = "not defined" if f1 is None else f"{f1:.2f}"
-            _say("\n" + graph_text(rules, title=f"{unit_text(layer, neuron, sign).capitalize()}: F1 {score}", limit=6))
+            _say("\n" + graph_text(rules, title=f"{unit_text(layer, unit, sign).capitalize()}: F1 {score}", limit=6))
     shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
     python = os.path.relpath(sys.executable)
     query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"

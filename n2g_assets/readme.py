@@ -11,16 +11,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from n2g_assets.settings import (
+from n2g_assets.core.settings import (
     AnySubject,
     CorpusSource,
     EvaluationSettings,
     HarvestSettings,
     MethodSettings,
-    ReinitialisedControl,
     StudySettings,
 )
-from n2g_assets.storage.tables import TABLES
+from n2g_assets.core.tables import TABLES
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -32,7 +31,6 @@ def settings_text() -> str:
         ("attributes.harvest", HarvestSettings),
         ("attributes.method", MethodSettings),
         ("attributes.evaluation", EvaluationSettings),
-        ("attributes.evaluation.reinitialised", ReinitialisedControl),
         ("attributes.subject, whatever its source", AnySubject),
         ("attributes.corpus, each entry, whatever its source", CorpusSource),
     ]

@@ -22,12 +22,12 @@ from n2g_assets.assets import (
 from n2g_assets.assets.checks import study_checks
 from n2g_assets.assets.corpus_tokens import corpus_asset
 from n2g_assets.assets.report import report_asset
+from n2g_assets.assets.session import RANGE_END, RANGE_START, Study, quiet_beta
 from n2g_assets.assets.stage import Stage, stage_asset
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
-from n2g_assets.assets.workbench import RANGE_END, RANGE_START, Study, quiet_beta
-from n2g_assets.errors import SettingsError
-from n2g_assets.settings import StudySettings
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.settings import StudySettings
 
 __all__ = ["RANGE_END", "RANGE_START", "STAGES", "N2GStudy", "all_layers_tags", "shipped_study", "study_definitions"]
 
@@ -98,21 +98,17 @@ def study_stages(study: Study) -> list[Stage]:
 
 
 def study_definitions(study: Study) -> dg.Definitions:
-    """Assets, checks, the job and the schedule of one study, and its control study's assets."""
+    """Assets, checks, the job and the schedule of one study."""
     stages = study_stages(study)
-    companion = study.companion
     with quiet_beta():
         assets = [*_pipeline(study, stages), warehouse_asset(study, stages), report_asset(study)]
-        if companion is not None:
-            assets += _pipeline(companion, stages)
     checks = study_checks(study, stages)
     layers = len(study.partition_layers)
-    groups = [study.name] + ([] if companion is None else [companion.name])
     job = dg.define_asset_job(
         study.name,
-        selection=dg.AssetSelection.groups(*groups),
+        selection=dg.AssetSelection.groups(study.name),
         description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database and the "
-        "report, its control study included; what is fresh is reused.",
+        "report; what is fresh is reused.",
         executor_def=dg.in_process_executor,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -46,7 +46,7 @@ def folder(tmp_path):
         "memory": "from rows import row\n"
         "def rows(home): return [row('memory (GiB)', 3.0, 2.0, 1 / 1.2, less_is_better=True)]",
         "broken": "def rows(home): return 1 / 0",
-        "refused": "from n2g_assets.errors import StorageError\n"
+        "refused": "from n2g_assets.core.errors import StorageError\n"
         "def rows(home): raise StorageError('Nothing is stored: run make demo.')",
         "killed": "import os, signal\ndef rows(home): os.kill(os.getpid(), signal.SIGKILL)",
         "differs": "def rows(home): raise SystemExit('The two differ.')",

@@ -1,8 +1,8 @@
 """The README says what the code says."""
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.tables import TABLES
 from n2g_assets.readme import README, settings_text, tables_text, updated
-from n2g_assets.settings import MethodSettings
-from n2g_assets.storage.tables import TABLES
 
 
 def test_the_readme_is_up_to_date():

@@ -1,19 +1,29 @@
-"""Who may import whom (DESIGN section 3), read from the code itself."""
+"""Who may import whom, and how large a room may be (the rooms stand in CONTRIBUTING.md), read from the code itself."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "n2g_assets"
-DAGSTER_ROOMS = {"assets", "defs", "study.py", "definitions.py", "demo.py"}
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+ORDER = ["core", "method", "storage", "corpus", "model", "evidence", "evaluation", "report", "assets", "study", "top"]
+"""From the bottom up: a room imports itself and what stands before it."""
+TOP = {"__init__.py", "definitions.py", "cli.py", "docs.py", "defs"}
+
+KNOW_NOTHING_OF = {
+    "dagster": set(ORDER) - {"assets", "study", "top"},
+    "duckdb": set(ORDER) - {"storage", "top"},
+    "torch transformers transformer_lens": set(ORDER) - {"model", "evidence", "assets"},
+    "pathlib os io shutil": {"method", "evaluation"},
+}
+"""Libraries, and the rooms whose modules never import them, not even inside functions."""
 
 
 def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0]
+    first = path.relative_to(PACKAGE).parts[0]
+    return "top" if first in TOP else first.removesuffix(".py")
 
 
 def imports(path: Path, *, outside_functions: bool = False) -> set[str]:
@@ -30,63 +40,81 @@ def imports(path: Path, *, outside_functions: bool = False) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             found.add(node.module or "")
+            if node.module == "n2g_assets":
+                found.update(f"n2g_assets.{alias.name}" for alias in node.names)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(path.read_text()))
+    visit(ast.parse(path.read_text(encoding="utf-8")))
     return found
 
 
-def top(names: set[str]) -> set[str]:
-    return {name.split(".")[0] for name in names}
-
-
 def name_of(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+    return path.relative_to(PACKAGE).as_posix()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_the_dagster_rooms_import_dagster(path):
-    if room(path) not in DAGSTER_ROOMS:
-        assert "dagster" not in top(imports(path))
+def test_every_module_stands_in_a_room():
+    assert {room(path) for path in MODULES} <= set(ORDER)
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in {"method", "evaluation"}], ids=name_of)
-def test_the_method_knows_no_database_no_files_and_no_models(path):
-    assert not top(imports(path)) & {
-        "duckdb",
-        "transformers",
-        "transformer_lens",
-        "torch",
-        "pathlib",
-        "os",
-        "io",
-        "shutil",
-    }
+def test_rooms_import_only_what_stands_below_them():
+    wrong = []
+    for path in MODULES:
+        for name in imports(path):
+            if name.startswith("n2g_assets."):
+                other = room(PACKAGE / name.split(".")[1] if name.split(".")[1] != "N2GStudy" else PACKAGE / "study.py")
+                other = other if other in ORDER else "top"
+                if ORDER.index(other) > ORDER.index(room(path)) and path.name != "__init__.py":
+                    wrong.append(f"{name_of(path)} imports {name}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) not in {"subject"}], ids=name_of)
-def test_only_subject_imports_torch_at_module_level(path):
-    assert not top(imports(path, outside_functions=True)) & {"torch", "transformers", "transformer_lens"}
+def test_no_two_modules_import_each_other():
+    """No circle inside a room either, whether of imports at the top of a module or inside functions."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    edges = {name: {other for other in imports(path) if other in names} for name, path in names.items()}
+
+    def reachable(start: str) -> set[str]:
+        found, waiting = set[str](), [start]
+        while waiting:
+            for other in edges[waiting.pop()] - found:
+                found.add(other)
+                waiting.append(other)
+        return found
+
+    assert not [name for name in names if name in reachable(name)]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_rooms_below_do_not_import_rooms_above(path):
-    below = {"method", "evaluation", "corpus", "storage", "drawing", "subject"}
-    if room(path) in below:
-        ours = {name.split(".")[1] for name in imports(path) if name.startswith("n2g_assets.")}
-        assert not ours & {"assets", "study", "definitions", "defs", "demo"}
+def test_rooms_do_not_know_what_is_not_their_business():
+    wrong = []
+    for path in MODULES:
+        known = {name.split(".")[0] for name in imports(path)}
+        for libraries, rooms in KNOW_NOTHING_OF.items():
+            if room(path) in rooms and known & set(libraries.split()):
+                wrong.append(f"{name_of(path)} imports {known & set(libraries.split())}")
+    assert not wrong
 
 
-def test_only_the_warehouse_opens_duckdb_for_writing():
-    opens = {name_of(path) for path in MODULES if "duckdb" in top(imports(path))}
+def test_only_the_model_and_its_evidence_import_torch_at_module_level():
+    for path in MODULES:
+        if room(path) not in {"model", "evidence"}:
+            known = {name.split(".")[0] for name in imports(path, outside_functions=True)}
+            assert not known & {"torch", "transformers", "transformer_lens"}, name_of(path)
+
+
+def test_only_the_warehouse_opens_duckdb():
+    opens = {name_of(path) for path in MODULES if "duckdb" in {name.split(".")[0] for name in imports(path)}}
     assert opens == {"storage/warehouse.py"}
 
 
-def loaded_by(imports: str) -> set[str]:
+def test_no_module_outgrows_its_room():
+    assert not [name_of(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+
+
+def loaded_by(code: str) -> set[str]:
     """What a fresh interpreter has loaded after some imports."""
-    code = f"import sys; {imports}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_importing_the_package_loads_no_heavy_library():
@@ -95,13 +123,8 @@ def test_importing_the_package_loads_no_heavy_library():
 
 def test_importing_the_light_rooms_loads_no_heavy_library():
     """All their modules at once; ``walk`` is compiled, and is imported where it is called."""
-    light = {"method", "evaluation", "corpus", "storage", "drawing"}
+    light = {"core", "method", "storage", "corpus", "evaluation", "report"}
     paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in MODULES if room(path) in light]
     names = {".".join(path.parts) for path in paths if path.name != "__init__"} - {"n2g_assets.method.walk"}
-    heavy = {"torch", "dagster", "transformers", "numba", "sklearn", "scipy", "duckdb", "jinja2"}
+    heavy = {"torch", "dagster", "transformers", "numba", "sklearn", "scipy", "duckdb", "jinja2", "matplotlib"}
     assert not loaded_by(f"import {', '.join(sorted(names))}") & heavy
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_module_outgrows_its_room(path):
-    assert len(path.read_text().splitlines()) <= 500

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from n2g_assets.settings import HarvestSettings
-from n2g_assets.subject.sources import SubjectFiles, hash_model
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.model.sources import SubjectFiles, hash_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedConfig
 
-    from n2g_assets.subject.model import SubjectModel
+    from n2g_assets.model.model import SubjectModel
 
 BOS = "<|begin|>"
 END = "<|endoftext|>"
@@ -212,7 +212,7 @@ def tiny_solu(
 
 def load_tiny(files: SubjectFiles, hook: str = "mlp.hook_post") -> SubjectModel:
     """A tiny model, loaded on the processor in float32."""
-    from n2g_assets.subject.model import load_subject
+    from n2g_assets.model.model import load_subject
 
     return load_subject(files, hook, HarvestSettings(device="cpu"), "auto")
 

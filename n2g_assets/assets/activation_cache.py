@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage
-from n2g_assets.assets.workbench import Workbench
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
@@ -24,38 +24,38 @@ _BFLOAT16_VERSION = "2"
 _TABLES = ("neuron_stats", "activations", "top_contexts")
 
 
-def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
-    with bench.holding("activation_cache"):
-        stale = [layer for layer in bench.settings.layer_numbers if not _is_fresh(bench, layer)]
+def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
+    with session.holding("activation_cache"):
+        stale = [layer for layer in session.settings.layer_numbers if not _is_fresh(session, layer)]
         asked = [layer for layer in layers if layer in stale]
         if asked:
-            bench.harvest([layer for layer in stale if layer <= max(asked)], show)
+            session.harvest([layer for layer in stale if layer <= max(asked)], show)
 
 
-def _is_fresh(bench: Workbench, layer: int) -> bool:
-    return bench.is_fresh(_TABLES, _input_hash(bench, layer), layer)
+def _is_fresh(session: Session, layer: int) -> bool:
+    return session.is_fresh(_TABLES, _input_hash(session, layer), layer)
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    with bench.holding(f"activation_cache-{layer}"):
-        return _fill(bench, layer, show)
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
+    with session.holding(f"activation_cache-{layer}"):
+        return _fill(session, layer, show)
 
 
-def _fill(bench: Workbench, layer: int, show: Progress) -> StageReport:
+def _fill(session: Session, layer: int, show: Progress) -> StageReport:
     began = time.monotonic()
-    input_hash = _input_hash(bench, layer)
-    units = bench.units(layer)
-    reused = _is_fresh(bench, layer)
+    input_hash = _input_hash(session, layer)
+    units = session.units(layer)
+    reused = _is_fresh(session, layer)
     if not reused:
-        frames = bench.harvest([layer], show).frames(layer)
+        frames = session.harvest([layer], show).frames(layer)
         for table in _TABLES:
             frame = getattr(frames, table)
-            bench.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION)
-    ledger = _write_ledger(bench, layer, units, input_hash)
-    manifests = {table: bench.manifest(table, layer) for table in _TABLES}
+            session.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION)
+    ledger = _write_ledger(session, layer, units, input_hash)
+    manifests = {table: session.manifest(table, layer) for table in _TABLES}
     return StageReport(
         stage=STAGE.name,
-        study=bench.study.name,
+        study=session.study.name,
         layer=layer,
         reused=reused,
         computed=0 if reused else len(units),
@@ -69,11 +69,11 @@ def _fill(bench: Workbench, layer: int, show: Progress) -> StageReport:
     )
 
 
-def _write_ledger(bench: Workbench, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
-    stats = bench.read("neuron_stats", layer, columns=["neuron", "sign", "max"], units=units)
+def _write_ledger(session: Session, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
+    stats = session.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
     dead = pl.col("max") <= 0
     ledger = stats.select(
-        "neuron",
+        "unit",
         "sign",
         pl.lit(STAGE.name).alias("stage"),
         pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("ok")).alias("status"),
@@ -83,17 +83,19 @@ def _write_ledger(bench: Workbench, layer: int, units: list[Unit], input_hash: s
         .alias("reason"),
     )
     ledger_hash = hash_json([input_hash, units])
-    if not bench.is_fresh(["ledger"], ledger_hash, layer, part=STAGE.name):
-        bench.write("ledger", ledger, layer=layer, part=STAGE.name, input_hash=ledger_hash, code_version=_CODE_VERSION)
+    if not session.is_fresh(["ledger"], ledger_hash, layer, part=STAGE.name):
+        session.write(
+            "ledger", ledger, layer=layer, part=STAGE.name, input_hash=ledger_hash, code_version=_CODE_VERSION
+        )
     return dict(ledger.group_by("status").len().iter_rows())
 
 
-def _input_hash(bench: Workbench, layer: int) -> str:
-    settings = bench.settings
+def _input_hash(session: Session, layer: int) -> str:
+    settings = session.settings
     inputs = {
         "code_version": _CODE_VERSION,
-        "model": bench.model_hash,
-        "contexts": bench.harvest_hash,
+        "model": session.model_hash,
+        "contexts": session.harvest_hash,
         "layer": layer,
         "strongest": settings.harvest.strongest,
         "dtype": settings.harvest.dtype,
@@ -114,6 +116,6 @@ STAGE = Stage(
     code_version=_CODE_VERSION,
     work=_work,
     prepare=_prepare,
-    preview_columns=["neuron", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
+    preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
     kinds={"torch", "parquet"},
 )

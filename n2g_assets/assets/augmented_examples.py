@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.storage.stages import StageReport
 
@@ -14,15 +14,15 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="pruned_examples",
         inputs=("pruned_examples",),
         settings=_SETTINGS,
         compute=lambda units, a_max: augment_examples(
-            units, bench.read("pruned_examples", layer, units=units), bench.vocabulary,
-            bench.prober(layer), bench.proposer, bench.settings.method,
+            units, session.read("pruned_examples", layer, units=units), session.vocabulary,
+            session.prober(layer), session.proposer, session.settings.method,
         ),
         show=show,
     )  # fmt: skip
@@ -36,6 +36,6 @@ STAGE = Stage(
     upstream=("pruned_examples",),
     code_version="1",
     work=_work,
-    preview_columns=["neuron", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
+    preview_columns=["unit", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
     kinds={"torch", "polars", "parquet"},
 )

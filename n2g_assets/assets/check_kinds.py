@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from n2g_assets.assets.workbench import Study, Workbench
+from n2g_assets.assets.session import Session, Study
 
-LayerCheck = Callable[[Workbench, int], list[str]]
+LayerCheck = Callable[[Session, int], list[str]]
 """What is wrong with a layer, one sentence each; empty where all is well."""
 
 
@@ -40,9 +40,9 @@ def layer_check(
         required_resource_keys={"n2g"},
     )
     def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
-        keys = _layers_spoken_of(context, bench, stage)
-        wrong = {key: found for key in keys if (found := check(bench, study.partition_layers[key]))}
+        session = Session(study, context.resources.n2g.open(), context.log)
+        keys = _layers_spoken_of(context, session, stage)
+        wrong = {key: found for key in keys if (found := check(session, study.partition_layers[key]))}
         said = "; ".join(f"layer {key}: {sentence}" for key, found in wrong.items() for sentence in found)
         return dg.AssetCheckResult(
             passed=not wrong,
@@ -54,12 +54,12 @@ def layer_check(
     return run
 
 
-def _layers_spoken_of(context: dg.AssetCheckExecutionContext, bench: Workbench, stage: str) -> list[str]:
+def _layers_spoken_of(context: dg.AssetCheckExecutionContext, session: Session, stage: str) -> list[str]:
     """The layers of the run, or, for a check that is run by itself, all layers that are there."""
     if context.has_partition_key or context.run.tags.get("dagster/asset_partition_range_start"):
         return list(context.partition_keys)
-    there = {key.layer for key in bench.store.keys(bench.study.name) if key.table == "ledger" and key.part == stage}
-    return [key for key, layer in bench.study.partition_layers.items() if layer in there]
+    there = {key.layer for key in session.store.keys(session.study.name) if key.table == "ledger" and key.part == stage}
+    return [key for key, layer in session.study.partition_layers.items() if layer in there]
 
 
 def _sound_layers(keys: list[str]) -> str:

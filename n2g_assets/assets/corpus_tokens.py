@@ -7,7 +7,7 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview, rounded
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
+from n2g_assets.assets.session import Session, Study, failing_clearly
 from n2g_assets.corpus.documents import read_documents, source_fingerprints
 from n2g_assets.storage.slices import hash_json
 
@@ -34,14 +34,14 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
     @failing_clearly()
     def corpus_tokens(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         began = time.monotonic()
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
-        with bench.holding("corpus_tokens"):
-            input_hash = _input_hash(bench)
-            reused = bench.is_fresh(_TABLES, input_hash)
+        session = Session(study, context.resources.n2g.open(), context.log)
+        with session.holding("corpus_tokens"):
+            input_hash = _input_hash(session)
+            reused = session.is_fresh(_TABLES, input_hash)
             if not reused:
                 with progress(f"{study.name}/corpus_tokens", "tokens", context.log.info) as show:
-                    _write(bench, input_hash, show)
-        documents, contexts = bench.read("documents"), bench.read("contexts")
+                    _write(session, input_hash, show)
+        documents, contexts = session.read("documents"), session.read("contexts")
         tokens = (
             documents.group_by("split", "source")
             .agg(pl.len().alias("documents"), pl.col("n_tokens").sum())
@@ -49,13 +49,13 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
         )
         splits = dict(documents.group_by("split").agg(pl.col("n_tokens").sum()).iter_rows())
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(bench.manifest("contexts").content_hash),
+            data_version=dg.DataVersion(session.manifest("contexts").content_hash),
             metadata={
                 "dagster/row_count": contexts.height,
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
                 "documents": documents.height,
-                **{name: rounded(value) for name, value in bench.manifest("contexts").extra.items()},
+                **{name: rounded(value) for name, value in session.manifest("contexts").extra.items()},
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
                 "tokens by source": preview(tokens),
                 "preview": preview(documents, ["source", "name", "kind", "split", "n_tokens"]),
@@ -65,14 +65,14 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
     return corpus_tokens
 
 
-def _input_hash(bench: Workbench) -> str:
-    settings = bench.settings
+def _input_hash(session: Session) -> str:
+    settings = session.settings
     return hash_json(
         {
             "code_version": _CODE_VERSION,
-            "model": bench.model_hash,
+            "model": session.model_hash,
             "sources": source_fingerprints(
-                settings.corpus, study_folder=bench.study.folder, downloads=bench.home.downloads
+                settings.corpus, study_folder=session.study.folder, downloads=session.home.downloads
             ),
             "harvest": settings.harvest.model_dump(include=_HARVEST_SETTINGS),
             "top_contexts": settings.method.top_contexts,
@@ -80,27 +80,27 @@ def _input_hash(bench: Workbench) -> str:
     )
 
 
-def _write(bench: Workbench, input_hash: str, show: Progress) -> None:
-    from n2g_assets.subject.tokens import SubjectTokenizer
+def _write(session: Session, input_hash: str, show: Progress) -> None:
+    from n2g_assets.model.tokens import SubjectTokenizer
 
-    settings = bench.settings
-    tokenizer = SubjectTokenizer.load(bench.subject_files.folder)
+    settings = session.settings
+    tokenizer = SubjectTokenizer.load(session.subject_files.folder)
     corpus = read_documents(
         settings.corpus,
-        study_folder=bench.study.folder,
-        downloads=bench.home.downloads,
-        cache=bench.home.cache,
+        study_folder=session.study.folder,
+        downloads=session.home.downloads,
+        cache=session.home.cache,
         encode=tokenizer.encode,
-        bos_id=bench.model_row["bos_id"],
+        bos_id=session.model_row["bos_id"],
         harvest=settings.harvest,
         needed_contexts=settings.method.top_contexts,
         progress=lambda _source, done, expected: show(done, max(done, expected)),
     )
-    bench.write("documents", corpus.documents, input_hash=input_hash, code_version=_CODE_VERSION)
+    session.write("documents", corpus.documents, input_hash=input_hash, code_version=_CODE_VERSION)
     counted = {
         "duplicate documents dropped": corpus.duplicates,
         "empty documents dropped": corpus.empty,
         "clusters of near-duplicates": corpus.clusters,
         "share of held-out runs that the harvest holds too": corpus.shared_run_share,
     }
-    bench.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION, extra=counted)
+    session.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION, extra=counted)

@@ -17,104 +17,100 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
-from n2g_assets.drawing.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import OTHER_MODEL, shuffled_partners
-from n2g_assets.evaluation.report import PUBLISHED_F1, pooled_bins, pooled_levels
+from n2g_assets.evaluation.predictors import shuffled_partners
 from n2g_assets.evaluation.texts import HeldOutText, TextName
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
+from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
+from n2g_assets.report.render import PUBLISHED_F1, pooled_bins, pooled_levels
 from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
-from n2g_assets.storage.tables import TABLES
 
 _TABLES = ("evaluation", "counterexamples", "failures")
 _CODE_VERSION = "3"
 _INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples", "graph_nodes", "rules")
 
 
-def _prepare(bench: Workbench, layers: Sequence[int], show: Progress) -> None:
+def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
     """One pass through the held-out texts for all layers of the run, where something is not evaluated yet."""
-    stale = [layer for layer in layers if _can_be_read(bench, layer)]
-    if stale and bench.held_out_contexts:
-        bench.read_texts(stale, show)
+    stale = [layer for layer in layers if _can_be_read(session, layer)]
+    if stale and session.held_out_contexts:
+        session.read_texts(stale, show)
 
 
-def _can_be_read(bench: Workbench, layer: int) -> bool:
+def _can_be_read(session: Session, layer: int) -> bool:
     """Whether a layer is stale and has its inputs; one that lacks some fails by itself, later."""
     try:
-        return not _is_fresh(bench, layer)
+        return not _is_fresh(session, layer)
     except StorageError:
         return False
 
 
-def _is_fresh(bench: Workbench, layer: int) -> bool:
+def _is_fresh(session: Session, layer: int) -> bool:
     """Whether the layer's means were made from the inputs and the rows that are there now; they are written last."""
-    rows = [bench.store.manifest("evaluation", bench.study.name, layer)]
-    rows.append(bench.store.manifest("ledger", bench.study.name, layer, STAGE.name))
-    return None not in rows and bench.is_fresh(["layer_scores"], _input_hash(bench, layer), layer)
+    rows = [session.store.manifest("evaluation", session.study.name, layer)]
+    rows.append(session.store.manifest("ledger", session.study.name, layer, STAGE.name))
+    return None not in rows and session.is_fresh(["layer_scores"], _input_hash(session, layer), layer)
 
 
-def _also(bench: Workbench, layer: int) -> dict[str, Any]:
+def _also(session: Session, layer: int) -> dict[str, Any]:
     """What all units of a layer depend on: one's control is another's graph, and means are over all."""
-    study = bench.study
+    study = session.study
     tables = [*_INPUTS, "activations", *(["rule_tests"] if study.tries_rules else [])]
     return {
         "strongest": study.settings.harvest.strongest,
-        "clusters": bench.clusters_hash,
-        "tables": {table: bench.manifest(table, layer).content_hash for table in tables},
-        "harvest": bench.harvest_hash,
-        "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in bench.held_out_contexts.items()},
+        "clusters": session.clusters_hash,
+        "tables": {table: session.manifest(table, layer).content_hash for table in tables},
+        "harvest": session.harvest_hash,
+        "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()},
         "texts asked for": study.texts,
         "predictors": study.predictors,
         "settings": study.settings.evaluation.model_dump(exclude={"tested_rules", "rule_texts"}),
-        "control": None if study.companion is None else _control(bench).manifest("layer_scores", layer).content_hash,
     }
 
 
-def _input_hash(bench: Workbench, layer: int) -> str:
+def _input_hash(session: Session, layer: int) -> str:
     """Of the layer's means: of what the rows are made from, and of the rows."""
-    rows = [bench.manifest("evaluation", layer).content_hash, bench.manifest("ledger", layer, STAGE.name).content_hash]
-    return hash_json([*_origin(bench, layer), rows])
+    rows = [
+        session.manifest("evaluation", layer).content_hash,
+        session.manifest("ledger", layer, STAGE.name).content_hash,
+    ]
+    return hash_json([*_origin(session, layer), rows])
 
 
-def _origin(bench: Workbench, layer: int) -> list[Any]:
+def _origin(session: Session, layer: int) -> list[Any]:
     """What the rows are made from."""
-    method = bench.settings.method.model_dump(exclude={"units_per_block"})
-    return [_CODE_VERSION, bench.model_hash, bench.units(layer), method, _also(bench, layer)]
+    method = session.settings.method.model_dump(exclude={"units_per_block"})
+    return [_CODE_VERSION, session.model_hash, session.units(layer), method, _also(session, layer)]
 
 
-def _control(bench: Workbench) -> Workbench:
-    """The companion study's bench."""
-    assert bench.study.companion is not None
-    return Workbench(bench.study.companion, bench.home, bench.log)
-
-
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    scoring = LayerScoring(bench, layer, show)
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
+    scoring = LayerScoring(session, layer, show)
     report = fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="neuron_graphs",
         inputs=("top_examples", "graph_nodes"),
         settings=("firing_threshold", "normalise_tokens"),
         compute=scoring.compute,
         show=show,
-        also=_also(bench, layer),
+        also=_also(session, layer),
     )  # fmt: skip
-    if not _is_fresh(bench, layer):
-        scored = set(bench.read("evaluation", layer, columns=["neuron", "sign"]).unique().iter_rows())
+    if not _is_fresh(session, layer):
+        scored = set(session.read("evaluation", layer, columns=["unit", "sign"]).unique().iter_rows())
         if not scored <= scoring.means.units:  # rows of an earlier run were taken over, and their draws are gone
-            scoring = LayerScoring(bench, layer, show)
+            scoring = LayerScoring(session, layer, show)
             scoring.start_anew()
-            scoring.compute_all([unit for unit in bench.units(layer) if unit in scored])
-        frame = pl.concat([scoring.means.frame(), *_control_means(bench, layer)])
-        bench.write(
-            "layer_scores", frame, layer=layer, input_hash=_input_hash(bench, layer), code_version=_CODE_VERSION
+            scoring.compute_all([unit for unit in session.units(layer) if unit in scored])
+        frame = scoring.means.frame()
+        session.write(
+            "layer_scores", frame, layer=layer, input_hash=_input_hash(session, layer), code_version=_CODE_VERSION
         )
         scoring.start_anew()
     return report
@@ -123,8 +119,8 @@ def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
 class LayerScoring:
     """Scores units of a layer block by block, and keeps the layer's means."""
 
-    def __init__(self, bench: Workbench, layer: int, show: Progress) -> None:
-        self.bench, self.layer, self.show = bench, layer, show
+    def __init__(self, session: Session, layer: int, show: Progress) -> None:
+        self.session, self.layer, self.show = session, layer, show
 
     @cached_property
     def means(self) -> LayerScores:
@@ -144,65 +140,53 @@ class LayerScoring:
 
     @property
     def _kept(self) -> Path:
-        return self.bench.home.cache / "sums" / self.bench.study.name / f"{self.layer}.npz"
+        return self.session.home.cache / "sums" / self.session.study.name / f"{self.layer}.npz"
 
     @cached_property
     def _origin(self) -> str:
-        return hash_json(_origin(self.bench, self.layer))
+        return hash_json(_origin(self.session, self.layer))
 
     def _no_means(self) -> LayerScores:
-        asked = len(self.bench.units(self.layer))
-        study = self.bench.study
-        texts = ["top", *(name for name in study.texts if name in self.bench.held_out_contexts)]
+        asked = len(self.session.units(self.layer))
+        study = self.session.study
+        texts = ["top", *(name for name in study.texts if name in self.session.held_out_contexts)]
         if "random" in texts:
             texts.append("quantiles")
-        expected = [(predictor, text) for text in texts for predictor in study.predictors if predictor != OTHER_MODEL]
+        expected = [(predictor, text) for text in texts for predictor in study.predictors]
         return LayerScores(asked, study.settings.evaluation.bootstrap_draws, expected)
 
     def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
         """The rows of a block of units; the means take in each unit once, however often it is asked about."""
-        bench, layer = self.bench, self.layer
         block = evaluate_units(units, self._materials(units, a_max), self.means)
         kept = {"origin": np.array(self._origin), **self.means.sums()}
         write_atomically(self._kept, lambda temporary: _save(temporary, kept))
-        if bench.study.companion is None:
-            return block
-        control = _control(bench).read("evaluation", layer, units=units).filter(pl.col("predictor") == "graph")
-        scored = block.tables["evaluation"].select("neuron", "sign").unique()
-        control = (
-            control.join(scored, on=["neuron", "sign"], how="semi")
-            .with_columns(predictor=pl.lit(OTHER_MODEL))
-            .drop("study", "layer")
-        )
-        return BlockResult(
-            block.tables | {"evaluation": pl.concat([block.tables["evaluation"], control])}, block.ledger
-        )
+        return block
 
     def compute_all(self, units: Sequence[Unit]) -> None:
         """Scores units for the means alone: their rows are there."""
-        a_max = self.bench.a_max(self.layer, units)
-        size = self.bench.settings.method.units_per_block
+        a_max = self.session.a_max(self.layer, units)
+        size = self.session.settings.method.units_per_block
         for start in range(0, len(units), size):
             self.show(start, len(units))
             self.compute(list(units[start : start + size]), a_max)
 
     def _materials(self, units: list[Unit], a_max: Mapping[Unit, float]) -> Materials:
-        bench, layer = self.bench, self.layer
-        study = bench.study
-        frames = {name: bench.read(name, layer, units=units) for name in (*_INPUTS, "activations")}
+        session, layer = self.session, self.layer
+        study = session.study
+        frames = {name: session.read(name, layer, units=units) for name in (*_INPUTS, "activations")}
         partners = [self._partners[unit] for unit in units if unit in self._partners]
-        frames["graph_nodes"] = bench.read("graph_nodes", layer, units=[*units, *partners])
+        frames["graph_nodes"] = session.read("graph_nodes", layer, units=[*units, *partners])
         if study.tries_rules:
-            frames["rule_tests"] = bench.read("rule_tests", layer, units=units)
+            frames["rule_tests"] = session.read("rule_tests", layer, units=units)
         else:
             frames["rule_tests"] = TABLES["rule_tests"].empty()
         rivals = {"ngram_backoff", "skip_bigram"} & set(study.predictors)
         return Materials(
             rows=LayerRows(layer=layer, **frames),
             a_max=a_max,
-            vocabulary=bench.vocabulary,
-            harvest=bench.harvest_text if rivals else None,
-            strongest=bench.settings.harvest.strongest,
+            vocabulary=session.vocabulary,
+            harvest=session.harvest_text if rivals else None,
+            strongest=session.settings.harvest.strongest,
             texts=self._texts,
             partners=self._partners,
             predictors=study.predictors,
@@ -213,25 +197,25 @@ class LayerScoring:
     @cached_property
     def _partners(self) -> dict[Unit, Unit]:
         """By unit, the one whose graph is its control."""
-        bench = self.bench
-        nodes = bench.read("graph_nodes", self.layer, columns=["neuron", "sign"])
+        session = self.session
+        nodes = session.read("graph_nodes", self.layer, columns=["unit", "sign"])
         with_graph = set(nodes.unique().iter_rows())
-        seed = [bench.study.settings.evaluation.seed, self.layer]
-        return shuffled_partners([unit for unit in bench.units(self.layer) if unit in with_graph], seed)
+        seed = [session.study.settings.evaluation.seed, self.layer]
+        return shuffled_partners([unit for unit in session.units(self.layer) if unit in with_graph], seed)
 
     @cached_property
     def _texts(self) -> list[HeldOutText]:
-        bench, layer = self.bench, self.layer
-        if not bench.held_out_contexts:
+        session, layer = self.session, self.layer
+        if not session.held_out_contexts:
             return []
 
         def read(name: TextName, shard: int, units: Sequence[Unit]) -> Any:
-            found = readings[name].activations(layer, shard, [unit.neuron for unit in units])
+            found = readings[name].activations(layer, shard, [unit.number for unit in units])
             return found * np.array([[unit.sign] for unit in units], np.float32)
 
-        readings = bench.read_texts([layer], self.show)
+        readings = session.read_texts([layer], self.show)
         return [
-            HeldOutText.of(name, found.shards, bench.vocabulary, partial(read, name))
+            HeldOutText.of(name, found.shards, session.vocabulary, partial(read, name))
             for name, found in readings.items()
         ]
 
@@ -241,27 +225,14 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _control_means(bench: Workbench, layer: int) -> list[pl.DataFrame]:
-    """The control's means under its name: those of the graphs of the model with its weights drawn anew."""
-    if bench.study.companion is None:
-        return []
-    means = _control(bench).read("layer_scores", layer).filter(pl.col("predictor") == "graph")
-    gains = pl.lit(None, pl.Float64)
-    return [
-        means.drop("study", "layer").with_columns(
-            predictor=pl.lit(OTHER_MODEL), f1_gain=gains, f1_gain_low=gains, f1_gain_high=gains
-        )
-    ]
-
-
-def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
+def _pictures(session: Session, layer: int) -> Mapping[str, Any]:
     """F1 by layer, as far as layers are evaluated, and precision-recall and calibration of this one."""
-    name = bench.study.name
-    there = [other for other in bench.store.layers("layer_scores", name) if other in bench.settings.layer_numbers]
-    means = pl.concat([bench.read("layer_scores", other) for other in there]).drop("study")
-    n_layers = bench.model_row["n_layers"]
+    name = session.study.name
+    there = [other for other in session.store.layers("layer_scores", name) if other in session.settings.layer_numbers]
+    means = pl.concat([session.read("layer_scores", other) for other in there]).drop("study")
+    n_layers = session.model_row["n_layers"]
     metadata: dict[str, Any] = {}
-    for text in bench.study.texts:
+    for text in session.study.texts:
         scores = means.filter(pl.col("text") == text)
         if scores.is_empty():
             continue
@@ -279,7 +250,7 @@ def _pictures(bench: Workbench, layer: int) -> Mapping[str, Any]:
             row = graph.row(0, named=True)
             metadata[f"mean F1 of the graph, {text}"] = round(row["f1_all"], 4)
     binned = [name for name in TABLES["evaluation"].schema if name.startswith("calibration_")]
-    evaluation = bench.read("evaluation", layer, columns=["predictor", "text", *binned])
+    evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
     text = "random" if "random" in set(evaluation["text"]) else "top"
     bins = pooled_bins(evaluation.filter(pl.col("text") == text))
     figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {text}")
@@ -297,7 +268,6 @@ STAGE = Stage(
     work=_work,
     prepare=_prepare,
     extra=_pictures,
-    preview_columns=["neuron", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
-    control=True,
+    preview_columns=["unit", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
     kinds={"torch", "polars", "parquet"},
 )

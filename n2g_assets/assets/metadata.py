@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from n2g_assets.core.tables import TABLES, Table
 from n2g_assets.method.display import display_text
-from n2g_assets.storage.tables import TABLES, Table
 
 _PREVIEW_ROWS = 8
 _CELL_CHARACTERS = 40

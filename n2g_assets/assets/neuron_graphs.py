@@ -7,38 +7,37 @@ from collections.abc import Mapping
 import dagster as dg
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
-from n2g_assets.drawing.plots import as_markdown_image
-from n2g_assets.drawing.svg import draw_graph
-from n2g_assets.method.display import unit_text
+from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.probing import Unit
+from n2g_assets.report.plots import as_markdown_image
+from n2g_assets.report.svg import draw_graph
 from n2g_assets.storage.stages import StageReport
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="augmented_examples",
         inputs=("pruned_examples", "saliencies", "augmented_examples"),
         settings=("firing_threshold", "important_threshold", "normalise_tokens"),
         compute=lambda units, a_max: build_graphs(
-            units, bench.read("pruned_examples", layer, units=units), bench.read("saliencies", layer, units=units),
-            bench.read("augmented_examples", layer, units=units), a_max, bench.vocabulary, bench.settings.method,
+            units, session.read("pruned_examples", layer, units=units), session.read("saliencies", layer, units=units),
+            session.read("augmented_examples", layer, units=units), a_max, session.vocabulary, session.settings.method,
         ),
         show=show,
     )  # fmt: skip
 
 
-def _picture(bench: Workbench, layer: int) -> Mapping[str, dg.MetadataValue]:
-    nodes = bench.read("graph_nodes", layer, columns=["neuron", "sign"])
+def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
+    nodes = session.read("graph_nodes", layer, columns=["unit", "sign"])
     if nodes.is_empty():
         return {}
-    sizes = nodes.group_by("neuron", "sign").len().sort("len", "neuron", "sign")
+    sizes = nodes.group_by("unit", "sign").len().sort("len", "unit", "sign")
     neuron, sign, _ = sizes.row(sizes.height // 2)
-    graph = bench.read("graph_nodes", layer, units=[Unit(neuron, sign)])
-    title = f"{bench.study.name}: {unit_text(layer, neuron, sign)}"
+    graph = session.read("graph_nodes", layer, units=[Unit(neuron, sign)])
+    title = f"{session.study.name}: {unit_text(layer, neuron, sign)}"
     return {
         "a graph": dg.MetadataValue.md(
             as_markdown_image(draw_graph(graph, title=title, subtitle="graph of median size"))
@@ -54,5 +53,5 @@ STAGE = Stage(
     code_version="1",
     work=_work,
     extra=_picture,
-    preview_columns=["neuron", "sign", "node_id", "parent_id", "depth", "kind", "token", "end_activation"],
+    preview_columns=["unit", "sign", "node_id", "parent_id", "depth", "kind", "token", "end_activation"],
 )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.storage.stages import StageReport
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="top_examples",
         inputs=("top_examples",),
         settings=("prune_keep", "prune_max_prefix", "firing_threshold"),
         compute=lambda units, a_max: prune_examples(
-            units, bench.read("top_examples", layer, units=units), a_max, bench.vocabulary, bench.prober(layer),
-            bench.settings.method,
+            units, session.read("top_examples", layer, units=units), a_max, session.vocabulary, session.prober(layer),
+            session.settings.method,
         ),
         show=show,
     )  # fmt: skip
@@ -31,6 +31,6 @@ STAGE = Stage(
     upstream=("top_examples",),
     code_version="1",
     work=_work,
-    preview_columns=["neuron", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
+    preview_columns=["unit", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
     kinds={"torch", "polars", "parquet"},
 )

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
+from n2g_assets.assets.session import Session, Study, failing_clearly
 
 
 def report_asset(study: Study) -> dg.AssetsDefinition:
@@ -27,13 +27,13 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
     @failing_clearly()
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from n2g_assets.assets.report_facts import report_facts
-        from n2g_assets.evaluation.report import render_report
+        from n2g_assets.report.render import render_report
         from n2g_assets.storage.files import write_atomically
 
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
-        facts = report_facts(bench)
+        session = Session(study, context.resources.n2g.open(), context.log)
+        facts = report_facts(session)
         page = render_report(facts)
-        path = bench.home.reports / f"{study.name}.html"
+        path = session.home.reports / f"{study.name}.html"
         write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         return dg.MaterializeResult(
             metadata={

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
-    evaluation = bench.settings.evaluation
-    contexts = bench.fresh_contexts
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
+    evaluation = session.settings.evaluation
+    contexts = session.fresh_contexts
     fresh: list[FreshText] = []  # made once, and only where something is computed
 
     def compute(units: list[Unit], a_max: dict[Unit, float]) -> BlockResult:
         if not fresh:
-            fresh.append(FreshText.of(contexts, bench.vocabulary))
+            fresh.append(FreshText.of(contexts, session.vocabulary))
         return try_rules(
-            units, bench.read("rules", layer, units=units), bench.read("graph_nodes", layer, units=units), fresh[0],
-            a_max, bench.prober(layer), bench.settings.method, evaluation,
+            units, session.read("rules", layer, units=units), session.read("graph_nodes", layer, units=units), fresh[0],
+            a_max, session.prober(layer), session.settings.method, evaluation,
         )  # fmt: skip
 
     return fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="neuron_graphs",
         inputs=("rules", "graph_nodes"),
         settings=("firing_threshold", "normalise_tokens"),
@@ -47,6 +47,6 @@ STAGE = Stage(
     upstream=("neuron_graphs", "corpus_tokens"),
     code_version="2",
     work=_work,
-    preview_columns=["neuron", "sign", "rule_id", "n_matches", "fired", "n_near_misses", "silent"],
+    preview_columns=["unit", "sign", "rule_id", "n_matches", "fired", "n_near_misses", "silent"],
     kinds={"torch", "polars", "parquet"},
 )

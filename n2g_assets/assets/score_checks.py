@@ -15,8 +15,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.check_kinds import layer_check
-from n2g_assets.assets.workbench import Study, Workbench
-from n2g_assets.evaluation.predictors import OTHER_MODEL
+from n2g_assets.assets.session import Session, Study
 from n2g_assets.evaluation.texts import TextName
 
 NEAR_ZERO = 0.1
@@ -47,34 +46,36 @@ _TEXTS_THERE = "Every held-out text has as many tokens as the settings ask for."
 _NEAR_ZERO = f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text."
 
 
-def _none_missing(bench: Workbench, layer: int) -> list[str]:
-    asked = {tuple(unit) for unit in bench.units(layer)}
+def _none_missing(session: Session, layer: int) -> list[str]:
+    asked = {tuple(unit) for unit in session.units(layer)}
     faults = []
-    stages = [key.part for key in bench.store.keys(bench.study.name) if key.table == "ledger" and key.layer == layer]
+    stages = [
+        key.part for key in session.store.keys(session.study.name) if key.table == "ledger" and key.layer == layer
+    ]
     for stage in stages:
-        rows = bench.read("ledger", layer, part=stage)
-        missing = asked - set(rows.select("neuron", "sign").iter_rows())
+        rows = session.read("ledger", layer, part=stage)
+        missing = asked - set(rows.select("unit", "sign").iter_rows())
         if missing:
             faults.append(f"{len(missing)} units are missing from the ledger of {stage}: materialize it again")
-    ended = bench.read("ledger", layer, part="evaluation")
-    sound = set(ended.filter(pl.col("status") == "ok").select("neuron", "sign").iter_rows())
-    evaluation = bench.read("evaluation", layer, columns=["neuron", "sign", "predictor", "text"])
-    texts = [text for text in bench.study.texts if text in set(evaluation["text"])]
+    ended = session.read("ledger", layer, part="evaluation")
+    sound = set(ended.filter(pl.col("status") == "ok").select("unit", "sign").iter_rows())
+    evaluation = session.read("evaluation", layer, columns=["unit", "sign", "predictor", "text"])
+    texts = [text for text in session.study.texts if text in set(evaluation["text"])]
     lone = len(sound) < 2  # then there is no other unit's graph
-    for predictor in bench.study.predictors:
-        if predictor == OTHER_MODEL or (predictor == "graph_shuffled" and lone):
+    for predictor in session.study.predictors:
+        if predictor == "graph_shuffled" and lone:
             continue
         for text in texts:
             rows = evaluation.filter(pl.col("predictor") == predictor, pl.col("text") == text)
-            missing = sound - set(rows.select("neuron", "sign").iter_rows())
+            missing = sound - set(rows.select("unit", "sign").iter_rows())
             if missing:
                 faults.append(f"{len(missing)} units have no score of {predictor} on {text}: materialize it again")
     return faults
 
 
-def _beats_lookup(bench: Workbench, layer: int) -> list[str]:
+def _beats_lookup(session: Session, layer: int) -> list[str]:
     faults = []
-    for row in _means(bench, layer, "graph").filter(pl.col("text") == "top").iter_rows(named=True):
+    for row in _means(session, layer, "graph").filter(pl.col("text") == "top").iter_rows(named=True):
         if row["f1_gain_low"] is not None and row["f1_gain_low"] <= 0:
             faults.append(
                 f"the graphs' mean F1 of {row['f1_all']:.2f} differs from the token lookup's by {row['f1_gain']:+.2f} "
@@ -84,15 +85,15 @@ def _beats_lookup(bench: Workbench, layer: int) -> list[str]:
     return faults
 
 
-def _texts_there(bench: Workbench, layer: int) -> list[str]:
-    settings = bench.settings.evaluation
+def _texts_there(session: Session, layer: int) -> list[str]:
+    settings = session.settings.evaluation
     wanted: dict[TextName, int] = {
         "random": settings.random_tokens,
         "out_of_domain": settings.out_of_domain_tokens,
     }
     faults = []
     for name, asked in wanted.items():
-        frame = bench.held_out_contexts.get(name)
+        frame = session.held_out_contexts.get(name)
         tokens = 0 if frame is None else int((frame["token_ids"].list.len().cast(pl.Int64) - 1).sum())
         if tokens < asked:
             cure = "raise harvest.held_out_share" if name == "random" else "give a source the role out_of_domain"
@@ -100,14 +101,14 @@ def _texts_there(bench: Workbench, layer: int) -> list[str]:
     return faults
 
 
-def _near_zero(bench: Workbench, layer: int) -> list[str]:
+def _near_zero(session: Session, layer: int) -> list[str]:
     return [
         f"the graph of another unit has a mean F1 of {row['f1_all']:.2f} on {row['text']}: firing there is common or "
         "shared, so F1 says little about a single unit"
-        for row in _means(bench, layer, "graph_shuffled").iter_rows(named=True)
+        for row in _means(session, layer, "graph_shuffled").iter_rows(named=True)
         if row["f1_all"] >= NEAR_ZERO
     ]
 
 
-def _means(bench: Workbench, layer: int, predictor: str) -> pl.DataFrame:
-    return bench.read("layer_scores", layer).filter(pl.col("predictor") == predictor)
+def _means(session: Session, layer: int, predictor: str) -> pl.DataFrame:
+    return session.read("layer_scores", layer).filter(pl.col("predictor") == predictor)

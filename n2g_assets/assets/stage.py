@@ -13,16 +13,16 @@ import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
-from n2g_assets.errors import N2GError, StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.core.errors import N2GError, StorageError
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
-from n2g_assets.storage.tables import TABLES
 
-Extra = Callable[[Workbench, int], Mapping[str, Any]]
-LayerWork = Callable[[Workbench, int, Progress], StageReport]
+Extra = Callable[[Session, int], Mapping[str, Any]]
+LayerWork = Callable[[Session, int, Progress], StageReport]
 
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""
@@ -49,13 +49,11 @@ class Stage:
     """Raised by hand when the same inputs would give other rows."""
     work: LayerWork
     """Computes or reuses one layer."""
-    prepare: Callable[[Workbench, Sequence[int], Progress], None] | None = None
+    prepare: Callable[[Session, Sequence[int], Progress], None] | None = None
     """Work for all layers of the run together, before the loop."""
     extra: Extra | None = None
     """More metadata, such as pictures."""
     preview_columns: list[str] | None = None
-    control: bool = False
-    """Whether it takes over rows of the control study's stage of the same name."""
     kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
 
 
@@ -64,18 +62,18 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
-            bench = Workbench(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
+            session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
         layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, dict[str, Any]] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
             with failing_clearly(), progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
-                stage.prepare(bench, list(layers.values()), show)
+                stage.prepare(session, list(layers.values()), show)
         for key, layer in layers.items():
             try:
                 with progress(f"{study.name}/{stage.name} layer {key}", "units", context.log.info) as show:
-                    report = stage.work(bench, layer, show)
-                finished[key] = _layer_metadata(bench, stage, layer, report)
+                    report = stage.work(session, layer, show)
+                finished[key] = _layer_metadata(session, stage, layer, report)
                 context.log.info(f"{stage.name}, layer {key}: {_summary(report)}")
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
@@ -104,9 +102,8 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
 
 
 def _deps(study: Study, stage: Stage) -> list[dg.AssetKey]:
-    """What a stage reads: the study's own stages, and of its control study the stage of the same name."""
-    deps = [study.key(name) for name in stage.upstream if study.tries_rules or name != "rule_tests"]
-    return [*deps, study.companion.key(stage.name)] if stage.control and study.companion is not None else deps
+    """The stages that a stage reads."""
+    return [study.key(name) for name in stage.upstream if study.tries_rules or name != "rule_tests"]
 
 
 def _summary(report: StageReport) -> str:
@@ -117,7 +114,7 @@ def _summary(report: StageReport) -> str:
     return f"{units}, in {report.seconds:.1f} s; {rows}"
 
 
-def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageReport) -> dict[str, Any]:
+def _layer_metadata(session: Session, stage: Stage, layer: int, report: StageReport) -> dict[str, Any]:
     main = stage.tables[0]
     shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
     metadata: dict[str, Any] = {
@@ -129,10 +126,10 @@ def _layer_metadata(bench: Workbench, stage: Stage, layer: int, report: StageRep
         **{f"rows of {name}": rows for name, rows in report.rows.items()},
         **{f"units {status}": count for status, count in report.ledger.items()},
         "content hash": report.content_hashes[main],
-        "preview": preview(bench.read(main, layer, columns=shown, units=bench.units(layer))),
+        "preview": preview(session.read(main, layer, columns=shown, units=session.units(layer))),
     }
     if stage.extra is not None:
-        metadata |= stage.extra(bench, layer)
+        metadata |= stage.extra(session, layer)
     return metadata
 
 
@@ -146,7 +143,7 @@ def _failure(stage: Stage, finished: Sequence[str], failures: Mapping[str, Excep
 
 
 def fill_layer(
-    bench: Workbench,
+    session: Session,
     stage: Stage,
     layer: int,
     *,
@@ -161,7 +158,7 @@ def fill_layer(
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
     Args:
-        bench: what the step works with.
+        session: what the step works with.
         stage: the stage.
         layer: the layer.
         previous: stage whose ledger says which units have already ended.
@@ -172,46 +169,46 @@ def fill_layer(
         without: columns of these tables that do not count as input.
         also: what else every unit's result depends on, as JSON.
     """
-    units = bench.units(layer)
-    a_max = bench.a_max(layer, units)
-    hashes = {name: _input_hashes(bench, name, layer, units, without) for name in inputs}
-    ledger = bench.read("ledger", layer, part=previous)
-    missing = set(units) - {Unit(neuron, sign) for neuron, sign in ledger.select("neuron", "sign").iter_rows()}
+    units = session.units(layer)
+    a_max = session.a_max(layer, units)
+    hashes = {name: _input_hashes(session, name, layer, units, without) for name in inputs}
+    ledger = session.read("ledger", layer, part=previous)
+    missing = set(units) - {Unit(neuron, sign) for neuron, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:
         raise StorageError(
             f"{previous} of layer {layer} has not seen {len(missing)} of the units asked for: materialize it first."
         )
     ended = ledger.filter(pl.col("status") != "ok")
     carried = {
-        Unit(row["neuron"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
+        Unit(row["unit"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
     }
-    method = bench.settings.method.model_dump()
+    method = session.settings.method.model_dump()
     extra = {} if also is None else {"also": also}
     return fill_units(
-        bench.store,
+        session.store,
         stage=stage.name,
         tables=stage.tables,
-        study=bench.study.name,
+        study=session.study.name,
         layer=layer,
         code_version=stage.code_version,
-        settings_hash=hash_json({"model": bench.model_hash} | {name: method[name] for name in settings} | extra),
+        settings_hash=hash_json({"model": session.model_hash} | {name: method[name] for name in settings} | extra),
         units=units,
         unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
         carried=carried,
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
-        block_size=bench.settings.method.units_per_block,
+        block_size=session.settings.method.units_per_block,
         progress=show,
-        retry_failed=bench.retry_failed,
+        retry_failed=session.retry_failed,
     )
 
 
 def _input_hashes(
-    bench: Workbench, table: str, layer: int, units: Sequence[Unit], without: Sequence[str]
+    session: Session, table: str, layer: int, units: Sequence[Unit], without: Sequence[str]
 ) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
     columns = [name for name in TABLES[table].schema if name not in without] if without else None
     hashes: dict[Unit, str] = {}
     for start in range(0, len(units), _HASHED_TOGETHER):
         part = units[start : start + _HASHED_TOGETHER]
-        hashes |= unit_rows_hashes(bench.read(table, layer, columns=columns, units=part), part)
+        hashes |= unit_rows_hashes(session.read(table, layer, columns=columns, units=part), part)
     return hashes

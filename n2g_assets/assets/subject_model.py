@@ -9,8 +9,8 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.metadata import asset_metadata, preview, rounded
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
-from n2g_assets.settings import NeuronSample
+from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.core.settings import NeuronSample
 from n2g_assets.storage.slices import hash_json
 
 _CODE_VERSION = "1"
@@ -47,44 +47,44 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
     @failing_clearly()
     def subject_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         began = time.monotonic()
-        bench = Workbench(study, context.resources.n2g.open(), context.log)
-        with bench.holding("subject_model"):
-            input_hash = _input_hash(bench)
-            reused = bench.is_fresh(_TABLES, input_hash)
+        session = Session(study, context.resources.n2g.open(), context.log)
+        with session.holding("subject_model"):
+            input_hash = _input_hash(session)
+            reused = session.is_fresh(_TABLES, input_hash)
             if not reused:
-                _write(bench, input_hash)
-        row = bench.model_row
+                _write(session, input_hash)
+        row = session.model_row
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(bench.model_hash),
+            data_version=dg.DataVersion(session.model_hash),
             metadata={
                 "dagster/row_count": 1,
                 "result": "reused" if reused else "computed",
                 "seconds": round(time.monotonic() - began, 2),
                 **{name: rounded(value) for name, value in row.items() if name != "study"},
-                "preview": preview(bench.read("vocabulary").drop("study").slice(1000)),
+                "preview": preview(session.read("vocabulary").drop("study").slice(1000)),
             },
         )
 
     return subject_model
 
 
-def _input_hash(bench: Workbench) -> str:
-    settings = bench.settings
+def _input_hash(session: Session) -> str:
+    settings = session.settings
     return hash_json(
         {
             "code_version": _CODE_VERSION,
-            "file_sha256": bench.subject_files.file_sha256,
+            "file_sha256": session.subject_files.file_sha256,
             "settings": settings.model_dump(mode="json"),
             "versions": {name: version(name) for name in _PACKAGES},
         }
     )
 
 
-def _write(bench: Workbench, input_hash: str) -> None:
-    from n2g_assets.subject.vocabulary import build_vocabulary, vocabulary_rows
+def _write(session: Session, input_hash: str) -> None:
+    from n2g_assets.model.vocabulary import build_vocabulary, vocabulary_rows
 
-    settings = bench.settings
-    model = bench.load_subject(settings.harvest.dtype)
+    settings = session.settings
+    model = session.load_subject(settings.harvest.dtype)
     selection = settings.neurons
     if isinstance(selection, NeuronSample):
         neurons: int | list[int] = selection.sample
@@ -99,7 +99,7 @@ def _write(bench: Workbench, input_hash: str) -> None:
         mask_id=model.mask_id,
     )
     if settings.method.proposer == "masked_lm":
-        from n2g_assets.subject.masked_lm import MaskedLMProposer
+        from n2g_assets.model.masked_lm import MaskedLMProposer
 
         MaskedLMProposer(settings.method.masked_lm, model, vocabulary)  # if it cannot be had, now rather than later
     versions = {name: version(name) for name in _PACKAGES}
@@ -107,8 +107,13 @@ def _write(bench: Workbench, input_hash: str) -> None:
         "subject_models": pl.DataFrame([asdict(model.facts)]),
         "vocabulary": vocabulary_rows(vocabulary),
         "studies": pl.DataFrame(
-            {"settings": [settings.model_dump_json()], "versions": [json.dumps(versions, sort_keys=True)]}
+            {
+                "settings": [settings.model_dump_json()],
+                "versions": [json.dumps(versions, sort_keys=True)],
+                "control_of": [settings.control_of],
+            },
+            schema_overrides={"control_of": pl.String},
         ),
     }
     for table, frame in rows.items():
-        bench.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION)
+        session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import Stage, fill_layer
-from n2g_assets.assets.workbench import Workbench
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.storage.stages import StageReport
 
 
-def _work(bench: Workbench, layer: int, show: Progress) -> StageReport:
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
-        bench, STAGE, layer,
+        session, STAGE, layer,
         previous="activation_cache",
         inputs=("top_contexts",),
         without=("activations",),
         settings=("seed", "top_contexts", "contexts_per_document", "min_contexts_per_side"),
         compute=lambda units, a_max: choose_top_examples(
-            units, bench.read("top_contexts", layer, units=units), bench.contexts, a_max, bench.prober(layer),
-            bench.settings.method, bench.cluster_of,
+            units, session.read("top_contexts", layer, units=units), session.contexts, a_max, session.prober(layer),
+            session.settings.method, session.cluster_of,
         ),
         show=show,
-        also={"clusters": bench.clusters_hash},
+        also={"clusters": session.clusters_hash},
     )  # fmt: skip
 
 
@@ -33,5 +33,5 @@ STAGE = Stage(
     upstream=("activation_cache", "corpus_tokens"),
     code_version="2",
     work=_work,
-    preview_columns=["neuron", "sign", "rank", "split", "activation", "peak", "context_id"],
+    preview_columns=["unit", "sign", "rank", "split", "activation", "peak", "context_id"],
 )

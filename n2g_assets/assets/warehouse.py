@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from n2g_assets.assets.session import Session, Study, failing_clearly
 from n2g_assets.assets.stage import Stage
-from n2g_assets.assets.workbench import Study, Workbench, failing_clearly
 from n2g_assets.storage.warehouse import publish
 
 
@@ -16,7 +16,7 @@ def warehouse_asset(study: Study, stages: Sequence[Stage]) -> dg.AssetsDefinitio
         key=study.key("warehouse"),
         group_name=study.name,
         backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
-        description="The slices of the study and of its control study in the shared DuckDB file, with comments, views "
+        description="The slices of the study in the shared DuckDB file, with comments, views "
         "and macros; readers keep their snapshot.",
         deps=[study.key(name) for name in ("subject_model", "corpus_tokens", *(stage.name for stage in stages))],
         automation_condition=(
@@ -30,15 +30,11 @@ def warehouse_asset(study: Study, stages: Sequence[Stage]) -> dg.AssetsDefinitio
     )
     @failing_clearly()
     def warehouse(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        home = context.resources.n2g.open()
-        for published in (study.companion, study):
-            if published is None:
-                continue
-            bench = Workbench(published, home, context.log)
-            units = {layer: bench.units(layer) for layer in published.settings.layer_numbers}
-            report = publish(bench.store, published.name, units)
-            for warning in report.warnings:
-                context.log.warning(warning)
+        session = Session(study, context.resources.n2g.open(), context.log)
+        units = {layer: session.units(layer) for layer in study.settings.layer_numbers}
+        report = publish(session.store, study.name, units)
+        for warning in report.warnings:
+            context.log.warning(warning)
         return dg.MaterializeResult(
             metadata={
                 "database": dg.MetadataValue.path(str(report.database)),

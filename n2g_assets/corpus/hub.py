@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from n2g_assets.core.errors import SourceError
+from n2g_assets.core.settings import HubSource
 from n2g_assets.corpus.files import read_parquet
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.errors import SourceError
-from n2g_assets.settings import HubSource
 from n2g_assets.storage.files import write_atomically
 
 _CONVERTED = "refs/convert/parquet"

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import file_format, find_files, inspect_file, read_files
 from n2g_assets.corpus.hub import find_listing, read_hub
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.errors import CorpusError
-from n2g_assets.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
 
 
 @dataclass(frozen=True)

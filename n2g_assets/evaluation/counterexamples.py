@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import Shard
-from n2g_assets.method.probing import Unit
 
 FALSE_ALARM, MISS = "false_alarm", "miss"
 """Values of ``counterexamples.kind``."""
@@ -82,7 +82,7 @@ class Counterexamples:
         else:
             cause = CONTEXT_UNMATCHED if shard.encoded.forms[token] in known else TOKEN_UNKNOWN
         return {
-            **self.unit._asdict(), "text": self.text, "kind": kind, "context_id": context_id, "position": position,
+            **self.unit.key(), "text": self.text, "kind": kind, "context_id": context_id, "position": position,
             "predicted": float(predicted[token]), "actual": float(actual[token]),
             "token_ids": token_ids[: position + 1], "cause": cause, "end": end,
         }  # fmt: skip

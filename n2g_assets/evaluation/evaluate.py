@@ -22,7 +22,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64
 
-from n2g_assets.errors import N2GError
+from n2g_assets.core.errors import N2GError
+from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.counterexamples import Counterexamples, rules_of_ends
@@ -34,10 +36,9 @@ from n2g_assets.evaluation.scores import Scores
 from n2g_assets.evaluation.texts import HeldOutText, TextName, quantile_windows
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, frames_by_unit, unit_frame
 from n2g_assets.method.text import EncodedText
-from n2g_assets.settings import EvaluationSettings, MethodSettings
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ class _Evaluation:
         parts: dict[TextName, list[np.ndarray]] = {text.name: [shard.inside for shard in text.shards]}
         if text.name == "random":
             settings = self.materials.evaluation
-            seed = [settings.seed, self.mine.layer, self.unit.neuron, int(self.unit.sign < 0)]
+            seed = [settings.seed, self.mine.layer, self.unit.number, int(self.unit.sign < 0)]
             parts["quantiles"] = quantile_windows(text, actual, settings.quantile_contexts, seed)
         n_documents = len(text.document_ids)
         scores = {part: {name: Scores(n_documents, self.threshold) for name in self.predictors} for part in parts}
@@ -301,5 +302,5 @@ class _Evaluation:
             row, draws = score.row(weights)
             chosen = self.predictors[name]
             n = chosen.n if name == "ngram" and isinstance(chosen, NGram) else None
-            made.append(({**self.unit._asdict(), "predictor": name, "text": text, **row, "ngram_n": n}, draws))
+            made.append(({**self.unit.key(), "predictor": name, "text": text, **row, "ngram_n": n}, draws))
         return made

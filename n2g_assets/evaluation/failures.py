@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.counterexamples import TOKEN_UNKNOWN
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import rows_by_unit, unit_frame
-from n2g_assets.settings import MethodSettings
 
 UNREDUCED_SHARE = 1 / 3
 """``context_beyond_window``: share of train contexts without a short enough prompt, from which it is named."""
@@ -96,7 +96,7 @@ def name_failures(
         Rows of table ``failures`` without study and layer, in the order of the units and of ``FAILURE_RULES``.
     """
     # only what the rules read: windows and texts stay in their frames
-    keys = ["neuron", "sign"]
+    keys = ["unit", "sign"]
     contexts = rows_by_unit(units, top_examples.filter(pl.col("split") == "test").select(*keys, "activation"))
     pruned = rows_by_unit(units, pruned_examples.select(*keys, "reduced"))
     of_unit = rows_by_unit(units, rules.sort("rule_id").select(*keys, "tokens", "count"))
@@ -115,7 +115,7 @@ def name_failures(
             "polysemantic": polysemantic(of_unit[unit]),
         }
         rows += [
-            {**unit._asdict(), "kind": kind, **finding._asdict()}
+            {**unit.key(), "kind": kind, **finding._asdict()}
             for kind in FAILURE_RULES
             if (finding := findings[kind]) is not None
         ]

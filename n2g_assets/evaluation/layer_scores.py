@@ -19,11 +19,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64, Int64
 
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import interval
-from n2g_assets.evaluation.predictors import OTHER_MODEL
 from n2g_assets.evaluation.scores import HUNDREDTHS, Draws
-from n2g_assets.method.probing import Unit
-from n2g_assets.storage.tables import TABLES
 
 COMPARED_WITH = "token_lookup"
 """The predictor that ``f1_gain`` is measured against."""
@@ -151,7 +150,7 @@ class LayerScores:
         self, predictor: str, text: str, f1_all: float, all_draws: Float64[np.ndarray, " draws"]
     ) -> dict[str, float | None]:
         lookup = self._sums.get((COMPARED_WITH, text))
-        if lookup is None or not lookup.evaluated or predictor == OTHER_MODEL:
+        if lookup is None or not lookup.evaluated:
             return _with_interval("f1_gain", None, all_draws)
         asked = self._units_asked(COMPARED_WITH)
         return _with_interval(

@@ -8,7 +8,6 @@
 | always_zero | never fires |
 | graph_shuffled | control: the graph of another unit of the layer |
 | graph_unaugmented | control: the graph without the paths of augmented variants |
-| graph_reinitialised | control: a graph of the model with its weights drawn anew, scored on that model |
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from jaxtyping import Float32
 
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.units import Unit
 from n2g_assets.method.text import EncodedText
 
 PredictorName = Literal[
@@ -30,15 +29,12 @@ PredictorName = Literal[
     "skip_bigram",
     "always_zero",
     "graph_shuffled",
-    "graph_reinitialised",
     "graph_unaugmented",
 ]
 PREDICTORS: tuple[PredictorName, ...] = get_args(PredictorName)
 """Values of ``evaluation.predictor``, in order."""
 PAPER_PREDICTORS: tuple[PredictorName, ...] = ("graph", "token_lookup", "ngram")
 """Those of the preset ``paper``."""
-OTHER_MODEL: PredictorName = "graph_reinitialised"
-"""The control whose units are scored on another model's activations."""
 
 
 class Predictor(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
 from n2g_assets.evaluation.baselines import forms_of, one_longer, runs_of_one, trie_of
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary

@@ -32,11 +32,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32, Int64
 
+from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.predict import TokenGraph
-from n2g_assets.method.probing import Prober, Unit, Vocabulary
+from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, frames_by_unit, rows_by_unit, unit_frame
 from n2g_assets.method.text import EncodedText
-from n2g_assets.settings import EvaluationSettings, MethodSettings
 
 CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
 """Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
@@ -245,7 +246,7 @@ def try_rules(
         )
         of_context = np.array(trial.changed, str) == CONTEXT
         rows.append({
-            **trial.unit._asdict(), "rule_id": trial.rule_id,
+            **trial.unit.key(), "rule_id": trial.rule_id,
             "n_matches": len(matched), "fired": int((matched >= method.firing_threshold).sum()),
             "n_near_misses": len(missed), "silent": int((missed < method.firing_threshold).sum()),
             "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
@@ -273,7 +274,7 @@ def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, i
 
 
 def _generator(seed: int, layer: int, unit: Unit, rule_id: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, layer, unit.neuron, int(unit.sign < 0), rule_id]))
+    return np.random.default_rng(np.random.SeedSequence([seed, layer, unit.number, int(unit.sign < 0), rule_id]))
 
 
 def _draw_matches(

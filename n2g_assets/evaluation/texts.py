@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.core.units import Unit
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
 TextName = Literal["top", "quantiles", "random", "out_of_domain"]

@@ -22,9 +22,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int, Int32
 
-from n2g_assets.method.probing import Prober, Proposer, Substitute, Unit, Vocabulary
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
+from n2g_assets.method.probing import Prober, Proposer, Substitute, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
-from n2g_assets.settings import MethodSettings
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def augment_examples(
             for choice, substitute in enumerate(chosen):
                 variant = make_variant(token_ids, position, substitute.token_ids)
                 tried.append({
-                    "neuron": example["neuron"], "sign": example["sign"], "rank": example["rank"],
+                    "unit": example["unit"], "sign": example["sign"], "rank": example["rank"],
                     "position": position, "choice": choice, "original_id": original_id, "substitute": substitute.text,
                     "token_ids": variant.token_ids, "origins": variant.origins, "unvaried": example["activation"],
                     "proposer": proposer.name,
                 })  # fmt: skip
     if tried:
-        asked = [Unit(row["neuron"], row["sign"]) for row in tried]
+        asked = [Unit(row["unit"], row["sign"]) for row in tried]
         for row, activations in zip(tried, prober.activations([row["token_ids"] for row in tried], asked), strict=True):
             row["activations"], row["activation"] = activations, float(activations[-1])
             row["kept"] = row["unvaried"] > 0 and row["activation"] >= settings.substitute_keep * row["unvaried"]

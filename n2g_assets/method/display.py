@@ -33,8 +33,3 @@ def _visible(character: str) -> str:
     if unicodedata.category(character) in _ESCAPED:
         return f"\\x{code:02x}" if code <= 0xFF else f"\\u{{{code:x}}}"
     return character
-
-
-def unit_text(layer: int, neuron: int, sign: int) -> str:
-    """A unit for reading, such as ``layer 7, neuron 12, negative``."""
-    return f"layer {layer}, neuron {neuron}" + ("" if sign > 0 else ", negative")

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import rescale
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_by_unit, unit_frame
 from n2g_assets.method.rules import rule_rows
-from n2g_assets.settings import MethodSettings
 
 MAX_NODES = 500_000
 """A graph that merging makes larger than this is given up: ledger ``failed``."""
@@ -217,8 +218,8 @@ def build_graphs(
                 "failed", f"Merging made its graph larger than {MAX_NODES} nodes: raise method.important_threshold."
             )
             continue
-        nodes += [{**unit._asdict(), **row} for row in rows]
-        rules += [{**unit._asdict(), **row} for row in rule_rows(rows)]
+        nodes += [{**unit.key(), **row} for row in rows]
+        rules += [{**unit.key(), **row} for row in rule_rows(rows)]
     tables = {"graph_nodes": unit_frame("graph_nodes", nodes), "rules": unit_frame("rules", rules)}
     return finish_block(units, tables, unusual)
 

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 

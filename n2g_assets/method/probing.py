@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
-
-class Unit(NamedTuple):
-    """One neuron of a layer with a sign (+1, or -1 for the negated activation)."""
-
-    neuron: int
-    sign: int
+from n2g_assets.core.units import Unit
 
 
 class Prober(Protocol):

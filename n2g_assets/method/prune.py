@@ -22,10 +22,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Float64, Int, Int32
 
-from n2g_assets.method.probing import Prober, Unit, Vocabulary
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
+from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
 from n2g_assets.method.saliency import importance_rows, masked_prompts
-from n2g_assets.settings import MethodSettings
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def prompt_rows(
         importances: of every token for each of them.
     """
     full, kept = prompt.context.activation, float(prompt.activations[-1])
-    key = {**prompt.context.unit._asdict(), "rank": prompt.context.rank}
+    key = {**prompt.context.unit.key(), "rank": prompt.context.rank}
     example = {
         **key, "peak": prompt.peak, "start": prompt.context.peak - prompt.peak + 1, "token_ids": prompt.token_ids,
         "activation": kept, "full_activation": full, "kept_share": kept / full, "reduced": prompt.reduced,

@@ -1,6 +1,6 @@
 """What a per-layer stage gives back: the rows it made and what became of each unit of its block.
 
-Frames carry `neuron` and `sign` and a table's own columns; the runner adds `study` and `layer`. A unit whose rows hold
+Frames carry `unit` and `sign` and a table's own columns; the runner adds `study` and `layer`. A unit whose rows hold
 a number that is not finite is reported as failed and loses its rows, so that no NaN travels on.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.probing import Unit
-from n2g_assets.storage.tables import TABLES
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit, key_frame
 
 Status = Literal["ok", "dead", "too_few_contexts", "failed"]
 
@@ -56,16 +56,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def key_frame(units: Iterable[Unit]) -> pl.DataFrame:
-    """Units as a frame with the columns ``neuron`` and ``sign``, to join rows with."""
-    return pl.DataFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-
-
 def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
     """The rows of each unit of a block in the order of the frame; rows of other units are left out."""
     rows: dict[Unit, list[dict[str, Any]]] = {unit: [] for unit in units}
     for row in frame.iter_rows(named=True):
-        unit = Unit(row["neuron"], row["sign"])
+        unit = Unit(row["unit"], row["sign"])
         if unit in rows:
             rows[unit].append(row)
     return rows
@@ -73,8 +68,8 @@ def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[
 
 def frames_by_unit(frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
     """The rows of each unit as a frame of their own, in the order of the frame; units without rows have none."""
-    parts = frame.partition_by("neuron", "sign", as_dict=True, maintain_order=True)
-    return {Unit(neuron, sign): part for (neuron, sign), part in parts.items()}
+    parts = frame.partition_by("unit", "sign", as_dict=True, maintain_order=True)
+    return {Unit(number, sign): part for (number, sign), part in parts.items()}
 
 
 def finish_block(
@@ -84,7 +79,7 @@ def finish_block(
     ledger = {unit: (unusual or {}).get(unit, Outcome("ok")) for unit in units}
     for table, frame in tables.items():
         for column in _floats(frame):
-            bad = frame.filter(~_finite(frame, column)).select("neuron", "sign").unique().iter_rows()
+            bad = frame.filter(~_finite(frame, column)).select("unit", "sign").unique().iter_rows()
             for unit in (Unit(*row) for row in bad):
                 if ledger[unit].status == "ok":
                     reason = f"{table}.{column} is not finite: check the subject model for overflow."
@@ -92,7 +87,7 @@ def finish_block(
     lost = [unit for unit, outcome in ledger.items() if outcome.status != "ok"]
     if lost:
         key = key_frame(lost)
-        tables = {table: frame.join(key, on=["neuron", "sign"], how="anti") for table, frame in tables.items()}
+        tables = {table: frame.join(key, on=["unit", "sign"], how="anti") for table, frame in tables.items()}
     return BlockResult(dict(tables), ledger)
 
 

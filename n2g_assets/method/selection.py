@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from n2g_assets.errors import SettingsError
-from n2g_assets.method.probing import Unit
-from n2g_assets.settings import NeuronSample, NeuronSelection
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.settings import NeuronSample, NeuronSelection
+from n2g_assets.core.units import Unit
 
 
 def select_neurons(selection: NeuronSelection, layer: int, width: int) -> list[int]:

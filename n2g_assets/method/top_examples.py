@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32
 
-from n2g_assets.method.probing import Prober, Unit
-from n2g_assets.method.results import BlockResult, Outcome, finish_block, key_frame, unit_frame
-from n2g_assets.settings import MethodSettings
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit, key_frame
+from n2g_assets.method.probing import Prober
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def choose_top_examples(
             continue
         for rank, (one, side) in enumerate(zip(examples, sides, strict=True)):
             rows.append({
-                **unit._asdict(), "rank": rank, "context_id": one.context_id, "document_id": one.document_id,
+                **unit.key(), "rank": rank, "context_id": one.context_id, "document_id": one.document_id,
                 "peak": one.peak, "split": side, "activation": one.activation, "token_ids": one.token_ids,
                 "activations": one.activations,
             })  # fmt: skip
@@ -102,7 +103,7 @@ def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Un
     is nearest to one half (of two equally near, the larger).
     """
     documents = sorted(set(document_ids))
-    generator = np.random.default_rng(np.random.SeedSequence([seed % 2**63, layer, unit.neuron, int(unit.sign < 0)]))
+    generator = np.random.default_rng(np.random.SeedSequence([seed % 2**63, layer, unit.number, int(unit.sign < 0)]))
     shuffled = [documents[index] for index in generator.permutation(len(documents))]
     sizes = [document_ids.count(document) for document in shuffled]
     reachable = [1]  # bit n of reachable[i]: the last i documents can give n train contexts
@@ -131,7 +132,7 @@ def _choose(
     units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: MethodSettings
 ) -> pl.DataFrame:
     """The rows of ``top_contexts`` that are taken, joined with their contexts, strongest first within a unit."""
-    unit_key, columns = ["neuron", "sign"], ["context_id", "activation", "activations"]
+    unit_key, columns = ["unit", "sign"], ["context_id", "activation", "activations"]
     block = key_frame(units)
     strong = (
         top_contexts.filter(pl.col("activation") > 0)
@@ -158,12 +159,12 @@ def _measure(units: Sequence[Unit], chosen: pl.DataFrame, prober: Prober) -> dic
     unknown = [row for row in rows if row["activations"] is None]
     if unknown:
         prompts = [np.asarray(row["token_ids"], np.int32) for row in unknown]
-        answers = prober.activations(prompts, [Unit(row["neuron"], row["sign"]) for row in unknown])
+        answers = prober.activations(prompts, [Unit(row["unit"], row["sign"]) for row in unknown])
         for row, answer in zip(unknown, answers, strict=True):
             row["activations"] = answer
     measured: dict[Unit, list[_Context]] = {unit: [] for unit in units}
     for row in rows:
         tokens, activations = np.asarray(row["token_ids"], np.int32), np.asarray(row["activations"], np.float32)
         context = _Context(row["context_id"], row["document_id"], tokens, activations)
-        measured[Unit(row["neuron"], row["sign"])].append(context)
+        measured[Unit(row["unit"], row["sign"])].append(context)
     return measured

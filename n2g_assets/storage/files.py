@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
 from n2g_assets.storage.hashing import file_sha256
 
 logger = logging.getLogger(__name__)

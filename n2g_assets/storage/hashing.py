@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.units import Unit
 
 _DIGEST_BYTES = 16
 Hasher = Any  # hashlib's own type has no public name
@@ -44,22 +44,22 @@ def unit_rows_hashes(frame: pl.DataFrame, units: Iterable[Unit]) -> dict[Unit, s
     """Hash of each unit's rows; ``study`` and ``layer`` do not count, the order of rows within a unit does.
 
     Args:
-        frame: rows with the columns ``neuron`` and ``sign``; rows of other units are passed over.
+        frame: rows with the columns ``unit`` and ``sign``; rows of other units are passed over.
         units: the units asked about; one without rows gets the hash of no rows.
     """
     units = list(units)
-    wanted = pl.DataFrame(units, schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row").unique()
+    wanted = pl.DataFrame(units, schema={"unit": pl.Int32, "sign": pl.Int8}, orient="row").unique()
     rows = (
         frame.drop("study", "layer", strict=False)
-        .with_columns(pl.col("neuron").cast(pl.Int32), pl.col("sign").cast(pl.Int8))
-        .join(wanted, on=["neuron", "sign"], how="semi")
-        .sort("neuron", "sign", maintain_order=True)
+        .with_columns(pl.col("unit").cast(pl.Int32), pl.col("sign").cast(pl.Int8))
+        .join(wanted, on=["unit", "sign"], how="semi")
+        .sort("unit", "sign", maintain_order=True)
     )
-    groups = rows.group_by("neuron", "sign", maintain_order=True).len()
+    groups = rows.group_by("unit", "sign", maintain_order=True).len()
     ends = np.cumsum(groups["len"].to_numpy()).astype(np.int64)
     spans = {
-        Unit(neuron, sign): (int(end) - size, int(end))
-        for (neuron, sign, size), end in zip(groups.iter_rows(), ends, strict=True)
+        Unit(number, sign): (int(end) - size, int(end))
+        for (number, sign, size), end in zip(groups.iter_rows(), ends, strict=True)
     }
     columns = [(_header(column), _pieces(column)) for column in rows.get_columns()]
     answer = {}
@@ -149,8 +149,3 @@ def _joined_bytes(array: pa.Array) -> np.ndarray:
         return np.zeros(0, np.uint8)
     bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     return np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
-
-
-def unit_key(unit: Unit) -> str:
-    """The unit as text, such as ``17:-1``: its key among a manifest's ``unit_hashes``."""
-    return f"{unit.neuron}:{unit.sign}"

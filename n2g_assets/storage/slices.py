@@ -26,12 +26,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from n2g_assets.errors import StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES, Table
+from n2g_assets.core.units import Unit
 from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
 from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
-from n2g_assets.storage.home import Home
-from n2g_assets.storage.tables import TABLES, Table
 
 __all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json"]
 
@@ -63,7 +63,7 @@ class Manifest:
     file_bytes: int
     file_sha256: str
     unit_hashes: dict[str, str] = field(default_factory=dict)
-    """By ``neuron:sign``, the hash of what this unit's rows were made from."""
+    """By ``unit:sign``, the hash of what this unit's rows were made from."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -113,7 +113,7 @@ class SliceStore:
             part: ``rows``, or the stage for the ledger.
             input_hash: hash of what the rows were made from.
             code_version: code version of the stage.
-            unit_hashes: by ``neuron:sign``, the hash of what that unit's rows were made from.
+            unit_hashes: by ``unit:sign``, the hash of what that unit's rows were made from.
             extra: anything else to keep with the slice, as JSON.
 
         Raises:
@@ -315,10 +315,10 @@ class SliceStore:
 
 def _only_units(rows: pl.LazyFrame, units: Sequence[Unit]) -> pl.LazyFrame:
     """The rows of some units; the first condition lets the reader leave out groups of rows of other units."""
-    neurons = [unit.neuron for unit in units]
-    wanted = pl.LazyFrame(list(units), schema={"neuron": pl.Int32, "sign": pl.Int8}, orient="row")
-    near = pl.col("neuron").is_between(min(neurons), max(neurons)) if neurons else pl.lit(False)
-    return rows.filter(near).join(wanted, on=["neuron", "sign"], how="semi", maintain_order="left")
+    neurons = [unit.number for unit in units]
+    wanted = pl.LazyFrame(list(units), schema={"unit": pl.Int32, "sign": pl.Int8}, orient="row")
+    near = pl.col("unit").is_between(min(neurons), max(neurons)) if neurons else pl.lit(False)
+    return rows.filter(near).join(wanted, on=["unit", "sign"], how="semi", maintain_order="left")
 
 
 def _row_group(frame: pl.DataFrame) -> int:

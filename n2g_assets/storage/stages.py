@@ -28,8 +28,9 @@ from typing import Any
 
 import polars as pl
 
-from n2g_assets.errors import N2GError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import N2GError
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.files import (
     LOCK_TIMEOUT,
@@ -38,9 +39,8 @@ from n2g_assets.storage.files import (
     is_disk_full,
     write_parquet,
 )
-from n2g_assets.storage.hashing import hash_json, unit_key, unit_rows_hashes
+from n2g_assets.storage.hashing import hash_json, unit_rows_hashes
 from n2g_assets.storage.slices import Manifest, SliceStore
-from n2g_assets.storage.tables import TABLES
 
 __all__ = ["StageReport", "fill_units", "unit_rows_hashes"]
 
@@ -122,7 +122,7 @@ def fill_units(
         raise ValueError(f"units of stage {stage} repeat")
     common = [stage, code_version, settings_hash]
     hashes = {unit: hash_json([*common, *_origin(unit, unit_inputs, carried)]) for unit in units}
-    input_hash = hash_json([*common, [[unit_key(unit), hashes[unit]] for unit in units]])
+    input_hash = hash_json([*common, [[str(unit), hashes[unit]] for unit in units]])
     ended = {unit: outcome for unit, outcome in carried.items() if unit in hashes}
     work = _Work(store, stage, tuple(tables), study, layer, hashes)
     with store.lock(f"{stage}/{study}/{layer}", lock_timeout):
@@ -210,7 +210,7 @@ class _Work:
         return {
             unit: outcomes[unit]
             for unit, wanted in self.hashes.items()
-            if unit in outcomes and all(manifest.unit_hashes.get(unit_key(unit)) == wanted for manifest in whole)
+            if unit in outcomes and all(manifest.unit_hashes.get(str(unit)) == wanted for manifest in whole)
         }
 
     def write(
@@ -230,7 +230,7 @@ class _Work:
             "layer": self.layer,
             "input_hash": input_hash,
             "code_version": code_version,
-            "unit_hashes": {unit_key(unit): self.hashes[unit] for unit in units},
+            "unit_hashes": {str(unit): self.hashes[unit] for unit in units},
         }
         written: dict[str, Manifest | None] = {}
         for table in self.tables:
@@ -240,8 +240,8 @@ class _Work:
             frames += [_only(_read(block.folder / f"{table}.parquet"), block.units) for block in blocks]
             written[table] = self.store.write(table, pl.concat(frames), **common)
         ledger = pl.DataFrame(
-            [(unit.neuron, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason) for unit in units],
-            schema=["neuron", "sign", "stage", "status", "reason"],
+            [(unit.number, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason) for unit in units],
+            schema=["unit", "sign", "stage", "status", "reason"],
             orient="row",
         )
         written["ledger"] = self.store.write("ledger", self.complete("ledger", ledger), part=self.stage, **common)
@@ -337,7 +337,7 @@ class _Work:
 def _origin(unit: Unit, unit_inputs: Mapping[Unit, str], carried: Mapping[Unit, Outcome]) -> list[str]:
     outcome = carried.get(unit)
     origin = ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
-    return [unit_key(unit), *origin]
+    return [str(unit), *origin]
 
 
 def _attempt(compute: Callable[[list[Unit]], BlockResult], units: Sequence[Unit], work: _Work) -> BlockResult:
@@ -352,7 +352,7 @@ def _attempt(compute: Callable[[list[Unit]], BlockResult], units: Sequence[Unit]
         if len(units) > 1:
             logger.warning("%s: %d units failed together (%s): trying one by one.", work.stage, len(units), error)
         else:
-            logger.exception("%s: unit %s of layer %d failed.", work.stage, unit_key(units[0]), work.layer)
+            logger.exception("%s: unit %s of layer %d failed.", work.stage, str(units[0]), work.layer)
             empty = {table: TABLES[table].empty().drop("study", "layer") for table in work.tables}
             return BlockResult(empty, {units[0]: Outcome("failed", _reason(error))})
     results = [_attempt(compute, [unit], work) for unit in units]
@@ -377,14 +377,14 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _only(frame: pl.DataFrame, units: Iterable[Unit]) -> pl.DataFrame:
-    wanted = pl.DataFrame(list(units), schema={"neuron": pl.Int64, "sign": pl.Int64}, orient="row")
-    key = [pl.col("neuron").cast(pl.Int64), pl.col("sign").cast(pl.Int64)]
-    return frame.join(wanted, left_on=key, right_on=["neuron", "sign"], how="semi", maintain_order="left")
+    wanted = pl.DataFrame(list(units), schema={"unit": pl.Int64, "sign": pl.Int64}, orient="row")
+    key = [pl.col("unit").cast(pl.Int64), pl.col("sign").cast(pl.Int64)]
+    return frame.join(wanted, left_on=key, right_on=["unit", "sign"], how="semi", maintain_order="left")
 
 
 def _outcomes(ledger: pl.DataFrame) -> dict[Unit, Outcome]:
-    rows = ledger.select("neuron", "sign", "status", "reason").iter_rows()
-    return {Unit(neuron, sign): Outcome(status, reason) for neuron, sign, status, reason in rows}
+    rows = ledger.select("unit", "sign", "status", "reason").iter_rows()
+    return {Unit(number, sign): Outcome(status, reason) for number, sign, status, reason in rows}
 
 
 def _reason(error: Exception) -> str:

@@ -18,46 +18,46 @@ CREATE OR REPLACE VIEW unit_status AS
 SELECT
     study,
     layer,
-    neuron,
+    unit,
     sign,
     coalesce(arg_min(status, stage_number(stage)) FILTER (WHERE status <> 'ok'), 'ok') AS status,
     coalesce(arg_min(stage, stage_number(stage)) FILTER (WHERE status <> 'ok'), arg_max(stage, stage_number(stage))) AS stage,
     coalesce(arg_min(reason, stage_number(stage)) FILTER (WHERE status <> 'ok'), '') AS reason
 FROM ledger
-GROUP BY study, layer, neuron, sign;
+GROUP BY study, layer, unit, sign;
 COMMENT ON VIEW unit_status IS 'What became of each unit: ok, or how, where and why it ended.';
 COMMENT ON COLUMN unit_status.study IS 'name of the study';
 COMMENT ON COLUMN unit_status.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN unit_status.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN unit_status.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN unit_status.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN unit_status.status IS 'ok, dead, too_few_contexts or failed';
 COMMENT ON COLUMN unit_status.stage IS 'the stage that ended the unit; for ok units the last stage so far';
 COMMENT ON COLUMN unit_status.reason IS 'why it ended; empty where ok';
 
 CREATE OR REPLACE VIEW problem_units AS
-SELECT study, layer, neuron, sign, stage, status, reason
+SELECT study, layer, unit, sign, stage, status, reason
 FROM unit_status
 WHERE status <> 'ok'
-ORDER BY study, layer, neuron, sign DESC;
+ORDER BY study, layer, unit, sign DESC;
 COMMENT ON VIEW problem_units IS 'Every unit that is not ok, with the stage that ended it and why.';
 COMMENT ON COLUMN problem_units.study IS 'name of the study';
 COMMENT ON COLUMN problem_units.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN problem_units.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN problem_units.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN problem_units.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN problem_units.stage IS 'the first stage in which the unit was not ok';
 COMMENT ON COLUMN problem_units.status IS 'dead, too_few_contexts or failed';
 COMMENT ON COLUMN problem_units.reason IS 'why, in one sentence';
 
 CREATE OR REPLACE VIEW unit_rules AS
-SELECT r.study, r.layer, r.neuron, r.sign, r.rule_id, r.pattern, r.activation, r.activation * s.max AS raw_activation, r.count
+SELECT r.study, r.layer, r.unit, r.sign, r.rule_id, r.pattern, r.activation, r.activation * s.max AS raw_activation, r.count
 FROM rules AS r
 LEFT JOIN neuron_stats AS s
-    ON s.study = r.study AND s.layer = r.layer AND s.neuron = r.neuron AND s.sign = r.sign
-ORDER BY r.study, r.layer, r.neuron, r.sign DESC, r.rule_id;
+    ON s.study = r.study AND s.layer = r.layer AND s.unit = r.unit AND s.sign = r.sign
+ORDER BY r.study, r.layer, r.unit, r.sign DESC, r.rule_id;
 COMMENT ON VIEW unit_rules IS 'The rules of each unit as readable patterns, strongest first.';
 COMMENT ON COLUMN unit_rules.study IS 'name of the study';
 COMMENT ON COLUMN unit_rules.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN unit_rules.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN unit_rules.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN unit_rules.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN unit_rules.rule_id IS 'number of the rule in its unit: the strongest is 0';
 COMMENT ON COLUMN unit_rules.pattern IS 'the rule in the order of the text; * is any token, the last token is the one that activates';
@@ -67,18 +67,18 @@ COMMENT ON COLUMN unit_rules.count IS 'prompts behind the rule';
 
 CREATE OR REPLACE VIEW unit_summary AS
 WITH nodes AS (
-    SELECT study, layer, neuron, sign, count(*) AS n_nodes
+    SELECT study, layer, unit, sign, count(*) AS n_nodes
     FROM graph_nodes
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 ), patterns AS (
-    SELECT study, layer, neuron, sign, count(*) AS n_rules, arg_min(pattern, rule_id) AS top_pattern
+    SELECT study, layer, unit, sign, count(*) AS n_rules, arg_min(pattern, rule_id) AS top_pattern
     FROM rules
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 ), scores AS (
     SELECT
         study,
         layer,
-        neuron,
+        unit,
         sign,
         max(f1) FILTER (WHERE predictor = 'graph') AS graph_f1,
         max(f1) FILTER (WHERE predictor = 'token_lookup') AS token_lookup_f1,
@@ -86,12 +86,12 @@ WITH nodes AS (
         max(n_firings) FILTER (WHERE predictor <> 'graph_reinitialised') AS n_firings
     FROM evaluation
     WHERE text = 'top'
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 )
 SELECT
     u.study,
     u.layer,
-    u.neuron,
+    u.unit,
     u.sign,
     u.status,
     s.max AS a_max,
@@ -104,15 +104,15 @@ SELECT
     e.ngram_f1,
     p.top_pattern
 FROM unit_status AS u
-LEFT JOIN neuron_stats AS s ON s.study = u.study AND s.layer = u.layer AND s.neuron = u.neuron AND s.sign = u.sign
-LEFT JOIN nodes AS n ON n.study = u.study AND n.layer = u.layer AND n.neuron = u.neuron AND n.sign = u.sign
-LEFT JOIN patterns AS p ON p.study = u.study AND p.layer = u.layer AND p.neuron = u.neuron AND p.sign = u.sign
-LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.neuron = u.neuron AND e.sign = u.sign
-ORDER BY u.study, u.layer, u.neuron, u.sign DESC;
+LEFT JOIN neuron_stats AS s ON s.study = u.study AND s.layer = u.layer AND s.unit = u.unit AND s.sign = u.sign
+LEFT JOIN nodes AS n ON n.study = u.study AND n.layer = u.layer AND n.unit = u.unit AND n.sign = u.sign
+LEFT JOIN patterns AS p ON p.study = u.study AND p.layer = u.layer AND p.unit = u.unit AND p.sign = u.sign
+LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.unit = u.unit AND e.sign = u.sign
+ORDER BY u.study, u.layer, u.unit, u.sign DESC;
 COMMENT ON VIEW unit_summary IS 'Every unit asked for on one line: its activation, its graph and how well the graph predicts.';
 COMMENT ON COLUMN unit_summary.study IS 'name of the study';
 COMMENT ON COLUMN unit_summary.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN unit_summary.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN unit_summary.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN unit_summary.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN unit_summary.status IS 'ok, dead, too_few_contexts or failed';
 COMMENT ON COLUMN unit_summary.a_max IS 'largest activation over the harvest';
@@ -344,7 +344,7 @@ CREATE OR REPLACE MACRO units_on(token) AS TABLE
 SELECT
     g.study,
     g.layer,
-    g.neuron,
+    g.unit,
     g.sign,
     f.form_text AS form,
     g.activation,
@@ -353,16 +353,16 @@ SELECT
 FROM token_forms(token) AS f
 JOIN graph_nodes AS g ON g.study = f.study AND g.kind = 'activating' AND g.token = f.form
 LEFT JOIN rules AS r
-    ON r.study = g.study AND r.layer = g.layer AND r.neuron = g.neuron AND r.sign = g.sign AND r.tokens[1] = g.token
-GROUP BY g.study, g.layer, g.neuron, g.sign, f.form_text, g.node_id, g.activation
-ORDER BY g.activation DESC, g.study, g.layer, g.neuron, g.sign DESC;
+    ON r.study = g.study AND r.layer = g.layer AND r.unit = g.unit AND r.sign = g.sign AND r.tokens[1] = g.token
+GROUP BY g.study, g.layer, g.unit, g.sign, f.form_text, g.node_id, g.activation
+ORDER BY g.activation DESC, g.study, g.layer, g.unit, g.sign DESC;
 COMMENT ON MACRO TABLE units_on IS 'The units whose graph has an activating node for a token given as text, strongest (largest normalised activation) first, with the number of their rules on it and the strongest of those.';
 
 CREATE OR REPLACE MACRO units_with_context(token) AS TABLE
 SELECT
     r.study,
     r.layer,
-    r.neuron,
+    r.unit,
     r.sign,
     f.form_text AS form,
     max(r.activation) AS activation,
@@ -370,6 +370,6 @@ SELECT
     arg_min(r.pattern, r.rule_id) AS top_pattern
 FROM token_forms(token) AS f
 JOIN rules AS r ON r.study = f.study AND list_contains(r.tokens[2:], f.form)
-GROUP BY r.study, r.layer, r.neuron, r.sign, f.form_text
-ORDER BY activation DESC, r.study, r.layer, r.neuron, r.sign DESC;
+GROUP BY r.study, r.layer, r.unit, r.sign, f.form_text
+ORDER BY activation DESC, r.study, r.layer, r.unit, r.sign DESC;
 COMMENT ON MACRO TABLE units_with_context IS 'The units with a rule that needs a token, given as text, before the activating one; strongest rule first, with the number of such rules.';

@@ -11,7 +11,7 @@ WITH scores AS (
     SELECT
         study,
         layer,
-        neuron,
+        unit,
         sign,
         max(f1) FILTER (WHERE text = 'top' AND predictor = 'graph') AS top_f1,
         max(f1_low) FILTER (WHERE text = 'top' AND predictor = 'graph') AS top_f1_low,
@@ -39,12 +39,12 @@ WITH scores AS (
         max(f1) FILTER (WHERE text = 'random' AND f1 IS NOT NULL AND rival_number(predictor) IS NOT NULL) AS random_best_other_f1,
         max(coverage_firings) FILTER (WHERE text = 'random' AND predictor = 'graph') AS random_coverage_firings
     FROM evaluation
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 ), tests AS (
     SELECT
         study,
         layer,
-        neuron,
+        unit,
         sign,
         count(*) AS rules_tested,
         CAST(sum(n_matches) AS BIGINT) AS n_matches,
@@ -54,16 +54,16 @@ WITH scores AS (
         CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
         sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
     FROM rule_tests
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 ), kinds AS (
-    SELECT study, layer, neuron, sign, string_agg(kind, ', ' ORDER BY kind) AS failures
+    SELECT study, layer, unit, sign, string_agg(kind, ', ' ORDER BY kind) AS failures
     FROM failures
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 )
 SELECT
     u.study,
     u.layer,
-    u.neuron,
+    u.unit,
     u.sign,
     u.status,
     u.a_max,
@@ -104,14 +104,14 @@ SELECT
     k.failures,
     u.top_pattern
 FROM unit_summary AS u
-LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.neuron = u.neuron AND e.sign = u.sign
-LEFT JOIN tests AS t ON t.study = u.study AND t.layer = u.layer AND t.neuron = u.neuron AND t.sign = u.sign
-LEFT JOIN kinds AS k ON k.study = u.study AND k.layer = u.layer AND k.neuron = u.neuron AND k.sign = u.sign
-ORDER BY u.study, u.layer, u.neuron, u.sign DESC;
+LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.unit = u.unit AND e.sign = u.sign
+LEFT JOIN tests AS t ON t.study = u.study AND t.layer = u.layer AND t.unit = u.unit AND t.sign = u.sign
+LEFT JOIN kinds AS k ON k.study = u.study AND k.layer = u.layer AND k.unit = u.unit AND k.sign = u.sign
+ORDER BY u.study, u.layer, u.unit, u.sign DESC;
 COMMENT ON VIEW fidelity_card IS 'Every unit asked for on one line: how far its graph can be trusted, on which text, and why not.';
 COMMENT ON COLUMN fidelity_card.study IS 'name of the study';
 COMMENT ON COLUMN fidelity_card.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN fidelity_card.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN fidelity_card.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN fidelity_card.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN fidelity_card.status IS 'ok, dead, too_few_contexts or failed';
 COMMENT ON COLUMN fidelity_card.a_max IS 'largest activation over the harvest';
@@ -168,7 +168,7 @@ CREATE OR REPLACE VIEW counterexample_text AS
 SELECT
     c.study,
     c.layer,
-    c.neuron,
+    c.unit,
     c.sign,
     c.text,
     c.kind,
@@ -182,12 +182,12 @@ SELECT
     marked_text(c.study, c.token_ids) AS window_text
 FROM counterexamples AS c
 LEFT JOIN rules AS r
-    ON r.study = c.study AND r.layer = c.layer AND r.neuron = c.neuron AND r.sign = c.sign AND r.rule_id = c.rule_id
-ORDER BY c.study, c.layer, c.neuron, c.sign DESC, c.text, c.kind, c.rank;
+    ON r.study = c.study AND r.layer = c.layer AND r.unit = c.unit AND r.sign = c.sign AND r.rule_id = c.rule_id
+ORDER BY c.study, c.layer, c.unit, c.sign DESC, c.text, c.kind, c.rank;
 COMMENT ON VIEW counterexample_text IS 'The tokens on which a unit''s graph is most confidently wrong, with the window as readable text.';
 COMMENT ON COLUMN counterexample_text.study IS 'name of the study';
 COMMENT ON COLUMN counterexample_text.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN counterexample_text.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN counterexample_text.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN counterexample_text.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN counterexample_text.text IS 'random or out_of_domain';
 COMMENT ON COLUMN counterexample_text.kind IS 'false_alarm: predicted to fire and silent; miss: fires and predicted silent';
@@ -205,7 +205,7 @@ WITH scores AS (
     SELECT
         study,
         layer,
-        neuron,
+        unit,
         sign,
         max(f1) FILTER (WHERE predictor = 'graph') AS graph_f1,
         max(f1) FILTER (WHERE predictor = 'token_lookup') AS token_lookup_f1,
@@ -218,24 +218,24 @@ WITH scores AS (
             THEN coalesce(graph_f1, 0) - coalesce(token_lookup_f1, 0) END AS f1_gain
     FROM evaluation
     WHERE text = 'top'
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 ), worst AS (
     SELECT
         study,
         layer,
-        neuron,
+        unit,
         sign,
         arg_max(
             {'kind': kind, 'text': text, 'predicted': predicted, 'actual': actual, 'token_ids': token_ids},
             (abs(predicted - actual), text = 'random', kind = 'false_alarm', -rank)
         ) AS it
     FROM counterexamples
-    GROUP BY study, layer, neuron, sign
+    GROUP BY study, layer, unit, sign
 )
 SELECT
     u.study,
     u.layer,
-    u.neuron,
+    u.unit,
     u.sign,
     u.status,
     e.f1_gain,
@@ -260,13 +260,13 @@ SELECT
     ) AS counterexample,
     u.top_pattern
 FROM fidelity_card AS u
-LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.neuron = u.neuron AND e.sign = u.sign
-LEFT JOIN worst AS w ON w.study = u.study AND w.layer = u.layer AND w.neuron = u.neuron AND w.sign = u.sign
-ORDER BY e.f1_gain NULLS LAST, u.study, u.layer, u.neuron, u.sign DESC;
+LEFT JOIN scores AS e ON e.study = u.study AND e.layer = u.layer AND e.unit = u.unit AND e.sign = u.sign
+LEFT JOIN worst AS w ON w.study = u.study AND w.layer = u.layer AND w.unit = u.unit AND w.sign = u.sign
+ORDER BY e.f1_gain NULLS LAST, u.study, u.layer, u.unit, u.sign DESC;
 COMMENT ON VIEW worst_units IS 'Every unit asked for, those first whose graph falls furthest short of a token lookup on their own test contexts; units that were not evaluated last.';
 COMMENT ON COLUMN worst_units.study IS 'name of the study';
 COMMENT ON COLUMN worst_units.layer IS 'layer of the unit, from 0';
-COMMENT ON COLUMN worst_units.neuron IS 'neuron of the unit, from 0';
+COMMENT ON COLUMN worst_units.unit IS 'index of the unit (its neuron) in the layer, from 0';
 COMMENT ON COLUMN worst_units.sign IS '+1 reads the activation, -1 the negated activation';
 COMMENT ON COLUMN worst_units.status IS 'ok, dead, too_few_contexts or failed';
 COMMENT ON COLUMN worst_units.f1_gain IS 'graph_f1 less token_lookup_f1, undefined counted 0; NULL where one of them was not evaluated';
@@ -286,23 +286,23 @@ COMMENT ON COLUMN worst_units.top_pattern IS 'its strongest rule; NULL where it 
 -- ------------------------------------------------------------------------------------------------ layers
 CREATE OR REPLACE VIEW controls AS
 WITH control_units AS (
-    SELECT s.study, u.layer, u.neuron, u.sign
+    SELECT s.study, u.layer, u.unit, u.sign
     FROM (SELECT DISTINCT study FROM layer_summary WHERE predictor = 'graph_reinitialised') AS s
     JOIN unit_status AS u ON u.study = control_study(s.study)
     UNION
-    SELECT study, layer, neuron, sign FROM evaluation WHERE predictor = 'graph_reinitialised'
+    SELECT study, layer, unit, sign FROM evaluation WHERE predictor = 'graph_reinitialised'
 ), same_units AS (
     SELECT
         s.study,
         s.layer,
         s.text,
-        CASE WHEN count(g.neuron) > 0 THEN count(*) END AS units,
-        coalesce(sum(g.f1), 0) / CASE WHEN count(g.neuron) > 0 THEN count(*) END AS f1_all,
+        CASE WHEN count(g.unit) > 0 THEN count(*) END AS units,
+        coalesce(sum(g.f1), 0) / CASE WHEN count(g.unit) > 0 THEN count(*) END AS f1_all,
         avg(g.average_precision) AS average_precision
     FROM layer_summary AS s
     JOIN control_units AS u ON u.study = s.study AND u.layer = s.layer
     LEFT JOIN evaluation AS g
-        ON g.study = u.study AND g.layer = u.layer AND g.neuron = u.neuron AND g.sign = u.sign AND g.text = s.text
+        ON g.study = u.study AND g.layer = u.layer AND g.unit = u.unit AND g.sign = u.sign AND g.text = s.text
         AND g.predictor = 'graph'
     WHERE s.predictor = 'graph_reinitialised'
     GROUP BY s.study, s.layer, s.text
@@ -383,7 +383,7 @@ WITH asked AS (
     SELECT
         study,
         layer,
-        count(DISTINCT (neuron, sign)) AS units_tested,
+        count(DISTINCT (unit, sign)) AS units_tested,
         count(*) AS rules_tested,
         CAST(sum(n_matches) AS BIGINT) AS n_matches,
         CAST(sum(fired) AS BIGINT) AS fired,
@@ -432,7 +432,7 @@ WITH asked AS (
     FROM unit_status
     GROUP BY study, layer
 ), scored AS (
-    SELECT study, layer, count(DISTINCT (neuron, sign)) AS evaluated
+    SELECT study, layer, count(DISTINCT (unit, sign)) AS evaluated
     FROM evaluation
     WHERE predictor = 'graph'
     GROUP BY study, layer

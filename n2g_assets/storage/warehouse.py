@@ -27,14 +27,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from n2g_assets.errors import StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES, Table
+from n2g_assets.core.units import Unit
 from n2g_assets.storage.database_file import copy_database, log_of, remove_database, set_aside, spill_of
 from n2g_assets.storage.files import LOCK_TIMEOUT, disk_full_error, is_disk_full
 from n2g_assets.storage.hashing import hash_json
-from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
-from n2g_assets.storage.tables import TABLES, Table
 
 if TYPE_CHECKING:
     import duckdb
@@ -167,7 +167,7 @@ def units_of_ledger(store: SliceStore, study: str) -> dict[int, list[Unit]]:
         manifest = store.manifest("ledger", study, layer, "top_examples")
         if manifest is not None:
             pairs = (key.split(":") for key in manifest.unit_hashes)
-            answer[layer] = [Unit(int(neuron), int(sign)) for neuron, sign in pairs]
+            answer[layer] = [Unit(int(unit), int(sign)) for unit, sign in pairs]
     return answer
 
 
@@ -201,7 +201,7 @@ class _Publisher:
         report = PublishReport(self.study, self.store.home.database)
         fresh = not self.copy.exists()
         with self._attached(self.copy, f"STORAGE_VERSION {_quote(STORAGE_VERSION)}") as connection:
-            connection.execute("CREATE TEMP TABLE selected_units (neuron INTEGER, sign TINYINT)")
+            connection.execute("CREATE TEMP TABLE selected_units (unit INTEGER, sign TINYINT)")
             if not fresh:
                 _read_through(connection)
             connection.execute("BEGIN")
@@ -322,9 +322,9 @@ def _fill(
         connection.execute("DELETE FROM selected_units")
         connection.execute(
             "INSERT INTO selected_units SELECT unnest(CAST(? AS INTEGER[])), unnest(CAST(? AS TINYINT[]))",
-            [[unit.neuron for unit in chosen], [unit.sign for unit in chosen]],
+            [[unit.number for unit in chosen], [unit.sign for unit in chosen]],
         )
-        source += " SEMI JOIN selected_units USING (neuron, sign)"
+        source += " SEMI JOIN selected_units USING (unit, sign)"
     inserted = connection.execute(
         f"INSERT INTO {_name(table)} ({columns}) SELECT {columns} FROM {source}", [_literal_path(path)]
     ).fetchall()[0][0]
@@ -351,7 +351,7 @@ def _units_hash(group: Group, units: Units) -> str | None:
     table, _, layer = group
     if table not in TABLES or not TABLES[table].by_unit or layer is None:
         return None
-    return hash_json(sorted([unit.neuron, unit.sign] for unit in units.get(layer, ())))
+    return hash_json(sorted([unit.number, unit.sign] for unit in units.get(layer, ())))
 
 
 def _key(group: Group, part: str) -> SliceKey:

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from n2g_assets.assets.workbench import Study
-from n2g_assets_tests.assets.studies import WITH_CONTROL, run_job, tiny_study
+from n2g_assets.assets.session import Study
+from n2g_assets_tests.assets.studies import run_job, tiny_study
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FinishedRun:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
     folder = tmp_path_factory.mktemp("tiny")
-    study = tiny_study(folder, evaluation=WITH_CONTROL)
+    study = tiny_study(folder)
     with dg.DagsterInstance.ephemeral() as instance:
         yield FinishedRun(study, folder / "home", instance, run_job(study, folder / "home", instance))
 

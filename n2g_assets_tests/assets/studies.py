@@ -8,18 +8,13 @@ from typing import Any
 
 import dagster as dg
 
-from n2g_assets.assets.workbench import N2GResource, Study
+from n2g_assets.assets.session import N2GResource, Study
+from n2g_assets.core.settings import StudySettings
 from n2g_assets.definitions import build_defs
-from n2g_assets.settings import StudySettings
 from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
-WITH_CONTROL = {
-    "bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2,
-    "reinitialised": {"units": 2, "harvest_tokens": 3000, "text_tokens": 500},
-}  # fmt: skip
-"""Settings of an evaluation whose control study is small."""
 
 
 def write_corpus(folder: Path, stories: int = STORIES, first: int = 0) -> Path:
@@ -50,7 +45,7 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
         "neurons": {"sample": 4},
         "harvest": {"context_length": 32, "batch_tokens": 512, "shard_tokens": 2048, "strongest": 16, "device": "cpu"},
         "method": {"units_per_block": 2, "infill_candidates": 8, "infill_rescored": 4, "min_contexts_per_side": 2},
-        "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2, "reinitialised": {"units": 0}},
+        "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2},
     }
     return Study(name, folder, StudySettings(**(settings | changes)))
 
@@ -81,11 +76,10 @@ def run_job(
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, stage: str) -> dict[str | None, dict[str, Any]]:
-    """By partition, the metadata of what a run materialized of one stage, the control study's left out."""
+    """By partition, the metadata of what a run materialized of one stage."""
     found = {}
     for event in result.get_asset_materialization_events():
         materialization = event.step_materialization_data.materialization
-        study, name = materialization.asset_key.path
-        if name == stage and not study.endswith("_reinitialised"):
+        if materialization.asset_key.path[1] == stage:
             found[materialization.partition] = {key: value.value for key, value in materialization.metadata.items()}
     return found

@@ -9,16 +9,16 @@ import polars as pl
 import pytest
 
 from n2g_assets.assets import activation_cache, top_examples
-from n2g_assets.assets.workbench import Study, Workbench
-from n2g_assets.storage.home import Home
+from n2g_assets.assets.session import Session, Study
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import hash_json
 from n2g_assets_tests.assets.studies import tiny_study
 
 LAYER = 1
 
 
-def workbench(study: Study, home: Path) -> Workbench:
-    return Workbench(study, Home(home), logging.getLogger())
+def session(study: Study, home: Path) -> Session:
+    return Session(study, Home(home), logging.getLogger())
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -27,8 +27,8 @@ def no_progress(_done: int, _total: int) -> None:
 
 def test_another_sign_that_is_asked_for_later_is_probed_and_costs_no_harvest(finished, tmp_path):
     home = finished.copy_home(tmp_path)
-    before = workbench(finished.study, home).read("top_examples", LAYER)
-    bench = workbench(tiny_study(finished.study.folder, signs=["positive", "negative"]), home)
+    before = session(finished.study, home).read("top_examples", LAYER)
+    bench = session(tiny_study(finished.study.folder, signs=["positive", "negative"]), home)
     strong = bench.read("top_contexts", LAYER, units=bench.units(LAYER))
     recorded = strong.filter(pl.col("activations").is_not_null())
     assert set(recorded["sign"]) == {1}, "only the sign that the study asked for"
@@ -39,8 +39,8 @@ def test_another_sign_that_is_asked_for_later_is_probed_and_costs_no_harvest(fin
     after = bench.read("top_examples", LAYER)
     assert after.filter(sign=1).equals(before)
     probed = after.filter(sign=-1)
-    assert probed["neuron"].n_unique() > 1
-    joined = probed.join(strong, on=["neuron", "sign", "context_id"], suffix="_harvested")
+    assert probed["unit"].n_unique() > 1
+    joined = probed.join(strong, on=["unit", "sign", "context_id"], suffix="_harvested")
     assert len(joined) == len(probed)
     apart = (joined["activation"] - joined["activation_harvested"]).abs().max()
     assert apart <= 1e-4 * probed["activation"].max()
@@ -49,7 +49,7 @@ def test_another_sign_that_is_asked_for_later_is_probed_and_costs_no_harvest(fin
 @pytest.mark.parametrize(("dtype", "fresh"), [("float32", True), ("bfloat16", False)])
 def test_of_the_rows_of_the_first_version_only_those_of_bfloat16_are_made_again(finished, tmp_path, dtype, fresh):
     harvest = finished.study.settings.harvest.model_dump() | {"dtype": dtype}
-    bench = workbench(tiny_study(finished.study.folder, harvest=harvest), finished.copy_home(tmp_path))
+    bench = session(tiny_study(finished.study.folder, harvest=harvest), finished.copy_home(tmp_path))
     first = hash_json(
         {
             "code_version": "1",

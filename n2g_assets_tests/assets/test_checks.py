@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.assets.studies import definitions_of
 
@@ -37,8 +37,8 @@ def shifted(frame: pl.DataFrame) -> pl.DataFrame:
 
 def one_document_on_both_sides(frame: pl.DataFrame) -> pl.DataFrame:
     first = frame["document_id"][0]
-    other = frame.filter(pl.col("neuron") == frame["neuron"][0], pl.col("split") != frame["split"][0])["rank"][0]
-    wrong = (pl.col("neuron") == frame["neuron"][0]) & (pl.col("rank") == other)
+    other = frame.filter(pl.col("unit") == frame["unit"][0], pl.col("split") != frame["split"][0])["rank"][0]
+    wrong = (pl.col("unit") == frame["unit"][0]) & (pl.col("rank") == other)
     return frame.with_columns(pl.when(wrong).then(pl.lit(first)).otherwise("document_id").alias("document_id"))
 
 
@@ -50,7 +50,7 @@ def one_document_on_both_sides(frame: pl.DataFrame) -> pl.DataFrame:
         ("top_examples", "train_and_test_disjoint", "top_examples", one_document_on_both_sides, "both train and test"),
         (
             "evaluation", "rows_are_sound", "evaluation",
-            lambda frame: frame.filter(pl.col("neuron") != frame["neuron"][0]), "lacks 1 unit",
+            lambda frame: frame.filter(pl.col("unit") != frame["unit"][0]), "lacks 1 unit",
         ),
         (
             "evaluation", "rows_are_sound", "evaluation",

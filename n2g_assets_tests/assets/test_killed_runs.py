@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.storage.tables import TABLES
 
 KILLED_AT = 110
 """Every try dies this many files further on: in the corpus, the shards, the blocks, the slices and the database."""

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from n2g_assets.assets import evaluation
-from n2g_assets.assets.workbench import Workbench
-from n2g_assets.settings import StudySettings
-from n2g_assets.storage.home import Home
+from n2g_assets.assets.session import Session
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import StudySettings
+from n2g_assets.core.tables import STAGES
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.storage.tables import STAGES
 from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
 from n2g_assets_tests.assets.test_checks import evaluate, rewrite
@@ -67,8 +67,8 @@ def test_the_reinitialised_control_is_the_companions_graphs_on_its_own_model(fin
     of_companion = rows_of(finished.home, "evaluation", companion.name).filter(pl.col("predictor") == "graph")
     assert rows.height == 3 * 2 * 4
     assert rows.drop("predictor").equals(of_companion.drop("study", "predictor"))
-    units = set(rows_of(finished.home, "evaluation").select("layer", "neuron", "sign").iter_rows())
-    assert set(rows.select("layer", "neuron", "sign").iter_rows()) <= units
+    units = set(rows_of(finished.home, "evaluation").select("layer", "unit", "sign").iter_rows())
+    assert set(rows.select("layer", "unit", "sign").iter_rows()) <= units
     harvested = rows_of(finished.home, "neuron_stats", companion.name)["n_tokens"].max()
     assert 3000 <= harvested < rows_of(finished.home, "neuron_stats")["n_tokens"].max()
 
@@ -224,7 +224,7 @@ def test_a_killed_evaluation_scores_only_the_blocks_that_it_had_not_finished(fin
             return evaluate_units(units, *rest)
 
         monkeypatch.setattr(evaluation, "evaluate_units", counted)
-        return evaluation.STAGE.work(Workbench(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
+        return evaluation.STAGE.work(Session(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
 
     with pytest.raises(MemoryError):
         until(2)
@@ -243,7 +243,7 @@ def test_draws_that_are_lost_are_made_again_for_all_units(finished, tmp_path, mo
     damaged = home / "cache" / "sums" / "tiny" / "1.npz"
     damaged.parent.mkdir(parents=True, exist_ok=True)
     damaged.write_bytes(b"PK no archive")
-    evaluation.STAGE.work(Workbench(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
+    evaluation.STAGE.work(Session(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
     assert store_of(home).manifest("layer_scores", "tiny", 1).content_hash == before
 
 
@@ -256,10 +256,10 @@ def test_more_neurons_keep_the_others_scores(finished, tmp_path, instance):
     study = type(finished.study)("tiny", finished.study.folder, more)
     run_job(study, home, instance)
     after = rows_of(home, "evaluation")
-    keys = ["layer", "neuron", "sign", "predictor", "text"]
+    keys = ["layer", "unit", "sign", "predictor", "text"]
     others = pl.col("predictor") != "graph_shuffled"  # whose partner is another one among more units
     assert after.filter(others).join(before, on=keys, how="semi").sort(keys).equals(before.filter(others).sort(keys))
-    assert after.select("layer", "neuron").unique().height == 3 * 6
+    assert after.select("layer", "unit").unique().height == 3 * 6
 
 
 # -------------------------------------------------------------------------------------------- the paper's protocol
@@ -286,7 +286,7 @@ def test_the_papers_preset_does_nothing_else(paper):
 
 def test_the_papers_preset_gives_the_same_scores_of_the_same_graphs(paper, finished):
     _, home, _ = paper
-    counts = ["layer", "neuron", "predictor", "true_positives", "false_positives", "false_negatives", "true_negatives"]
+    counts = ["layer", "unit", "predictor", "true_positives", "false_positives", "false_negatives", "true_negatives"]
     mine = rows_of(home, "evaluation").select(counts)
     full = rows_of(finished.home, "evaluation").filter(pl.col("text") == "top").select(counts)
     assert mine.join(full, on=counts, how="anti").is_empty()

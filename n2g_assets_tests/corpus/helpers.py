@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HarvestSettings
 from n2g_assets.corpus.documents import Corpus, read_documents
-from n2g_assets.settings import AnyCorpusSource, FilesSource, HarvestSettings
 
 BOS = 1
 

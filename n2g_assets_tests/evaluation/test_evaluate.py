@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.failures import name_failures
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
 from n2g_assets.evaluation.texts import TEXTS
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult, unit_frame
 from n2g_assets_tests.evaluation.slow_evaluation import (
     chosen_n,
@@ -56,7 +56,7 @@ def result(layer) -> BlockResult:
 
 def scores_of(result: BlockResult, unit: Unit, predictor: str) -> pl.DataFrame:
     """Rows of ``evaluation`` of one unit and predictor, without its name."""
-    frame = result.tables["evaluation"].filter(neuron=unit.neuron, sign=unit.sign, predictor=predictor)
+    frame = result.tables["evaluation"].filter(unit=unit.number, sign=unit.sign, predictor=predictor)
     return frame.drop("predictor", "ngram_n")
 
 
@@ -64,7 +64,7 @@ def scores_of(result: BlockResult, unit: Unit, predictor: str) -> pl.DataFrame:
 def test_every_unit_has_one_row_for_every_predictor_and_text(result):
     table = conform("evaluation", result.tables["evaluation"])
     expected = {(*unit, predictor, text) for unit in UNITS for predictor in FITTED for text in TEXTS}
-    found = table.select("neuron", "sign", "predictor", "text").rows()
+    found = table.select("unit", "sign", "predictor", "text").rows()
     assert set(found) == expected
     assert len(found) == len(expected)
     assert list(result.ledger) == list(UNITS)
@@ -82,7 +82,7 @@ def test_scores_equal_a_slow_recomputation(layer, result, other):
         result = layer.evaluate()
     table = result.tables["evaluation"]
     for row in table.iter_rows(named=True):
-        unit, predictor = Unit(row["neuron"], row["sign"]), row["predictor"]
+        unit, predictor = Unit(row["unit"], row["sign"]), row["predictor"]
         contexts = contexts_of(layer, unit, row["text"])
         expected = slow_scores(contexts, slow_predictions(layer, unit, predictor, contexts), DRAWS, EVALUATION.seed)
         for name, value in expected.items():
@@ -104,7 +104,7 @@ def test_the_shuffled_control_scores_as_the_partners_graph_would_as_the_units_ow
     for unit, partner in layer.materials.partners.items():
         assert partner != unit
         nodes = mine(layer, "graph_nodes", partner).with_columns(
-            neuron=pl.lit(unit.neuron, pl.Int32), sign=pl.lit(unit.sign, pl.Int8)
+            unit=pl.lit(unit.number, pl.Int32), sign=pl.lit(unit.sign, pl.Int8)
         )
         swapped = layer.with_rows(graph_nodes=nodes).but(predictors=["graph"]).evaluate([unit])
         as_own = scores_of(swapped, unit, "graph")
@@ -141,7 +141,7 @@ def test_counterexamples_are_the_most_confident_errors_and_of_equals_the_first_o
     assert table.to_dicts() == expected
     if keep == 1000:
         assert set(table["cause"]) == {"rule fired wrongly", "token unknown", "context unmatched"}
-        ties = table.group_by("neuron", "sign", "text", "kind", pl.col("predicted") - pl.col("actual")).len()
+        ties = table.group_by("unit", "sign", "text", "kind", pl.col("predicted") - pl.col("actual")).len()
         assert ties["len"].max() > 4  # which of them are kept is decided by their order
 
 
@@ -190,7 +190,7 @@ def by_hand(
     """A unit from its contexts (side, words, activations), its nodes (parent, form, end) and held-out contexts."""
     top = [
         {
-            **unit._asdict(), "rank": rank, "context_id": f"d{rank}:0", "document_id": f"d{rank}",
+            **unit.key(), "rank": rank, "context_id": f"d{rank}:0", "document_id": f"d{rank}",
             "peak": 1 + int(np.argmax(activations[1:])), "split": split, "activation": max(activations[1:]),
             "token_ids": encode(VOCABULARY, *words.split("/")), "activations": np.array(activations, np.float32),
         }
@@ -198,7 +198,7 @@ def by_hand(
     ]  # fmt: skip
     graph = [
         {
-            **unit._asdict(), "node_id": number, "parent_id": parent, "depth": int(parent is not None),
+            **unit.key(), "node_id": number, "parent_id": parent, "depth": int(parent is not None),
             "kind": "activating" if parent is None else "context", "token": form, "activation": 1.0,
             "importance": None, "end_activation": end, "end_count": int(end is not None),
         }
@@ -207,7 +207,7 @@ def by_hand(
     ends = [number for number, (_, _, end) in enumerate(nodes) if end is not None]
     rules = [
         {
-            **unit._asdict(), "rule_id": rule, "end_node_id": number, "pattern": "", "tokens": [nodes[0][1]],
+            **unit.key(), "rule_id": rule, "end_node_id": number, "pattern": "", "tokens": [nodes[0][1]],
             "activation": 1.0, "count": 1,
         }
         for rule, number in enumerate(ends)

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
 from n2g_assets.evaluation.rivals import HarvestText
 from n2g_assets.evaluation.texts import TEXTS
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine
 from n2g_assets_tests.evaluation.small_layer import (
@@ -55,7 +55,7 @@ def rows(result: BlockResult, unit: Unit, keep: pl.Expr = EVERY) -> dict[str, pl
 
 
 def of(unit: Unit) -> pl.Expr:
-    return (pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign)
+    return (pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign)
 
 
 def assert_same_rows(
@@ -184,7 +184,7 @@ def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_ev
         ("too_few_contexts", "0 train and 0 test contexts."),
         ("ok", ""),
     ]
-    assert found.tables["evaluation"].select("neuron", "sign").unique().rows() == [good]
+    assert found.tables["evaluation"].select("unit", "sign").unique().rows() == [good]
     assert told == [(done, 4) for done in range(5)]
     assert (means.frame()["evaluated"] == 1).all()
 

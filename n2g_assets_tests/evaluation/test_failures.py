@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.failures import FAILURE_RULES, component_counts, name_failures
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import unit_schema
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.toy import conform
 
 UNIT, OTHER = Unit(7, 1), Unit(7, -1)
@@ -19,7 +19,7 @@ METHOD = MethodSettings()
 def frame(table, rows, unit) -> pl.DataFrame:
     """Rows of a table of one unit; columns that are not given are NULL."""
     schema = unit_schema(table)
-    rows = [dict.fromkeys(schema) | unit._asdict() | row for row in rows]
+    rows = [dict.fromkeys(schema) | unit.key() | row for row in rows]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -208,7 +208,7 @@ def test_a_unit_may_have_all_kinds_or_none_and_none_takes_from_another():
     tables = {name: pl.concat([others[name], mine[name]]) for name in mine}
     rows = name_failures([OTHER, UNIT], **tables, a_max={UNIT: A_MAX}, method=METHOD)
     assert rows["kind"].to_list() == list(FAILURE_RULES)
-    assert rows.select("neuron", "sign").unique().rows() == [UNIT]
+    assert rows.select("unit", "sign").unique().rows() == [UNIT]
     assert named(tables=tables, units=[OTHER]) == []
     assert named(tables=tables) == named(**EVERYTHING)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.scores import Draws, Scores
-from n2g_assets.method.probing import Unit
-from n2g_assets.storage.tables import TABLES
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
 DRAWS = 12

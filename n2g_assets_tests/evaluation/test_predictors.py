@@ -5,8 +5,8 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.predictors import PAPER_PREDICTORS, PREDICTORS, PredictorName, shuffled_partners
-from n2g_assets.method.probing import Unit
 
 UNITS = st.lists(st.builds(Unit, st.integers(0, 500), st.sampled_from([1, -1])), min_size=2, max_size=40, unique=True)
 SEEDS = st.lists(st.integers(0, 2**40), min_size=1, max_size=3)

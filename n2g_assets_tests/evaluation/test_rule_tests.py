@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.rule_tests import ACTIVATING, CHANGES, CONTEXT, FreshText, try_rules, turns
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.results import unit_frame
 from n2g_assets.method.rules import rule_rows
-from n2g_assets.settings import EvaluationSettings, MethodSettings
 from n2g_assets_tests.method.slow_graph import slow_predict
 from n2g_assets_tests.method.toy import BOS, ToyProber, conform, hash_neuron, vocabulary_of
 
@@ -51,7 +51,7 @@ def graph_of(*paths, unit=UNIT) -> list[dict]:
             key = path[:length]
             if key not in nodes:
                 nodes[key] = {
-                    **unit._asdict(), "node_id": len(nodes),
+                    **unit.key(), "node_id": len(nodes),
                     "parent_id": nodes[key[:-1]]["node_id"] if key[:-1] else None, "depth": length - 1,
                     "token": key[-1], "activation": 1.0, "importance": None,
                     "kind": "activating" if length == 1 else "ignore" if key[-1] is None else "context",
@@ -63,7 +63,7 @@ def graph_of(*paths, unit=UNIT) -> list[dict]:
 
 def frames(*graphs):
     """Tables ``rules`` and ``graph_nodes`` of some graphs."""
-    own = [{"neuron": graph[0]["neuron"], "sign": graph[0]["sign"]} for graph in graphs]
+    own = [{"unit": graph[0]["unit"], "sign": graph[0]["sign"]} for graph in graphs]
     rules = [one | rule for one, graph in zip(own, graphs, strict=True) for rule in rule_rows(graph)]
     nodes = [row for graph in graphs for row in graph]
     return unit_frame("rules", rules), unit_frame("graph_nodes", nodes)
@@ -296,7 +296,7 @@ def test_an_activation_that_is_not_finite_fails_its_unit_alone():
     graphs = [graph_of(ALL_EXCEPT, unit=unit) for unit in units]
     result = tried(units, graphs, ToyProber({7: follows(b"except"), 8: nan}))
     assert [result.ledger[unit].status for unit in units] == ["ok", "failed"]
-    assert result.tables["rule_tests"]["neuron"].to_list() == [7]
+    assert result.tables["rule_tests"]["unit"].to_list() == [7]
 
 
 MANY = [(ALL_EXCEPT, (b"of", b"every"), (b"them",)), ((b"cat", b"the"), ALL_EXCEPT), ((b"mat", None, None, b"sat"),)]
@@ -308,10 +308,10 @@ def test_rows_of_a_unit_do_not_depend_on_the_units_beside_it_nor_on_the_order_of
     neurons = {3: hash_neuron(1, 3), 9: hash_neuron(2, 4)}
     together = tried(units, graphs, ToyProber(neurons)).tables["rule_tests"]
     backwards = tried(units[::-1], graphs, ToyProber(neurons), HELD_OUT.reverse()).tables["rule_tests"]
-    assert backwards.sort("neuron", "sign", "rule_id").equals(together.sort("neuron", "sign", "rule_id"))
+    assert backwards.sort("unit", "sign", "rule_id").equals(together.sort("unit", "sign", "rule_id"))
     for unit in units:
         alone = tried([unit], graphs, ToyProber(neurons)).tables["rule_tests"]
-        assert alone.equals(together.filter(neuron=unit.neuron, sign=unit.sign))
+        assert alone.equals(together.filter(unit=unit.number, sign=unit.sign))
         assert alone.height
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import DECILES, TEXTS, HeldOutText, TextName, quantile_windows
-from n2g_assets.method.probing import Unit
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.probing import Unit, Vocabulary
+from n2g_assets.core.units import Unit
+from n2g_assets.method.probing import Vocabulary
 
 IGNORE = None
 
@@ -37,7 +38,7 @@ def slow_path(forms, importances, position, activation, threshold) -> SlowPath:
 
 def slow_paths(unit: Unit, pruned, saliencies, augmented, a_max, vocabulary: Vocabulary, settings) -> list[SlowPath]:
     """All paths of one unit from the tables, to the letter."""
-    mine = [frame.filter(neuron=unit.neuron, sign=unit.sign) for frame in (pruned, saliencies, augmented)]
+    mine = [frame.filter(unit=unit.number, sign=unit.sign) for frame in (pruned, saliencies, augmented)]
     examples = {row["rank"]: row for row in mine[0].iter_rows(named=True)}
     salient = {(row["rank"], row["position"]): row for row in mine[1].iter_rows(named=True)}
     paths = []

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.augment import augment_examples, choose_substitutes, make_variant, positions_to_vary
-from n2g_assets.method.probing import Substitute, Unit
+from n2g_assets.method.probing import Substitute
 from n2g_assets.method.prune import prune_examples
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.toy import (
     BOS,
     DictionaryProposer,
@@ -80,9 +81,9 @@ def slow_variants(pruned, neurons, words, method):
                 forms.append(text)
                 tokens = [*row["token_ids"][:position], *ids, *row["token_ids"][position + 1 :]]
                 origins = [*range(position), *[position] * len(ids), *range(position + 1, len(row["token_ids"]))]
-                activation = float(np.float32(row["sign"] * neurons[row["neuron"]](np.array(tokens))[-1]))
+                activation = float(np.float32(row["sign"] * neurons[row["unit"]](np.array(tokens))[-1]))
                 kept = row["activation"] > 0 and activation >= method.substitute_keep * row["activation"]
-                key = (row["neuron"], row["sign"], row["rank"], position, choice)
+                key = (row["unit"], row["sign"], row["rank"], position, choice)
                 found[key] = (tokens, origins, activation, kept)
                 choice += 1
     return found
@@ -98,7 +99,7 @@ def test_tried_and_kept_variants_are_those_of_the_definition(windows, words, see
     result = augment_examples(UNITS, pruned, VOCABULARY, prober, proposer, method)
     frame = conform("augmented_examples", result.tables["augmented_examples"])
     found = {
-        (row["neuron"], row["sign"], row["rank"], row["position"], row["choice"]): (
+        (row["unit"], row["sign"], row["rank"], row["position"], row["choice"]): (
             row["token_ids"], row["origins"], row["activation"], row["kept"],
         ) for row in frame.iter_rows(named=True)
     }  # fmt: skip
@@ -117,13 +118,13 @@ def test_units_alone_and_together_give_the_same_rows(windows, words, seed):
     together = augment_examples(UNITS, pruned, VOCABULARY, ToyProber(neurons), DictionaryProposer(words), method)
     for unit in UNITS:
         alone = augment_examples([unit], pruned, VOCABULARY, ToyProber(neurons), DictionaryProposer(words), method)
-        rows = together.tables["augmented_examples"].filter(neuron=unit.neuron, sign=unit.sign)
+        rows = together.tables["augmented_examples"].filter(unit=unit.number, sign=unit.sign)
         assert alone.tables["augmented_examples"].equals(rows)
 
 
 def example_row(unit, activation, importances):
     return {
-        **unit._asdict(), "rank": 0, "token_ids": [BOS, CAT, FISH], "activation": activation, "importances": importances
+        **unit.key(), "rank": 0, "token_ids": [BOS, CAT, FISH], "activation": activation, "importances": importances
     }  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def test_half_the_activation_is_just_enough_and_a_prompt_shared_by_two_units_is_
     prober = ToyProber({0: lambda tokens: np.full(len(tokens), 1.0), 1: lambda tokens: np.full(len(tokens), just)})
     proposer = DictionaryProposer({CAT: [[BIRD]]})
     result = augment_examples(UNITS[:2], pruned, VOCABULARY, prober, proposer, MethodSettings())
-    assert result.tables["augmented_examples"].sort("neuron")["kept"].to_list() == [True, False]
+    assert result.tables["augmented_examples"].sort("unit")["kept"].to_list() == [True, False]
     assert (prober.calls, proposer.calls) == ([2], [1])
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.slow_graph import slow_predict
 from n2g_assets_tests.method.toy import DictionaryProposer, ToyProber, conform, encode, except_neuron, vocabulary_of
 
@@ -59,11 +59,11 @@ def harvest() -> tuple[pl.DataFrame, pl.DataFrame]:
             token_ids = encode(VOCABULARY, *words)
             activations = neuron(token_ids)
             rows.append({
-                "neuron": 0, "sign": 1, "context_id": f"d{document}:{window}", "document_id": f"d{document}",
+                "unit": 0, "sign": 1, "context_id": f"d{document}:{window}", "document_id": f"d{document}",
                 "split": "harvest", "token_ids": token_ids.tolist(), "peak": int(activations.argmax()),
                 "activation": float(activations.max()), "activations": activations.tolist(),
             })  # fmt: skip
-    frame = pl.DataFrame(rows).cast({"neuron": pl.Int32, "sign": pl.Int8, "token_ids": pl.List(pl.Int32)})
+    frame = pl.DataFrame(rows).cast({"unit": pl.Int32, "sign": pl.Int8, "token_ids": pl.List(pl.Int32)})
     top_contexts = frame.sort("activation", descending=True, maintain_order=True).with_row_index("rank")
     return top_contexts.drop("token_ids", "document_id", "split"), frame.select(
         "context_id", "document_id", "split", "token_ids"

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method import graph
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import Path, PathNode, build_graphs, build_trie, make_path, node_rows
-from n2g_assets.method.probing import Unit
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import unit_frame
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.slow_graph import SlowPath, nodes_by_forms, slow_merge, slow_nodes, slow_paths
 from n2g_assets_tests.method.test_augment import VOCABULARY, dictionaries, prompts
 from n2g_assets_tests.method.toy import (
@@ -158,10 +158,10 @@ def test_graphs_of_random_neurons_are_those_of_the_definition(windows, words, se
     result = build_graphs(UNITS, *frames, a_max, VOCABULARY, method)
     nodes, rules = conform("graph_nodes", result.tables["graph_nodes"]), conform("rules", result.tables["rules"])
     for unit in UNITS:
-        rows = nodes.filter(neuron=unit.neuron, sign=unit.sign)
+        rows = nodes.filter(unit=unit.number, sign=unit.sign)
         expected = slow_nodes(slow_merge(slow_paths(unit, *frames, a_max[unit], VOCABULARY, method)))
         assert_same_nodes(rows.rows(named=True), expected)
-        tokens = rules.filter(neuron=unit.neuron, sign=unit.sign)["tokens"].to_list()
+        tokens = rules.filter(unit=unit.number, sign=unit.sign)["tokens"].to_list()
         assert sorted(map(repr, map(tuple, tokens))) == sorted(
             repr(forms) for forms, node in expected.items() if node[3]
         )
@@ -178,12 +178,12 @@ def test_units_alone_and_together_and_rows_in_any_order_give_the_same_graphs(win
     for unit in UNITS:
         alone = build_graphs([unit], *shuffled, a_max, VOCABULARY, method)
         for table, frame in alone.tables.items():
-            assert frame.equals(together.tables[table].filter(neuron=unit.neuron, sign=unit.sign))
+            assert frame.equals(together.tables[table].filter(unit=unit.number, sign=unit.sign))
 
 
 def test_variants_take_the_importances_of_what_they_stand_for_and_fire_only_where_the_original_did():
     cat, fish = VOCABULARY.tokens.index(b"cat"), VOCABULARY.tokens.index(b" fish")
-    key = {"neuron": 0, "sign": 1, "rank": 4}
+    key = {"unit": 0, "sign": 1, "rank": 4}
     pruned = unit_frame("pruned_examples", [{
         **key, "peak": 3, "start": 1, "token_ids": encode(VOCABULARY, "cat", " bird", " fish"), "activation": 2.0,
         "full_activation": 4.0, "kept_share": 0.5, "reduced": True, "activations": [0, 0, 0, 2.0],
@@ -216,7 +216,7 @@ def test_variants_take_the_importances_of_what_they_stand_for_and_fire_only_wher
 
 def test_a_peak_below_the_threshold_and_one_that_is_not_positive_still_give_a_path():
     for activation in (0.5, 0.0, -1.0):
-        key = {"neuron": 0, "sign": 1, "rank": 0}
+        key = {"unit": 0, "sign": 1, "rank": 0}
         pruned = unit_frame("pruned_examples", [{
             **key, "peak": 1, "start": 1, "token_ids": [BOS, 4], "activation": activation, "full_activation": 0.5,
             "kept_share": 1.0, "reduced": False, "activations": [0, activation], "importances": [0, 1.0],
@@ -236,7 +236,7 @@ def test_a_peak_below_the_threshold_and_one_that_is_not_positive_still_give_a_pa
 
 def test_a_graph_that_merging_makes_too_large_fails_its_unit_only(monkeypatch):
     monkeypatch.setattr(graph, "MAX_NODES", 3)
-    key = {"neuron": 0, "sign": 1}
+    key = {"unit": 0, "sign": 1}
     pruned, saliencies = [], []
     for rank, tokens in enumerate([[BOS, 2], [BOS, 5], [BOS, 9], [BOS, 10]]):
         pruned.append({
@@ -245,7 +245,7 @@ def test_a_graph_that_merging_makes_too_large_fails_its_unit_only(monkeypatch):
         })  # fmt: skip
         saliencies.append({**key, "rank": rank, "position": 1, "activation": 1.0, "importances": [0, 1.0]})
     pruned_frame, salient = unit_frame("pruned_examples", pruned), unit_frame("saliencies", saliencies)
-    small = {"neuron": pl.lit(1, pl.Int32)}
+    small = {"unit": pl.lit(1, pl.Int32)}
     units = [Unit(0, 1), Unit(1, 1)]
     result = build_graphs(
         units, pruned_frame.vstack(pruned_frame[:1].with_columns(**small)),
@@ -253,4 +253,4 @@ def test_a_graph_that_merging_makes_too_large_fails_its_unit_only(monkeypatch):
         dict.fromkeys(units, 1.0), VOCABULARY, MethodSettings(),
     )  # fmt: skip
     assert [result.ledger[unit].status for unit in units] == ["failed", "ok"]
-    assert set(result.tables["graph_nodes"]["neuron"]) == {1}
+    assert set(result.tables["graph_nodes"]["unit"]) == {1}

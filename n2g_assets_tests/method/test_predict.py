@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.errors import StorageError
+from n2g_assets.core.errors import StorageError
 from n2g_assets.method.graph import build_trie, node_rows
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.results import unit_frame
@@ -21,7 +21,7 @@ VOCABULARY = vocabulary_of(["x", "y", "a", "b", "c"])
 
 
 def graph_frame(*paths):
-    return unit_frame("graph_nodes", [{"neuron": 0, "sign": 1, **row} for row in node_rows(build_trie(paths))])
+    return unit_frame("graph_nodes", [{"unit": 0, "sign": 1, **row} for row in node_rows(build_trie(paths))])
 
 
 def graph_of(*paths):

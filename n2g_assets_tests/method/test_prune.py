@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.prune import TrainContext, prune_contexts, prune_examples
 from n2g_assets.method.saliency import importance_rows, masked_prompts
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.toy import (
     BOS,
     MASK,
@@ -84,13 +84,11 @@ def test_saliency_rows_are_the_definition_at_every_firing_position_and_the_peak(
     result = prune_examples(units, top_examples, a_max, VOCABULARY, ToyProber(neurons), PAPER)
     pruned = conform("pruned_examples", result.tables["pruned_examples"])
     saliencies = conform("saliencies", result.tables["saliencies"])
-    found = {
-        (row["neuron"], row["sign"], row["rank"], row["position"]): row for row in saliencies.iter_rows(named=True)
-    }
+    found = {(row["unit"], row["sign"], row["rank"], row["position"]): row for row in saliencies.iter_rows(named=True)}
     assert pruned.height == top_examples.height
     for row in pruned.iter_rows(named=True):
-        neuron, sign, tokens = neurons[row["neuron"]], row["sign"], np.array(row["token_ids"], np.int32)
-        key, full, kept = (row["neuron"], sign, row["rank"]), row["full_activation"], row["activation"]
+        neuron, sign, tokens = neurons[row["unit"]], row["sign"], np.array(row["token_ids"], np.int32)
+        key, full, kept = (row["unit"], sign, row["rank"]), row["full_activation"], row["activation"]
         ratio = full / kept if kept > 0 else 1.0
         for position in range(1, len(tokens)):
             whole = float(sign * neuron(tokens)[position])
@@ -106,7 +104,7 @@ def test_saliency_rows_are_the_definition_at_every_firing_position_and_the_peak(
                 assert saliency["activation"] == pytest.approx(whole * ratio, rel=1e-6)
         assert row["importances"] == found[*key, len(tokens) - 1]["importances"]
         assert row["kept_share"] == pytest.approx(kept / full, rel=1e-6)
-        source = top_examples.filter(neuron=key[0], sign=key[1], rank=key[2]).row(0, named=True)
+        source = top_examples.filter(unit=key[0], sign=key[1], rank=key[2]).row(0, named=True)
         assert source["token_ids"][row["start"] : source["peak"] + 1] == row["token_ids"][1:]
 
 
@@ -118,7 +116,7 @@ def test_the_except_neuron_keeps_its_subject_and_one_call_a_wave_serves_all_unit
     units = [Unit(0, 1), Unit(1, 1)]
     top_examples = top_example_rows(neurons, {units[0]: [near, far], units[1]: [near]})
     result = prune_examples(units, top_examples, {units[0]: 4.0, units[1]: 1.0}, VOCABULARY, prober, PAPER)
-    frame = result.tables["pruned_examples"].filter(neuron=0)
+    frame = result.tables["pruned_examples"].filter(unit=0)
     assert frame["token_ids"].to_list() == [
         encode(VOCABULARY, "All", " students", " except").tolist(),
         encode(VOCABULARY, "Everyone", " in", " here", " except").tolist(),
@@ -195,7 +193,7 @@ def test_units_alone_and_together_give_the_same_rows(windows, seed):
     for unit in units:
         alone = prune_examples([unit], top_examples, a_max, VOCABULARY, ToyProber(neurons), PAPER)
         for table, frame in alone.tables.items():
-            assert frame.equals(together.tables[table].filter(neuron=unit.neuron, sign=unit.sign))
+            assert frame.equals(together.tables[table].filter(unit=unit.number, sign=unit.sign))
 
 
 def test_masked_prompts_mask_each_kept_token_once_and_never_bos():
@@ -212,10 +210,10 @@ def test_nothing_is_important_where_there_is_no_activation_to_lose():
 def test_a_unit_whose_activations_overflow_fails_and_leaves_the_others_alone():
     neurons = {0: lambda prompt: np.full(len(prompt), np.nan), 1: hash_neuron(0, 1, (1, 2))}
     fine = top_example_rows(neurons, {Unit(1, 1): [np.array([BOS, 5, 2], np.int32)]})
-    broken = fine.with_columns(neuron=fine["neuron"] * 0)
+    broken = fine.with_columns(unit=fine["unit"] * 0)
     units = [Unit(0, 1), Unit(1, 1)]
     result = prune_examples(
         units, fine.vstack(broken), dict.fromkeys(units, 2.0), VOCABULARY, ToyProber(neurons), PAPER
     )
     assert {unit: outcome.status for unit, outcome in result.ledger.items()} == {units[0]: "failed", units[1]: "ok"}
-    assert set(result.tables["saliencies"]["neuron"]) == {1}
+    assert set(result.tables["saliencies"]["unit"]) == {1}

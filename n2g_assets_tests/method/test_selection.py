@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.errors import SettingsError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.settings import NeuronSample
+from n2g_assets.core.units import Unit
 from n2g_assets.method.selection import select_neurons, select_units
-from n2g_assets.settings import NeuronSample
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5), st.integers(0, 30))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.method.top_examples import choose_top_examples, split_documents
-from n2g_assets.settings import MethodSettings
 from n2g_assets_tests.method.toy import ToyProber, conform, hash_neuron
 
 SETTINGS = MethodSettings()
@@ -28,13 +28,13 @@ def harvest(n_documents: int = 14, windows: int = 3, recorded: bool = True) -> t
     for unit in UNITS:
         strong = []
         for context in contexts.iter_rows(named=True):
-            activations = (unit.sign * NEURONS[unit.neuron](np.array(context["token_ids"]))).astype(np.float32)
+            activations = (unit.sign * NEURONS[unit.number](np.array(context["token_ids"]))).astype(np.float32)
             peak = 1 + int(np.argmax(activations[1:]))
             strong.append((-float(activations[peak]), context["context_id"], peak, activations.tolist()))
         for rank, (minus, context_id, peak, activations) in enumerate(sorted(strong)):
-            rows.append({"neuron": unit.neuron, "sign": unit.sign, "rank": rank, "context_id": context_id, "peak": peak,
+            rows.append({"unit": unit.number, "sign": unit.sign, "rank": rank, "context_id": context_id, "peak": peak,
                          "activation": -minus, "activations": activations if recorded else None})  # fmt: skip
-    types = {"neuron": pl.Int32, "sign": pl.Int8, "activation": pl.Float32, "activations": pl.List(pl.Float32)}
+    types = {"unit": pl.Int32, "sign": pl.Int8, "activation": pl.Float32, "activations": pl.List(pl.Float32)}
     return pl.DataFrame(rows, infer_schema_length=None).cast(types), contexts
 
 
@@ -50,9 +50,9 @@ def test_the_twenty_strongest_are_taken_two_a_document_and_split_into_ten_and_te
     frame = conform("top_examples", result.tables["top_examples"])
     top_contexts, _ = harvest()
     for unit in UNITS:
-        rows = frame.filter(neuron=unit.neuron, sign=unit.sign)
+        rows = frame.filter(unit=unit.number, sign=unit.sign)
         expected, per_document = [], {}
-        for context_id in top_contexts.filter(neuron=unit.neuron, sign=unit.sign).sort("rank")["context_id"]:
+        for context_id in top_contexts.filter(unit=unit.number, sign=unit.sign).sort("rank")["context_id"]:
             document = context_id.split(":")[0]
             per_document[document] = per_document.get(document, 0) + 1
             if per_document[document] <= 2 and len(expected) < 20:
@@ -76,7 +76,7 @@ def test_units_alone_and_together_give_the_same_rows():
     together, _ = choose()
     for unit in UNITS:
         alone, _ = choose(units=[unit])
-        rows = together.tables["top_examples"].filter(neuron=unit.neuron, sign=unit.sign)
+        rows = together.tables["top_examples"].filter(unit=unit.number, sign=unit.sign)
         assert alone.tables["top_examples"].equals(rows)
 
 
@@ -92,7 +92,7 @@ def test_contexts_whose_peak_is_not_positive_are_no_top_examples():
     top_contexts, contexts = harvest(windows=1)
     weak = top_contexts.with_columns(pl.when(pl.col("rank") < 12).then("activation").otherwise(0.0).alias("activation"))
     result, _ = choose(harvested=(weak, contexts))
-    assert set(result.tables["top_examples"].group_by("neuron", "sign").len()["len"]) == {12}
+    assert set(result.tables["top_examples"].group_by("unit", "sign").len()["len"]) == {12}
 
 
 def test_too_few_contexts_on_a_side_is_recorded_with_both_counts():

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.method.normalise import normalise
-from n2g_assets.method.probing import Substitute, Unit, Vocabulary
-from n2g_assets.storage.tables import TABLES
+from n2g_assets.method.probing import Substitute, Vocabulary
 
 BOS, MASK = 0, 1
 
@@ -43,7 +44,7 @@ class ToyProber:
         assert all(prompt.dtype == np.int32 and prompt[0] == BOS for prompt in prompts)
         self.calls.append(len(prompts))
         return [
-            (unit.sign * self.neurons[unit.neuron](prompt)).astype(np.float32)
+            (unit.sign * self.neurons[unit.number](prompt)).astype(np.float32)
             for prompt, unit in zip(prompts, units, strict=True)
         ]
 
@@ -113,11 +114,11 @@ def top_example_rows(neurons: Mapping[int, Neuron], contexts: Mapping[Unit, Sequ
     rows = []
     for unit, windows in contexts.items():
         for rank, tokens in enumerate(windows):
-            activations = (unit.sign * neurons[unit.neuron](tokens)).astype(np.float32)
+            activations = (unit.sign * neurons[unit.number](tokens)).astype(np.float32)
             peak = 1 + int(np.argmax(activations[1:]))
             if activations[peak] > 0:
                 rows.append({
-                    "neuron": unit.neuron, "sign": unit.sign, "rank": rank, "context_id": f"d{rank}:0",
+                    "unit": unit.number, "sign": unit.sign, "rank": rank, "context_id": f"d{rank}:0",
                     "document_id": f"d{rank}", "peak": peak, "split": "train", "activation": float(activations[peak]),
                     "token_ids": tokens.tolist(), "activations": activations.tolist(),
                 })  # fmt: skip

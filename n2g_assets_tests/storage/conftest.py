@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import SliceStore
 
 

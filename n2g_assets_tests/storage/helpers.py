@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport, fill_units
-from n2g_assets.storage.tables import TABLES
 
 UNITS = [Unit(neuron, 1) for neuron in (5, 0, 3, 9, 7, 1, 8)]
 
@@ -72,9 +72,9 @@ def node_rows(units: Sequence[Unit]) -> pl.DataFrame:
     """Rows that a stage could write for these units: neuron n has n % 3 + 1 rules."""
     names = [name for name in TABLES["rules"].schema if name not in ("study", "layer")]
     records = [
-        {"neuron": u.neuron, "sign": u.sign, "rule_id": rule, "pattern": f"{u.neuron} *", "tokens": [b"\xff", None]}
+        {"unit": u.number, "sign": u.sign, "rule_id": rule, "pattern": f"{u.number} *", "tokens": [b"\xff", None]}
         for u in units
-        for rule in range(u.neuron % 3 + 1)
+        for rule in range(u.number % 3 + 1)
     ]
     return rows("rules", *records).select(names)
 
@@ -98,7 +98,7 @@ def fill(store: SliceStore, **changes: Any) -> StageReport:
         "compute": compute,
         "block_size": 2,
     } | changes
-    arguments.setdefault("unit_inputs", {unit: f"input {unit.neuron}" for unit in arguments["units"]})
+    arguments.setdefault("unit_inputs", {unit: f"input {unit.number}" for unit in arguments["units"]})
     return fill_units(store, **arguments)
 
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from n2g_assets.errors import StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES, Column, Table
+from n2g_assets.core.units import Unit
 from n2g_assets.storage import slices
 from n2g_assets.storage.hashing import content_hash, hash_json, unit_rows_hashes
-from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceKey, SliceStore
-from n2g_assets.storage.tables import TABLES, Column, Table
 from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, remove, rows, start, write
 
 VALUES: dict[pl.DataType | type[pl.DataType], st.SearchStrategy] = {
@@ -76,7 +76,7 @@ def test_any_rows_come_back_equal_with_an_equal_hash_in_any_order(name: str, dat
 
 
 def test_the_hash_sees_every_change_of_a_value() -> None:
-    common = {"layer": 7, "neuron": 1}
+    common = {"layer": 7, "unit": 1}
     variants = [
         rows("rules", {"tokens": [b"ab", None]}, **common),
         rows("rules", {"tokens": [b"ab", b""]}, **common),
@@ -120,21 +120,19 @@ def test_hashes_of_settings_depend_on_their_values_alone() -> None:
 def test_unit_hashes_equal_the_hash_of_each_units_rows_alone(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, -1])), max_size=12))
     records = [
-        {"neuron": neuron, "sign": sign, "rule_id": i, "tokens": data.draw(VALUES[pl.List(pl.Binary)])}
+        {"unit": neuron, "sign": sign, "rule_id": i, "tokens": data.draw(VALUES[pl.List(pl.Binary)])}
         for i, (neuron, sign) in enumerate(names)
     ]
     frame = rows("rules", *records)
     units = [Unit(neuron, sign) for neuron in range(5) for sign in (1, -1)]
     together = unit_rows_hashes(frame, units)
     for unit in units:
-        own = frame.filter((pl.col("neuron") == unit.neuron) & (pl.col("sign") == unit.sign))
+        own = frame.filter((pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign))
         assert unit_rows_hashes(own, [unit]) == {unit: together[unit]}
         # the slow second opinion: equal hashes where and only where the rows are equal, key aside
         for other in units:
-            theirs = frame.filter((pl.col("neuron") == other.neuron) & (pl.col("sign") == other.sign))
-            same = own.drop("neuron", "sign").equals(theirs.drop("neuron", "sign")) and (
-                unit == other or own.height == 0
-            )
+            theirs = frame.filter((pl.col("unit") == other.number) & (pl.col("sign") == other.sign))
+            same = own.drop("unit", "sign").equals(theirs.drop("unit", "sign")) and (unit == other or own.height == 0)
             assert (together[unit] == together[other]) == same
     relabelled = frame.with_columns(study=pl.lit("other"), layer=pl.lit(3, pl.Int32))
     assert unit_rows_hashes(relabelled, units) == together
@@ -146,7 +144,7 @@ def test_unit_hashes_of_lists_of_lists_speak_of_each_units_rows_alone(data: st.D
     few = st.lists(st.lists(st.integers(0, 1), max_size=2), max_size=2)
     names = data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=8))
     records = [
-        {"neuron": n, "match_ids": data.draw(few)}
+        {"unit": n, "match_ids": data.draw(few)}
         | {name: data.draw(VALUES[pl.List(pl.String)]) for name in ("near_miss_changes", "near_miss_tokens")}
         for n in names
     ]
@@ -154,11 +152,11 @@ def test_unit_hashes_of_lists_of_lists_speak_of_each_units_rows_alone(data: st.D
     units = [Unit(n, 1) for n in range(4)]
     together = unit_rows_hashes(frame, units)
     for unit in units:
-        own = frame.filter(pl.col("neuron") == unit.neuron)
+        own = frame.filter(pl.col("unit") == unit.number)
         assert unit_rows_hashes(own, [unit]) == {unit: together[unit]}
         if own.height:
             changed = frame.with_columns(
-                match_ids=pl.when(pl.col("neuron") == unit.neuron)
+                match_ids=pl.when(pl.col("unit") == unit.number)
                 .then(pl.lit([[7]], pl.List(pl.List(pl.Int32))))
                 .otherwise(pl.col("match_ids"))
             )
@@ -168,11 +166,11 @@ def test_unit_hashes_of_lists_of_lists_speak_of_each_units_rows_alone(data: st.D
 
 def test_layout_and_lookups(store: SliceStore) -> None:
     for layer in (12, 7):
-        write(store, "rules", rows("rules", {"neuron": layer}, layer=layer, study="demo"), layer=layer)
+        write(store, "rules", rows("rules", {"unit": layer}, layer=layer, study="demo"), layer=layer)
         write(
             store,
             "ledger",
-            rows("ledger", {"neuron": layer}, layer=layer, study="demo"),
+            rows("ledger", {"unit": layer}, layer=layer, study="demo"),
             layer=layer,
             part="top_examples",
         )
@@ -191,9 +189,9 @@ def test_layout_and_lookups(store: SliceStore) -> None:
     assert store.layers("rules", "demo") == [7, 12]
     assert store.studies() == ["demo"]
     assert str(store.keys("demo")[0]) == "documents of study demo"
-    assert store.scan_all("rules", "demo").collect()["neuron"].to_list() == [7, 12]
+    assert store.scan_all("rules", "demo").collect()["unit"].to_list() == [7, 12]
     assert store.scan_all("saliencies", "demo").collect().schema == TABLES["saliencies"].schema
-    assert store.read("rules", "demo", 7, columns=["neuron"]).shape == (1, 1)
+    assert store.read("rules", "demo", 7, columns=["unit"]).shape == (1, 1)
     remove(store, "rules", "demo", 7)
     assert store.manifest("rules", "demo", 7) is None
     assert store.layers("rules", "demo") == [12]
@@ -315,7 +313,7 @@ def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None
 HOLD = """
 import sys
 from pathlib import Path
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import SliceStore
 with SliceStore(Home(Path(sys.argv[1]))).lock("database"):
     print("held", flush=True)
@@ -352,15 +350,15 @@ def test_the_rows_of_some_units_are_those_among_all_rows(tmp_path, monkeypatch, 
     monkeypatch.setattr(slices, "_ROW_GROUP_BYTES", group_bytes)
     store = SliceStore(Home(tmp_path))
     records = [
-        {"study": "demo", "layer": 7, "neuron": n, "sign": s, "rule_id": rule}
+        {"study": "demo", "layer": 7, "unit": n, "sign": s, "rule_id": rule}
         for n in (0, 2, 3, 5, 9) for s in (1, -1) for rule in range(n + 1)
     ]  # fmt: skip
     manifest = write(store, "rules", rows("rules", *records))
     everything = store.read("rules", "demo", 7)
     assert manifest.content_hash == content_hash(everything)
-    asked = [(row["neuron"], row["sign"]) in units for row in everything.iter_rows(named=True)]
+    asked = [(row["unit"], row["sign"]) in units for row in everything.iter_rows(named=True)]
     expected = everything.filter(pl.Series(asked, dtype=pl.Boolean))
     found = store.read("rules", "demo", 7, units=[Unit(*unit) for unit in units])
     assert_frame_equal(found, expected)
-    chosen = store.read("rules", "demo", 7, columns=["rule_id", "neuron"], units=[Unit(*unit) for unit in units])
-    assert_frame_equal(chosen, expected.select("rule_id", "neuron"))
+    chosen = store.read("rules", "demo", 7, columns=["rule_id", "unit"], units=[Unit(*unit) for unit in units])
+    assert_frame_equal(chosen, expected.select("rule_id", "unit"))

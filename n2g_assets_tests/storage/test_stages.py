@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.errors import SettingsError, StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import SettingsError, StorageError
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.files import write_parquet
-from n2g_assets.storage.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
-from n2g_assets.storage.tables import TABLES
 from n2g_assets_tests.storage.helpers import (
     UNITS,
     compute,
@@ -30,7 +30,7 @@ from n2g_assets_tests.storage.helpers import (
     tell,
 )
 
-INPUTS = {unit: f"input {unit.neuron}" for unit in UNITS}
+INPUTS = {unit: f"input {unit.number}" for unit in UNITS}
 
 
 class Counting:
@@ -64,12 +64,12 @@ def test_every_unit_gets_its_rows_and_its_ledger_row(store: SliceStore) -> None:
     seen: list[tuple[int, int]] = []
     report = fill(store, progress=lambda done, total: seen.append((done, total)))
     rules, ledger = slices_of(store)
-    assert rules.group_by("neuron").len().sort("neuron").rows() == [
+    assert rules.group_by("unit").len().sort("unit").rows() == [
         (0, 1), (1, 2), (3, 1), (5, 3), (7, 2), (8, 3), (9, 1)
     ]  # fmt: skip
     assert rules["study"].unique().to_list() == ["demo"]
     assert rules["layer"].unique().to_list() == [7]
-    assert ledger.select("neuron", "stage", "status", "reason").rows() == [
+    assert ledger.select("unit", "stage", "status", "reason").rows() == [
         (neuron, "neuron_graphs", "ok", "") for neuron in (0, 1, 3, 5, 7, 8, 9)
     ]
     assert (report.reused, report.computed, report.kept, report.carried) == (False, 7, 0, 0)
@@ -113,12 +113,12 @@ def test_only_units_whose_code_settings_or_input_changed_are_computed(
 def test_carried_units_are_not_computed_and_keep_their_outcome(store: SliceStore) -> None:
     carried = {Unit(3, 1): Outcome("dead", "a_max is 0"), Unit(77, 1): Outcome("dead", "not asked for")}
     stage = Counting()
-    report = fill(store, carried=carried, compute=stage, unit_inputs={u: INPUTS[u] for u in UNITS if u.neuron != 3})
+    report = fill(store, carried=carried, compute=stage, unit_inputs={u: INPUTS[u] for u in UNITS if u.number != 3})
     assert stage.units == set(UNITS) - {Unit(3, 1)}
     assert (report.computed, report.carried, report.ledger) == (6, 1, {"dead": 1, "ok": 6})
     rules, ledger = slices_of(store)
-    assert 3 not in rules["neuron"].to_list()
-    assert ledger.filter(pl.col("neuron") == 3).select("status", "reason").row(0) == ("dead", "a_max is 0")
+    assert 3 not in rules["unit"].to_list()
+    assert ledger.filter(pl.col("unit") == 3).select("status", "reason").row(0) == ("dead", "a_max is 0")
     alive = fill(store, compute=(again := Counting()))
     assert again.units == {Unit(3, 1)}
     assert (alive.carried, alive.ledger) == (0, {"ok": 7})
@@ -131,9 +131,9 @@ def test_a_unit_that_raises_alone_is_failed_and_the_others_of_its_block_are_not(
     report = fill(store, compute=stage)
     assert report.ledger == {"ok": 6, "failed": 1}
     rules, ledger = slices_of(store)
-    failed = ledger.filter(pl.col("status") == "failed").select("neuron", "reason").rows()
+    failed = ledger.filter(pl.col("status") == "failed").select("unit", "reason").rows()
     assert failed == [(3, "RuntimeError: no peak in x.bin: odd")]
-    assert 9 in rules["neuron"].to_list()
+    assert 9 in rules["unit"].to_list()
     assert "Traceback" in caplog.text
     assert fill(store, compute=Counting()).reused
 
@@ -251,7 +251,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from n2g_assets.storage import slices
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets_tests.storage.helpers import UNITS, compute, fill
 def stage(units):
     if sys.argv[2] == "compute" and UNITS[4] in units:
@@ -285,7 +285,7 @@ def test_after_kill_9_the_same_command_goes_on_and_gives_the_same_rows(
 TWO = """
 import dataclasses, json, logging, sys
 from pathlib import Path
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.storage.helpers import UNITS, compute, fill
 class Says(logging.Handler):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from n2g_assets.method.probing import Unit
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import STAGES
+from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.storage.tables import STAGES
 from n2g_assets.storage.warehouse import open_database, publish
 from n2g_assets_tests.storage.helpers import rows, write
 
@@ -23,14 +23,14 @@ ENDED = {2: ("activation_cache", "dead", "a_max is 0"), 4: ("top_examples", "too
 def ledger_row(neuron: int, stage: str) -> dict:
     """A unit is ok until it ends, and keeps the status with which it ended."""
     if neuron in ENDED and STAGES.index(ENDED[neuron][0]) <= STAGES.index(stage):
-        return {"neuron": neuron, "stage": stage, "status": ENDED[neuron][1], "reason": ENDED[neuron][2]}
-    return {"neuron": neuron, "stage": stage, "status": "ok"}
+        return {"unit": neuron, "stage": stage, "status": ENDED[neuron][1], "reason": ENDED[neuron][2]}
+    return {"unit": neuron, "stage": stage, "status": "ok"}
 
 
 def score(neuron: int, predictor: str, counts: tuple[int, int, int, int], prf: tuple) -> dict:
     names = ("true_positives", "false_positives", "false_negatives", "true_negatives")
     return {
-        "neuron": neuron,
+        "unit": neuron,
         "predictor": predictor,
         "text": "top",
         **dict(zip(names, counts, strict=True)),
@@ -58,7 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         records = [dict(zip(names, token, strict=True)) for token in tokens]
         write(store, "vocabulary", rows("vocabulary", *records, study=study), study=study)
     for stage in STAGES:
-        records = [ledger_row(unit.neuron, stage) for unit in UNITS]
+        records = [ledger_row(unit.number, stage) for unit in UNITS]
         write(store, "ledger", rows("ledger", *records, **WHERE), part=stage)
     write(
         store,
@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         layer=8,
         part=STAGES[0],
     )
-    stats = [{"neuron": n, "max": 2.0 * n, "share_positive": 0.25} for n in range(9)]
+    stats = [{"unit": n, "max": 2.0 * n, "share_positive": 0.25} for n in range(9)]
     write(store, "neuron_stats", rows("neuron_stats", *stats, **WHERE))
     evaluation = [
         score(0, "graph", (3, 1, 1, 5), (0.75, 0.75, 0.75)),
@@ -77,21 +77,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     ]
     write(store, "evaluation", rows("evaluation", *evaluation, **WHERE))
     nodes = [
-        {"neuron": 0, "node_id": 0, "kind": "activating", "token": b"except", "activation": 0.8},
-        {"neuron": 0, "node_id": 1, "kind": "ignore", "parent_id": 0, "depth": 1, "activation": 0.8},
-        {"neuron": 0, "node_id": 2, "kind": "context", "token": b"all", "parent_id": 1, "depth": 2, "activation": 0.8},
-        {"neuron": 1, "node_id": 0, "kind": "activating", "token": b"except", "activation": 1.0},
-        {"neuron": 1, "node_id": 1, "kind": "activating", "token": b"\n", "activation": 0.6},
-        {"neuron": 1, "node_id": 2, "kind": "activating", "token": b"\xff", "activation": 0.5},
-        {"neuron": 5, "node_id": 0, "kind": "activating", "token": b"all", "activation": 0.5},
+        {"unit": 0, "node_id": 0, "kind": "activating", "token": b"except", "activation": 0.8},
+        {"unit": 0, "node_id": 1, "kind": "ignore", "parent_id": 0, "depth": 1, "activation": 0.8},
+        {"unit": 0, "node_id": 2, "kind": "context", "token": b"all", "parent_id": 1, "depth": 2, "activation": 0.8},
+        {"unit": 1, "node_id": 0, "kind": "activating", "token": b"except", "activation": 1.0},
+        {"unit": 1, "node_id": 1, "kind": "activating", "token": b"\n", "activation": 0.6},
+        {"unit": 1, "node_id": 2, "kind": "activating", "token": b"\xff", "activation": 0.5},
+        {"unit": 5, "node_id": 0, "kind": "activating", "token": b"all", "activation": 0.5},
     ]
     write(store, "graph_nodes", rows("graph_nodes", *nodes, **WHERE))
     rules = [
-        {"neuron": 0, "rule_id": 0, "pattern": "all * except", "tokens": [b"except", None, b"all"], "activation": 0.8},
-        {"neuron": 0, "rule_id": 1, "pattern": "except", "tokens": [b"except"], "activation": 0.6},
-        {"neuron": 1, "rule_id": 0, "pattern": "except", "tokens": [b"except"], "activation": 1.0, "count": 4},
-        {"neuron": 1, "rule_id": 1, "pattern": "\n", "tokens": [b"\n"], "activation": 0.6},
-        {"neuron": 5, "rule_id": 0, "pattern": "all all", "tokens": [b"all", b"all"], "activation": 0.5},
+        {"unit": 0, "rule_id": 0, "pattern": "all * except", "tokens": [b"except", None, b"all"], "activation": 0.8},
+        {"unit": 0, "rule_id": 1, "pattern": "except", "tokens": [b"except"], "activation": 0.6},
+        {"unit": 1, "rule_id": 0, "pattern": "except", "tokens": [b"except"], "activation": 1.0, "count": 4},
+        {"unit": 1, "rule_id": 1, "pattern": "\n", "tokens": [b"\n"], "activation": 0.6},
+        {"unit": 5, "rule_id": 0, "pattern": "all all", "tokens": [b"all", b"all"], "activation": 0.5},
     ]
     write(store, "rules", rows("rules", *rules, **WHERE))
     plain = {"study": "plain", "layer": 7}
@@ -139,7 +139,7 @@ def test_layer_summary_means_under_both_conventions_and_sums(home: Home) -> None
 def test_unit_summary_has_one_line_for_every_unit_asked_for(home: Home) -> None:
     found = ask(
         home,
-        "SELECT neuron, status, a_max, share_positive, n_rules, n_nodes, n_firings, graph_f1, token_lookup_f1, "
+        "SELECT unit, status, a_max, share_positive, n_rules, n_nodes, n_firings, graph_f1, token_lookup_f1, "
         "top_pattern FROM unit_summary WHERE study = 'demo' AND layer = 7",
     )
     assert [row[:-3] for row in found] == [
@@ -155,12 +155,12 @@ def test_unit_summary_has_one_line_for_every_unit_asked_for(home: Home) -> None:
 
 
 def test_unit_rules_are_readable_and_strongest_first(home: Home) -> None:
-    found = ask(home, "SELECT rule_id, pattern, activation, raw_activation, count FROM unit_rules WHERE neuron = 1")
+    found = ask(home, "SELECT rule_id, pattern, activation, raw_activation, count FROM unit_rules WHERE unit = 1")
     assert found == [(0, "except", 1.0, 2.0, 4), (1, "\n", pytest.approx(0.6), pytest.approx(1.2), 0)]
 
 
 def test_problem_units_names_the_first_stage_that_ended_a_unit(home: Home) -> None:
-    found = ask(home, "SELECT layer, neuron, stage, status, reason FROM problem_units")
+    found = ask(home, "SELECT layer, unit, stage, status, reason FROM problem_units")
     assert found == [
         (7, 2, "activation_cache", "dead", "a_max is 0"),
         (7, 3, "neuron_graphs", "failed", "ValueError: x"),
@@ -187,18 +187,18 @@ def test_problem_units_names_the_first_stage_that_ended_a_unit(home: Home) -> No
 def test_units_on_finds_a_token_in_any_of_its_spellings_strongest_first(
     home: Home, token: str, units: list[tuple[str, int]]
 ) -> None:
-    assert ask(home, "SELECT study, neuron FROM units_on(?)", token) == units
+    assert ask(home, "SELECT study, unit FROM units_on(?)", token) == units
     quoted = token.replace("'", "''")
-    assert ask(home, f"SELECT study, neuron FROM units_on('{quoted}')") == units
+    assert ask(home, f"SELECT study, unit FROM units_on('{quoted}')") == units
 
 
 def test_units_on_shows_the_rules_of_that_token(home: Home) -> None:
-    found = ask(home, "SELECT neuron, form, activation, n_rules, top_pattern FROM units_on('except')")
+    found = ask(home, "SELECT unit, form, activation, n_rules, top_pattern FROM units_on('except')")
     assert found == [(1, "except", 1.0, 1, "except"), (0, "except", pytest.approx(0.8), 2, "all * except")]
 
 
 def test_units_with_context_looks_before_the_activating_token_only(home: Home) -> None:
-    found = ask(home, "SELECT neuron, form, activation, n_rules, top_pattern FROM units_with_context(' All')")
+    found = ask(home, "SELECT unit, form, activation, n_rules, top_pattern FROM units_with_context(' All')")
     assert found == [(0, "all", pytest.approx(0.8), 1, "all * except"), (5, "all", 0.5, 1, "all all")]
     assert ask(home, "FROM units_with_context('except')") == []
 

@@ -9,10 +9,10 @@ import duckdb
 import polars as pl
 import pytest
 
-from n2g_assets.method.probing import Unit
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import STAGES, TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.storage.tables import STAGES, TABLES
 from n2g_assets.storage.warehouse import open_database, publish
 from n2g_assets_tests.storage.helpers import rows, write
 
@@ -45,7 +45,7 @@ def score_rows() -> list[dict[str, Any]]:
     records = []
     for (predictor, text), by_neuron in SCORES.items():
         for neuron, values in by_neuron.items():
-            record = dict(zip(names, values, strict=True)) | {"neuron": neuron, "predictor": predictor, "text": text}
+            record = dict(zip(names, values, strict=True)) | {"unit": neuron, "predictor": predictor, "text": text}
             if record["f1"] is not None:
                 record |= {"f1_low": record["f1"] - 0.01, "f1_high": record["f1"] + 0.01}
                 record |= {"precision": record["f1"] / 2, "recall": record["f1"] / 4}
@@ -84,30 +84,30 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
     for stage in STAGES:
         dead = {"stage": stage, "status": "dead", "reason": "a_max is 0"}
-        ledger = [dead if unit.neuron == DEAD else {"stage": stage, "status": "ok"} for unit in UNITS]
-        records = [record | {"neuron": unit.neuron} for unit, record in zip(UNITS, ledger, strict=True)]
+        ledger = [dead if unit.number == DEAD else {"stage": stage, "status": "ok"} for unit in UNITS]
+        records = [record | {"unit": unit.number} for unit, record in zip(UNITS, ledger, strict=True)]
         put("ledger", *records, part=stage)
         put("ledger", *records[:2], layer=8, part=stage)
         control = [
-            {"neuron": unit.neuron, "stage": stage, "status": "too_few_contexts" if unit.neuron == 2 else "ok"}
+            {"unit": unit.number, "stage": stage, "status": "too_few_contexts" if unit.number == 2 else "ok"}
             for unit in CONTROL_UNITS
         ]
         put("ledger", *control, study=CONTROL, part=stage)
     words = [(0, "<bos>"), (1, "␣the"), (2, "␣cat"), (3, "["), (4, "␣sat")]
     put("vocabulary", *({"token_id": i, "text": text} for i, text in words))
     put("vocabulary", {"token_id": 2, "text": "wrong study"}, study=CONTROL)
-    put("neuron_stats", *({"neuron": n, "max": float(n)} for n in range(5)))
-    put("rules", {"neuron": 0, "pattern": "the [cat]"}, {"neuron": 0, "rule_id": 1, "pattern": "[sat]"})
-    put("graph_nodes", {"neuron": 0, "token": b"cat"}, {"neuron": 0, "node_id": 1, "token": b"the"})
+    put("neuron_stats", *({"unit": n, "max": float(n)} for n in range(5)))
+    put("rules", {"unit": 0, "pattern": "the [cat]"}, {"unit": 0, "rule_id": 1, "pattern": "[sat]"})
+    put("graph_nodes", {"unit": 0, "token": b"cat"}, {"unit": 0, "node_id": 1, "token": b"the"})
     put("evaluation", *score_rows())
     put("layer_scores", *LAYER_SCORES)
     tests = [
-        {"neuron": 0, "rule_id": 0, "n_matches": 4, "fired": 3, "n_near_misses": 4, "silent": 4}
+        {"unit": 0, "rule_id": 0, "n_matches": 4, "fired": 3, "n_near_misses": 4, "silent": 4}
         | {"n_context_near_misses": 3, "context_silent": 3},
-        {"neuron": 0, "rule_id": 1, "n_matches": 2, "fired": 0, "n_near_misses": 4, "silent": 1}
+        {"unit": 0, "rule_id": 1, "n_matches": 2, "fired": 0, "n_near_misses": 4, "silent": 1}
         | {"n_context_near_misses": 1, "context_silent": 0},
-        {"neuron": 1, "rule_id": 0, "n_matches": 2, "fired": 2},
-        {"neuron": 2, "rule_id": 0, "n_matches": 1, "fired": 0, "n_near_misses": 2, "silent": 1},
+        {"unit": 1, "rule_id": 0, "n_matches": 2, "fired": 2},
+        {"unit": 2, "rule_id": 0, "n_matches": 1, "fired": 0, "n_near_misses": 2, "silent": 1},
     ]
     put("rule_tests", *tests)
     wrong = [
@@ -117,9 +117,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         ("out_of_domain", "miss", 0, 0.0, 1.5, [0, *[1, 2] * 10], None),
     ]
     names = ("text", "kind", "rank", "predicted", "actual", "token_ids", "rule_id")
-    put("counterexamples", *(dict(zip(names, values, strict=True)) | {"neuron": 0} for values in wrong))
+    put("counterexamples", *(dict(zip(names, values, strict=True)) | {"unit": 0} for values in wrong))
     kinds = [(0, "weak_peak", 0.5), (0, "over_general_rule", 0.25), (1, "weak_peak", 0.75)]
-    put("failures", *({"neuron": n, "kind": kind, "share": share} for n, kind, share in kinds))
+    put("failures", *({"unit": n, "kind": kind, "share": share} for n, kind, share in kinds))
     publish(store, CONTROL, {7: CONTROL_UNITS})
     publish(store, "demo", {7: UNITS, 8: UNITS[:2]})
     with open_database(home) as connection:
@@ -201,15 +201,13 @@ def test_layer_summary_shows_the_other_models_units_for_the_control_with_new_wei
 # ---------------------------------------------------------------------------------------------- units
 def test_firing_tokens_of_a_unit_are_never_those_of_the_other_model(database: Database) -> None:
     for names, view in (("n_firings", "unit_summary"), ("top_n_firings", "fidelity_card")):
-        assert ask(database, f"SELECT {names} FROM {view} WHERE study = 'demo' AND layer = 7 ORDER BY neuron") == [
+        assert ask(database, f"SELECT {names} FROM {view} WHERE study = 'demo' AND layer = 7 ORDER BY unit") == [
             (4,), (6,), (0,), (None,), (None,)
         ]  # fmt: skip
 
 
 def test_fidelity_card_has_one_line_for_every_unit_asked_for(database: Database) -> None:
-    found = ask(
-        database, "SELECT layer, neuron, status, a_max, n_rules, n_nodes FROM fidelity_card WHERE study = 'demo'"
-    )
+    found = ask(database, "SELECT layer, unit, status, a_max, n_rules, n_nodes FROM fidelity_card WHERE study = 'demo'")
     assert found == [
         (7, 0, "ok", 0.0, 2, 2),
         (7, 1, "ok", 1.0, 0, 0),
@@ -224,7 +222,7 @@ def test_fidelity_card_has_one_line_for_every_unit_asked_for(database: Database)
 def test_fidelity_card_shows_the_graph_on_every_text_that_was_scored(database: Database) -> None:
     names = "{0}_f1, {0}_f1_low, {0}_f1_high, {0}_average_precision, {0}_n_firings"
     card = {text: names.format(text) for text in ("top", "quantiles", "random", "out_of_domain")}
-    unit = "layer = 7 AND neuron = {}"
+    unit = "layer = 7 AND unit = {}"
     assert one(database, card["top"], "fidelity_card", unit.format(0)) == pytest.approx((0.75, 0.74, 0.76, 0.8, 4))
     assert one(database, card["random"], "fidelity_card", unit.format(0)) == pytest.approx((0.5, 0.49, 0.51, 0.4, 40))
     assert one(database, card["top"], "fidelity_card", unit.format(2)) == (None, None, None, None, 0)
@@ -235,7 +233,7 @@ def test_fidelity_card_shows_the_graph_on_every_text_that_was_scored(database: D
 def test_fidelity_card_names_the_best_rival_the_simpler_of_equals_and_no_control(
     database: Database,
 ) -> None:
-    names = "neuron, top_best_other, top_best_other_f1, random_best_other, random_best_other_f1"
+    names = "unit, top_best_other, top_best_other_f1, random_best_other, random_best_other_f1"
     assert ask(database, f"SELECT {names} FROM fidelity_card WHERE study = 'demo' AND layer = 7") == [
         (0, "ngram", 0.625, None, None),
         (1, "token_lookup", 0.75, "ngram_backoff", 0.375),
@@ -252,15 +250,15 @@ def test_fidelity_card_shows_coverage_rule_tests_failures_and_the_strongest_rule
         "random_coverage_firings, rules_tested, n_matches, fired_share, n_near_misses, silent_share, "
         "n_context_near_misses, context_silent_share, failures, top_pattern"
     )
-    assert one(database, names, "fidelity_card", "layer = 7 AND neuron = 0") == (
+    assert one(database, names, "fidelity_card", "layer = 7 AND unit = 0") == (
         0.0, 2, 6, 0.5, 8, 0.625, 4, 0.75, "over_general_rule, weak_peak", "the [cat]"
     )  # fmt: skip
-    assert one(database, names, "fidelity_card", "layer = 7 AND neuron = 1") == (
+    assert one(database, names, "fidelity_card", "layer = 7 AND unit = 1") == (
         0.25, 1, 2, 1.0, 0, None, 0, None, "weak_peak", None
     )  # fmt: skip
     changed_tokens = "n_near_misses, silent_share, n_context_near_misses, context_silent_share"
-    assert one(database, changed_tokens, "fidelity_card", "layer = 7 AND neuron = 2") == (2, 0.5, 0, None)
-    assert one(database, names, "fidelity_card", f"layer = 7 AND neuron = {DEAD}") == (
+    assert one(database, changed_tokens, "fidelity_card", "layer = 7 AND unit = 2") == (2, 0.5, 0, None)
+    assert one(database, names, "fidelity_card", f"layer = 7 AND unit = {DEAD}") == (
         None, 0, None, None, None, None, None, None, None, None
     )  # fmt: skip
 
@@ -268,7 +266,7 @@ def test_fidelity_card_shows_coverage_rule_tests_failures_and_the_strongest_rule
 def test_worst_units_puts_those_first_whose_graph_falls_furthest_short_and_keeps_every_unit(
     database: Database,
 ) -> None:
-    names = "layer, neuron, status, f1_gain, graph_f1, token_lookup_f1, ngram_f1, ngram_backoff_f1, skip_bigram_f1"
+    names = "layer, unit, status, f1_gain, graph_f1, token_lookup_f1, ngram_f1, ngram_backoff_f1, skip_bigram_f1"
     assert ask(database, f"SELECT {names} FROM worst_units WHERE study = 'demo'") == [
         (7, 1, "ok", -0.5, 0.25, 0.75, 0.75, None, None),
         (7, 2, "ok", 0.0, None, 0.0, None, None, None),
@@ -278,18 +276,18 @@ def test_worst_units_puts_those_first_whose_graph_falls_furthest_short_and_keeps
         (8, 0, "ok", None, None, None, None, None, None),
         (8, 1, "ok", None, None, None, None, None, None),
     ]
-    found = one(database, "precision, recall, random_f1, failures", "worst_units", "layer = 7 AND neuron = 1")
+    found = one(database, "precision, recall, random_f1, failures", "worst_units", "layer = 7 AND unit = 1")
     assert found == (0.125, 0.0625, 0.125, "weak_peak")
 
 
 def test_worst_units_quotes_the_largest_difference_of_a_unit(database: Database) -> None:
-    quoted = ask(database, "SELECT counterexample FROM worst_units WHERE study = 'demo' AND layer = 7 ORDER BY neuron")
+    quoted = ask(database, "SELECT counterexample FROM worst_units WHERE study = 'demo' AND layer = 7 ORDER BY unit")
     tail = "".join(["␣the␣cat"] * 7) + "␣the[␣cat]"
     assert quoted == [(f"miss, out_of_domain (predicted 0.00, actual 1.50): …{tail}",), *[(None,)] * 4]
 
 
 def test_counterexamples_are_readable_with_the_token_in_question_marked(database: Database) -> None:
-    found = ask(database, "SELECT neuron, text, kind, rank, predicted, pattern, window_text FROM counterexample_text")
+    found = ask(database, "SELECT unit, text, kind, rank, predicted, pattern, window_text FROM counterexample_text")
     assert found == [
         (0, "out_of_domain", "miss", 0, 0.0, None, "<bos>" + "␣the␣cat" * 9 + "␣the[␣cat]"),
         (0, "random", "false_alarm", 0, pytest.approx(0.9), "the [cat]", "<bos>␣the[␣cat]"),
@@ -368,12 +366,12 @@ def test_every_view_answers_while_no_table_has_rows(store: SliceStore) -> None:
 
 
 def test_units_stay_in_every_view_of_units_before_anything_but_the_ledger_is_there(store: SliceStore) -> None:
-    ledger = rows("ledger", {"neuron": 1}, {"neuron": 2}, layer=7, study="demo", stage=STAGES[0], status="ok")
+    ledger = rows("ledger", {"unit": 1}, {"unit": 2}, layer=7, study="demo", stage=STAGES[0], status="ok")
     write(store, "ledger", ledger, part=STAGES[0])
     publish(store, "demo", {7: UNITS})
     with open_database(store.home) as connection:
         for view in ("unit_status", "unit_summary", "fidelity_card", "worst_units"):
-            assert ask(connection, f"SELECT neuron, status FROM {view}") == [(1, "ok"), (2, "ok")]
+            assert ask(connection, f"SELECT unit, status FROM {view}") == [(1, "ok"), (2, "ok")]
         assert ask(connection, "SELECT layer, units, predictor, f1_all, auroc FROM layer_summary") == [
             (7, 2, None, None, None)
         ]

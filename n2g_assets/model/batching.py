@@ -1,0 +1,116 @@
+"""Batches of prompts of like length, padded on the right, as large as memory allows.
+
+A batch holds at most a budget of tokens. Where the device runs out of memory, the budget is halved for this batch and
+all later ones, and the work goes on: no prompt is ever left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from n2g_assets.core.errors import SubjectError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Batch = Int64[np.ndarray, " batch"]
+"""Numbers of prompts that go through the model together."""
+
+_LIKE = 0.8
+"""A prompt this much shorter than the longest of a batch waits for the next one, if the batch is large enough."""
+_LARGE = 0.25
+"""Share of the budget from which a batch is large enough to be efficient."""
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+"""What devices say when they have none left."""
+
+
+@dataclass
+class TokenBudget:
+    """The most tokens of one forward pass, padding included; shared by all that runs on one device."""
+
+    tokens: int
+
+    def halve(self, batch_tokens: int) -> None:
+        """After a batch of so many tokens ran out of memory: from now on at most half as many."""
+        self.tokens = max(1, min(self.tokens, batch_tokens) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("The device ran out of memory: going on with batches of at most %d tokens.", self.tokens)
+
+
+def batches(lengths: Int64[np.ndarray, " prompts"], batch_tokens: int) -> Iterator[Batch]:
+    """Numbers of prompts, the longest first, in batches.
+
+    Args:
+        lengths: Tokens of each prompt.
+        batch_tokens: The most tokens of a batch, padding included; a longer prompt makes a batch of its own.
+    """
+    for rows, _ in run_batches(lengths, TokenBudget(batch_tokens), lambda _: None):
+        yield rows
+
+
+def run_batches(
+    lengths: Int64[np.ndarray, " prompts"], budget: TokenBudget, run: Callable[[Batch], Result]
+) -> Iterator[tuple[Batch, Result]]:
+    """Runs prompts, the longest first, batch by batch; out of memory, the same prompts again in smaller batches.
+
+    Args:
+        lengths: Tokens of each prompt.
+        budget: The most tokens of a batch; halved where memory runs out.
+        run: Works on a batch, from the start if it is asked again.
+
+    Yields:
+        Each batch and what ``run`` gave for it.
+
+    Raises:
+        SubjectError: A single prompt, or row of prompts, does not fit into memory.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        rows, fits = _first(lengths, order, budget.tokens), True
+        try:
+            result = run(rows)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise SubjectError(
+                    f"The device has no memory left for a single text of {int(lengths[rows[0]])} tokens: close other "
+                    "programs, lower harvest.context_length, or set harvest.device to cpu."
+                ) from error
+            fits = False
+        if not fits:  # only now, behind the exception, has the batch given its memory back
+            budget.halve(len(rows) * int(lengths[rows[0]]))
+            continue
+        yield rows, result
+        order = order[len(rows) :]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the machine, has no memory left."""
+    said = str(error) if isinstance(error, RuntimeError) else ""  # of other devices than cuda there is only the text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
+def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"]:
+    """Prompts as one tensor, padded on the right."""
+    tokens = np.full((len(prompts), max(map(len, prompts))), pad_id, dtype=np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return torch.from_numpy(tokens)
+
+
+def _first(lengths: Int64[np.ndarray, " prompts"], order: Int64[np.ndarray, " waiting"], batch_tokens: int) -> Batch:
+    """Of waiting prompts, the longest first, those of the next batch."""
+    longest = max(1, int(lengths[order[0]]))
+    rows = order[: max(1, batch_tokens // longest)]
+    like = int((lengths[rows] >= _LIKE * longest).sum())
+    return rows[: max(like, int(np.ceil(_LARGE * batch_tokens / longest)))]

@@ -1,0 +1,151 @@
+"""TransformerLens hook names, resolved to modules of the plain model.
+
+A TransformerBridge wraps every module of a transformers model that it knows, and its hook points sit on the input or
+the output side of such a wrapper. In four steps:
+
+1. copy the plain model's structure, sharing its parameters, and boot a bridge on the copy (the bridge rewires the
+   model it is given and forces eager attention, which is several times slower);
+2. look up ``blocks.<layer>.<hook>`` among the bridge's hooks; aliases such as ``mlp.hook_post`` lead to the same
+   hook point as what they stand for (``mlp.out.hook_in``);
+3. find where that hook point hangs in the copy: its path without the wrappers is a module of the plain model;
+4. where there is no such module (the bridge computes the value itself), the caller runs through the bridge instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from n2g_assets.core.errors import SubjectError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+_WRAPPER = "_original_component"
+_SIDES: dict[str, Literal["input", "output"]] = {"hook_in": "input", "hook_out": "output"}
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in the plain model: a module's path and the side of it that a hook reads."""
+
+    module: str
+    side: Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class ResolvedHook:
+    """A hook name and where it reads, for every layer that has it."""
+
+    name: str
+    """The hook inside a block, such as ``mlp.hook_post``."""
+    layers: tuple[int, ...]
+    """Layers that have the hook, ascending."""
+    taps: dict[int, Tap] | None
+    """Its place in the plain model for each of them; none where it can only be read through the bridge."""
+
+    def full_name(self, layer: int) -> str:
+        """The hook's name in the whole model."""
+        return f"blocks.{layer}.{self.name}"
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the progress bars of transformers and the lines that the bridge writes to standard output."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> TransformerBridge:
+    """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
+
+    Args:
+        plain: A transformers language model, or one of TransformerLens' own.
+        folder: Where it was loaded from; the bridge reads config.json there.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        SubjectError: The bridge does not know the architecture.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if type(plain).__name__ == "NativeModel":
+        return boot_native_bridge(plain)
+    twin, parameter = _twin(plain), next(plain.parameters())
+    try:
+        with quiet_transformers():
+            bridge = TransformerBridge.boot_transformers(
+                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
+            )
+    except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+        raise SubjectError(
+            f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
+            "that its TransformerBridge supports."
+        ) from error
+    return bridge.eval()
+
+
+def boot_native_bridge(plain: torch.nn.Module) -> TransformerBridge:
+    """A TransformerBridge on a copy of one of TransformerLens' own models, sharing its parameters."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    config: Any = plain.cfg
+    with quiet_transformers():
+        return build_bridge_from_module(_twin(plain), "TransformerLensNative", tl_config=copy.deepcopy(config)).eval()
+
+
+def _twin(plain: torch.nn.Module) -> torch.nn.Module:
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in plain.parameters()}
+    return copy.deepcopy(plain, memo)
+
+
+def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:
+    """Where ``blocks.<layer>.<hook>`` reads in the plain model, for every layer.
+
+    Raises:
+        SubjectError: No block has the hook; the message lists the hooks there are and the nearest.
+    """
+    points = bridge.hook_dict
+    layers = tuple(layer for layer in range(n_layers) if f"blocks.{layer}.{hook}" in points)
+    if not layers:
+        raise _unknown_hook(hook, set(points))
+    places = _places(bridge, plain)
+    taps = {layer: places.get(id(points[f"blocks.{layer}.{hook}"])) for layer in layers}
+    found = {layer: tap for layer, tap in taps.items() if tap is not None}
+    return ResolvedHook(hook, layers, found if len(found) == len(layers) else None)
+
+
+def _places(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[int, Tap]:
+    """For every hook point of the bridge that has one, by its identity, its place in the plain model."""
+    modules = {path for path, _ in plain.named_modules()}
+    places: dict[int, Tap] = {}
+    for path, point in bridge.original_model.named_modules(remove_duplicate=False):
+        *parents, name = [part for part in path.split(".") if part != _WRAPPER]
+        module = ".".join(parents)
+        if name in _SIDES and module in modules:
+            places.setdefault(id(point), Tap(module, _SIDES[name]))
+    return places
+
+
+def _unknown_hook(hook: str, names: set[str]) -> SubjectError:
+    prefix = "blocks.0."
+    known = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    near = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
+    suggestion = f"did you mean '{near[0]}'? " if near else ""
+    return SubjectError(f"The model's blocks have no hook '{hook}': {suggestion}They have {', '.join(known)}.")

@@ -1,0 +1,83 @@
+"""The control for what a model learned: the same model, its weight matrices drawn anew at random.
+
+An explanation that scores as well on such a model says nothing of what training put into the weights. Architecture,
+tokenizer and the scale of every weight stay, since a model drawn at another scale would be a weak control: its units
+could be flat or saturated for that reason alone. So every floating-point tensor of two dimensions or more is drawn from
+a normal distribution with its own mean and standard deviation, and what has fewer, such as the scales of norms and
+biases, stays as it is. (The comparison follows Adebayo et al., Sanity Checks for Saliency Maps, arXiv 1810.03292.)
+
+Any safetensors will do, in one file or several; no model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from n2g_assets.core.errors import SourceError, StorageError
+
+if TYPE_CHECKING:
+    import torch
+
+REINITIALISER_VERSION = 1
+"""Raised when other weights are drawn from the same seed: older folders are then made anew."""
+
+_CHUNK = 2**22
+"""Elements that are measured or drawn at once."""
+
+
+def write_reinitialised(weights: Iterable[Path], folder: Path, seed: int) -> None:
+    """Write safetensors files of the same names, tensors, shapes and types, their matrices drawn anew.
+
+    Args:
+        weights: The safetensors files of a model; memory holds one of them at a time.
+        folder: Exists and is not theirs.
+        seed: The numbers of a tensor depend on it and on the tensor's name alone.
+
+    Raises:
+        SourceError: A file is damaged.
+        StorageError: The folder cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    for path in weights:
+        tensors = {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                    tensors[name] = _draw(file.get_tensor(name), name, seed)
+        except SafetensorError as error:
+            raise SourceError(f"The weights {path} cannot be read ({error}): put the file there anew.") from error
+        try:
+            save_file(tensors, folder / path.name, metadata)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"The weights drawn anew cannot be written to {folder.parent} ({error}): free some space, or set "
+                "N2G_HOME to another folder."
+            ) from error
+
+
+def _draw(trained: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """A tensor with the mean and the standard deviation of ``trained``; itself, if it is no matrix."""
+    import torch
+
+    if trained.ndim < 2 or not trained.is_floating_point():
+        return trained
+    named = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    generator = np.random.default_rng(np.random.SeedSequence([seed, named]))
+    pieces = trained.reshape(-1).split(_CHUNK)
+    count = max(1, trained.numel())
+    mean = sum(float(_exact(piece).sum()) for piece in pieces) / count
+    std = (sum(float(((_exact(piece) - mean) ** 2).sum()) for piece in pieces) / count) ** 0.5
+    drawn = [torch.from_numpy(mean + std * generator.standard_normal(len(piece))).to(trained.dtype) for piece in pieces]
+    return torch.cat(drawn).reshape(trained.shape)
+
+
+def _exact(piece: torch.Tensor) -> np.ndarray:
+    return piece.double().numpy()

@@ -1,0 +1,132 @@
+"""The check at load: the plain model that runs says the same as TransformerLens' bridge.
+
+1. The logits of the plain model and of the bridge on a fixed text agree.
+2. What the model's taps read equals the bridge's hook, at the first, the middle and the last layer.
+3. The cross-entropy on that text is recorded: a model that was converted wrongly shows there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from n2g_assets.core.errors import SubjectError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from n2g_assets.model.model import SubjectModel
+    from n2g_assets.model.sources import SubjectFiles
+
+VERIFICATION_TEXT = (
+    "The market square was empty when the two sisters came out of the bakery. It had rained all night, and the water "
+    "still ran along the gutters and under the wooden carts that stood in front of the town hall. The older one "
+    "carried a loaf of bread under her coat, because she did not want it to get wet, and the younger one walked a few "
+    'steps behind her and counted the puddles. "We should have taken the bus," she said, but the last bus had left '
+    "an hour ago, and both of them knew that the way home was not long. At the bridge they stopped for a while to look "
+    "at the river. It was higher than usual, brown and fast, and a branch of a tree turned slowly in the middle of it "
+    "before it went out of sight."
+)
+"""A fixed text in plain English prose."""
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
+
+
+@dataclass(frozen=True)
+class SubjectFacts:
+    """A subject model in numbers: the columns of ``subject_models`` beyond the study."""
+
+    model: str
+    source: str
+    file_sha256: str
+    revision: str | None
+    architecture: str
+    n_layers: int
+    d_mlp: int
+    d_model: int
+    d_vocab: int
+    max_context: int
+    activation: str
+    gated: bool
+    dtype: str
+    device: str
+    bos_id: int
+    mask_id: int
+    hook: str
+    nats_per_token: float
+    logit_difference: float
+
+
+def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> SubjectFacts:
+    """Check a model against the bridge and put it into numbers.
+
+    Raises:
+        SubjectError: Logits or activations differ by more than rounding.
+    """
+    ids = model.encode([VERIFICATION_TEXT])[0][: model.max_context - 1]
+    tokens = torch.from_numpy(np.concatenate([[model.bos_id], ids]).astype(np.int64))[None].to(model.device)
+    logits = model.logits(tokens)
+    nats = float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]))
+
+    layers = sorted({model.hook.layers[i] for i in (0, len(model.hook.layers) // 2, -1)})
+    names = [model.hook.full_name(layer) for layer in layers]
+    with torch.inference_mode():
+        bridge_logits, cache = bridge.run_with_cache(tokens, names_filter=names)
+    difference = float((logits - bridge_logits.float()).abs().max())
+    _agree(model, "logits", logits, bridge_logits)
+    read: dict[int, Tensor] = {}
+    model.run(tokens, {layer: partial(read.__setitem__, layer) for layer in layers})
+    for layer, name in zip(layers, names, strict=True):
+        _agree(model, f"activations at {name}", read[layer], cache[name].flatten(2))
+    return SubjectFacts(
+        model=model.name,
+        source=files.source,
+        file_sha256=files.file_sha256,
+        revision=files.revision,
+        architecture=type(model.plain).__name__,
+        n_layers=model.n_layers,
+        d_mlp=model.d_mlp,
+        d_model=model.d_model,
+        d_vocab=model.d_vocab,
+        max_context=model.max_context,
+        activation=model.activation,
+        gated=model.gated,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        bos_id=model.bos_id,
+        mask_id=model.mask_id,
+        hook=model.hook.name,
+        nats_per_token=nats,
+        logit_difference=difference,
+    )
+
+
+def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise SubjectError(
+            f"The {what} of {model.name} have the shape {tuple(ours.shape)} in transformers but "
+            f"{tuple(theirs.shape)} in TransformerLens: choose another hook, such as mlp.hook_post."
+        )
+    difference = _difference(ours.float(), theirs.float())
+    if not difference <= _TOLERANCE[model.dtype]:
+        raise SubjectError(
+            f"The {what} of {model.name} differ between transformers and TransformerLens by {difference:.1%}: choose "
+            "another hook or model, or another version of transformer-lens."
+        )
+
+
+def _difference(ours: Float[Tensor, "batch pos width"], theirs: Float[Tensor, "batch pos width"]) -> float:
+    """The largest ||ours - theirs|| / ||theirs|| of a position after BOS; vectors near zero count as longer.
+
+    BOS is left out: its vectors can be hundreds of times longer, and nothing ever reads them.
+    """
+    apart = (ours - theirs)[:, 1:].norm(dim=-1)
+    length = theirs[:, 1:].norm(dim=-1)
+    return float((apart / length.clamp(min=max(float(length.max()) * 0.01, 1e-12))).max())

@@ -1,0 +1,134 @@
+"""The exact bytes of every token id, and the forms under which graphs match them.
+
+1. Byte-level tokenizers (GPT-2, Llama 3, SmolLM) spell each byte as one character: the map is undone.
+2. SentencePiece-like ones (Llama 2, Gemma) spell a space as U+2581 and lone bytes as ``<0xNN>``.
+3. Tokens that were added to the vocabulary, the special ones among them, are their own text.
+4. Token ids that the model has but the tokenizer does not get a form that nothing else has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.method.display import display_text
+from n2g_assets.method.normalise import normalise as normalised_form
+from n2g_assets.method.probing import Vocabulary
+from n2g_assets.model.tokens import SubjectTokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+_SPACE = "\u2581"
+
+
+def build_vocabulary(
+    tokenizer: SubjectTokenizer, d_vocab: int, *, normalise: bool, bos_id: int, mask_id: int
+) -> Vocabulary:
+    """The subject model's tokens.
+
+    Args:
+        tokenizer: Its tokenizer.
+        d_vocab: Token ids of the model, which may be more than the tokenizer's.
+        normalise: Match tokens under :func:`n2g_assets.method.normalise.normalise`, instead of as they are.
+        bos_id: Token id at position 0 of every context.
+        mask_id: Token id that masks another in saliency.
+    """
+    known = _token_bytes(tokenizer.backend)
+    tokens = [known.get(token_id) for token_id in range(d_vocab)]
+    forms = [
+        _unused(token_id) if token is None else normalised_form(token) if normalise else token
+        for token_id, token in enumerate(tokens)
+    ]
+    return _vocabulary([token or b"" for token in tokens], forms, bos_id, mask_id)
+
+
+def vocabulary_rows(vocabulary: Vocabulary) -> pl.DataFrame:
+    """The vocabulary as rows of the table ``vocabulary``: token_id, token, normalised, text."""
+    forms = [vocabulary.forms[index] for index in vocabulary.form_of.tolist()]
+    texts = [display_text(token or form) for token, form in zip(vocabulary.tokens, forms, strict=True)]
+    return pl.DataFrame(
+        {"token_id": range(len(forms)), "token": vocabulary.tokens, "normalised": forms, "text": texts},
+        schema={"token_id": pl.Int32, "token": pl.Binary, "normalised": pl.Binary, "text": pl.String},
+    )
+
+
+def vocabulary_from_rows(rows: pl.DataFrame, *, bos_id: int, mask_id: int) -> Vocabulary:
+    """The vocabulary back from its rows, whatever their order."""
+    rows = rows.sort("token_id")
+    return _vocabulary(rows["token"].to_list(), rows["normalised"].to_list(), bos_id, mask_id)
+
+
+def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: int) -> Vocabulary:
+    index = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+    form_of = np.fromiter((index[form] for form in forms), np.int32, len(forms))
+    return Vocabulary(tuple(tokens), tuple(index), form_of, bos_id, mask_id)
+
+
+def _unused(token_id: int) -> bytes:
+    """A form for a token id without text; 0xFF occurs in no UTF-8, so it is nobody else's."""
+    return b"\xff<unused %d>" % token_id
+
+
+def _token_bytes(backend: Tokenizer) -> dict[int, bytes]:
+    """The bytes of every token id that the tokenizer knows."""
+    kinds = set(_kinds(json.loads(backend.to_str())))
+    spell: Callable[[str], bytes]
+    if "ByteLevel" in kinds:
+        spell = _byte_level
+    elif kinds & {"ByteFallback", "Metaspace"} or _SPACE in kinds:
+        spell = _sentencepiece
+    else:
+        spell = str.encode
+    tokens = {token_id: spell(text) for text, token_id in backend.get_vocab(with_added_tokens=True).items()}
+    added = backend.get_added_tokens_decoder()
+    return tokens | {token_id: token.content.encode() for token_id, token in added.items()}
+
+
+def _kinds(specification: Mapping[str, Any]) -> Iterator[str]:
+    """Types of a tokenizer's normaliser, pre-tokenizer and decoder, and U+2581 where one of them inserts it."""
+
+    def walk(part: Any) -> Iterator[str]:
+        if isinstance(part, Mapping):
+            if part.get("type") == "Replace" and _SPACE in (
+                part.get("content"),
+                *dict(part.get("pattern") or {}).values(),
+            ):
+                yield _SPACE
+            yield str(part.get("type"))
+            for value in part.values():
+                yield from walk(value)
+        elif isinstance(part, list):
+            for value in part:
+                yield from walk(value)
+
+    for key in ("normalizer", "pre_tokenizer", "decoder"):
+        yield from walk(specification.get(key))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling: printable Latin-1 characters stand for themselves, the other bytes follow from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _byte_level(text: str) -> bytes:
+    if all(character in _BYTE_OF for character in text):
+        return bytes(_BYTE_OF[character] for character in text)
+    return text.encode()
+
+
+def _sentencepiece(text: str) -> bytes:
+    if match := _BYTE_TOKEN.fullmatch(text):
+        return bytes([int(match[1], 16)])
+    return text.replace(_SPACE, " ").encode()

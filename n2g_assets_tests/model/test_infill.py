@@ -1,0 +1,142 @@
+"""Infill against an oracle that writes out every variant and reads all of its logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from n2g_assets.core.settings import MethodSettings
+from n2g_assets.model.infill import InfillProposer
+from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.vocabulary import build_vocabulary
+from n2g_assets_tests.tiny_models import SENTENCES, load_tiny, tiny_gpt2, tiny_llama, tiny_neox
+
+SETTINGS = MethodSettings(infill_candidates=20, infill_rescored=6, infill_right_tokens=3)
+
+
+@pytest.fixture(scope="module", params=[tiny_llama, tiny_gpt2, tiny_neox], ids=["llama", "gpt2", "neox"])
+def model(request, tmp_path_factory) -> SubjectModel:
+    return load_tiny(request.param(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def vocabulary_of(model: SubjectModel):
+    return build_vocabulary(model.tokenizer, model.d_vocab, normalise=True, bos_id=model.bos_id, mask_id=model.mask_id)
+
+
+def prompts_of(model: SubjectModel) -> list[np.ndarray]:
+    ids = model.encode(SENTENCES[:4])
+    return [np.concatenate([[model.bos_id], row[: 4 + 3 * n]]).astype(np.int32) for n, row in enumerate(ids)]
+
+
+def log_chances(model: SubjectModel, tokens: list[int]) -> np.ndarray:
+    return model.logits(torch.tensor([tokens]))[0].log_softmax(dim=1).numpy()
+
+
+def oracle(model: SubjectModel, vocabulary, prompt: np.ndarray, position: int) -> list[int]:
+    tokens = prompt.tolist()
+    left = log_chances(model, tokens)[position - 1]
+
+    def is_text(token_id: int) -> bool:
+        try:
+            return vocabulary.tokens[token_id].decode() != ""
+        except UnicodeDecodeError:
+            return False
+
+    able = [i for i in range(model.d_vocab) if i > 1 and i != tokens[position] and is_text(i)]
+    candidates = sorted(able, key=lambda i: (-left[i], i))[:20]
+    right = tokens[position + 1 : position + 4]
+    if not right:
+        return candidates
+
+    def score(candidate: int) -> float:
+        variant = [*tokens[:position], candidate, *right]
+        chances = log_chances(model, variant)
+        return left[candidate] + sum(chances[position + n, token] for n, token in enumerate(right))
+
+    return [*sorted(candidates[:6], key=lambda i: (-score(i), i)), *candidates[6:]]
+
+
+def test_substitutes_are_those_of_writing_out_every_variant(model):
+    vocabulary = vocabulary_of(model)
+    proposer = InfillProposer(model, vocabulary, SETTINGS)
+    prompts = prompts_of(model)
+    positions = [[len(p) - 1, 1, 2] for p in prompts]
+    answers = proposer.propose(prompts, positions)
+    for prompt, asked, answer in zip(prompts, positions, answers, strict=True):
+        for position, substitutes in zip(asked, answer, strict=True):
+            ids = [substitute.token_ids[0] for substitute in substitutes]
+            assert ids == oracle(model, vocabulary, prompt, position)
+            assert [s.text.encode() for s in substitutes] == [vocabulary.tokens[i] for i in ids]
+    assert proposer.tokens > 0
+    assert proposer.seconds > 0
+
+
+def test_reading_candidates_one_by_one_gives_the_same(model, monkeypatch):
+    proposer = InfillProposer(model, vocabulary_of(model), SETTINGS)
+    prompts = prompts_of(model)
+    positions = [list(range(1, len(p))) for p in prompts]
+    shared = proposer.propose(prompts, positions)
+    tokens, proposer.tokens = proposer.tokens, 0
+    monkeypatch.setattr(model, "packs", 0)
+    assert proposer.propose(prompts, positions) == shared
+    assert tokens < proposer.tokens
+
+
+def test_the_answer_does_not_depend_on_the_other_prompts(model):
+    proposer = InfillProposer(model, vocabulary_of(model), SETTINGS)
+    prompts = prompts_of(model)
+    together = proposer.propose(prompts * 9, [[1, 3]] * 36)
+    for prompt, answer in zip(prompts, together, strict=False):
+        assert proposer.propose([prompt], [[3, 1]]) == [answer[::-1]]
+
+
+def test_out_of_memory_halves_the_batches_and_leaves_no_place_out(model, monkeypatch):
+    prompts = prompts_of(model)
+    positions = [list(range(1, len(p))) for p in prompts]
+    expected = InfillProposer(model, vocabulary_of(model), SETTINGS).propose(prompts, positions)
+    proposer, whole, sizes = InfillProposer(model, vocabulary_of(model), SETTINGS), model.plain.forward, []
+
+    def small_device(tokens, **inputs):
+        sizes.append(tokens.numel())
+        if tokens.numel() > 140:
+            raise torch.OutOfMemoryError("no memory left")
+        return whole(tokens, **inputs)
+
+    monkeypatch.setattr(model.plain, "forward", small_device)
+    assert proposer.propose(prompts, positions) == expected
+    assert max(sizes) > 140
+    assert proposer.budget.tokens <= 140
+
+
+def test_logits_are_computed_once_for_all_places_with_the_same_text_on_their_left(model, monkeypatch):
+    proposer, asked, logits = InfillProposer(model, vocabulary_of(model), SETTINGS), [], model.logits
+
+    def counted(tokens, at, **inputs):
+        asked.append(len(at[0]))
+        return logits(tokens, at, **inputs)
+
+    monkeypatch.setattr(model, "logits", counted)
+    prompts = [np.array([model.bos_id, token, 300], np.int32) for token in range(40, 60)]
+    proposer.propose(prompts, [[1]] * len(prompts))
+    assert asked[0] == 1
+    assert asked[1] in (6, 7)  # the six best, and the next where one of them is an original
+    assert len(asked) == 2
+
+
+def test_special_tokens_and_the_original_are_never_proposed(model):
+    vocabulary = vocabulary_of(model)
+    proposer = InfillProposer(model, vocabulary, MethodSettings(infill_candidates=400, infill_rescored=1))
+    prompt = prompts_of(model)[0]
+    (answer,) = proposer.propose([prompt], [[0, 2]])
+    assert answer[0] == []
+    ids = {substitute.token_ids[0] for substitute in answer[1]}
+    assert len(ids) == len(answer[1]) > 200
+    assert ids.isdisjoint({model.bos_id, model.mask_id, int(prompt[2])})
+    assert all(vocabulary.tokens[i] for i in ids)
+
+
+def test_nothing_asked_proposes_nothing(model):
+    proposer = InfillProposer(model, vocabulary_of(model), SETTINGS)
+    assert proposer.propose([], []) == []
+    assert proposer.propose([prompts_of(model)[0]], [[]]) == [[]]
