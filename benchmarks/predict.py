@@ -126,7 +126,7 @@ def time_index(
     seconds = []
     for _ in range(repetitions):
         began = time.process_time()
-        text = EncodedText.of(contexts, vocabulary)
+        text = EncodedText.from_contexts(contexts, vocabulary)
         seconds.append(time.process_time() - began)
     return text, statistics.median(seconds)
 

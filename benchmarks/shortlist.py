@@ -175,9 +175,9 @@ def _f1(
     test = test.filter(~pl.col("document_id").is_in(known.to_list()))
     if not len(test) or not all(map(len, graphs)):
         return None
-    text = EncodedText.of([np.asarray(tokens, np.int32) for tokens in test["token_ids"]], vocabulary)
+    text = EncodedText.from_contexts([np.asarray(tokens, np.int32) for tokens in test["token_ids"]], vocabulary)
     actual = np.concatenate([np.asarray(row, np.float64) for row in test["activations"]]) / exact.a_max[unit]
-    inside = text.places > 0
+    inside = text.positions > 0
     found = []
     for nodes in graphs:
         predicted = TokenGraph.from_rows(nodes, vocabulary).predict(text)

@@ -23,6 +23,10 @@ class SubjectError(N2GError):
     """The subject model does not fit the study: a layer, neuron or hook it lacks, or logits that differ."""
 
 
+class RowsError(N2GError):
+    """Rows that a computation is given do not belong together: other tokens, a missing parent or context."""
+
+
 class CorpusError(N2GError):
     """The corpus is missing, empty, not UTF-8, or too small."""
 

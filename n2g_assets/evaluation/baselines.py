@@ -51,7 +51,7 @@ class NGram:
             activations: normalised activation of every token of them.
             threshold: share of a_max from which a token fires.
         """
-        runs = runs_up_to(text, np.flatnonzero(text.places > 0), max(NGRAM_SIZES))
+        runs = runs_up_to(text, np.flatnonzero(text.positions > 0), max(NGRAM_SIZES))
         scores = [_leave_one_out_f1(text, activations, runs[n - 1], threshold) for n in NGRAM_SIZES]
         best = int(np.argmax([-1.0 if f1 is None else f1 for f1 in scores]))
         return cls(NGRAM_SIZES[best]).fit(text, activations)
@@ -64,7 +64,7 @@ class NGram:
         """
         if len(activations) != len(text):
             raise ValueError(f"{len(activations)} activations do not belong to a text of {len(text)} tokens.")
-        runs = runs_up_to(text, np.flatnonzero(text.places > 0), self.n)
+        runs = runs_up_to(text, np.flatnonzero(text.positions > 0), self.n)
         parents, forms = trie_of(runs)
         values = np.full(len(forms), np.nan, np.float32)
         values[len(forms) - len(runs[-1].forms) :] = _means(*runs[-1].totals(activations))
@@ -115,7 +115,7 @@ def runs_of_one(text: EncodedText, tokens: Int64[np.ndarray, " tokens"]) -> Runs
 
 def one_longer(text: EncodedText, runs: Runs, k: int, where: Bool[np.ndarray, " ends"] | None = None) -> Runs:
     """The runs of k forms that end where runs of k-1 do, or at those of them that ``where`` says."""
-    where = text.places[runs.tokens] >= k if where is None else where & (text.places[runs.tokens] >= k)
+    where = text.positions[runs.tokens] >= k if where is None else where & (text.positions[runs.tokens] >= k)
     return _runs(text, k, runs.tokens[where], runs.numbers[where])
 
 
@@ -151,12 +151,12 @@ def _runs(text: EncodedText, k: int, tokens: Int64[np.ndarray, " ends"], shorter
 def _leave_one_out_f1(
     text: EncodedText, activations: Float[np.ndarray, " tokens"], runs: Runs, threshold: float
 ) -> float | None:
-    context = np.cumsum(text.places == 0)
+    context = np.cumsum(text.positions == 0)
     predicted = np.zeros(len(text), np.float32)
     for left_out in range(1, context[-1] + 1 if len(context) else 1):
         inside = context[runs.tokens] == left_out
         predicted[runs.tokens[inside]] = _means(*runs.totals(activations, ~inside))[runs.numbers[inside]]
-    counts = text.places > 0
+    counts = text.positions > 0
     return count_firings(activations[counts], predicted[counts], threshold).f1
 
 

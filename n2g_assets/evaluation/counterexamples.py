@@ -74,7 +74,7 @@ class Counterexamples:
         kind: str,
     ) -> dict[str, Any]:
         context_id, token_ids = shard.contexts.select("context_id", "token_ids").row(int(shard.windows[token]))
-        position = int(shard.encoded.places[token])
+        position = int(shard.encoded.positions[token])
         if kind == FALSE_ALARM:
             cause = RULE_WRONG
         elif end >= 0:

@@ -193,7 +193,9 @@ class _Evaluation:
         document_ids = examples["document_id"].unique().sort().to_list()
         numbers = [document_ids.index(document_id) for document_id in examples["document_id"]]
         return Labelled(
-            EncodedText.of([np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], self.vocabulary),
+            EncodedText.from_contexts(
+                [np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], self.vocabulary
+            ),
             np.concatenate([np.asarray(found, np.float64) for found in examples["activations"]]) / self.a_max,
             np.repeat(numbers, examples["token_ids"].list.len().to_numpy()),
             document_ids,
@@ -261,7 +263,7 @@ class _Evaluation:
     def on_top(self) -> list[tuple[dict[str, Any], Any]]:
         """The unit's own test contexts."""
         test = self.test
-        inside = test.text.places > 0
+        inside = test.text.positions > 0
         scores = {}
         for name, predictor in self.predictors.items():
             scores[name] = Scores(len(test.document_ids), self.threshold)

@@ -153,7 +153,7 @@ class Evidence:
             ValueError: an activation is NaN.
         """
         text = harvest.text
-        counted = (text.places > 0) & ~harvest.inside(test_documents)
+        counted = (text.positions > 0) & ~harvest.inside(test_documents)
         values = np.zeros(len(text), np.float32)
 
         listed = harvest.tokens(activations["context_id"]) + activations["position"].to_numpy()
@@ -296,7 +296,7 @@ class SkipBigrams:
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Predicted normalised activation of every token; 0 at BOS and for forms that never were active."""
-        predicted = np.where(text.places > 0, self.own[text.forms], np.float32(0))
+        predicted = np.where(text.positions > 0, self.own[text.forms], np.float32(0))
         if not len(self.pairs):
             return predicted
         paired = np.unique(self.pairs // (FARTHEST * len(self.own)))
@@ -304,7 +304,7 @@ class SkipBigrams:
         own = self.own[text.forms[tokens]]
         farthest = np.zeros(len(tokens), np.float32)  # from the form's own value
         for distance in range(1, FARTHEST + 1):
-            reaching = np.flatnonzero(text.places[tokens] > distance)
+            reaching = np.flatnonzero(text.positions[tokens] > distance)
             keys = _pairs(text, tokens[reaching], distance)
             slots = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
             known = self.pairs[slots] == keys
@@ -318,7 +318,7 @@ class SkipBigrams:
 
 def _reaching(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int) -> Int64[np.ndarray, " reaching"]:
     """Those of some tokens that have a token that many before them which is no BOS."""
-    return tokens[text.places[tokens] > distance]
+    return tokens[text.positions[tokens] > distance]
 
 
 def _pairs(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int) -> Int64[np.ndarray, " tokens"]:

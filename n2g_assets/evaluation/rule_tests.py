@@ -212,7 +212,7 @@ def try_rules(
         rows. A rule for which no text was found has a row with counts of 0.
 
     Raises:
-        StorageError: a graph's rows are damaged or belong to another vocabulary.
+        RowsError: a graph's rows are damaged or belong to another vocabulary.
     """
     threshold = np.float32(method.firing_threshold)
     own_rules = rows_by_unit(units, rules.sort("rule_id"))
@@ -335,4 +335,4 @@ def _predicted_to_fire(
 ) -> Bool[np.ndarray, " texts"]:
     """Whether the graph predicts firing at the end of each text."""
     lasts = np.cumsum([len(text) for text in texts], dtype=np.int64) - 1
-    return graph.predict(EncodedText.of(texts, vocabulary))[lasts] >= np.float32(threshold)
+    return graph.predict(EncodedText.from_contexts(texts, vocabulary))[lasts] >= np.float32(threshold)

@@ -43,7 +43,7 @@ class Shard:
     @cached_property
     def inside(self) -> Bool[np.ndarray, " tokens"]:
         """The tokens that count: all but BOS."""
-        return self.encoded.places > 0
+        return self.encoded.positions > 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class HeldOutText:
             made.append(
                 Shard(
                     contexts,
-                    EncodedText.of(token_ids, vocabulary),
+                    EncodedText.from_contexts(token_ids, vocabulary),
                     np.repeat(np.array(documents, np.int32), lengths),
                     np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
                 )

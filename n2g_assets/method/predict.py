@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import RowsError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
@@ -39,10 +39,10 @@ class TokenGraph:
     """Number of activating nodes."""
     forms: Int32[np.ndarray, " nodes"]
     """Form that each node matches; -1 for ignore nodes, which match any."""
-    first: Int32[np.ndarray, " nodes"]
-    """Where the children of each node begin."""
-    behind: Int32[np.ndarray, " nodes"]
-    """Where they are over."""
+    children_start: Int32[np.ndarray, " nodes"]
+    """Index of the first child of each node."""
+    children_end: Int32[np.ndarray, " nodes"]
+    """Index after the last child of each node; equal to ``children_start`` where there is none."""
     lengths: Int32[np.ndarray, " nodes"]
     """Nodes of the path from the activating node to each node, both included."""
     ranks: Int32[np.ndarray, " nodes"]
@@ -64,7 +64,7 @@ class TokenGraph:
         """The graph of one unit from its rows of ``graph_nodes``; without rows it predicts 0 everywhere.
 
         Raises:
-            StorageError: a token is no form of this vocabulary, or a parent comes after its child or is missing.
+            RowsError: a token is no form of this vocabulary, or a parent comes after its child or is missing.
         """
         columns = (graph_nodes[name].to_list() for name in ("node_id", "parent_id", "token", "end_activation"))
         rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
@@ -74,9 +74,9 @@ class TokenGraph:
         for index, (node_id, parent_id, token, _) in enumerate(rows):
             parent, form = seen.get(parent_id), -1 if token is None else form_ids.get(token)
             if parent is None or form is None or (parent_id is None and token is None):
-                raise StorageError(
-                    f"Node {node_id} of a token graph has a parent or token that does not fit: its rows are damaged or "
-                    "belong to another vocabulary; materialize neuron_graphs again."
+                raise RowsError(
+                    f"Node {node_id} of a token graph has a parent or token that does not fit: the rows are damaged or "
+                    "of another vocabulary, so build the graph again with this vocabulary."
                 )
             parents[index], forms[index], seen[node_id] = parent, form, index
         values = np.array([np.nan if row[3] is None else row[3] for row in rows], np.float32)
@@ -134,8 +134,8 @@ class TokenGraph:
             n_forms=n_forms,
             n_roots=int(bounds[0]),
             forms=forms[order],
-            first=bounds[order],
-            behind=bounds[order + 1],
+            children_start=bounds[order],
+            children_end=bounds[order + 1],
             lengths=lengths[order],
             ranks=ranks[order],
             best_below=best_below[order],
@@ -181,8 +181,8 @@ class TokenGraph:
             )
         walk_back(
             self.forms,
-            self.first,
-            self.behind,
+            self.children_start,
+            self.children_end,
             self.lengths,
             self.ranks,
             self.best_below,
@@ -190,7 +190,7 @@ class TokenGraph:
             self.value_at,
             self.end_at,
             text.forms,
-            text.places,
+            text.positions,
             text.by_form,
             text.starts,
             values,

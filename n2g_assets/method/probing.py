@@ -22,7 +22,7 @@ class Prober(Protocol):
     layer: int
 
     @property
-    def enough(self) -> int:
+    def full_batch_tokens(self) -> int:
         """Tokens that fill the machine: asking for fewer in one call takes hardly less time."""
         ...
 

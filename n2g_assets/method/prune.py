@@ -125,7 +125,7 @@ def prune_contexts(
             if trial.pruned is not None
             for prompt in masked_prompts(trial.pruned.token_ids, vocabulary.mask_id)
         ]
-        lengths = _wave(still_open, length, sum(len(prompt) for _, prompt in masked), prober.enough)
+        lengths = _wave(still_open, length, sum(len(prompt) for _, prompt in masked), prober.full_batch_tokens)
         suffixes = [
             (trial, trial.suffix(some, vocabulary.bos_id))
             for some in lengths

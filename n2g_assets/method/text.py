@@ -1,4 +1,4 @@
-"""Text as predictors read it: contexts one behind another, as forms, with an index of where each form stands."""
+"""Text as predictors read it: contexts joined end to end, as forms, with an index of where each form stands."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from n2g_assets.method.probing import Vocabulary
 
 @dataclass(frozen=True)
 class EncodedText:
-    """Contexts one behind another, BOS included."""
+    """Contexts joined end to end, BOS included."""
 
     forms: Int32[np.ndarray, " tokens"]
     """Index into ``Vocabulary.forms`` of every token."""
-    places: Int32[np.ndarray, " tokens"]
+    positions: Int32[np.ndarray, " tokens"]
     """Position of every token in its context: 0 is BOS, which nothing matches and no walk reaches."""
     by_form: Int64[np.ndarray, " matched"]
     """The tokens that are no BOS, by form and then in order."""
@@ -25,23 +25,23 @@ class EncodedText:
     """``by_form[starts[f]:starts[f + 1]]`` are the tokens of form f."""
 
     @classmethod
-    def of(cls, contexts: Sequence[Int[np.ndarray, " length"]], vocabulary: Vocabulary) -> EncodedText:
-        """The text of some contexts, given their token ids with BOS at position 0."""
+    def from_contexts(cls, contexts: Sequence[Int[np.ndarray, " length"]], vocabulary: Vocabulary) -> EncodedText:
+        """The text of contexts, given their token ids with BOS at position 0."""
         lengths = [len(context) for context in contexts]
         token_ids = np.concatenate([np.zeros(0, np.int32), *contexts]).astype(np.int32)
-        places = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
-        return cls.from_forms(vocabulary.form_of[token_ids], places, len(vocabulary.forms))
+        positions = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
+        return cls.from_forms(vocabulary.form_of[token_ids], positions, len(vocabulary.forms))
 
     @classmethod
     def from_forms(
-        cls, forms: Int32[np.ndarray, " tokens"], places: Int32[np.ndarray, " tokens"], n_forms: int
+        cls, forms: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_forms: int
     ) -> EncodedText:
         """The text of tokens whose forms and positions in their contexts are known."""
-        inside = np.flatnonzero(places > 0)
+        inside = np.flatnonzero(positions > 0)
         narrow = np.uint16 if n_forms <= 2**16 else np.uint32  # NumPy sorts 16 bits six times faster
         by_form = inside[np.argsort(forms[inside].astype(narrow), kind="stable")]
         starts = np.concatenate([[0], np.cumsum(np.bincount(forms[inside], minlength=n_forms))])
-        return cls(forms.astype(np.int32), places.astype(np.int32), by_form, starts.astype(np.int64))
+        return cls(forms.astype(np.int32), positions.astype(np.int32), by_form, starts.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.forms)

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32
 
+from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.method.probing import Prober
@@ -67,7 +68,7 @@ def choose_top_examples(
         ``too_few_contexts`` with both counts, ``failed`` where a_max or an activation is not finite.
 
     Raises:
-        ValueError: ``contexts`` lacks a context that ``top_contexts`` names.
+        RowsError: ``contexts`` lacks a context that ``top_contexts`` names.
     """
     unusual = {unit: outcome for unit in units if (outcome := _check_a_max(a_max[unit])) is not None}
     alive = [unit for unit in units if unit not in unusual]
@@ -145,8 +146,9 @@ def _choose(
     joined = strong.join(known, on="context_id", how="left", maintain_order="left")
     if joined["document_id"].null_count():
         missing = joined.filter(pl.col("document_id").is_null())["context_id"][0]
-        raise ValueError(
-            f"top_contexts names context {missing}, which contexts lacks: materialize the corpus and the cache."
+        raise RowsError(
+            f"Table top_contexts names context {missing}, which table contexts lacks: the two are of different "
+            "corpora, so make both again from one corpus."
         )
     in_document = pl.int_range(pl.len()).over([*unit_key, "document_id"])
     in_unit = pl.int_range(pl.len()).over(unit_key)

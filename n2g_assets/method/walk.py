@@ -47,8 +47,8 @@ def raise_to_parents(parents: Int32[np.ndarray, " nodes"], best: Int32[np.ndarra
 @compiled
 def walk_back(
     node_forms: Int32[np.ndarray, " nodes"],
-    first: Int32[np.ndarray, " nodes"],
-    behind: Int32[np.ndarray, " nodes"],
+    children_start: Int32[np.ndarray, " nodes"],
+    children_end: Int32[np.ndarray, " nodes"],
     lengths: Int32[np.ndarray, " nodes"],
     ranks: Int32[np.ndarray, " nodes"],
     best_below: Int32[np.ndarray, " nodes"],
@@ -56,7 +56,7 @@ def walk_back(
     value_at: Float32[np.ndarray, " ends"],
     end_at: Int32[np.ndarray, " ends"],
     forms: Int32[np.ndarray, " tokens"],
-    places: Int32[np.ndarray, " tokens"],
+    positions: Int32[np.ndarray, " tokens"],
     by_form: Int64[np.ndarray, " matched"],
     starts: Int64[np.ndarray, " forms+1"],
     values: Float32[np.ndarray, " tokens"],
@@ -66,8 +66,8 @@ def walk_back(
 
     Args:
         node_forms: fields of ``TokenGraph``, as the next eight.
-        first: where the children of each node begin.
-        behind: where they are over.
+        children_start: index of the first child of each node.
+        children_end: index after the last child of each node.
         lengths: nodes of the path to each node.
         ranks: rank of the end at each node; -1 where no path ends.
         best_below: highest rank at a node or below it.
@@ -75,7 +75,7 @@ def walk_back(
         value_at: value of the end of each rank.
         end_at: node id of the end of each rank.
         forms: fields of ``EncodedText``, as the next three.
-        places: position of every token in its context.
+        positions: position of every token in its context.
         by_form: the tokens that are no BOS, by form.
         starts: where each form begins among them.
         values: filled in where an end was reached.
@@ -90,7 +90,7 @@ def walk_back(
         for index in range(starts[form], starts[form + 1]):
             start = by_form[index]
             n_waiting = _push(waiting, 0, root, roots_end)
-            room = min(np.int64(places[start]), start)  # tokens from here back to BOS, which is left out
+            room = min(np.int64(positions[start]), start)  # tokens from here back to BOS, which is left out
             best = -1
             while n_waiting:
                 n_waiting -= 1
@@ -99,7 +99,9 @@ def walk_back(
                     best = max(best, ranks[node])
                     if lengths[node] < room:
                         wanted = forms[start - lengths[node]]
-                        n_waiting = _push_children(node_forms, first[node], behind[node], wanted, waiting, n_waiting)
+                        n_waiting = _push_children(
+                            node_forms, children_start[node], children_end[node], wanted, waiting, n_waiting
+                        )
             if best >= 0:
                 values[start] = value_at[best]
                 if len(ends):

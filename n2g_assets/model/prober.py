@@ -41,7 +41,7 @@ class LayerProber:
         """Tokens that went through the model so far, padding not counted."""
 
     @property
-    def enough(self) -> int:
+    def full_batch_tokens(self) -> int:
         """Tokens that fill the machine: asking for fewer at once takes hardly less time."""
         return self.budget.tokens // 8
 

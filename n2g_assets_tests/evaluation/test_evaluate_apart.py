@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import RowsError, StorageError
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
@@ -162,7 +162,7 @@ def test_a_unit_with_broken_rows_fails_alone(layer, result, broken, reason):
 def test_rows_that_no_unit_can_be_blamed_for_stop_the_layer(layer):
     tokens = pl.when(pl.col("token").is_not_null()).then(pl.lit(b"unheard of"))
     strange = layer.materials.rows.graph_nodes.with_columns(token=tokens)
-    with pytest.raises(StorageError, match="another vocabulary"):
+    with pytest.raises(RowsError, match="another vocabulary"):
         layer.with_rows(graph_nodes=strange).evaluate()
     elsewhere = layer.materials.rows.activations.with_columns(context_id=pl.lit("x:0"))
     with pytest.raises(StorageError, match="x:0"):

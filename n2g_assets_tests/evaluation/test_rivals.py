@@ -31,7 +31,7 @@ def forms(token_ids) -> list[int]:
 
 
 def text_of(*contexts: str) -> EncodedText:
-    return EncodedText.of([np.array(ids(words)) for words in contexts], VOCABULARY)
+    return EncodedText.from_contexts([np.array(ids(words)) for words in contexts], VOCABULARY)
 
 
 @dataclass
@@ -98,7 +98,7 @@ def test_the_harvest_is_its_contexts_one_behind_another_by_form_and_cluster():
     made = corpus({"x:0": "ab", "y:0": "c", "z:0": "d"}, cluster_of={"x": "one", "z": "one"})
     made.contexts["y:0"] = ("y", [BOS, cat, titled])
     harvest = made.harvest
-    assert harvest.text.places.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert harvest.text.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert harvest.text.forms[4] == harvest.text.forms[5] == VOCABULARY.form_of[cat]
     assert harvest.offsets == {"x:0": 0, "y:0": 3, "z:0": 6}
     assert harvest.inside({"z"}).tolist() == [True, True, True, False, False, False, True, True]

@@ -130,7 +130,7 @@ def test_the_graph_predicts_the_neuron_on_every_test_context(tables):
     assert test_contexts.height == 6
     for row in test_contexts.iter_rows(named=True):
         token_ids = np.array(row["token_ids"])
-        values = graph.predict(EncodedText.of([token_ids], VOCABULARY))
+        values = graph.predict(EncodedText.from_contexts([token_ids], VOCABULARY))
         assert values.tolist() == [activation / A_MAX for activation in row["activations"]]
         assert (
             values.tolist() == slow_predict(tables["graph_nodes"], [VOCABULARY.form(token) for token in token_ids])[0]
@@ -142,4 +142,4 @@ def test_the_graph_is_silent_without_its_context(tables):
     text = encode(
         VOCABULARY, " birds", " sing", " except", " the", "Everyone", " here", " except", "Nobody", " in", " excluding"
     )
-    assert graph.predict(EncodedText.of([text], VOCABULARY)).tolist() == [0, 0, 0, 0, 0, 0, 0, 1.0, 0, 0, 0]
+    assert graph.predict(EncodedText.from_contexts([text], VOCABULARY)).tolist() == [0, 0, 0, 0, 0, 0, 0, 1.0, 0, 0, 0]

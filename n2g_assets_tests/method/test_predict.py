@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import RowsError
 from n2g_assets.method.graph import build_trie, node_rows
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.results import unit_frame
@@ -29,18 +29,18 @@ def graph_of(*paths):
 
 
 def text_of(*contexts: str) -> EncodedText:
-    return EncodedText.of([encode(VOCABULARY, *context.split()) for context in contexts], VOCABULARY)
+    return EncodedText.from_contexts([encode(VOCABULARY, *context.split()) for context in contexts], VOCABULARY)
 
 
 def predicted(graph, *contexts):
     """What is predicted at every token but BOS."""
     text = text_of(*contexts)
-    return graph.predict(text)[text.places > 0].tolist()
+    return graph.predict(text)[text.positions > 0].tolist()
 
 
 def slowly(frame, text, forms=VOCABULARY.forms):
     """Values and ends by trying every path at every position, one context at a time."""
-    bounds = [*np.flatnonzero(text.places == 0), len(text)]
+    bounds = [*np.flatnonzero(text.positions == 0), len(text)]
     alone = [slow_predict(frame, [forms[form] for form in text.forms[begin:end]]) for begin, end in pairwise(bounds)]
     return [value for values, _ in alone for value in values], [end for _, ends in alone for end in ends]
 
@@ -119,14 +119,14 @@ def test_the_rows_may_come_in_any_order():
 
 def test_rows_that_do_not_fit_the_vocabulary_or_each_other_are_refused():
     frame = graph_frame(path("x a", 1.0))
-    with pytest.raises(StorageError, match=r"Node 0 .* materialize"):
+    with pytest.raises(RowsError, match=r"Node 0 .* build the graph again"):
         TokenGraph.from_rows(frame, vocabulary_of(["a"]))
-    with pytest.raises(StorageError, match="Node 1 "):
+    with pytest.raises(RowsError, match="Node 1 "):
         TokenGraph.from_rows(frame.filter(pl.col("node_id") == 1), VOCABULARY)
     circle = frame.with_columns(parent_id=pl.lit(1, pl.Int32))
-    with pytest.raises(StorageError, match="Node 0 "):
+    with pytest.raises(RowsError, match="Node 0 "):
         TokenGraph.from_rows(circle, VOCABULARY)
-    with pytest.raises(StorageError, match="Node 0 "):
+    with pytest.raises(RowsError, match="Node 0 "):
         TokenGraph.from_rows(frame.with_columns(token=pl.lit(None, pl.Binary)), VOCABULARY)
 
 
@@ -147,7 +147,7 @@ def test_nodes_that_are_out_of_order_or_of_no_form_are_refused():
 
 def test_a_text_of_another_vocabulary_is_refused():
     with pytest.raises(ValueError, match="encode it with the vocabulary"):
-        graph_of(path("x", 1.0)).predict(EncodedText.of([], vocabulary_of(["x"])))
+        graph_of(path("x", 1.0)).predict(EncodedText.from_contexts([], vocabulary_of(["x"])))
 
 
 def test_importing_the_predictor_does_not_load_its_compiler():

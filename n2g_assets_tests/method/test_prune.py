@@ -55,7 +55,7 @@ def slow_importance(neuron, sign, tokens, k, j):
     st.sampled_from([PAPER, MethodSettings(prune_max_prefix=0), MethodSettings(prune_max_prefix=11, prune_keep=1.0)]),
     st.sampled_from([1, 100, 10_000]),
 )
-def test_pruning_in_waves_finds_what_trying_one_suffix_at_a_time_finds(examples, seed, method, enough):
+def test_pruning_in_waves_finds_what_trying_one_suffix_at_a_time_finds(examples, seed, method, full_batch_tokens):
     neurons = {0: hash_neuron(seed, 1), 1: hash_neuron(seed, 3), 2: hash_neuron(seed, 25)}
     contexts, expected = [], []
     for rank, (neuron, sign, tokens) in enumerate(examples):
@@ -64,7 +64,7 @@ def test_pruning_in_waves_finds_what_trying_one_suffix_at_a_time_finds(examples,
         if full[peak] > 0:
             contexts.append(TrainContext(Unit(neuron, sign), rank, tokens, peak, float(full[peak])))
             expected.append(slow_prune(neurons[neuron], sign, tokens, method))
-    prober = ToyProber(neurons, enough=enough)
+    prober = ToyProber(neurons, full_batch_tokens=full_batch_tokens)
     pruned = prune_contexts(contexts, VOCABULARY, prober, method)
     for (one, masked), context, (tokens, activations, reduced) in zip(pruned, contexts, expected, strict=True):
         assert len(masked) == len(tokens) - 1
@@ -112,7 +112,7 @@ def test_the_except_neuron_keeps_its_subject_and_one_call_a_wave_serves_all_unit
     near = encode(VOCABULARY, " here", " in", "All", " students", " except", " here")
     far = encode(VOCABULARY, " here", "Everyone", " in", " here", " except", " in")
     neurons = {0: except_neuron(VOCABULARY), 1: hash_neuron(0, 1, (0, 1))}
-    prober = ToyProber(neurons, enough=12)
+    prober = ToyProber(neurons, full_batch_tokens=12)
     units = [Unit(0, 1), Unit(1, 1)]
     top_examples = top_example_rows(neurons, {units[0]: [near, far], units[1]: [near]})
     result = prune_examples(units, top_examples, {units[0]: 4.0, units[1]: 1.0}, VOCABULARY, prober, PAPER)

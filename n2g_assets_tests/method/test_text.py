@@ -24,7 +24,7 @@ def assert_is_text(text: EncodedText, contexts: Sequence[Sequence[int]]) -> None
         for place, form in enumerate(context):
             forms.append(form)
             places.append(place)
-    assert (text.forms.tolist(), text.places.tolist(), len(text)) == (forms, places, len(forms))
+    assert (text.forms.tolist(), text.positions.tolist(), len(text)) == (forms, places, len(forms))
     at: dict[int, list[int]] = {}
     for token, (form, place) in enumerate(zip(forms, places, strict=True)):
         if place > 0:
@@ -33,7 +33,7 @@ def assert_is_text(text: EncodedText, contexts: Sequence[Sequence[int]]) -> None
     for form in set(range(n_forms)) if n_forms < 100 else set(forms) | {0, n_forms - 1}:
         assert text.by_form[text.starts[form] : text.starts[form + 1]].tolist() == at.get(form, [])
     assert len(text.by_form) == text.starts[-1] == sum(place > 0 for place in places)
-    assert (text.forms.dtype, text.places.dtype, text.by_form.dtype, text.starts.dtype) == (
+    assert (text.forms.dtype, text.positions.dtype, text.by_form.dtype, text.starts.dtype) == (
         np.int32, np.int32, np.int64, np.int64,
     )  # fmt: skip
 
@@ -41,13 +41,13 @@ def assert_is_text(text: EncodedText, contexts: Sequence[Sequence[int]]) -> None
 @given(CONTEXTS)
 def test_a_text_is_its_contexts_one_behind_another_by_form(contexts):
     contexts = [[BOS, *context] for context in contexts]
-    text = EncodedText.of([np.array(context, np.int32) for context in contexts], VOCABULARY)
+    text = EncodedText.from_contexts([np.array(context, np.int32) for context in contexts], VOCABULARY)
     assert_is_text(text, [VOCABULARY.form_of[context].tolist() for context in contexts])
 
 
 @pytest.mark.parametrize("contexts", [[], [[BOS]], [[BOS], [BOS]], [[], [BOS, 2]]], ids=str)
 def test_texts_without_tokens_to_match_have_an_empty_index(contexts):
-    text = EncodedText.of([np.array(context, np.int32) for context in contexts], VOCABULARY)
+    text = EncodedText.from_contexts([np.array(context, np.int32) for context in contexts], VOCABULARY)
     assert_is_text(text, [VOCABULARY.form_of[context].tolist() if context else [] for context in contexts])
 
 
@@ -71,4 +71,4 @@ def test_a_vocabulary_of_more_than_65536_forms_is_encoded_whole():
     forms = tuple(str(number).encode() for number in range(n))
     vocabulary = Vocabulary(forms, forms, np.arange(n, dtype=np.int32), BOS, 1)
     contexts = [[BOS, 5, 2**16 + 5, 5], [BOS, n - 1, 9, 2**16 + 5]]
-    assert_is_text(EncodedText.of([np.array(context) for context in contexts], vocabulary), contexts)
+    assert_is_text(EncodedText.from_contexts([np.array(context) for context in contexts], vocabulary), contexts)

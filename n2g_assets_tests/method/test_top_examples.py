@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.top_examples import choose_top_examples, split_documents
@@ -108,7 +109,7 @@ def test_too_few_contexts_on_a_side_is_recorded_with_both_counts():
 
 def test_a_context_that_the_corpus_lacks_is_named():
     top_contexts, contexts = harvest()
-    with pytest.raises(ValueError, match="d00:"):
+    with pytest.raises(RowsError, match="d00:"):
         choose(harvested=(top_contexts, contexts.filter(pl.col("document_id") != "d00")))
 
 

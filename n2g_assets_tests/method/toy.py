@@ -35,8 +35,8 @@ def encode(vocabulary: Vocabulary, *words: str) -> np.ndarray:
 class ToyProber:
     """A prober whose neurons are functions of the token ids; keeps the number of prompts of every call."""
 
-    def __init__(self, neurons: Mapping[int, Neuron], layer: int = 3, enough: int = 64) -> None:
-        self.neurons, self.layer, self.enough = neurons, layer, enough
+    def __init__(self, neurons: Mapping[int, Neuron], layer: int = 3, full_batch_tokens: int = 64) -> None:
+        self.neurons, self.layer, self.full_batch_tokens = neurons, layer, full_batch_tokens
         self.calls: list[int] = []
 
     def activations(self, prompts: Sequence[np.ndarray], units: Sequence[Unit]) -> list[np.ndarray]:
