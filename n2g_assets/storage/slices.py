@@ -28,7 +28,8 @@ import polars as pl
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.tables import TABLES, Table
+from n2g_assets.core.table import Table
+from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
 from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json

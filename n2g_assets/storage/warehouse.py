@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.tables import TABLES, Table
+from n2g_assets.core.table import Table
+from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.storage.database_file import copy_database, log_of, remove_database, set_aside, spill_of
 from n2g_assets.storage.files import LOCK_TIMEOUT, disk_full_error, is_disk_full
@@ -245,7 +246,7 @@ class _Publisher:
         wanted: dict[Group, Parts] = {}
         held: set[Group] = set()
         for key in self.store.keys(study):
-            if key.layer is not None and key.layer not in units:
+            if not TABLES[key.table].published or (key.layer is not None and key.layer not in units):
                 continue
             group = (key.table, study, key.layer)
             manifest = self.store.manifest(key.table, study, key.layer, key.part)
@@ -368,7 +369,7 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
     made_anew, known, fingerprint = _compare_schema(connection)
     if not made_anew and known == fingerprint:
         return [], False
-    for table in TABLES.values():
+    for table in _published_tables():
         if table.name in made_anew:
             connection.execute(f"DROP TABLE IF EXISTS {_name(table)}")
             _create(connection, table)
@@ -384,8 +385,8 @@ def _bring_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], boo
 def _compare_schema(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], str | None, str]:
     """The tables whose columns differ or that are missing, the file's fingerprint and the code's."""
     found = _columns(connection)
-    differing = [table.name for table in TABLES.values() if found.get(table.name) != _wanted_columns(table)]
-    about = [[table.name, table.row, [column.meaning for column in table.columns]] for table in TABLES.values()]
+    differing = [table.name for table in _published_tables() if found.get(table.name) != _wanted_columns(table)]
+    about = [[table.name, table.row, [column.meaning for column in table.columns]] for table in _published_tables()]
     return differing, _fingerprint(connection), hash_json([_views_text(), about])
 
 
@@ -400,6 +401,10 @@ def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str,
         rows = connection.execute(f"DESCRIBE {_identifier(name)}").fetchall()
         columns[name] = [(row[0], row[1], row[2] == "YES") for row in rows]
     return columns
+
+
+def _published_tables() -> list[Table]:
+    return [table for table in TABLES.values() if table.published]
 
 
 def _wanted_columns(table: Table) -> list[tuple[str, str, bool]]:

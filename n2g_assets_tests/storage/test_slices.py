@@ -16,7 +16,8 @@ from polars.testing import assert_frame_equal
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.tables import TABLES, Column, Table
+from n2g_assets.core.table import Column, Table
+from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.storage import slices
 from n2g_assets.storage.hashing import content_hash, hash_json, unit_rows_hashes

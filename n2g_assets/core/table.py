@@ -1,0 +1,97 @@
+"""What a table is: its columns with type and meaning, its key, and the shape that its rows must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from n2g_assets.core.errors import StorageError
+
+Dtype = pl.DataType | type[pl.DataType]
+
+_DUCKDB_TYPES: dict[Dtype, str] = {
+    pl.String: "VARCHAR",
+    pl.Binary: "BLOB",
+    pl.Boolean: "BOOLEAN",
+    pl.Int8: "TINYINT",
+    pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT",
+    pl.Float32: "REAL",
+    pl.Float64: "DOUBLE",
+    pl.Datetime("us"): "TIMESTAMP",
+    pl.List(pl.Int32): "INTEGER[]",
+    pl.List(pl.Int64): "BIGINT[]",
+    pl.List(pl.List(pl.Int32)): "INTEGER[][]",
+    pl.List(pl.Float32): "REAL[]",
+    pl.List(pl.Float64): "DOUBLE[]",
+    pl.List(pl.Binary): "BLOB[]",
+    pl.List(pl.String): "VARCHAR[]",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Polars type, meaning (with its unit), and whether it may be NULL."""
+
+    name: str
+    dtype: Dtype
+    meaning: str
+    nullable: bool = False
+
+    @property
+    def duckdb_type(self) -> str:
+        """The DuckDB type of the column."""
+        return _DUCKDB_TYPES[self.dtype]
+
+
+Scope = Literal["study", "layer", "reference"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns and its key, and how it is stored."""
+
+    name: str
+    row: str
+    """What a row is: "one row a" and these words."""
+    scope: Scope
+    """Whether its slices are kept per study or per layer of a study; a reference table has none."""
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    by_unit: bool = False
+    """Whether its rows belong to units; then the database holds those of the study's units alone."""
+    published: bool = True
+    """Whether the database has it; a table that is too large for that is read from its slices."""
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The Polars schema, columns in order."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+    def empty(self) -> pl.DataFrame:
+        """A frame with this schema and no rows."""
+        return pl.DataFrame(schema=self.schema)
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with exactly this table's columns, order and types, sorted by the key.
+
+        Raises:
+            StorageError: a column is missing or unknown, a type cannot be cast, or a NULL stands where none may.
+        """
+        missing = [column.name for column in self.columns if column.name not in frame.columns]
+        unknown = [name for name in frame.columns if name not in self.schema]
+        if missing or unknown:
+            raise StorageError(
+                f"Rows for table {self.name} lack columns {missing} and have unknown columns {unknown}: "
+                "make the stage write the columns that core/tables.py names."
+            )
+        try:
+            frame = frame.select(self.schema.names()).cast(self.schema)
+        except pl.exceptions.PolarsError as error:
+            raise StorageError(f"Rows of table {self.name} have a wrong type ({error}): see core/tables.py.") from error
+        holes = [column.name for column in self.columns if not column.nullable and frame[column.name].null_count()]
+        if holes:
+            raise StorageError(f"Rows of table {self.name} are NULL in {holes}, which may not be: see core/tables.py.")
+        return frame.sort(self.key, maintain_order=True)
