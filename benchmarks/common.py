@@ -15,7 +15,8 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, LocalSubject, MethodSettings, NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
-from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.load import load_subject
+from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets.model.sources import SubjectFiles, resolve_subject
 

@@ -39,7 +39,8 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.harvest import harvest
 from n2g_assets.model.batching import batches, pad
-from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.load import load_subject
+from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.sources import SubjectFiles
 
 GOALS = {"float32": 0.85, "bfloat16": 0.6}

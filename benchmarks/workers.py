@@ -1,15 +1,15 @@
-"""Tokens a second of two runs side by side that take turns, over those of one run alone, on the same machine.
+"""Tokens a second of two runs side by side that share the lock of the forward pass, over those of one run alone.
 
 Each run is a process with the model loaded. In three steps, some times over:
 
-1. one process runs all passes;
-2. both run half of them each at the same time, and take turns, as Dagster runs of different layers do;
-3. the same without turns, with fewer passes, since it can take ten times as long; shown for comparison.
+1. one process makes all passes;
+2. both make half of them each at the same time, one pass at a time, as Dagster runs of different layers do;
+3. the same without the lock, with fewer passes, since it can take far longer; shown for comparison.
 
-A pass is one batch of 8 contexts of 128 tokens up to layer 7. Processes give a figure of their own for every step: the
-time from its begin to the end of the last of them counts. The ratio is the median over repetitions.
+A pass is one batch of 8 contexts of 128 tokens up to layer 7. The time from the begin of a step to the end of its last
+process counts. The ratio is the median over repetitions.
 
-    python benchmarks/workers.py                 # 4 passes a process, 2 without turns
+    python benchmarks/workers.py                 # 4 passes a process, 2 without the lock
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,25 +32,25 @@ from common import load_model
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.model.turns import Turns
+from n2g_assets.model.lock import forward_pass_lock
 
 GOAL = 0.9
 CONTEXTS, LENGTH = 8, 128
 PASSES, PASSES_WITHOUT, REPETITIONS = 4, 2, 3
-ENOUGH_SECONDS = 40.0
-"""No further repetition is begun after these: without turns, or beside other programs, one can take minutes."""
+LIMIT_SECONDS = 40.0
+"""No further repetition is begun after these: without the lock, or beside other programs, one can take minutes."""
 
 
 def work(home: Home, layer: int, lock: Path) -> None:
-    """One run: for each line that it reads, ``turns`` or ``none`` and a number, it makes that many passes."""
+    """One run: for each line that it reads, ``lock`` or ``none`` and a number, it makes that many passes."""
     model = load_model(home)
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, model.d_vocab, (CONTEXTS, LENGTH)))
     tokens[:, 0] = model.bos_id
-    shared, alone = Turns(lock), Turns(None)
+    locks = {"lock": forward_pass_lock(lock), "none": nullcontext()}
     print("ready", flush=True)
     for line in sys.stdin:
         way, number = line.split()
-        model.turns = shared if way == "turns" else alone
+        model.lock = locks[way]
         for _ in range(int(number)):
             model.run(tokens, {layer: len})
             if model.device.type == "cuda":
@@ -81,12 +81,12 @@ def _await(process: subprocess.Popen[str], word: str) -> None:
         raise RuntimeError(f"a run ended with status {process.wait()}; its own message stands above")
 
 
-def rate(processes: Sequence[subprocess.Popen[str]], passes: int, *, turns: bool) -> float:
-    """Tokens a second of some processes together, each of which makes that many passes."""
+def rate(processes: Sequence[subprocess.Popen[str]], passes: int, *, lock: bool) -> float:
+    """Tokens a second of these processes together, each of which makes that many passes."""
     began = time.perf_counter()
     for process in processes:
         assert process.stdin is not None
-        process.stdin.write(f"{'turns' if turns else 'none'} {passes}\n")
+        process.stdin.write(f"{'lock' if lock else 'none'} {passes}\n")
         process.stdin.flush()
     for process in processes:
         _await(process, "done")
@@ -98,7 +98,7 @@ class Speeds:
     """Tokens a second of one repetition."""
 
     alone: float
-    turns: float
+    locked: float
     without: float
 
 
@@ -107,20 +107,21 @@ def measure(home: Home, layer: int, passes: int, passes_without: int, repetition
     found = []
     with two_runs(home, layer) as both:
         for process in both:
-            rate([process], 2, turns=True)  # the first pass is slower
+            rate([process], 2, lock=True)  # the first pass is slower
         began = time.perf_counter()
         for repetition in range(repetitions):
-            if found and time.perf_counter() - began > ENOUGH_SECONDS:
+            if found and time.perf_counter() - began > LIMIT_SECONDS:
                 break
-            one = Speeds(
-                alone=rate(both[:1], 2 * passes, turns=True),
-                turns=rate(both, passes, turns=True),
-                without=rate(both, passes_without, turns=False),
+            speeds = Speeds(
+                alone=rate(both[:1], 2 * passes, lock=True),
+                locked=rate(both, passes, lock=True),
+                without=rate(both, passes_without, lock=False),
             )
-            found.append(one)
+            found.append(speeds)
             print(
-                f"repetition {repetition + 1}: one run {one.alone:,.0f} tokens/s, two in turns {one.turns:,.0f} "
-                f"({one.turns / one.alone:.2f}), two without {one.without:,.0f} ({one.without / one.alone:.2f})",
+                f"repetition {repetition + 1}: one run {speeds.alone:,.0f} tokens/s, two with the lock "
+                f"{speeds.locked:,.0f} ({speeds.locked / speeds.alone:.2f}), two without it {speeds.without:,.0f} "
+                f"({speeds.without / speeds.alone:.2f})",
                 flush=True,
             )
     return found
@@ -132,10 +133,10 @@ def rows(home: Home) -> list[dict[str, Any]]:
     return [
         row(
             "two runs side by side, layer 7, over one (tokens/s)",
-            statistics.median(one.turns for one in found),
-            statistics.median(one.alone for one in found),
+            statistics.median(speeds.locked for speeds in found),
+            statistics.median(speeds.alone for speeds in found),
             GOAL,
-            ratio=statistics.median(one.turns / one.alone for one in found),
+            ratio=statistics.median(speeds.locked / speeds.alone for speeds in found),
         )
     ]
 
@@ -143,7 +144,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", type=int, default=7)
-    parser.add_argument("--passes", type=int, default=PASSES, help="of each of the two, in turns")
+    parser.add_argument("--passes", type=int, default=PASSES, help="of each of the two, with the lock")
     parser.add_argument("--passes-without", type=int, default=PASSES_WITHOUT, help="of each of the two, without")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -154,8 +155,8 @@ def main() -> None:
         return
     home = Home.from_environment()
     found = measure(home, options.layer, options.passes, options.passes_without, options.repetitions)
-    print(f"without turns {statistics.median(one.without / one.alone for one in found):.2f}")
-    print(f"ratio {statistics.median(one.turns / one.alone for one in found):.2f}")
+    print(f"without the lock {statistics.median(speeds.without / speeds.alone for speeds in found):.2f}")
+    print(f"ratio {statistics.median(speeds.locked / speeds.alone for speeds in found):.2f}")
 
 
 if __name__ == "__main__":

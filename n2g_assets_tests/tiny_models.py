@@ -212,7 +212,7 @@ def tiny_solu(
 
 def load_tiny(files: SubjectFiles, hook: str = "mlp.hook_post") -> SubjectModel:
     """A tiny model, loaded on the processor in float32."""
-    from n2g_assets.model.model import load_subject
+    from n2g_assets.model.load import load_subject
 
     return load_subject(files, hook, HarvestSettings(device="cpu"), "auto")
 

@@ -410,7 +410,6 @@ def _identity(row: Mapping[str, Any]) -> str:
 def _load(
     files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str, dtype: str, lock: Path
 ) -> SubjectModel:
-    from n2g_assets.model.model import load_subject
-    from n2g_assets.model.turns import Turns
+    from n2g_assets.model.load import load_subject
 
-    return load_subject(files, hook, harvest, mask_token, dtype, Turns(lock))  # type: ignore[arg-type]
+    return load_subject(files, hook, harvest, mask_token, dtype, lock)  # type: ignore[arg-type]

@@ -24,7 +24,6 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.settings import MethodSettings
-from n2g_assets.evidence.leaders import pack, unpack
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.model.batching import Batch, TokenBudget, run_batches
 from n2g_assets.model.model import SubjectModel
@@ -108,7 +107,7 @@ class InfillProposer:
         for place, left in enumerate(lefts):
             number_of.setdefault(left.tobytes(), []).append(place)
         places = list(number_of.values())
-        rows = rows_of([np.frombuffer(left, np.int32) for left in number_of], self.model)
+        rows = rows_of([np.frombuffer(left, np.int32) for left in number_of], self.model.packs)
 
         def run(batch: Batch) -> None:
             ends = [((index, path[-1]), place) for index, number in enumerate(batch)
@@ -119,8 +118,10 @@ class InfillProposer:
             values, found = chances.topk(min(self.candidates + 1 + _TIES, chances.shape[1]), dim=1, sorted=False)
             values, found = values[which], found[which]
             values.masked_fill_(found == torch.from_numpy(originals[of]).to(found.device)[:, None], -torch.inf)
-            best, found = unpack(pack(values, found).topk(self.candidates, dim=1).values)
-            ids[of], scores[of] = found.cpu().numpy(), best.cpu().numpy()
+            found, by_id = found.sort(dim=1)
+            values, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
+            ids[of] = found.gather(1, by_value)[:, : self.candidates].cpu().numpy()
+            scores[of] = values[:, : self.candidates].cpu().numpy()
 
         self._run(rows, run)
         return ids, scores
@@ -138,7 +139,7 @@ class InfillProposer:
             for candidate in candidates
         ]
         scores = np.zeros(len(texts), np.float64)
-        rows = rows_of(texts, self.model)
+        rows = rows_of(texts, self.model.packs)
 
         def run(batch: Batch) -> None:
             read = [
@@ -163,7 +164,7 @@ class InfillProposer:
         self, rows: Sequence[Row], at: Sequence[tuple[int, int]]
     ) -> tuple[Float32[Tensor, "nodes d_vocab"], Int64[Tensor, " at"]]:
         """Log p of every token after some nodes, given as (row, node): once for each, and which of them is whose."""
-        tokens, inputs = inputs_of(rows, self.model)
+        tokens, inputs = inputs_of(rows, self.model.bos_id, self.model.dtype)
         numbers: dict[tuple[int, int], int] = {}
         which = [numbers.setdefault(node, len(numbers)) for node in at]
         logits = self.model.logits(tokens, at=([row for row, _ in numbers], [node for _, node in numbers]), **inputs)

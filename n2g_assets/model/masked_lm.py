@@ -102,7 +102,7 @@ class MaskedLMProposer:
             there = torch.arange(tokens.shape[1])[None, :] < torch.from_numpy(lengths[batch])[:, None]
             at = [masked[number][1] for number in batch]
             device = self.masked.device
-            with self.subject.turns.mine(), torch.inference_mode():
+            with self.subject.lock, torch.inference_mode():
                 logits = self.masked(input_ids=tokens.to(device), attention_mask=there.long().to(device)).logits
             chosen = logits[range(len(at)), at].float().masked_fill(~self.allowed.to(device), -torch.inf)
             values, pieces = chosen.sort(dim=1, descending=True, stable=True)

@@ -1,17 +1,12 @@
-"""The loaded subject model: one forward pass that hands out activations and stops after the deepest layer asked for.
-
-The model that runs is the plain transformers one (sdpa attention). A TransformerBridge is booted beside it on the same
-parameters, to find where a TransformerLens hook reads (``hooks``) and to check the plain model against it
-(``verify``); then it goes, unless the hook can only be read through it.
-"""
+"""The loaded subject model: a forward pass hands out activations and stops after the deepest layer asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,18 +14,13 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
-from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.model.batching import is_out_of_memory
-from n2g_assets.model.hooks import ResolvedHook, Tap, boot_bridge, resolve_hook
+from n2g_assets.model.batching import is_out_of_memory, pad
+from n2g_assets.model.hooks import ResolvedHook, Tap
 from n2g_assets.model.narrow import input_matrices, only
-from n2g_assets.model.packing import longest_packed
-from n2g_assets.model.sources import SubjectFiles
+from n2g_assets.model.packing import ROW_TOKENS, inputs_of, pack
 from n2g_assets.model.tokens import SubjectTokenizer
-from n2g_assets.model.turns import Turns
-from n2g_assets.model.verify import SubjectFacts, verify_subject
 from n2g_assets.model.vocabulary import build_vocabulary
-from n2g_assets.model.weights import load_plain
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,19 +29,44 @@ Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Gets the activations of one layer."""
 
 
-_ALONE = Turns(None)
-"""Turns that are shared with nobody."""
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """By dtype, what :attr:`SubjectModel.rounding` is."""
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""What models call, in their config, the tokens that some of their layers look back."""
 
 
 class _DepthReached(Exception):  # noqa: N818  (a signal, no error)
-    """Raised in the deepest hook: nothing below it is wanted."""
+    """Raised in the deepest hook: no later layer is wanted."""
+
+
+@dataclass(frozen=True)
+class SubjectFacts:
+    """A subject model in numbers: the columns of ``subject_models`` beyond the study."""
+
+    model: str
+    source: str
+    file_sha256: str
+    revision: str | None
+    architecture: str
+    n_layers: int
+    d_mlp: int
+    d_model: int
+    d_vocab: int
+    max_context: int
+    activation: str
+    gated: bool
+    dtype: str
+    device: str
+    bos_id: int
+    mask_id: int
+    hook: str
+    nats_per_token: float
+    logit_difference: float
 
 
 @dataclass(eq=False)
 class SubjectModel:
-    """A language model whose units can be read at one hook; built by :func:`load_subject`."""
+    """A language model whose units can be read at one hook; built by ``load.load_subject``."""
 
     name: str
     """Name of the model."""
@@ -85,17 +100,12 @@ class SubjectModel:
     """The model that runs: transformers', or TransformerLens' own for models in its format."""
     unembedding: torch.nn.Module = field(repr=False)
     """Its last matrix: hidden states to logits."""
-    turns: Turns = field(repr=False, default=_ALONE)
-    """Turns at the machine, taken for each forward pass."""
+    lock: AbstractContextManager[object] = field(repr=False, default_factory=nullcontext)
+    """Held during each forward pass: a reentrant file lock that runs on one machine share, or nothing."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
     facts: SubjectFacts = field(repr=False, init=False)
     """What the check at load found, as a row for ``subject_models``."""
-
-    @property
-    def width(self) -> int:
-        """Neurons of a layer, the same as ``d_mlp``."""
-        return self.d_mlp
 
     @property
     def rounding(self) -> float:
@@ -158,13 +168,13 @@ class SubjectModel:
         if not taps:
             return
         deepest = max(taps)
-        tokens = tokens.to(self.device)
+        tokens, inputs = self._on_device(tokens, inputs)
         if self.bridge is not None:
-            with self.turns.mine():
+            with self.lock:
                 self._run_bridge(self.bridge, tokens, taps, deepest)
             return
         assert self.hook.taps is not None
-        with self.turns.mine(), torch.inference_mode(), ExitStack() as hooks:
+        with self.lock, torch.inference_mode(), ExitStack() as hooks:
             for layer, callback in taps.items():
                 hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], callback, stop=layer == deepest))
             with suppress(_DepthReached):
@@ -190,8 +200,41 @@ class SubjectModel:
 
     @cached_property
     def packs(self) -> int:
-        """Tokens of the longest prompts that it reads alike packed and apart (see ``packing``); 0 for none."""
-        return longest_packed(self)
+        """Tokens of the longest prompts that may be packed (see ``packing``).
+
+        0 where packed and separate reading disagree on a few prompts: some architectures ignore masks or positions.
+        """
+        if self.bridge is not None:
+            return 0
+        longest = min(self.max_context, self._attention_window)
+        ids = np.linspace(0, self.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
+        ids[0] = self.bos_id
+        prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
+        layer = self.hook.layers[-1]
+        read: list[Tensor] = []
+        rows = pack(prompts)
+        tokens, inputs = inputs_of(rows, self.bos_id, self.dtype)
+        try:
+            self.run(tokens, {layer: lambda found: read.append(found.float())}, **inputs)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:  # an architecture that takes no masks
+            if is_out_of_memory(error):
+                raise
+            return 0
+        self.run(pad(prompts, self.bos_id), {layer: lambda found: read.append(found.float())})
+        for row, packed in zip(rows, read[0], strict=True):
+            for number, path in row.paths.items():
+                alone = read[1][number, 1 : len(path)]
+                if not float((packed[path[1:]] - alone).abs().max()) <= self.rounding * float(alone.abs().max()):
+                    return 0
+        return longest
+
+    @property
+    def _attention_window(self) -> int:
+        """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
+        config: Any = getattr(self.plain, "config", None)
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        found = [getattr(config, name, None) for name in _WINDOWS]
+        return min((window for window in found if isinstance(window, int) and window > 0), default=self.max_context)
 
     @cached_property
     def narrows(self) -> bool:
@@ -227,7 +270,7 @@ class SubjectModel:
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
         found: list[Tensor] = []
-        with self.turns.mine(), torch.inference_mode(), only(self._input_matrices(layer), neurons):
+        with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
             self.run(tokens, {layer: found.append}, **inputs)
         return found[0]
 
@@ -264,8 +307,8 @@ class SubjectModel:
         Returns:
             ``[batch, pos, d_vocab]``, or ``[len(at[0]), d_vocab]``, on the model's device.
         """
-        tokens = tokens.to(self.device)
-        with self.turns.mine(), torch.inference_mode(), ExitStack() as hooks:
+        tokens, inputs = self._on_device(tokens, inputs)
+        with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if at is None:
                 return self._all_logits(tokens, inputs)
             rows = torch.as_tensor(at[0], dtype=torch.long, device=self.device)
@@ -277,6 +320,9 @@ class SubjectModel:
             # Whatever follows the unembedding (soft caps, scales) works on each element alone, so it may see few rows.
             hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
             return self._all_logits(tokens, inputs)[0]
+
+    def _on_device(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def _all_logits(
         self, tokens: Int64[Tensor, "batch pos"], inputs: Mapping[str, Tensor]
@@ -303,93 +349,6 @@ def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool)
     if tap.side == "input":
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after)
-
-
-def load_subject(
-    files: SubjectFiles,
-    hook: str,
-    harvest: HarvestSettings,
-    mask_token: str,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    turns: Turns = _ALONE,
-) -> SubjectModel:
-    """Load a subject model and check it.
-
-    Args:
-        files: The model on disk.
-        hook: TransformerLens hook inside a block, such as ``mlp.hook_post``.
-        harvest: Only ``device`` is read.
-        mask_token: ``auto``, or the text of one token.
-        dtype: Arithmetic.
-        turns: Turns at the machine that it shares with other runs.
-
-    Raises:
-        SourceError: Files are damaged, or weights are missing in them.
-        SubjectError: The model lacks the hook, TransformerLens cannot wrap it, or the two disagree.
-        SettingsError: The device is not there, or the mask token is not one token.
-    """
-    device = _choose_device(harvest.device)
-    tokenizer = SubjectTokenizer.load(files.folder)
-    plain = load_plain(files.folder, getattr(torch, dtype), device)
-    bridge = boot_bridge(plain.module, files.folder, tokenizer.transformers)
-    resolved = resolve_hook(bridge, hook, plain.module, int(bridge.cfg.n_layers))
-    model = SubjectModel(
-        name=files.name,
-        hook=resolved,
-        n_layers=int(bridge.cfg.n_layers),
-        d_mlp=0,
-        d_model=int(bridge.cfg.d_model),
-        d_vocab=plain.d_vocab,
-        max_context=int(plain.max_context or bridge.cfg.n_ctx),
-        activation=plain.activation or str(bridge.cfg.act_fn),
-        gated=bool(getattr(bridge.cfg, "gated_mlp", False)),
-        device=device,
-        dtype=getattr(torch, dtype),
-        bos_id=tokenizer.bos_id(plain.d_vocab),
-        mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
-        tokenizer=tokenizer,
-        plain=plain.module,
-        unembedding=plain.unembedding,
-        turns=turns,
-        bridge=bridge if resolved.taps is None else None,
-    )
-    model.d_mlp = _measure_width(model)
-    with turns.mine():
-        model.facts = verify_subject(model, bridge, files)
-    return model
-
-
-def _choose_device(device: str) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, available in there.items() if available))
-    if not there[device]:
-        raise SettingsError(f"harvest.device is {device}, which this machine does not offer: set it to auto or cpu.")
-    return torch.device(device)
-
-
-def _measure_width(model: SubjectModel) -> int:
-    """Neurons of a layer at the hook, from one short pass through all layers that have it."""
-    shapes: dict[int, tuple[int, ...]] = {}
-    tokens = torch.full((2, 5), model.bos_id)
-
-    def note(layer: int) -> Callback:
-        return lambda activations: shapes.__setitem__(layer, tuple(activations.shape))
-
-    try:
-        model.run(tokens, {layer: note(layer) for layer in model.hook.layers})
-    except (ValueError, IndexError, KeyError) as error:
-        raise SubjectError(
-            f"The hook '{model.hook.name}' of {model.name} cannot be read ({error}): choose another, such as "
-            "mlp.hook_post."
-        ) from error
-    widths = {shape[2] for shape in shapes.values() if len(shape) == 3 and shape[:2] == tokens.shape}
-    if set(shapes) != set(model.hook.layers) or len(widths) != 1:
-        raise SubjectError(
-            f"The hook '{model.hook.name}' of {model.name} does not give one vector of the same width a position in "
-            "every layer: choose another, such as mlp.hook_post."
-        )
-    return widths.pop()
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -14,22 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int32
 from torch import Tensor
 
-from n2g_assets.model.batching import is_out_of_memory, pad
-
-if TYPE_CHECKING:
-    from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.batching import pad
 
 ROW_TOKENS = 128
 """Tokens of a row at the most: attention among them all grows with its square. A longer prompt has a row of its own."""
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-"""What models call, in their config, the tokens that some of their layers look back."""
 
 
 @dataclass
@@ -48,9 +42,9 @@ class Row:
         return self.depths[-1] + 1 < len(self.tokens)
 
 
-def rows_of(prompts: Sequence[Int32[np.ndarray, " length"]], model: SubjectModel) -> list[Row]:
-    """Rows that hold every prompt once: packed if the model reads them so, else one a prompt."""
-    if len(prompts) > 1 and max(map(len, prompts)) <= model.packs:
+def rows_of(prompts: Sequence[Int32[np.ndarray, " length"]], longest: int) -> list[Row]:
+    """Rows that hold every prompt once: packed if no prompt has more than ``longest`` tokens, else one a prompt."""
+    if len(prompts) > 1 and max(map(len, prompts)) <= longest:
         return pack(prompts)
     return [
         Row(tokens.tolist(), list(range(-1, len(tokens) - 1)), list(range(len(tokens))), {i: list(range(len(tokens)))})
@@ -80,12 +74,12 @@ def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_
     return rows
 
 
-def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token ids [row, node] of a batch, and the mask and positions that the model reads them with.
+def inputs_of(rows: Sequence[Row], pad_id: int, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+    """Token ids [row, node] of a batch, and the mask (in ``dtype``) and positions that the model reads them with.
 
     Rows without branches need neither: attention is causal, and what stands behind a row is padding.
     """
-    tokens = pad([np.array(row.tokens) for row in rows], model.bos_id)
+    tokens = pad([np.array(row.tokens) for row in rows], pad_id)
     if not any(row.branches for row in rows):
         return tokens, {}
     seen = np.repeat(np.eye(tokens.shape[1], dtype=bool)[None], len(rows), axis=0)
@@ -93,52 +87,8 @@ def inputs_of(rows: Sequence[Row], model: SubjectModel) -> tuple[Tensor, dict[st
         for node, parent in enumerate(row.parents):
             if parent >= 0:
                 tree[node] |= tree[parent]
-    hidden = torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(
-        ~torch.from_numpy(seen), torch.finfo(model.dtype).min
-    )
-    positions = pad([np.array(row.depths) for row in rows], 0)
-    return tokens, {
-        "attention_mask": hidden[:, None].to(model.device),
-        "position_ids": positions.to(model.device),
-    }
-
-
-def longest_packed(model: SubjectModel) -> int:
-    """Tokens of the longest prompts that may be packed; 0 where packed and separate reading disagree on a few.
-
-    Some architectures ignore masks or positions.
-    """
-    if model.bridge is not None:
-        return 0
-    longest = min(model.max_context, _window(model))
-    ids = np.linspace(0, model.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
-    ids[0] = model.bos_id
-    prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
-    layer = model.hook.layers[-1]
-    read: list[Tensor] = []
-    rows = pack(prompts)
-    try:
-        tokens, inputs = inputs_of(rows, model)
-        model.run(tokens, {layer: lambda found: read.append(found.float())}, **inputs)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        return 0
-    model.run(pad(prompts, model.bos_id), {layer: lambda found: read.append(found.float())})
-    for row, packed in zip(rows, read[0], strict=True):
-        for number, path in row.paths.items():
-            alone = read[1][number, 1 : len(path)]
-            if not float((packed[path[1:]] - alone).abs().max()) <= model.rounding * float(alone.abs().max()):
-                return 0
-    return longest
-
-
-def _window(model: SubjectModel) -> int:
-    """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
-    config: Any = getattr(model.plain, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = [getattr(config, name, None) for name in _WINDOWS]
-    return min((window for window in found if isinstance(window, int) and window > 0), default=model.max_context)
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~torch.from_numpy(seen), torch.finfo(dtype).min)
+    return tokens, {"attention_mask": mask[:, None], "position_ids": pad([np.array(row.depths) for row in rows], 0)}
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

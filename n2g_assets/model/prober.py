@@ -51,7 +51,7 @@ class LayerProber:
         """Activation of ``units[i]``, times its sign, at every position of ``prompts[i]``, in the order given."""
         numbers: dict[bytes, int] = {}
         number_of = [numbers.setdefault(np.asarray(prompt, np.int32).tobytes(), len(numbers)) for prompt in prompts]
-        rows = rows_of([np.frombuffer(content, np.int32) for content in numbers], self.model)
+        rows = rows_of([np.frombuffer(content, np.int32) for content in numbers], self.model.packs)
         asking: list[list[int]] = [[] for _ in numbers]
         for pair, number in enumerate(number_of):
             asking[number].append(pair)
@@ -68,7 +68,7 @@ class LayerProber:
             ]
             index, paths, pairs = map(list, zip(*wanted, strict=True))
             some, column = np.unique(neurons[pairs], return_inverse=True)
-            tokens, inputs = inputs_of(together, self.model)
+            tokens, inputs = inputs_of(together, self.model.bos_id, self.model.dtype)
             found = self.model.read(tokens, self.layer, torch.from_numpy(some), **inputs).float().cpu().numpy()
             sizes = [len(path) for path in paths]
             row, sign, column = (np.repeat(each, sizes) for each in (index, signs[pairs], column))

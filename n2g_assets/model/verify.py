@@ -1,4 +1,4 @@
-"""The check at load: the plain model that runs says the same as TransformerLens' bridge.
+"""The check at load: the plain model that runs gives the same numbers as TransformerLens' bridge.
 
 1. The logits of the plain model and of the bridge on a fixed text agree.
 2. What the model's taps read equals the bridge's hook, at the first, the middle and the last layer.
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
+from n2g_assets.model.model import SubjectFacts, SubjectModel
+from n2g_assets.model.sources import SubjectFiles
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-    from n2g_assets.model.model import SubjectModel
-    from n2g_assets.model.sources import SubjectFiles
 
 VERIFICATION_TEXT = (
     "The market square was empty when the two sisters came out of the bakery. It had rained all night, and the water "
@@ -37,31 +35,6 @@ VERIFICATION_TEXT = (
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
-
-
-@dataclass(frozen=True)
-class SubjectFacts:
-    """A subject model in numbers: the columns of ``subject_models`` beyond the study."""
-
-    model: str
-    source: str
-    file_sha256: str
-    revision: str | None
-    architecture: str
-    n_layers: int
-    d_mlp: int
-    d_model: int
-    d_vocab: int
-    max_context: int
-    activation: str
-    gated: bool
-    dtype: str
-    device: str
-    bos_id: int
-    mask_id: int
-    hook: str
-    nats_per_token: float
-    logit_difference: float
 
 
 def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> SubjectFacts:

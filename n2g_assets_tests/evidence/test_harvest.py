@@ -16,7 +16,8 @@ from n2g_assets.core.errors import CorpusError, StorageError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.evidence.harvest import Harvest, LayerHarvest, harvest
-from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.load import load_subject
+from n2g_assets.model.model import SubjectModel
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 LENGTH = 16

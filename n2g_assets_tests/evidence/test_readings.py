@@ -16,7 +16,8 @@ from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence import readings
 from n2g_assets.evidence.readings import Readings, read_texts
-from n2g_assets.model.model import SubjectModel, load_subject
+from n2g_assets.model.load import load_subject
+from n2g_assets.model.model import SubjectModel
 from n2g_assets_tests.model.test_harvest import (
     NEAR,
     CountingModel,

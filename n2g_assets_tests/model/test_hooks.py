@@ -8,7 +8,7 @@ import torch
 
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import boot_bridge, resolve_hook
-from n2g_assets.model.model import load_subject
+from n2g_assets.model.load import load_subject
 from n2g_assets_tests.tiny_models import VOCABULARY, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
 
 BUILDERS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "neox": tiny_neox, "gemma": tiny_gemma, "solu": tiny_solu}

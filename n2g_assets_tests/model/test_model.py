@@ -4,7 +4,7 @@ import torch
 from n2g_assets.core.errors import SettingsError, SourceError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import boot_bridge
-from n2g_assets.model.model import load_subject
+from n2g_assets.model.load import load_subject
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets_tests.tiny_models import BOS, END, SENTENCES, VOCABULARY, load_tiny, tiny_gpt2, tiny_llama, tiny_neox
 
@@ -113,7 +113,7 @@ def test_a_mask_and_positions_put_two_texts_behind_the_same_start(name, models, 
 def test_shape_gate_and_activation_come_from_the_model(name, gated, activation, models):
     model = models[name]
     assert (model.gated, model.activation) == (gated, activation)
-    assert (model.d_mlp, model.width, model.d_model, model.d_vocab, model.max_context) == (48, 48, 32, VOCABULARY, 128)
+    assert (model.d_mlp, model.d_model, model.d_vocab, model.max_context) == (48, 32, VOCABULARY, 128)
     assert model.hook.taps is not None, "the plain model is read, not the bridge"
 
 

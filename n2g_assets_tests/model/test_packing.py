@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.units import Unit
-from n2g_assets.model import packing
+from n2g_assets.model import model as models
 from n2g_assets.model.batching import TokenBudget
-from n2g_assets.model.packing import longest_packed, pack
+from n2g_assets.model.packing import pack
 from n2g_assets.model.prober import LayerProber
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox
 
@@ -69,9 +69,8 @@ def test_prompts_longer_than_an_attention_window_are_read_apart(tmp_path):
 
 
 def test_an_attention_window_that_no_config_names_is_found(tmp_path, monkeypatch):
-    model = load_tiny(tiny_gemma(tmp_path / "tiny"))
-    monkeypatch.setattr(packing, "_WINDOWS", ())
-    assert longest_packed(model) == 0
+    monkeypatch.setattr(models, "_WINDOWS", ())
+    assert load_tiny(tiny_gemma(tmp_path / "tiny")).packs == 0
 
 
 def test_a_hook_that_only_the_bridge_reads_is_not_packed(tmp_path):

@@ -1,0 +1,111 @@
+"""Loads a subject model and checks it.
+
+The model that runs is the plain transformers one (sdpa attention). A TransformerBridge is booted beside it on the same
+parameters, to find where a TransformerLens hook reads (``hooks``) and to check the plain model against it
+(``verify``). Then the bridge is dropped, unless the hook can only be read through it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from n2g_assets.core.errors import SettingsError, SubjectError
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.model.hooks import boot_bridge, resolve_hook
+from n2g_assets.model.lock import forward_pass_lock
+from n2g_assets.model.model import Callback, SubjectModel
+from n2g_assets.model.sources import SubjectFiles
+from n2g_assets.model.tokens import SubjectTokenizer
+from n2g_assets.model.verify import verify_subject
+from n2g_assets.model.weights import load_plain
+
+
+def load_subject(
+    files: SubjectFiles,
+    hook: str,
+    harvest: HarvestSettings,
+    mask_token: str,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    lock_file: Path | None = None,
+) -> SubjectModel:
+    """Load a subject model and check it.
+
+    Args:
+        files: The model on disk.
+        hook: TransformerLens hook inside a block, such as ``mlp.hook_post``.
+        harvest: Only ``device`` is read.
+        mask_token: ``auto``, or the text of one token.
+        dtype: Arithmetic.
+        lock_file: Locked during each forward pass, so that runs on one machine compute one after the other: side by
+            side, each slows the other down. None locks nothing.
+
+    Raises:
+        SourceError: Files are damaged, or weights are missing in them.
+        SubjectError: The model lacks the hook, TransformerLens cannot wrap it, or the two disagree.
+        SettingsError: The device is not there, or the mask token is not one token.
+    """
+    device = _choose_device(harvest.device)
+    tokenizer = SubjectTokenizer.load(files.folder)
+    plain = load_plain(files.folder, getattr(torch, dtype), device)
+    bridge = boot_bridge(plain.module, files.folder, tokenizer.transformers)
+    resolved = resolve_hook(bridge, hook, plain.module, int(bridge.cfg.n_layers))
+    model = SubjectModel(
+        name=files.name,
+        hook=resolved,
+        n_layers=int(bridge.cfg.n_layers),
+        d_mlp=0,
+        d_model=int(bridge.cfg.d_model),
+        d_vocab=plain.d_vocab,
+        max_context=int(plain.max_context or bridge.cfg.n_ctx),
+        activation=plain.activation or str(bridge.cfg.act_fn),
+        gated=bool(getattr(bridge.cfg, "gated_mlp", False)),
+        device=device,
+        dtype=getattr(torch, dtype),
+        bos_id=tokenizer.bos_id(plain.d_vocab),
+        mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
+        tokenizer=tokenizer,
+        plain=plain.module,
+        unembedding=plain.unembedding,
+        lock=forward_pass_lock(lock_file),
+        bridge=bridge if resolved.taps is None else None,
+    )
+    model.d_mlp = _measure_width(model)
+    with model.lock:
+        model.facts = verify_subject(model, bridge, files)
+    return model
+
+
+def _choose_device(device: str) -> torch.device:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, available in there.items() if available))
+    if not there[device]:
+        raise SettingsError(f"harvest.device is {device}, which this machine does not offer: set it to auto or cpu.")
+    return torch.device(device)
+
+
+def _measure_width(model: SubjectModel) -> int:
+    """Neurons of a layer at the hook, measured in one short pass through all layers that have it."""
+    shapes: dict[int, tuple[int, ...]] = {}
+    tokens = torch.full((2, 5), model.bos_id)
+
+    def note(layer: int) -> Callback:
+        return lambda activations: shapes.__setitem__(layer, tuple(activations.shape))
+
+    try:
+        model.run(tokens, {layer: note(layer) for layer in model.hook.layers})
+    except (ValueError, IndexError, KeyError) as error:
+        raise SubjectError(
+            f"The hook '{model.hook.name}' of {model.name} cannot be read ({error}): choose another, such as "
+            "mlp.hook_post."
+        ) from error
+    widths = {shape[2] for shape in shapes.values() if len(shape) == 3 and shape[:2] == tokens.shape}
+    if set(shapes) != set(model.hook.layers) or len(widths) != 1:
+        raise SubjectError(
+            f"The hook '{model.hook.name}' of {model.name} does not give one vector of the same width a position in "
+            "every layer: choose another, such as mlp.hook_post."
+        )
+    return widths.pop()

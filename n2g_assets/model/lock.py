@@ -1,0 +1,25 @@
+"""The lock of the forward pass: runs on one machine compute one after the other.
+
+Side by side on the same cores each slows the other down; see ``benchmarks/workers.py``. Results do not depend on it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from filelock import FileLock
+
+_POLL_SECONDS = 0.002
+
+
+def forward_pass_lock(path: Path | None) -> AbstractContextManager[object]:
+    """A lock between processes and threads, reentrant within a thread; it ends with its process.
+
+    Args:
+        path: The lock file; its folder is made. None locks nothing.
+    """
+    if path is None:
+        return nullcontext()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, is_singleton=True, poll_interval=_POLL_SECONDS)  # one object a file: else not reentrant
