@@ -27,8 +27,7 @@ from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import shuffled_partners
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.results import BlockResult
-from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
-from n2g_assets.report.render import PUBLISHED_F1, pooled_bins, pooled_levels
+from n2g_assets.report.plots import PUBLISHED_F1, as_markdown_image, calibration, f1_by_layer, precision_recall
 from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
@@ -242,7 +241,7 @@ def _pictures(session: Session, layer: int) -> Mapping[str, Any]:
         )
         metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
         mine = scores.filter(pl.col("layer") == layer)
-        curves = {predictor: levels for predictor, levels in pooled_levels(mine).items() if predictor != "always_zero"}
+        curves = mine.filter(pl.col("predictor") != "always_zero")
         figure = precision_recall(curves, title=f"{name}: precision and recall, layer {layer}, text {text}")
         metadata[f"precision and recall, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
         graph = mine.filter(pl.col("predictor") == "graph")
@@ -252,7 +251,7 @@ def _pictures(session: Session, layer: int) -> Mapping[str, Any]:
     binned = [name for name in TABLES["evaluation"].schema if name.startswith("calibration_")]
     evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
     text = "random" if "random" in set(evaluation["text"]) else "top"
-    bins = pooled_bins(evaluation.filter(pl.col("text") == text))
+    bins = evaluation.filter(pl.col("text") == text)
     figure = calibration(bins, title=f"{name}: calibration, layer {layer}, text {text}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata

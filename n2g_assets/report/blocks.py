@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from n2g_assets.method.display import clean_text
-from n2g_assets.report.axes import share_text
+from n2g_assets.report.text import share_text
 
 NONE = "–"
 """What stands where a value is not defined."""

@@ -1,22 +1,381 @@
-"""Plots of scores, for the metadata of assets and for the report: small hand-made SVG, no plotting library.
+"""Plots of scores as SVG, for the metadata of assets and for the report, drawn by matplotlib's SVG backend.
 
-``f1_by_layer`` shows how well firing is predicted with its uncertainty, ``precision_recall`` the choice of another
-threshold, ``calibration`` what a predicted activation is worth. What they share is in ``axes``.
+1. ``f1_by_layer`` shows how well firing is predicted, with its uncertainty; ``precision_recall`` what another threshold
+   would give; ``calibration`` what a predicted activation is worth.
+2. Order, colour and marker of a predictor stand in ``core.registry``; markers of controls are hollow.
+3. The same frame gives the same bytes. Text stays text, and a study's name is never read as a formula.
+
+All lengths are points.
 """
 
 from __future__ import annotations
 
 import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
-from n2g_assets.report.curves import calibration, precision_recall
-from n2g_assets.report.layer_plot import PUBLISHED_F1, f1_by_layer
-from n2g_assets.report.text import clean_text
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
 
-__all__ = ["PUBLISHED_F1", "as_markdown_image", "calibration", "f1_by_layer", "precision_recall"]
+from n2g_assets.core.registry import PREDICTORS, Predictor, named
+from n2g_assets.report.marks import GREY, INK, MUTED, PALE, PAPER, SANS
+from n2g_assets.report.text import clean_text, count_text, share_text, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PUBLISHED_F1 = {0: 0.74, 1: 0.64, 2: 0.60, 3: 0.48, 4: 0.46, 5: 0.42}
+"""Mean F1 of firing by layer that the paper (arXiv 2305.19911) gives for the six layers of SoLU-6L, 50 units each."""
+
+_BAND = "#f6f7f9"
+_LEFT, _RIGHT, _HEADING, _LINE = 36.0, 18.0, 54.0, 14.0
+_NARROWEST = 480.0
+
+
+def styles(predictors: Iterable[str]) -> list[Predictor]:
+    """The declarations of these predictors in their fixed order; unknown ones come last, by name, in grey."""
+    known, names = named(PREDICTORS), set(predictors)
+    unknown = [
+        Predictor(name, clean_text(name).replace("_", " "), "baseline", MUTED, "P", "")
+        for name in sorted(names - set(known))
+    ]
+    return [*(entry for name, entry in known.items() if name in names), *unknown]
 
 
 def as_markdown_image(svg: str, alt: str = "picture") -> str:
     """An SVG document as a markdown image that carries its own data, for places that render markdown."""
-    data = base64.b64encode(svg.encode("utf-8")).decode("ascii")
     name = "".join(character for character in clean_text(alt) if character not in "[]()\\<>`!")
-    return f"![{name}](data:image/svg+xml;base64,{data})"
+    return f"![{name}]({as_address(svg)})"
+
+
+def as_address(svg: str) -> str:
+    """An SVG document as an address that carries its own data."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
+
+
+def f1_by_layer(
+    scores: pl.DataFrame,
+    *,
+    title: str,
+    published: Mapping[int, float] | None = None,
+    n_layers: int | None = None,
+) -> str:
+    """Mean F1 of firing over all units asked for (``f1_all``) with 95 % intervals, by layer and predictor.
+
+    Args:
+        scores: rows of ``layer_scores`` or ``layer_summary`` of one study and one text.
+        title: first line.
+        published: F1 by layer of another model, drawn over relative depth; None draws none.
+        n_layers: layers of the subject model, for the relative depth; None: the deepest layer is the last.
+
+    Returns:
+        The SVG document as text: predictors above, and below them the controls beside the graph.
+    """
+    shown = styles(scores["predictor"].unique())
+    controls = [entry for entry in shown if entry.role == "control"]
+    main = [entry for entry in shown if entry.role != "control"]
+    judged = [entry for entry in main if entry.role == "explanation"]
+    panels = [(main, 172.0), (judged + controls, 98.0)] if main and controls else [(main or controls, 172.0)]
+    layers = scores["layer"].unique().sort().to_list()
+    line = _published_line(published or {}, layers, n_layers)
+    # A group of marks takes at most 72 % of the distance of two layers, and a mark at least 3.6 points.
+    distance = float(np.diff(layers).min()) if len(layers) > 1 else 1.0
+    span = float(layers[-1] - layers[0]) + distance if layers else 1.0
+    most = max(len(entries) for entries, _ in panels)
+    width = max(_NARROWEST, span / distance * (3.6 * most / 0.72))
+    step = min(0.72 * distance / max(most, 1), 7.5 * span / width)
+    size_of_mark = min(6.0, 1.5 * step * width / span)
+    names = [entry.label for entry in shown]
+    if line:
+        names.append("published for SoLU-6L, another model, at the same relative depth")
+    columns = int(width // 130)
+    legend = _LINE * (-(-len(shown) // columns) + bool(line))
+    height = _HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
+    with _style():
+        figure = _figure(_LEFT + width + _RIGHT, height, title)
+        top = height - _HEADING
+        for place, (entries, size) in enumerate(panels):
+            axes = _axes(figure, _LEFT, top - size, width, size)
+            heading = "mean F1 of firing, all units asked for" if place == 0 else "controls"
+            _words(axes, -_LEFT + _RIGHT, size + 8, heading, origin="axes", color=MUTED)
+            half = (len(entries) / 2 + 0.3) * step
+            for layer in layers:
+                axes.axvspan(layer - half, layer + half, color=_BAND, zorder=0, linewidth=0)
+            if line and place == 0:
+                axes.plot(*zip(*line, strict=True), color=INK, linewidth=1, linestyle=(0, (5, 4)), gid="published")
+            for i, entry in enumerate(entries):
+                offset = (i - (len(entries) - 1) / 2) * step
+                _means(axes, scores.filter(pl.col("predictor") == entry.name), entry, offset, size_of_mark)
+            drawn = scores.filter(pl.col("predictor").is_in([entry.name for entry in entries]))
+            values = [drawn[name] for name in ("f1_all", "f1_all_low", "f1_all_high")]
+            axes.set_ylim(0, _ceiling([*np.concatenate(values), *(y for _, y in line if place == 0)]))
+            axes.set_xlim((layers[0] - distance / 2, layers[-1] + distance / 2) if layers else (0, 1))
+            last = place == len(panels) - 1
+            axes.set_xticks(_apart(layers, 15.0 * span / width) if last else [])
+            top -= size + 32.0
+        axes.set_xlabel("layer" if layers else "nothing evaluated yet", loc="center")
+        _legend(figure, legend + 22.0, names, shown, columns)
+        note = "Whiskers: 95 % intervals, bootstrap over documents. A unit without a score counts 0."
+        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
+        return _svg(figure, title)
+
+
+def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5) -> str:
+    """Precision-recall curves of firing, the predicted activation as score.
+
+    Args:
+        scores: rows with the columns ``predictor``, ``levels_firing`` and ``levels_silent``, as in ``layer_scores``:
+            firing and silent tokens by their prediction in hundredths, 0 to 100. Rows of one predictor are summed.
+        title: first line.
+        threshold: prediction from which a token is predicted to fire; marked on every curve.
+
+    Returns:
+        The SVG document as text. A step of a curve has the precision reached at its right end, so that the area
+        under a curve is its average precision; the dotted rest are tokens of which the predictor says nothing.
+    """
+    shown = styles(scores["predictor"].unique())
+    names, shares = [], []
+    side, legend = 285.0, _LINE * -(-len(shown) // 2)
+    below = 40.0 + legend + 40.0
+    start = int(np.ceil(threshold * 100 - 1e-9))
+    with _style():
+        figure = _figure(_LEFT + side + _RIGHT, _HEADING + side + below, title)
+        axes = _axes(figure, _LEFT, below, side, side)
+        _words(axes, -_LEFT + _RIGHT, side + 8, "precision of firing", origin="axes", color=MUTED)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall of firing")
+        axes.xaxis.set_major_formatter(_shares)
+        axes.xaxis.grid(True)
+        for entry in shown:
+            firing, silent = _sums(scores, entry.name, "levels_firing", "levels_silent")
+            if firing.sum() <= 0:
+                names.append(f"{entry.label} –")
+                continue
+            hits, alarms = np.cumsum(firing[::-1]), np.cumsum((firing + silent)[::-1])
+            recall, precision = hits / firing.sum(), hits / np.maximum(alarms, 1)
+            area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
+            names.append(f"{entry.label} {share_text(area)}")
+            shares.append(float(precision[-1]))
+            found = np.flatnonzero(recall > 0)
+            x = np.concatenate([[0.0], recall[found]])
+            y = np.concatenate([precision[found[:1]], precision[found]])
+            axes.step(x[:-1], y[:-1], where="pre", color=entry.color, linewidth=1.3, clip_on=False)
+            rest: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (1.5, 2.5)), "alpha": 0.8, "clip_on": False}
+            axes.step(x[-2:], y[-2:], where="pre", color=entry.color, **rest)
+            if alarms[-1 - start] > 0:
+                mark = _mark(entry, 7.5) | {"gid": f"threshold {entry.label}"}
+                axes.plot(recall[-1 - start], precision[-1 - start], clip_on=False, zorder=3, **mark)
+        _legend(figure, legend + 38.0, names, shown, 2)
+        share = f"{np.median(shares):.2%}".replace("%", " %") if shares else "None"
+        marks = f"Numbers: area under the curve. Marks: predicted to fire from {share_text(threshold, trim=True)} on."
+        _words(figure, _RIGHT, 24.0, marks, color=MUTED, fontsize=8)
+        note = f"{share} of the tokens fire. Dotted: where the predictor says nothing."
+        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
+        return _svg(figure, title)
+
+
+def calibration(rows: pl.DataFrame, *, title: str) -> str:
+    """Mean actual activation by mean predicted activation, and how many tokens stand behind each mean.
+
+    Args:
+        rows: rows with the columns ``predictor``, ``calibration_tokens``, ``calibration_predicted`` and
+            ``calibration_actual``, as in ``evaluation``: tokens, sum of the predicted and sum of the actual normalised
+            activations in eleven bins of the prediction: 0, (0, .1), [.1, .2) and so on, .9 and more. Rows of one
+            predictor are summed; controls are left out.
+        title: first line.
+
+    Returns:
+        The SVG document as text.
+    """
+    shown = [entry for entry in styles(rows["predictor"].unique()) if entry.role != "control"]
+    left, column, side = 100.0, 23.0, 225.0
+    below = 54.0 + _LINE * len(shown) + 12.0
+    with _style():
+        figure = _figure(left + 11 * column + _RIGHT, _HEADING + side + below, title)
+        axes = _axes(figure, left, below, 11 * column, side)
+        _words(axes, -left + _RIGHT, side + 8, "mean actual activation", origin="axes", color=MUTED)
+        axes.set(xlim=(-0.1, 1), xlabel="mean predicted activation", xticks=[-0.05, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.set_xticklabels(["0", ".2", ".4", ".6", ".8", "1"])
+        axes.xaxis.grid(True)
+        axes.axvspan(-0.1, 0, color=_BAND, zorder=0, linewidth=0)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (5, 4)))
+        _words(axes, -left + _RIGHT, -44.0, "tokens", origin="axes", color=MUTED, fontsize=8)
+        low, high = 0.0, 1.0
+        for i, entry in enumerate(shown):
+            tokens, predicted, actual = _sums(rows, entry.name, *(f"calibration_{x}" for x in _BINNED))
+            used = (tokens > 0) & np.isfinite(predicted) & np.isfinite(actual)
+            count, x, y = (
+                tokens[used],
+                (predicted / np.maximum(tokens, 1))[used],
+                (actual / np.maximum(tokens, 1))[used],
+            )
+            low, high = min([low, *y]), max([high, *y])
+            axes.plot(x[x > 0], y[x > 0], color=entry.color, linewidth=0.8, alpha=0.45)
+            x = np.where(x > 0, np.minimum(x, 1.05), -0.1 + 0.1 * (i + 1) / (len(shown) + 1))
+            size = (3.6 + 0.75 * np.log10(np.maximum(count, 1))) ** 2
+            paint: dict[str, Any] = {"facecolors": entry.color, "edgecolors": PAPER, "linewidths": 0.6}
+            axes.scatter(x, y, size, marker=entry.marker, alpha=0.85, zorder=3, gid=f"bins {entry.label}", **paint)
+            line = -44.0 - _LINE * (i + 1)
+            axes.plot(
+                [(-left + _RIGHT + 3) / (11 * column)], [(line + 3) / side], clip_on=False,
+                transform=axes.transAxes, **_mark(entry, 5.5),
+            )  # fmt: skip
+            name = shorten(entry.label, 16)
+            _words(axes, -left + _RIGHT + 11, line, name, origin="axes", color=INK, fontsize=8)
+            for place, number in enumerate(tokens):
+                text = count_text(int(number)) if number else "–"
+                _words(axes, (place + 0.5) * column, line, text, origin="axes", color=MUTED, fontsize=7.2, ha="center")
+        axes.set_ylim(np.floor(low * 10 + 1e-9) / 10, np.ceil(high * 10 - 1e-9) / 10)
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+        return _svg(figure, title)
+
+
+_BINNED = ("tokens", "predicted", "actual")
+
+
+def _means(axes: Axes, rows: pl.DataFrame, entry: Predictor, offset: float, size: float) -> None:
+    """One predictor's means, their intervals, and a faint line from layer to layer."""
+    columns = [pl.col(name) for name in ("f1_all", "f1_all_low", "f1_all_high")]
+    rows = rows.sort("layer").select("layer", *columns).filter(pl.col("f1_all").is_finite())
+    x = rows["layer"].to_numpy() + offset
+    if entry.role != "control":
+        axes.plot(x, rows["f1_all"], color=entry.color, linewidth=0.8, alpha=0.35)
+    known = rows.select((pl.col("f1_all_low").is_finite() & pl.col("f1_all_high").is_finite()).fill_null(False))
+    ends = rows.filter(known.to_series())
+    bars: dict[str, Any] = {"color": entry.color, "linewidth": 1.0, "gid": f"intervals {entry.label}"}
+    axes.vlines(x[known.to_series().to_numpy()], ends["f1_all_low"], ends["f1_all_high"], **bars)
+    mark = _mark(entry, size) | {"gid": f"means {entry.label}"}
+    axes.plot(x, rows["f1_all"], clip_on=False, zorder=3, **mark)
+
+
+def _published_line(
+    published: Mapping[int, float], layers: Sequence[int], n_layers: int | None
+) -> list[tuple[float, float]]:
+    """The published values at the same relative depth, cut at the deepest layer that is shown."""
+    if len(published) < 2 or len(layers) < 2:
+        return []
+    last = (n_layers or layers[-1] + 1) - 1
+    depths = np.array(sorted(published), np.float64)
+    depths = (depths - depths[0]) / (depths[-1] - depths[0]) * last
+    values = [published[layer] for layer in sorted(published)]
+    begin, end = layers[0], min(layers[-1], last)
+    places = [begin, *depths[(depths > begin) & (depths < end)].tolist(), end]
+    return [(place, float(np.interp(place, depths, values))) for place in places]
+
+
+def _sums(rows: pl.DataFrame, predictor: str, *columns: str) -> list[Float64[np.ndarray, " bins"]]:
+    """Columns of lists of one length, summed over a predictor's rows."""
+    chosen = rows.filter(pl.col("predictor") == predictor)
+    return [np.array(chosen[name].to_list(), np.float64).sum(axis=0) for name in columns]
+
+
+def _ceiling(values: Iterable[float | None]) -> float:
+    """The upper end of an axis of shares: the smallest of a few round numbers that no value exceeds, at most 1."""
+    largest = max((value for value in values if value is not None and np.isfinite(value)), default=1.0)
+    return next((end for end in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) if largest <= end), 1.0)
+
+
+def _apart(layers: Sequence[int], distance: float) -> list[int]:
+    """The layers whose labels do not touch."""
+    kept: list[int] = []
+    for layer in layers:
+        if not kept or layer - kept[-1] >= distance:
+            kept.append(layer)
+    return kept
+
+
+# -------------------------------------------------------------------------------------------- matplotlib
+def _style() -> AbstractContextManager[None]:
+    """Matplotlib's settings for the time of one picture."""
+    from matplotlib import rc_context
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": "n2g_assets", "text.parse_math": False, "text.usetex": False,
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.6, "axes.labelsize": 9.0,
+        "axes.unicode_minus": True, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.edgecolor": GREY, "axes.labelcolor": MUTED, "axes.labelpad": 5.0, "axes.grid": True,
+        "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": PALE, "grid.linewidth": 0.8,
+        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+        "xtick.major.pad": 6.5,
+        "figure.facecolor": PAPER, "axes.facecolor": "none", "path.simplify": False,
+    }  # fmt: skip
+    return rc_context(settings)
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    text = shorten(clean_text(title), max(int((width - 2 * _RIGHT) / 7.4), 1))
+    _words(figure, _RIGHT, height - 26.0, text, color=INK, fontsize=12, fontweight="bold")
+    return figure
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes of shares on a figure, at a place in points from its lower left corner."""
+    from matplotlib.ticker import MaxNLocator
+
+    size = figure.get_size_inches() * 72
+    axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=max(int(height / 35), 3), steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(_shares)
+    return axes
+
+
+def _shares(value: float, _: float) -> str:
+    """A tick of an axis of shares."""
+    return share_text(value, trim=True)
+
+
+def _words(place: Any, x: float, y: float, text: str, *, origin: str = "figure", **look: Any) -> None:
+    """A line of text at a place in points from the lower left corner of a figure or of axes."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = place if origin == "figure" else place.figure
+    corner = figure.transFigure if origin == "figure" else place.transAxes
+    move = corner + ScaledTranslation(x / 72, y / 72, figure.dpi_scale_trans)
+    place.text(0, 0, text, transform=move, **look)
+
+
+def _mark(entry: Predictor, size: float) -> dict[str, Any]:
+    """A predictor's marker for ``Axes.plot``."""
+    crossed, hollow = entry.marker in ("x", "+"), entry.role == "control"
+    return {
+        "linestyle": "none", "marker": entry.marker, "markersize": size * (0.85 if entry.marker in "sD" else 1.0),
+        "markerfacecolor": PAPER if hollow else entry.color, "color": entry.color,
+        "markeredgecolor": entry.color if hollow or crossed else PAPER,
+        "markeredgewidth": 1.3 if crossed else 1.0 if hollow else 0.6,
+    }  # fmt: skip
+
+
+def _legend(figure: Figure, top: float, names: Sequence[str], entries: Sequence[Predictor], columns: int) -> None:
+    """The legend in lines of ``columns``; a name without an entry is the dashed line's and takes a line of its own."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches() * 72
+    column = (width - 2 * _RIGHT) / max(min(columns, len(entries)), 1)
+    for i, name in enumerate(names):
+        place, line = (i % columns, i // columns) if i < len(entries) else (0, -(-len(entries) // columns))
+        x, y = _RIGHT + 6.0 + place * column, top - _LINE * (line + 1) + 8.0
+        if i < len(entries):
+            look, ends = _mark(entries[i], 6.0), [x]
+        else:
+            look, ends = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 4))}, [x - 6, x + 12]
+        points = [end / width for end in ends], [(y + 3) / height] * len(ends)
+        figure.add_artist(Line2D(*points, transform=figure.transFigure, **look))
+        room = int((column if i < len(entries) else width) / 5.0)
+        _words(figure, x + (11.0 if i < len(entries) else 17.0), y, shorten(clean_text(name), room), color=INK)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as a document with an accessible title, without date and document type."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    file = io.StringIO()
+    metadata = {"Title": clean_text(title), "Date": None, "Creator": None, "Format": None, "Type": None}
+    FigureCanvasSVG(figure).print_svg(file, metadata=metadata)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", SANS)

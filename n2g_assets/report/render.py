@@ -14,12 +14,10 @@ import json
 from collections.abc import Iterator
 from importlib import resources
 
-import numpy as np
 import polars as pl
 
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report import tables
-from n2g_assets.report.axes import styles
 from n2g_assets.report.blocks import (
     Block,
     Code,
@@ -44,8 +42,9 @@ from n2g_assets.report.findings import (
     unit_findings,
 )
 from n2g_assets.report.plots import PUBLISHED_F1, calibration, f1_by_layer, precision_recall
+from n2g_assets.report.tables import styles
 
-__all__ = ["PUBLISHED_F1", "ExampleGraph", "ReportFacts", "pooled_bins", "pooled_levels", "render_report"]
+__all__ = ["PUBLISHED_F1", "ExampleGraph", "ReportFacts", "render_report"]
 
 COUNTEREXAMPLES_SHOWN = 5
 """Counterexamples of each kind and text in the report; the table ``counterexamples`` holds all."""
@@ -145,17 +144,15 @@ def _results(facts: ReportFacts) -> Iterator[Block]:
 
 def _figures(facts: ReportFacts, text: str) -> Iterator[Figure]:
     yield _f1_figure(facts, text)
-    pooled = pooled_levels(facts.layer_scores.filter(text=text))
-    curves = {name: pair for name, pair in pooled.items() if name != "always_zero"}
+    curves = facts.layer_scores.filter(pl.col("text") == text, pl.col("predictor") != "always_zero")
     title = "Precision and recall of firing"
     yield Figure(
         precision_recall(curves, title=title, threshold=facts.threshold),
         f"Precision and recall on {text_name(text)}, tokens of all units and layers pooled.",
         beside=True,
     )
-    bins = pooled_bins(facts.evaluation.filter(text=text))
     yield Figure(
-        calibration(bins, title="Calibration"),
+        calibration(facts.evaluation.filter(text=text), title="Calibration"),
         f"What a predicted activation is worth on {text_name(text)}, all units and layers pooled.",
         beside=True,
     )
@@ -171,36 +168,6 @@ def _f1_figure(facts: ReportFacts, text: str) -> Figure:
     )
     line = " The dashed line is the paper's, of another model." if published else ""
     return Figure(svg, f"F1 of firing by layer on {text_name(text)}: means over all units asked for.{line}")
-
-
-def pooled_levels(scores: pl.DataFrame) -> dict[str, tuple[list[int], list[int]]]:
-    """By predictor, counts by level summed over layers."""
-    return {
-        name: (
-            np.array(scores.filter(predictor=name)["levels_firing"].to_list(), np.int64).sum(axis=0).tolist(),
-            np.array(scores.filter(predictor=name)["levels_silent"].to_list(), np.int64).sum(axis=0).tolist(),
-        )
-        for name in styles(scores["predictor"].unique())
-    }
-
-
-def pooled_bins(evaluation: pl.DataFrame) -> dict[str, tuple[list[int], list[float], list[float]]]:
-    """By predictor that is no control, calibration bins summed over units."""
-    pooled = {}
-    for name, style in styles(evaluation["predictor"].unique()).items():
-        if not style.control:
-            rows = evaluation.filter(predictor=name)
-            pooled[name] = (
-                _sum_of_lists(rows["calibration_tokens"]).tolist(),
-                _sum_of_lists(rows["calibration_predicted"]).tolist(),
-                _sum_of_lists(rows["calibration_actual"]).tolist(),
-            )
-    return pooled
-
-
-def _sum_of_lists(lists: pl.Series) -> np.ndarray:
-    """Sum over rows of lists of one length."""
-    return lists.explode().to_numpy().reshape(len(lists), -1).sum(axis=0)
 
 
 def _paper_results(facts: ReportFacts) -> Iterator[Block]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from n2g_assets.core.units import unit_text
 from n2g_assets.method.display import clean_text
-from n2g_assets.report.axes import styles
 from n2g_assets.report.blocks import NONE, Cell, Table, count, of_total, scored, share, words
 from n2g_assets.report.findings import PREDICTORS, text_name
+from n2g_assets.report.plots import styles as entries
+
+
+class _Style:
+    def __init__(self, entry: Any) -> None:
+        self.name, self.control = entry.label, entry.role == "control"
+
+
+def styles(names: Any) -> dict[str, Any]:  # noqa: D103
+    return {entry.name: _Style(entry) for entry in entries(names)}
+
 
 PUBLISHED = {
     "precision": (0.74, 0.66, 0.60, 0.48, 0.44, 0.45),

@@ -40,6 +40,23 @@ def bar(share: float, width: int = 8) -> str:
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
 
 
+def share_text(value: float, digits: int = 2, *, trim: bool = False) -> str:
+    """A share as .87, 0 or 1.00, with a true minus sign; ``trim`` takes trailing zeros away: .5, 1."""
+    text = f"{abs(value):.{digits}f}"
+    sign = "−" if value < 0 and text.strip("0.") else ""
+    text = text[1:] if text.startswith("0.") else text
+    return sign + ((text.rstrip("0").rstrip(".") or "0") if trim else text)
+
+
+def count_text(count: int) -> str:
+    """A count in at most four characters or so: 812, 1.2k, 34k, 5.6M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:
+            value = count / size
+            return f"{value:.1f}".removesuffix(".0") + letter if value < 9.95 else f"{value:.0f}{letter}"
+    return str(count)
+
+
 def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8, width: int = 72) -> str:
     """One unit's token graph for a terminal: a title line, then its rules, strongest first.
 
