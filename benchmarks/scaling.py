@@ -47,7 +47,7 @@ from n2g_assets.core.home import Home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from n2g_assets.assets.session import Study
+    from n2g_assets.assets.study import Study
 
 MEMORY_GOAL, TIME_GOAL = 1 / 1.2, 1 / 1.1
 UNITS, TOKENS = (16, 64, 256), (50_000, 200_000)
@@ -102,7 +102,7 @@ def points_of(layer: int, units: Sequence[int | None], tokens: Sequence[int]) ->
 # ------------------------------------------------------------------------------------------ the process of a point
 def study_of(point: Point) -> Study:
     """Study ``smollm2``, cut to a point."""
-    from n2g_assets.assets.session import Study
+    from n2g_assets.assets.study import Study
     from n2g_assets.core.settings import NeuronSample
     from n2g_assets.study import shipped_study
 
@@ -122,16 +122,15 @@ def run_point(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
     """Runs the job of a point, or, to prepare, only its model and corpus."""
     import dagster as dg
 
-    from n2g_assets.assets.session import N2GResource
+    from n2g_assets.assets.resource import N2GResource
     from n2g_assets.definitions import build_defs
-    from n2g_assets.study import all_layers_tags
 
     study = study_of(point)
     job = build_defs([study], resources={"n2g": N2GResource(home=str(home))}).resolve_job_def(study.name)
     keys = [key for key in job.asset_layer.executable_asset_keys if (key.path[-1] in _APART) == prepare]
     with dg.DagsterInstance.ephemeral() as instance, _sampled_memory() as samples, _timed_pass() as passes:
         result = job.execute_in_process(
-            instance=instance, tags=all_layers_tags(study), asset_selection=keys,
+            instance=instance, tags=study.all_layers_tags, asset_selection=keys,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )  # fmt: skip
         spans = _spans(instance.all_logs(result.run_id))

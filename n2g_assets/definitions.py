@@ -8,7 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from n2g_assets.assets.session import N2GResource, Study
+from n2g_assets.assets.resource import N2GResource
+from n2g_assets.assets.study import Study
 from n2g_assets.study import study_definitions
 
 

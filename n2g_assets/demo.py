@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.session import Study
+from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.units import unit_text
@@ -73,8 +73,9 @@ def main() -> int:
 
 
 def _run(study: str, home: Home, layers: str | None) -> bool:
+    from n2g_assets.assets.study import RANGE_END, RANGE_START
     from n2g_assets.definitions import build_defs
-    from n2g_assets.study import RANGE_END, RANGE_START, shipped_study
+    from n2g_assets.study import shipped_study
 
     home.dagster.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("DAGSTER_HOME", str(home.dagster))

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
 from pydantic import BaseModel
 
-from n2g_assets.assets import (
-    activation_cache,
-    augmented_examples,
-    evaluation,
-    neuron_graphs,
-    pruned_examples,
-    rule_tests,
-    top_examples,
-)
-from n2g_assets.assets.checks import study_checks
+from n2g_assets.assets.checks import checks_of
 from n2g_assets.assets.corpus_tokens import corpus_asset
 from n2g_assets.assets.report import report_asset
-from n2g_assets.assets.session import RANGE_END, RANGE_START, Study, quiet_beta
-from n2g_assets.assets.stage import Stage, stage_asset
+from n2g_assets.assets.stage import LayerStage, stage_asset
+from n2g_assets.assets.study import Study, quiet_beta
 from n2g_assets.assets.subject_model import subject_asset
 from n2g_assets.assets.warehouse import warehouse_asset
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import StudySettings
 
-__all__ = ["RANGE_END", "RANGE_START", "STAGES", "N2GStudy", "all_layers_tags", "shipped_study", "study_definitions"]
-
-STAGES = (
-    activation_cache.STAGE,
-    top_examples.STAGE,
-    pruned_examples.STAGE,
-    augmented_examples.STAGE,
-    neuron_graphs.STAGE,
-    rule_tests.STAGE,
-    evaluation.STAGE,
-)
-"""The per-layer stages in pipeline order."""
+__all__ = ["N2GStudy", "layer_stage", "shipped_study", "study_definitions"]
 
 
 class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
@@ -86,23 +66,21 @@ def shipped_study(name: str) -> Study:
     return Study(name, folder, StudySettings(**attributes.model_dump()))
 
 
-def all_layers_tags(study: Study) -> dict[str, str]:
-    """The run tags that make ONE run of all layers."""
-    keys = list(study.partition_layers)
-    return {RANGE_START: keys[0], RANGE_END: keys[-1]}
-
-
-def study_stages(study: Study) -> list[Stage]:
-    """The per-layer stages of one study."""
-    return [stage for stage in STAGES if study.tries_rules or stage.name != rule_tests.STAGE.name]
+def layer_stage(name: str) -> LayerStage:
+    """The code of a per-layer stage of the registry: ``STAGE`` of the module ``assets/<name>.py``."""
+    return import_module(f"n2g_assets.assets.{name}").STAGE
 
 
 def study_definitions(study: Study) -> dg.Definitions:
-    """Assets, checks, the job and the schedule of one study."""
-    stages = study_stages(study)
+    """Assets with their checks, the job and the schedule of one study."""
     with quiet_beta():
-        assets = [*_pipeline(study, stages), warehouse_asset(study, stages), report_asset(study)]
-    checks = study_checks(study, stages)
+        assets = [
+            subject_asset(study, checks_of("subject_model")),
+            corpus_asset(study, checks_of("corpus_tokens")),
+            *(stage_asset(study, layer_stage(name), checks_of(name)) for name in study.stages),
+            warehouse_asset(study),
+            report_asset(study),
+        ]
     layers = len(study.partition_layers)
     job = dg.define_asset_job(
         study.name,
@@ -119,11 +97,6 @@ def study_definitions(study: Study) -> dg.Definitions:
         description="One run over all layers; it does only what is stale.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        return dg.RunRequest(tags=all_layers_tags(study))
+        return dg.RunRequest(tags=study.all_layers_tags)
 
-    return dg.Definitions(assets=assets, asset_checks=checks, jobs=[job], schedules=[nightly])
-
-
-def _pipeline(study: Study, stages: Sequence[Stage]) -> list[dg.AssetsDefinition]:
-    """The assets of one study up to its evaluation."""
-    return [subject_asset(study), corpus_asset(study), *(stage_asset(study, stage) for stage in stages)]
+    return dg.Definitions(assets=assets, jobs=[job], schedules=[nightly])

@@ -1,4 +1,4 @@
-"""Stage ``activation_cache``: one forward pass through the harvest for all layers together (DESIGN section 4).
+"""Stage ``activation_cache``: one forward pass through the harvest for all layers together.
 
 Asked for some layers, it harvests every layer of the study up to the deepest asked that is not cached yet: the pass
 costs the same. What it stores covers all neurons and both signs; the later stages pick the study's units.
@@ -13,15 +13,12 @@ import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import Stage
+from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
-_CODE_VERSION = "1"
-_BFLOAT16_VERSION = "2"
-"""Raised by hand when the same inputs would give other rows in bfloat16 alone."""
-_TABLES = ("neuron_stats", "activations", "top_contexts")
+_CODE_VERSION = "3"
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -33,7 +30,7 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
 
 
 def _is_fresh(session: Session, layer: int) -> bool:
-    return session.is_fresh(_TABLES, _input_hash(session, layer), layer)
+    return session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
@@ -48,11 +45,11 @@ def _fill(session: Session, layer: int, show: Progress) -> StageReport:
     reused = _is_fresh(session, layer)
     if not reused:
         frames = session.harvest([layer], show).frames(layer)
-        for table in _TABLES:
+        for table in STAGE.tables:
             frame = getattr(frames, table)
             session.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION)
     ledger = _write_ledger(session, layer, units, input_hash)
-    manifests = {table: session.manifest(table, layer) for table in _TABLES}
+    manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
         stage=STAGE.name,
         study=session.study.name,
@@ -97,22 +94,17 @@ def _input_hash(session: Session, layer: int) -> str:
         "model": session.model_hash,
         "contexts": session.harvest_hash,
         "layer": layer,
-        "strongest": settings.harvest.strongest,
-        "dtype": settings.harvest.dtype,
+        "harvest": settings.harvest.hashed(),
         "top_contexts": settings.method.top_contexts,
         "contexts_per_document": settings.method.contexts_per_document,
     }
-    if settings.harvest.dtype == "bfloat16":
-        inputs["bfloat16_version"] = _BFLOAT16_VERSION
     return hash_json(inputs)
 
 
-STAGE = Stage(
+STAGE = LayerStage(
     name="activation_cache",
     description="One forward pass through the harvested documents for all layers together: for every neuron and both "
     "signs its statistics, its strongest positions and its strongest contexts. New documents cost only their own pass.",
-    tables=_TABLES,
-    upstream=("corpus_tokens", "subject_model"),
     code_version=_CODE_VERSION,
     work=_work,
     prepare=_prepare,

@@ -1,66 +1,68 @@
-"""A check of a per-layer asset: it speaks for the layers of its run, and names those in which something is wrong."""
+"""What an asset check is, and how a stage's own step runs the checks of what it has just written."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
-from n2g_assets.assets.session import Session, Study
-
-LayerCheck = Callable[[Session, int], list[str]]
-"""What is wrong with a layer, one sentence each; empty where all is well."""
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 
 
-def layer_check(
-    study: Study,
-    stage: str,
-    name: str,
-    check: LayerCheck,
-    description: str,
-    *,
-    blocking: bool = False,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetChecksDefinition:
-    """A check of one stage of a study.
+@dataclass(frozen=True)
+class Check:
+    """One asset check of one asset of a study."""
+
+    name: str
+    description: str
+    """What must hold."""
+    faults: Callable[..., list[str]]
+    """Called with the session and, for a per-layer asset, the layer: what is wrong, one sentence each."""
+    blocking: bool = False
+    """Whether later stages of the run wait for it."""
+    warns: bool = False
+    """Whether a fault is a warning rather than an error."""
+    applies: Callable[[Study], bool] = lambda _study: True
+    """Whether a study has this check."""
+
+
+def check_specs(study: Study, asset: str, checks: Iterable[Check]) -> list[dg.AssetCheckSpec]:
+    """The checks of one asset as Dagster knows them before they run."""
+    return [
+        dg.AssetCheckSpec(check.name, asset=study.key(asset), description=check.description, blocking=check.blocking)
+        for check in checks
+        if check.applies(study)
+    ]
+
+
+def check_results(
+    session: Session, asset: str, checks: Iterable[Check], layers: Mapping[str, int] | None = None
+) -> Iterator[dg.AssetCheckResult]:
+    """Runs the checks of one asset.
 
     Args:
-        study: the study.
-        stage: the stage whose asset it checks.
-        name: of the check.
-        check: finds what is wrong with a layer.
-        description: what must hold.
-        blocking: whether later stages wait for it.
-        severity: how bad it is where it does not hold.
+        session: what the step works with.
+        asset: the asset.
+        checks: its checks.
+        layers: by partition key, the layers of the run, for which each check speaks; it names those in which something
+            is wrong. None for an asset without layers.
     """
-
-    @dg.asset_check(
-        asset=study.key(stage),
-        name=name,
-        description=description,
-        blocking=blocking,
-        required_resource_keys={"n2g"},
-    )
-    def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        session = Session(study, context.resources.n2g.open(), context.log)
-        keys = _layers_spoken_of(context, session, stage)
-        wrong = {key: found for key in keys if (found := check(session, study.partition_layers[key]))}
-        said = "; ".join(f"layer {key}: {sentence}" for key, found in wrong.items() for sentence in found)
-        return dg.AssetCheckResult(
-            passed=not wrong,
-            severity=severity,
-            description=said or _sound_layers(keys),
-            metadata={"layers": dg.MetadataValue.text(", ".join(keys))},
+    for check in checks:
+        if not check.applies(session.study):
+            continue
+        if layers is None:
+            said, metadata = check.faults(session), {}
+        else:
+            found = {key: check.faults(session, layer) for key, layer in layers.items()}
+            said = [f"layer {key}: {sentence}" for key, sentences in found.items() for sentence in sentences]
+            metadata = {"layers": dg.MetadataValue.text(", ".join(layers))}
+        yield dg.AssetCheckResult(
+            passed=not said,
+            check_name=check.name,
+            asset_key=session.study.key(asset),
+            severity=dg.AssetCheckSeverity.WARN if check.warns else dg.AssetCheckSeverity.ERROR,
+            description="; ".join(said) or "sound",
+            metadata=metadata,
         )
-
-    return run
-
-
-def _layers_spoken_of(context: dg.AssetCheckExecutionContext, session: Session, stage: str) -> list[str]:
-    """The layers of the run, or, for a check that is run by itself, all layers that are there."""
-    if context.has_partition_key or context.run.tags.get("dagster/asset_partition_range_start"):
-        return list(context.partition_keys)
-    there = {key.layer for key in session.store.keys(session.study.name) if key.table == "ledger" and key.part == stage}
-    return [key for key, layer in session.study.partition_layers.items() if layer in there]
-
-
-def _sound_layers(keys: list[str]) -> str:
-    return f"layer {keys[0]} is sound" if len(keys) == 1 else f"layers {', '.join(keys)} are sound"

@@ -1,4 +1,4 @@
-"""Asset checks: what must hold of every slice, said for the layers of the run.
+"""Asset checks: what must hold of what a stage has just written.
 
 - ``rows_are_sound``: schema, keys unique and complete against the ledger, no NaN; on every per-layer asset.
 - ``activations_recomputed`` (blocking): stored activations of a sample equal those of a fresh pass of plain
@@ -9,21 +9,22 @@
   text stands in the harvest; on ``corpus_tokens``.
 - ``model_is_sane``: the cross-entropy on English prose is that of a trained model; on ``subject_model``.
 
-Those of the scores stand in ``score_checks``.
+Those of the scores stand in ``score_checks``. A check is a function of a session and, where its asset has layers, of a
+layer; it returns a sentence for each fault. It runs in the step of its asset.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-import dagster as dg
+import math
+from functools import partial
+
 import numpy as np
 import polars as pl
 
-from n2g_assets.assets.check_kinds import LayerCheck, layer_check
-from n2g_assets.assets.score_checks import score_checks
-from n2g_assets.assets.session import Session, Study
-from n2g_assets.assets.stage import Stage
+from n2g_assets.assets.check_kinds import Check
+from n2g_assets.assets.score_checks import SCORE_CHECKS
+from n2g_assets.assets.session import Session
+from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.splitting import find_leaks
 from n2g_assets.storage.files import write_atomically
@@ -32,40 +33,16 @@ from n2g_assets.storage.slices import hash_json
 _SAMPLED_UNITS = 3
 _SAMPLED_CONTEXTS = 2
 _TOLERANCE = 1e-4
-"""Share of a_max within which a recomputed activation must lie (DESIGN promise 3)."""
+"""Share of a_max within which a recomputed activation must lie."""
 
-_STAGE_TABLES = {
-    "activation_cache": ("neuron_stats", "activations", "top_contexts"),
-    "top_examples": ("top_examples",),
-    "pruned_examples": ("pruned_examples", "saliencies"),
-    "augmented_examples": ("augmented_examples",),
-    "neuron_graphs": ("graph_nodes", "rules"),
-    "rule_tests": ("rule_tests",),
-    "evaluation": ("evaluation", "counterexamples", "failures"),
-}
 _EVERY_UNIT_HAS_ROWS = {"neuron_stats", "top_examples", "pruned_examples", "graph_nodes", "rules", "evaluation"}
 
 
-def study_checks(study: Study, stages: Sequence[Stage]) -> list[dg.AssetChecksDefinition]:
-    """The checks of one study."""
-    checks = [layer_check(study, stage.name, "rows_are_sound", _sound(stage.name), _SOUND) for stage in stages]
-    for name in ("activation_cache", "top_examples"):
-        checks.append(layer_check(study, name, "activations_recomputed", _recomputed(name), _RECOMPUTED, blocking=True))
-    checks.append(layer_check(study, "top_examples", "train_and_test_disjoint", _disjoint, _DISJOINT, blocking=True))
-    return [*checks, _split_check(study), _sanity_check(study), *score_checks(study)]
-
-
-_SOUND = "Schema, keys unique and complete against the ledger, no NaN."
-_RECOMPUTED = "Stored activations of a sample equal a fresh pass of plain transformers, within 1e-4 of a_max."
-_DISJOINT = "No document, and no near-duplicate of one, stands on both sides of a unit, and none of them is held out."
-
-
 # -------------------------------------------------------------------------------------------- per layer
-def _sound(stage: str) -> LayerCheck:
-    def check(session: Session, layer: int) -> list[str]:
-        return [sentence for table in _STAGE_TABLES[stage] for sentence in _table_faults(session, stage, table, layer)]
-
-    return check
+def rows_are_sound(stage: str, session: Session, layer: int) -> list[str]:
+    """Faults of the rows of every table that a stage writes."""
+    tables = named(STAGES)[stage].tables
+    return [sentence for table in tables for sentence in _table_faults(session, stage, table, layer)]
 
 
 def _table_faults(session: Session, stage: str, table: str, layer: int) -> list[str]:
@@ -97,20 +74,16 @@ def _table_faults(session: Session, stage: str, table: str, layer: int) -> list[
     return faults
 
 
-def _recomputed(stage: str) -> LayerCheck:
-    table = "top_contexts" if stage == "activation_cache" else "top_examples"
-
-    def check(session: Session, layer: int) -> list[str]:
-        rows = hash_json([session.manifest(table, layer).content_hash, session.model_hash])
-        passed = session.home.cache / "checked" / session.study.name / f"{table}-{layer}"
-        if passed.is_file() and passed.read_text() == rows:
-            return []  # the same rows of the same model were recomputed before
-        faults = _recompute_faults(session, table, layer)
-        if not faults:
-            write_atomically(passed, lambda temporary: temporary.write_text(rows))
-        return faults
-
-    return check
+def activations_recomputed(table: str, session: Session, layer: int) -> list[str]:
+    """Faults of the activations of a table; rows of the same model that were found sound before are not read again."""
+    rows = hash_json([session.manifest(table, layer).content_hash, session.model_hash])
+    passed = session.home.cache / "checked" / session.study.name / f"{table}-{layer}"
+    if passed.is_file() and passed.read_text() == rows:
+        return []
+    faults = _recompute_faults(session, table, layer)
+    if not faults:
+        write_atomically(passed, lambda temporary: temporary.write_text(rows))
+    return faults
 
 
 def _recompute_faults(session: Session, table: str, layer: int) -> list[str]:
@@ -123,8 +96,8 @@ def _recompute_faults(session: Session, table: str, layer: int) -> list[str]:
     contexts = dict(named.select("context_id", "token_ids").iter_rows())
     faults = []
     for unit in chosen:
-        mine = rows.filter(pl.col("unit") == unit.number, pl.col("sign") == unit.sign).head(_SAMPLED_CONTEXTS)
-        for row in mine.iter_rows(named=True):
+        own = rows.filter(pl.col("unit") == unit.number, pl.col("sign") == unit.sign).head(_SAMPLED_CONTEXTS)
+        for row in own.iter_rows(named=True):
             fresh = _plain_activations(session, layer, unit.number, contexts[row["context_id"]]) * unit.sign
             difference = abs(float(fresh[row["peak"]]) - row["activation"])
             if row["activations"] is not None:
@@ -137,17 +110,18 @@ def _recompute_faults(session: Session, table: str, layer: int) -> list[str]:
     return faults
 
 
-def _plain_activations(session: Session, layer: int, neuron: int, token_ids: list[int]) -> np.ndarray:
+def _plain_activations(session: Session, layer: int, number: int, token_ids: list[int]) -> np.ndarray:
     import torch
 
     read: list[torch.Tensor] = []
     session.subject().run(
-        torch.tensor([token_ids]), {layer: lambda activations: read.append(activations[0, :, neuron].float())}
+        torch.tensor([token_ids]), {layer: lambda activations: read.append(activations[0, :, number].float())}
     )
     return read[0].cpu().numpy()
 
 
-def _disjoint(session: Session, layer: int) -> list[str]:
+def train_and_test_disjoint(session: Session, layer: int) -> list[str]:
+    """Documents on both sides of a unit, and top examples of documents that are not harvested."""
     rows = session.read("top_examples", layer, columns=["unit", "sign", "document_id", "split"])
     documents = session.read("documents")
     clusters = rows.join(documents.select("document_id", "cluster_id"), on="document_id", how="left")
@@ -162,64 +136,72 @@ def _disjoint(session: Session, layer: int) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------- per study
-def _study_check(
-    study: Study,
-    asset: str,
-    name: str,
-    description: str,
-    check: Callable[[Session], tuple[list[str], Mapping[str, Any]]],
-    *,
-    blocking: bool,
-) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=study.key(asset), name=name, description=description, blocking=blocking, required_resource_keys={"n2g"}
-    )
-    def run(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        faults, metadata = check(Session(study, context.resources.n2g.open(), context.log))
-        severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-        said = "; ".join(faults) or "sound"
-        return dg.AssetCheckResult(passed=not faults, severity=severity, description=said, metadata=metadata)
-
-    return run
-
-
-def _split_check(study: Study) -> dg.AssetChecksDefinition:
-    def check(session: Session) -> tuple[list[str], Mapping[str, Any]]:
-        documents, contexts = session.read("documents"), session.read("contexts")
-        faults = []
-        mixed = (
-            documents.filter(pl.col("split") != "out_of_domain").group_by("cluster_id").agg(pl.col("split").n_unique())
+def split_is_sound(session: Session) -> list[str]:
+    """Faults of the split of documents into harvested and held-out ones."""
+    documents, contexts = session.read("documents"), session.read("contexts")
+    faults = []
+    mixed = documents.filter(pl.col("split") != "out_of_domain").group_by("cluster_id").agg(pl.col("split").n_unique())
+    if (mixed["split"] > 1).any():
+        faults.append("near-duplicate documents stand on both sides of the split")
+    joined = contexts.join(documents, on="document_id", how="left", suffix="_of_document")
+    if (joined["split"] != joined["split_of_document"]).fill_null(True).any():
+        faults.append("contexts and their documents name different splits")
+    for held_out, harvested in find_leaks(contexts, session.settings.harvest.near_duplicate_run)[:3]:
+        faults.append(
+            f"the text of document {held_out}, which is not to be harvested, stands in the harvested document "
+            f"{harvested}: take one of the two out of the corpus"
         )
-        if (mixed["split"] > 1).any():
-            faults.append("near-duplicate documents stand on both sides of the split")
-        joined = contexts.join(documents, on="document_id", how="left", suffix="_of_document")
-        if (joined["split"] != joined["split_of_document"]).fill_null(True).any():
-            faults.append("contexts and their documents name different splits")
-        for held_out, harvested in find_leaks(contexts, session.settings.harvest.near_duplicate_run)[:3]:
-            faults.append(
-                f"the text of document {held_out}, which is not to be harvested, stands in the harvested document "
-                f"{harvested}: take one of the two out of the corpus"
-            )
-        shares = documents.filter(pl.col("split") != "out_of_domain").group_by("split").agg(pl.col("n_tokens").sum())
-        counts = dict(shares.iter_rows())
-        share = counts.get("held_out", 0) / max(sum(counts.values()), 1)
-        return faults, {"held-out share of tokens": share}
-
-    description = "Contexts and documents agree on their split, and no held-out text or near-duplicate is harvested."
-    return _study_check(study, "corpus_tokens", "split_is_sound", description, check, blocking=True)
+    return faults
 
 
-def _sanity_check(study: Study) -> dg.AssetChecksDefinition:
-    def check(session: Session) -> tuple[list[str], Mapping[str, Any]]:
-        row = session.model_row
-        uniform = math.log(row["d_vocab"])
-        faults = []
-        if not row["nats_per_token"] < uniform:
-            faults.append(
-                f"{row['nats_per_token']:.2f} nats a token on English prose is no better than chance ({uniform:.2f}): "
-                "the weights are untrained or damaged"
-            )
-        return faults, {"nats per token": row["nats_per_token"], "of a uniform guess": uniform}
+def model_is_sane(session: Session) -> list[str]:
+    """Whether the model predicts English prose no better than chance."""
+    row = session.model_row
+    uniform = math.log(row["d_vocab"])
+    if row["nats_per_token"] < uniform:
+        return []
+    return [
+        f"{row['nats_per_token']:.2f} nats a token on English prose is no better than chance ({uniform:.2f}): "
+        "the weights are untrained or damaged"
+    ]
 
-    description = "The model predicts English prose better than chance."
-    return _study_check(study, "subject_model", "model_is_sane", description, check, blocking=False)
+
+# -------------------------------------------------------------------------------------------- all of them
+_SOUND = "Schema, keys unique and complete against the ledger, no NaN."
+_RECOMPUTED = "Stored activations of a sample equal a fresh pass of plain transformers, within 1e-4 of a_max."
+
+
+def _recomputed(table: str) -> Check:
+    return Check("activations_recomputed", _RECOMPUTED, partial(activations_recomputed, table), blocking=True)
+
+
+_OWN: dict[str, tuple[Check, ...]] = {
+    "subject_model": (
+        Check("model_is_sane", "The model predicts English prose better than chance.", model_is_sane, warns=True),
+    ),
+    "corpus_tokens": (
+        Check(
+            "split_is_sound",
+            "Contexts and documents agree on their split, and no held-out text or near-duplicate is harvested.",
+            split_is_sound,
+            blocking=True,
+        ),
+    ),
+    "activation_cache": (_recomputed("top_contexts"),),
+    "top_examples": (
+        _recomputed("top_examples"),
+        Check(
+            "train_and_test_disjoint",
+            "No document, and no near-duplicate of one, stands on both sides of a unit, and none of them is held out.",
+            train_and_test_disjoint,
+            blocking=True,
+        ),
+    ),
+    "evaluation": SCORE_CHECKS,
+}
+
+
+def checks_of(asset: str) -> tuple[Check, ...]:
+    """The checks of an asset."""
+    rows = [Check("rows_are_sound", _SOUND, partial(rows_are_sound, asset))] if asset in named(STAGES) else []
+    return (*rows, *_OWN.get(asset, ()))

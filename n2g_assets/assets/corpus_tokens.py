@@ -1,22 +1,26 @@
 """Asset ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.check_kinds import Check, check_results, check_specs
 from n2g_assets.assets.metadata import asset_metadata, preview, rounded
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
+from n2g_assets.core.settings import CorpusCut
 from n2g_assets.corpus.documents import read_documents, source_fingerprints
 from n2g_assets.storage.slices import hash_json
 
-_CODE_VERSION = "1"
+_CODE_VERSION = "2"
 _TABLES = ("contexts", "documents")
-_HARVEST_SETTINGS = {"context_length", "held_out_share", "near_duplicate_run"}
 
 
-def corpus_asset(study: Study) -> dg.AssetsDefinition:
+def corpus_asset(study: Study, checks: Sequence[Check]) -> dg.AssetsDefinition:
     """The unpartitioned asset of the study's corpus."""
 
     @dg.asset(
@@ -27,20 +31,17 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
         "(near-duplicates stay together), and as contexts of token ids.",
         deps=[study.key("subject_model")],
         code_version=_CODE_VERSION,
+        check_specs=check_specs(study, "corpus_tokens", checks),
         metadata=asset_metadata(_TABLES),
         kinds={"polars", "parquet"},
         required_resource_keys={"n2g"},
     )
     @failing_clearly()
     def corpus_tokens(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        began = time.monotonic()
         session = Session(study, context.resources.n2g.open(), context.log)
-        with session.holding("corpus_tokens"):
-            input_hash = _input_hash(session)
-            reused = session.is_fresh(_TABLES, input_hash)
-            if not reused:
-                with progress(f"{study.name}/corpus_tokens", "tokens", context.log.info) as show:
-                    _write(session, input_hash, show)
+        with progress(f"{study.name}/corpus_tokens", "tokens", context.log.info) as show:
+            result, seconds = materialize(session, show)
+        counted = session.manifest("contexts").extra
         documents, contexts = session.read("documents"), session.read("contexts")
         tokens = (
             documents.group_by("split", "source")
@@ -52,20 +53,41 @@ def corpus_asset(study: Study) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(session.manifest("contexts").content_hash),
             metadata={
                 "dagster/row_count": contexts.height,
-                "result": "reused" if reused else "computed",
-                "seconds": round(time.monotonic() - began, 2),
+                "result": result,
+                "seconds": seconds,
                 "documents": documents.height,
-                **{name: rounded(value) for name, value in session.manifest("contexts").extra.items()},
+                **{name: rounded(value) for name, value in counted.items() if name != "seconds"},
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
+                "held-out share of tokens": rounded(_held_out_share(splits)),
                 "tokens by source": preview(tokens),
                 "preview": preview(documents, ["source", "name", "kind", "split", "n_tokens"]),
             },
+            check_results=list(check_results(session, "corpus_tokens", checks)),
         )
 
     return corpus_tokens
 
 
-def _input_hash(session: Session) -> str:
+def materialize(session: Session, show: Progress) -> tuple[str, float]:
+    """Brings documents and contexts up to date.
+
+    Returns:
+        ``reused`` or ``computed``, and the seconds that computing took.
+    """
+    with session.holding("corpus_tokens"):
+        cut = session.settings.harvest.part(CorpusCut)
+        input_hash = _input_hash(session, cut)
+        result = "reused" if session.is_fresh(_TABLES, input_hash) else "computed"
+        if result == "computed":
+            _write(session, cut, input_hash, show)
+    return result, session.manifest(_TABLES[0]).extra["seconds"]
+
+
+def _held_out_share(tokens: Mapping[str, int]) -> float:
+    return tokens.get("held_out", 0) / max(tokens.get("held_out", 0) + tokens.get("harvest", 0), 1)
+
+
+def _input_hash(session: Session, cut: CorpusCut) -> str:
     settings = session.settings
     return hash_json(
         {
@@ -74,15 +96,16 @@ def _input_hash(session: Session) -> str:
             "sources": source_fingerprints(
                 settings.corpus, study_folder=session.study.folder, downloads=session.home.downloads
             ),
-            "harvest": settings.harvest.model_dump(include=_HARVEST_SETTINGS),
+            "cut": cut.hashed(),
             "top_contexts": settings.method.top_contexts,
         }
     )
 
 
-def _write(session: Session, input_hash: str, show: Progress) -> None:
+def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) -> None:
     from n2g_assets.model.tokens import SubjectTokenizer
 
+    began = time.monotonic()
     settings = session.settings
     tokenizer = SubjectTokenizer.load(session.subject_files.folder)
     corpus = read_documents(
@@ -92,7 +115,7 @@ def _write(session: Session, input_hash: str, show: Progress) -> None:
         cache=session.home.cache,
         encode=tokenizer.encode,
         bos_id=session.model_row["bos_id"],
-        harvest=settings.harvest,
+        harvest=cut,
         needed_contexts=settings.method.top_contexts,
         progress=lambda _source, done, expected: show(done, max(done, expected)),
     )
@@ -102,5 +125,6 @@ def _write(session: Session, input_hash: str, show: Progress) -> None:
         "empty documents dropped": corpus.empty,
         "clusters of near-duplicates": corpus.clusters,
         "share of held-out runs that the harvest holds too": corpus.shared_run_share,
+        "seconds": round(time.monotonic() - began, 2),
     }
     session.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION, extra=counted)

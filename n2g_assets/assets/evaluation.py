@@ -18,8 +18,9 @@ import polars as pl
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.stage import LayerStage, fill_layer
 from n2g_assets.core.errors import StorageError
+from n2g_assets.core.settings import PredictionSettings, ScoreSettings, Settings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
@@ -32,7 +33,6 @@ from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
-_TABLES = ("evaluation", "counterexamples", "failures")
 _CODE_VERSION = "3"
 _INPUTS = ("top_examples", "pruned_examples", "saliencies", "augmented_examples", "graph_nodes", "rules")
 
@@ -62,7 +62,7 @@ def _is_fresh(session: Session, layer: int) -> bool:
 def _also(session: Session, layer: int) -> dict[str, Any]:
     """What all units of a layer depend on: one's control is another's graph, and means are over all."""
     study = session.study
-    tables = [*_INPUTS, "activations", *(["rule_tests"] if study.tries_rules else [])]
+    tables = [*_INPUTS, "activations", *({"rule_tests"} & set(study.stages))]
     return {
         "strongest": study.settings.harvest.strongest,
         "clusters": session.clusters_hash,
@@ -71,7 +71,7 @@ def _also(session: Session, layer: int) -> dict[str, Any]:
         "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()},
         "texts asked for": study.texts,
         "predictors": study.predictors,
-        "settings": study.settings.evaluation.model_dump(exclude={"tested_rules", "rule_texts"}),
+        "settings": study.settings.evaluation.part(ScoreSettings).hashed(),
     }
 
 
@@ -96,7 +96,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         session, STAGE, layer,
         previous="neuron_graphs",
         inputs=("top_examples", "graph_nodes"),
-        settings=("firing_threshold", "normalise_tokens"),
+        settings=[session.settings.method.part(PredictionSettings)],
         compute=scoring.compute,
         show=show,
         also=_also(session, layer),
@@ -154,7 +154,7 @@ class LayerScoring:
         expected = [(predictor, text) for text in texts for predictor in study.predictors]
         return LayerScores(asked, study.settings.evaluation.bootstrap_draws, expected)
 
-    def compute(self, units: list[Unit], a_max: Mapping[Unit, float]) -> BlockResult:
+    def compute(self, units: list[Unit], a_max: Mapping[Unit, float], *_settings: Settings) -> BlockResult:
         """The rows of a block of units; the means take in each unit once, however often it is asked about."""
         block = evaluate_units(units, self._materials(units, a_max), self.means)
         kept = {"origin": np.array(self._origin), **self.means.sums()}
@@ -175,7 +175,7 @@ class LayerScoring:
         frames = {name: session.read(name, layer, units=units) for name in (*_INPUTS, "activations")}
         partners = [self._partners[unit] for unit in units if unit in self._partners]
         frames["graph_nodes"] = session.read("graph_nodes", layer, units=[*units, *partners])
-        if study.tries_rules:
+        if "rule_tests" in study.stages:
             frames["rule_tests"] = session.read("rule_tests", layer, units=units)
         else:
             frames["rule_tests"] = TABLES["rule_tests"].empty()
@@ -257,12 +257,10 @@ def _pictures(session: Session, layer: int) -> Mapping[str, Any]:
     return metadata
 
 
-STAGE = Stage(
+STAGE = LayerStage(
     name="evaluation",
     description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
     "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
-    tables=_TABLES,
-    upstream=("neuron_graphs", "top_examples", "rule_tests"),
     code_version=_CODE_VERSION,
     work=_work,
     prepare=_prepare,

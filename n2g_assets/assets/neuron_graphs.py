@@ -1,4 +1,4 @@
-"""Stage ``neuron_graphs``: one token graph a unit and its rules (DESIGN section 6, step 5)."""
+"""Stage ``neuron_graphs``: one token graph a unit and its rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import dagster as dg
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.settings import GraphSettings
 from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.report.plots import as_markdown_image
@@ -21,10 +22,10 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         session, STAGE, layer,
         previous="augmented_examples",
         inputs=("pruned_examples", "saliencies", "augmented_examples"),
-        settings=("firing_threshold", "important_threshold", "normalise_tokens"),
-        compute=lambda units, a_max: build_graphs(
+        settings=[session.settings.method.part(GraphSettings)],
+        compute=lambda units, a_max, settings: build_graphs(
             units, session.read("pruned_examples", layer, units=units), session.read("saliencies", layer, units=units),
-            session.read("augmented_examples", layer, units=units), a_max, session.vocabulary, session.settings.method,
+            session.read("augmented_examples", layer, units=units), a_max, session.vocabulary, settings,
         ),
         show=show,
     )  # fmt: skip
@@ -35,9 +36,9 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     if nodes.is_empty():
         return {}
     sizes = nodes.group_by("unit", "sign").len().sort("len", "unit", "sign")
-    neuron, sign, _ = sizes.row(sizes.height // 2)
-    graph = session.read("graph_nodes", layer, units=[Unit(neuron, sign)])
-    title = f"{session.study.name}: {unit_text(layer, neuron, sign)}"
+    number, sign, _ = sizes.row(sizes.height // 2)
+    graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
+    title = f"{session.study.name}: {unit_text(layer, number, sign)}"
     return {
         "a graph": dg.MetadataValue.md(
             as_markdown_image(draw_graph(graph, title=title, subtitle="graph of median size"))
@@ -45,11 +46,9 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     }
 
 
-STAGE = Stage(
+STAGE = LayerStage(
     name="neuron_graphs",
     description="The token graph of each unit: a trie that says on which tokens it fires and which context it needs.",
-    tables=("graph_nodes", "rules"),
-    upstream=("augmented_examples", "pruned_examples"),
     code_version="1",
     work=_work,
     extra=_picture,

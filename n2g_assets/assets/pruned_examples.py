@@ -1,10 +1,11 @@
-"""Stage ``pruned_examples``: train contexts cut to what the unit needs (DESIGN section 6, steps 2 and 3)."""
+"""Stage ``pruned_examples``: train contexts cut to what the unit needs."""
 
 from __future__ import annotations
 
 from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import Stage, fill_layer
+from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.settings import PruneSettings
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.storage.stages import StageReport
 
@@ -14,21 +15,19 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         session, STAGE, layer,
         previous="top_examples",
         inputs=("top_examples",),
-        settings=("prune_keep", "prune_max_prefix", "firing_threshold"),
-        compute=lambda units, a_max: prune_examples(
+        settings=[session.settings.method.part(PruneSettings)],
+        compute=lambda units, a_max, settings: prune_examples(
             units, session.read("top_examples", layer, units=units), a_max, session.vocabulary, session.prober(layer),
-            session.settings.method,
+            settings,
         ),
         show=show,
     )  # fmt: skip
 
 
-STAGE = Stage(
+STAGE = LayerStage(
     name="pruned_examples",
     description="Each train context cut to the shortest text on which the unit still fires half as strongly at its "
     "peak, with the importance of every kept token, found by masking.",
-    tables=("pruned_examples", "saliencies"),
-    upstream=("top_examples",),
     code_version="1",
     work=_work,
     preview_columns=["unit", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 
 
 def report_asset(study: Study) -> dg.AssetsDefinition:

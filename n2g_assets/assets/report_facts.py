@@ -10,7 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from n2g_assets.assets.session import RANGE_END, RANGE_START, Session
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.tables import STAGES, TABLES
 from n2g_assets.core.units import Unit, unit_text

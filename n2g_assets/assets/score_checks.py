@@ -11,39 +11,14 @@
 
 from __future__ import annotations
 
-import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.check_kinds import layer_check
-from n2g_assets.assets.session import Session, Study
+from n2g_assets.assets.check_kinds import Check
+from n2g_assets.assets.session import Session
 from n2g_assets.evaluation.texts import TextName
 
 NEAR_ZERO = 0.1
 """Mean F1 under which the shuffled control counts as next to nothing."""
-
-
-def score_checks(study: Study) -> list[dg.AssetChecksDefinition]:
-    """The checks of the scores of one study."""
-    warn = dg.AssetCheckSeverity.WARN
-    checks = [
-        layer_check(study, "evaluation", "no_unit_is_missing", _none_missing, _NONE_MISSING, blocking=True),
-        layer_check(study, "evaluation", "graph_beats_token_lookup", _beats_lookup, _BEATS_LOOKUP, severity=warn),
-    ]
-    if "random" in study.texts:
-        checks.append(layer_check(study, "evaluation", "texts_are_there", _texts_there, _TEXTS_THERE, severity=warn))
-    if "graph_shuffled" in study.predictors:
-        checks.append(
-            layer_check(study, "evaluation", "shuffled_control_is_near_zero", _near_zero, _NEAR_ZERO, severity=warn)
-        )
-    return checks
-
-
-_NONE_MISSING = "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor and text."
-_BEATS_LOOKUP = (
-    "On the units' own test contexts the graphs' mean F1 is above that of the token lookup, interval and all."
-)
-_TEXTS_THERE = "Every held-out text has as many tokens as the settings ask for."
-_NEAR_ZERO = f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text."
 
 
 def _none_missing(session: Session, layer: int) -> list[str]:
@@ -112,3 +87,34 @@ def _near_zero(session: Session, layer: int) -> list[str]:
 
 def _means(session: Session, layer: int, predictor: str) -> pl.DataFrame:
     return session.read("layer_scores", layer).filter(pl.col("predictor") == predictor)
+
+
+SCORE_CHECKS = (
+    Check(
+        "no_unit_is_missing",
+        "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor and text.",
+        _none_missing,
+        blocking=True,
+    ),
+    Check(
+        "graph_beats_token_lookup",
+        "On the units' own test contexts the graphs' mean F1 is above that of the token lookup, interval and all.",
+        _beats_lookup,
+        warns=True,
+    ),
+    Check(
+        "texts_are_there",
+        "Every held-out text has as many tokens as the settings ask for.",
+        _texts_there,
+        warns=True,
+        applies=lambda study: "random" in study.texts,
+    ),
+    Check(
+        "shuffled_control_is_near_zero",
+        f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text.",
+        _near_zero,
+        warns=True,
+        applies=lambda study: "graph_shuffled" in study.predictors,
+    ),
+)
+"""The checks of the asset ``evaluation`` that speak of its scores."""

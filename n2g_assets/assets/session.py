@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.progress import Progress
-from n2g_assets.core.errors import N2GError, StorageError
+from n2g_assets.assets.study import Study
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, StudySettings
+from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.predictors import PAPER_PREDICTORS, PREDICTORS, PredictorName
+from n2g_assets.corpus.sampling import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.rivals import HarvestText
-from n2g_assets.evaluation.texts import TEXTS, TextName
+from n2g_assets.evaluation.texts import TextName
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.method.selection import select_units
+from n2g_assets.model.identity import model_identity
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore, hash_json
 
 if TYPE_CHECKING:
@@ -37,91 +36,6 @@ if TYPE_CHECKING:
     from n2g_assets.model.batching import TokenBudget
     from n2g_assets.model.model import SubjectModel
     from n2g_assets.model.sources import SubjectFiles
-
-
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-"""Run tags that ask for a range of layers in one run."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """One study: its name, the folder its relative paths count from, and its settings."""
-
-    name: str
-    folder: Path
-    settings: StudySettings
-
-    def key(self, stage: str) -> dg.AssetKey:
-        """The asset key of one of its stages."""
-        return dg.AssetKey([self.name, stage])
-
-    @property
-    def texts(self) -> tuple[TextName, ...]:
-        """The texts that its units are scored on."""
-        return TEXTS if self.settings.preset == "full" else ("top",)
-
-    @property
-    def tries_rules(self) -> bool:
-        """Whether it has the stage ``rule_tests``: the paper does not try its rules on the model."""
-        return self.settings.preset == "full"
-
-    @property
-    def predictors(self) -> tuple[PredictorName, ...]:
-        """The predictors that are scored."""
-        return PREDICTORS if self.settings.preset == "full" else PAPER_PREDICTORS
-
-    @property
-    def partitions(self) -> dg.StaticPartitionsDefinition:
-        """One static partition a layer: ``"00"``, ``"01"`` and so on."""
-        return dg.StaticPartitionsDefinition(list(self.partition_layers))
-
-    @property
-    def partition_layers(self) -> dict[str, int]:
-        """The layer of every partition key."""
-        layers = self.settings.layer_numbers
-        width = max(2, len(str(layers[-1])))
-        return {f"{layer:0{width}d}": layer for layer in layers}
-
-    @property
-    def backfill_policy(self) -> dg.BackfillPolicy:
-        """The same for every per-layer asset: mixed policies would repeat the forward pass for every layer."""
-        if self.settings.layers_per_run == "all":
-            return dg.BackfillPolicy.single_run()
-        return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_per_run)
-
-
-@contextmanager
-def quiet_beta() -> Iterator[None]:
-    """Backfill policies are a beta feature of Dagster; users need not hear of it at every start."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        yield
-
-
-class N2GResource(dg.ConfigurableResource):
-    """Where everything is kept."""
-
-    home: str = ""
-    """Folder; empty means $N2G_HOME, or ``.n2g`` beside the project."""
-
-    def open(self) -> Home:
-        """The home folder, checked to be writable.
-
-        Raises:
-            StorageError: it cannot be written, or the disk is full.
-        """
-        home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
-        home.check_writable()
-        return home
-
-
-@contextmanager
-def failing_clearly() -> Iterator[None]:
-    """Turn an error with a cause and a cure into the headline of the step's failure."""
-    try:
-        yield
-    except N2GError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
 class Session:
@@ -133,6 +47,7 @@ class Session:
         self.store = SliceStore(home)
         self.log = log
         self.retry_failed = retry_failed
+        self._proposer: Proposer | None = None
 
     @property
     def settings(self) -> StudySettings:
@@ -185,7 +100,7 @@ class Session:
     @property
     def model_hash(self) -> str:
         """What every number depends on: weights, config and tokenizer, the hook, BOS and mask token."""
-        return _identity(self.model_row)
+        return model_identity(self.model_row)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -198,8 +113,7 @@ class Session:
     @cached_property
     def contexts(self) -> pl.DataFrame:
         """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
-        harvested = self.read("contexts").filter(pl.col("split") == "harvest")
-        return first_documents(harvested, self.settings.harvest.max_tokens)
+        return harvested_contexts(self.read("contexts"), self.settings.harvest.max_tokens)
 
     @cached_property
     def harvest_text(self) -> HarvestText:
@@ -239,7 +153,9 @@ class Session:
     @property
     def clusters_hash(self) -> str:
         """Hash of which documents are near-duplicates of which."""
-        return hash_json(sorted([one, cluster] for one, cluster in self.cluster_of.items() if one != cluster))
+        return hash_json(
+            sorted([document, cluster] for document, cluster in self.cluster_of.items() if document != cluster)
+        )
 
     @contextmanager
     def holding(self, what: str) -> Iterator[None]:
@@ -262,7 +178,7 @@ class Session:
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
         rows = self.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
-        return {Unit(neuron, sign): value for neuron, sign, value in rows.iter_rows()}
+        return {Unit(number, sign): value for number, sign, value in rows.iter_rows()}
 
     # ------------------------------------------------------------------------------------ what is asked of the model
     @cached_property
@@ -274,8 +190,10 @@ class Session:
 
     def load_subject(self, dtype: str) -> SubjectModel:
         """The subject model as the settings name it, loaded once a process."""
+        from n2g_assets.model.identity import loaded_subject
+
         settings = self.settings
-        return _load(
+        return loaded_subject(
             self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype,
             self.home.locks / "forward_pass.lock",
         )  # fmt: skip
@@ -287,7 +205,7 @@ class Session:
             StorageError: the settings or the files name another one since.
         """
         model = self.load_subject(dtype)
-        if _identity(asdict(model.facts)) != self.model_hash:
+        if model_identity(asdict(model.facts)) != self.model_hash:
             raise StorageError(
                 f"The subject model of study '{self.study.name}' has changed since it was materialized: "
                 "materialize subject_model, then this stage."
@@ -324,16 +242,8 @@ class Session:
     def held_out_contexts(self) -> dict[TextName, pl.DataFrame]:
         """The contexts of each held-out text: whole documents until the text has its tokens."""
         evaluation = self.settings.evaluation
-        contexts = self.read("contexts")
-        wanted: dict[TextName, tuple[str, int]] = {
-            "random": ("held_out", evaluation.random_tokens),
-            "out_of_domain": ("out_of_domain", evaluation.out_of_domain_tokens),
-        }
-        texts = {
-            name: first_documents(contexts.filter(pl.col("split") == split), tokens)
-            for name, (split, tokens) in wanted.items()
-        }
-        return {name: frame for name, frame in texts.items() if frame.height and name in self.study.texts}
+        texts = held_out_texts(self.read("contexts"), evaluation.random_tokens, evaluation.out_of_domain_tokens)
+        return {name: frame for name, frame in texts.items() if name in self.study.texts}
 
     @property
     def fresh_contexts(self) -> pl.DataFrame:
@@ -374,42 +284,17 @@ class Session:
 
         return TokenBudget(self.settings.harvest.batch_tokens)
 
-    @cached_property
-    def proposer(self) -> Proposer:
-        """The proposer of substitutes that the settings name."""
-        method = self.settings.method
-        if method.proposer == "masked_lm":
+    def proposer(self, settings: AugmentSettings) -> Proposer:
+        """The proposer of substitutes that the settings name, loaded once a session."""
+        if self._proposer is None:
+            self._proposer = self._make_proposer(settings)
+        return self._proposer
+
+    def _make_proposer(self, settings: AugmentSettings) -> Proposer:
+        if settings.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
-            return MaskedLMProposer(method.masked_lm, self.subject(), self.vocabulary)
+            return MaskedLMProposer(settings.masked_lm, self.subject(), self.vocabulary)
         from n2g_assets.model.infill import InfillProposer
 
-        return InfillProposer(self.subject(), self.vocabulary, method)
-
-
-def first_documents(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFrame:
-    """The contexts of the first documents that together reach a number of tokens, BOS not counted.
-
-    Contexts stand in the order of their documents' hashes, which is a random one.
-    """
-    if max_tokens is None:
-        return contexts
-    per_document = contexts.group_by("document_id", maintain_order=True).agg(
-        n_tokens=(pl.col("token_ids").list.len().cast(pl.Int64) - 1).sum()
-    )
-    before = pl.col("n_tokens").cum_sum() - pl.col("n_tokens")
-    return contexts.join(per_document.filter(before < max_tokens), on="document_id", how="semi", maintain_order="left")
-
-
-def _identity(row: Mapping[str, Any]) -> str:
-    """Of a row of ``subject_models``, what makes two models the same to every number."""
-    return f"{row['file_sha256']}:{row['hook']}:{row['bos_id']}:{row['mask_id']}"
-
-
-@lru_cache(maxsize=2)
-def _load(
-    files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str, dtype: str, lock: Path
-) -> SubjectModel:
-    from n2g_assets.model.load import load_subject
-
-    return load_subject(files, hook, harvest, mask_token, dtype, lock)  # type: ignore[arg-type]
+        return InfillProposer(self.subject(), self.vocabulary, settings)

@@ -1,7 +1,8 @@
 """Turns a per-layer stage into a partitioned Dagster asset.
 
-Every such asset loops over the layers of its run. A layer that fails does not stop its siblings: they are finished and
-recorded as materialized, then the step fails and names the layer, its cause and its cure.
+Every such asset loops over the layers of its run, and ends with its checks of them. A layer that fails does not stop
+its siblings: they are finished and recorded as materialized, then the step fails and names the layer, its cause and its
+cure. A run that names no layer takes all of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.check_kinds import Check, check_results, check_specs
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
-from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import RANGE_START, Study
 from n2g_assets.core.errors import N2GError, StorageError
+from n2g_assets.core.registry import STAGES, named
+from n2g_assets.core.settings import Settings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
@@ -36,15 +42,12 @@ class StageConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A per-layer stage: what it is called, what it writes, and the work of one layer."""
+class LayerStage:
+    """The code of a per-layer stage; its tables and what it reads stand in ``core/registry.py``."""
 
     name: str
+    """Of the stage in the registry."""
     description: str
-    tables: tuple[str, ...]
-    """Tables that it writes, the main one first."""
-    upstream: tuple[str, ...]
-    """Stages that it reads."""
     code_version: str
     """Raised by hand when the same inputs would give other rows."""
     work: LayerWork
@@ -56,14 +59,21 @@ class Stage:
     preview_columns: list[str] | None = None
     kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Tables that it writes, the main one first."""
+        return named(STAGES)[self.name].tables
 
-def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
-    """The partitioned asset of one stage of one study."""
+
+def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.AssetsDefinition:
+    """The partitioned asset of one stage of one study, with its checks."""
 
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
             session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
-        layers = {key: study.partition_layers[key] for key in context.partition_keys}
+        named_layers = context.has_partition_key or RANGE_START in context.run.tags
+        keys = list(context.partition_keys if named_layers else study.partition_layers)
+        layers = {key: study.partition_layers[key] for key in keys}
         finished: dict[str, dict[str, Any]] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
@@ -78,20 +88,24 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
-        if failures:
+        if failures or not named_layers:
             for key, metadata in finished.items():
                 yield dg.AssetMaterialization(study.key(stage.name), partition=key, metadata=metadata)
+        if failures:
             raise _failure(stage, list(finished), failures)
-        for key, metadata in finished.items():
-            context.add_asset_metadata(metadata, partition_key=key)
-        yield dg.MaterializeResult()
+        if named_layers:
+            for key, metadata in finished.items():
+                context.add_asset_metadata(metadata, partition_key=key)
+        with failing_clearly():
+            yield dg.MaterializeResult(check_results=list(check_results(session, stage.name, checks, layers)))
 
     return dg.asset(
         materialize,
         key=study.key(stage.name),
         group_name=study.name,
         description=stage.description,
-        deps=_deps(study, stage),
+        deps=[study.key(name) for name in upstream(study, stage.name)],
+        check_specs=check_specs(study, stage.name, checks),
         partitions_def=study.partitions,
         backfill_policy=study.backfill_policy,
         code_version=stage.code_version,
@@ -101,9 +115,10 @@ def stage_asset(study: Study, stage: Stage) -> dg.AssetsDefinition:
     )
 
 
-def _deps(study: Study, stage: Stage) -> list[dg.AssetKey]:
-    """The stages that a stage reads."""
-    return [study.key(name) for name in stage.upstream if study.tries_rules or name != "rule_tests"]
+def upstream(study: Study, stage: str) -> list[str]:
+    """The assets that a stage of this study reads."""
+    absent = set(named(STAGES)) - set(study.stages)
+    return [name for name in named(STAGES)[stage].upstream if name not in absent]
 
 
 def _summary(report: StageReport) -> str:
@@ -114,7 +129,7 @@ def _summary(report: StageReport) -> str:
     return f"{units}, in {report.seconds:.1f} s; {rows}"
 
 
-def _layer_metadata(session: Session, stage: Stage, layer: int, report: StageReport) -> dict[str, Any]:
+def _layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
     main = stage.tables[0]
     shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
     metadata: dict[str, Any] = {
@@ -133,7 +148,7 @@ def _layer_metadata(session: Session, stage: Stage, layer: int, report: StageRep
     return metadata
 
 
-def _failure(stage: Stage, finished: Sequence[str], failures: Mapping[str, Exception]) -> dg.Failure:
+def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, Exception]) -> dg.Failure:
     causes = "; ".join(
         f"layer {partition}: {error if isinstance(error, N2GError) else f'{type(error).__name__}: {error}'}"
         for partition, error in failures.items()
@@ -144,13 +159,13 @@ def _failure(stage: Stage, finished: Sequence[str], failures: Mapping[str, Excep
 
 def fill_layer(
     session: Session,
-    stage: Stage,
+    stage: LayerStage,
     layer: int,
     *,
     previous: str,
     inputs: Sequence[str],
-    settings: Sequence[str],
-    compute: Callable[[list[Unit], dict[Unit, float]], BlockResult],
+    settings: Sequence[Settings],
+    compute: Callable[..., BlockResult],
     show: Progress,
     without: Sequence[str] = (),
     also: Any = None,
@@ -163,8 +178,8 @@ def fill_layer(
         layer: the layer.
         previous: stage whose ledger says which units have already ended.
         inputs: tables whose rows of a unit are that unit's input.
-        settings: names of the method settings that the result depends on.
-        compute: works on a block of units, given their a_max.
+        settings: what the work is handed of the study's settings, and nothing else: they enter the hash.
+        compute: called with a block of units, their a_max and each of ``settings``.
         show: progress in units.
         without: columns of these tables that do not count as input.
         also: what else every unit's result depends on, as JSON.
@@ -173,7 +188,7 @@ def fill_layer(
     a_max = session.a_max(layer, units)
     hashes = {name: _input_hashes(session, name, layer, units, without) for name in inputs}
     ledger = session.read("ledger", layer, part=previous)
-    missing = set(units) - {Unit(neuron, sign) for neuron, sign in ledger.select("unit", "sign").iter_rows()}
+    missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:
         raise StorageError(
             f"{previous} of layer {layer} has not seen {len(missing)} of the units asked for: materialize it first."
@@ -182,8 +197,6 @@ def fill_layer(
     carried = {
         Unit(row["unit"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
     }
-    method = session.settings.method.model_dump()
-    extra = {} if also is None else {"also": also}
     return fill_units(
         session.store,
         stage=stage.name,
@@ -191,11 +204,11 @@ def fill_layer(
         study=session.study.name,
         layer=layer,
         code_version=stage.code_version,
-        settings_hash=hash_json({"model": session.model_hash} | {name: method[name] for name in settings} | extra),
+        settings_hash=hash_json([session.model_hash, [part.hashed() for part in settings], also]),
         units=units,
         unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
         carried=carried,
-        compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}),
+        compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}, *settings),
         block_size=session.settings.method.units_per_block,
         progress=show,
         retry_failed=session.retry_failed,

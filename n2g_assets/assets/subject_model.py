@@ -2,35 +2,63 @@
 
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.check_kinds import Check, check_results, check_specs
 from n2g_assets.assets.metadata import asset_metadata, preview, rounded
-from n2g_assets.assets.session import Session, Study, failing_clearly
+from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 from n2g_assets.core.settings import NeuronSample
 from n2g_assets.storage.slices import hash_json
 
-_CODE_VERSION = "1"
-_TABLES = ("subject_models", "vocabulary", "studies")
-_PACKAGES = (
-    "n2g_assets",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "tokenizers",
-    "polars",
-    "duckdb",
-    "dagster",
-    "numpy",
-    "numba",
-    "scikit-learn",
-)
+_CODE_VERSION = "2"
+_TABLES = ("subject_models", "vocabulary")
+_USED = ("torch", "transformers", "transformer-lens", "tokenizers")
+"""Libraries that this stage compares with one another: another version of one is another verification."""
+_RECORDED = ("n2g_assets", *_USED, "polars", "duckdb", "dagster", "numpy", "numba", "scikit-learn")
+"""Libraries whose versions ``studies`` records."""
 
 
-def subject_asset(study: Study) -> dg.AssetsDefinition:
+@dataclass(frozen=True)
+class _Asked:
+    """What this stage is handed of the settings: all of it enters the hash."""
+
+    subject: dict[str, Any]
+    hook: str
+    layers: list[int]
+    neurons: int | list[int] | None
+    """The neurons, or how many are sampled a layer; None for all."""
+    context_length: int
+    dtype: str
+    mask_token: str
+    normalise_tokens: bool
+    masked_lm: str | None
+
+    @classmethod
+    def of(cls, session: Session) -> "_Asked":
+        settings, method = session.settings, session.settings.method
+        neurons = settings.neurons
+        return cls(
+            subject=settings.subject.model_dump(),
+            hook=settings.hook,
+            layers=settings.layer_numbers,
+            neurons=neurons.sample if isinstance(neurons, NeuronSample) else None if neurons == "all" else neurons,
+            context_length=settings.harvest.context_length,
+            dtype=settings.harvest.dtype,
+            mask_token=method.mask_token,
+            normalise_tokens=method.normalise_tokens,
+            masked_lm=method.masked_lm if method.proposer == "masked_lm" else None,
+        )
+
+
+def subject_asset(study: Study, checks: Sequence[Check]) -> dg.AssetsDefinition:
     """The unpartitioned asset of the study's subject model."""
 
     @dg.asset(
@@ -40,80 +68,89 @@ def subject_asset(study: Study) -> dg.AssetsDefinition:
         description="The language model whose units are explained: fetched, checked against its sha256, verified to "
         "give the same logits and activations in transformers and in TransformerLens.",
         code_version=_CODE_VERSION,
-        metadata=asset_metadata(_TABLES),
+        check_specs=check_specs(study, "subject_model", checks),
+        metadata=asset_metadata((*_TABLES, "studies")),
         kinds={"torch", "huggingface"},
         required_resource_keys={"n2g"},
     )
     @failing_clearly()
     def subject_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        began = time.monotonic()
         session = Session(study, context.resources.n2g.open(), context.log)
-        with session.holding("subject_model"):
-            input_hash = _input_hash(session)
-            reused = session.is_fresh(_TABLES, input_hash)
-            if not reused:
-                _write(session, input_hash)
+        result, seconds = materialize(session)
         row = session.model_row
         return dg.MaterializeResult(
             data_version=dg.DataVersion(session.model_hash),
             metadata={
                 "dagster/row_count": 1,
-                "result": "reused" if reused else "computed",
-                "seconds": round(time.monotonic() - began, 2),
+                "result": result,
+                "seconds": seconds,
                 **{name: rounded(value) for name, value in row.items() if name != "study"},
                 "preview": preview(session.read("vocabulary").drop("study").slice(1000)),
             },
+            check_results=list(check_results(session, "subject_model", checks)),
         )
 
     return subject_model
 
 
-def _input_hash(session: Session) -> str:
-    settings = session.settings
+def materialize(session: Session) -> tuple[str, float]:
+    """Brings the model's tables and the study's row up to date.
+
+    Returns:
+        ``reused`` or ``computed``, and the seconds that computing took.
+    """
+    with session.holding("subject_model"):
+        asked = _Asked.of(session)
+        input_hash = _input_hash(session, asked)
+        result = "reused" if session.is_fresh(_TABLES, input_hash) else "computed"
+        if result == "computed":
+            _write(session, asked, input_hash)
+        _record_study(session)
+    return result, session.manifest(_TABLES[0]).extra["seconds"]
+
+
+def _input_hash(session: Session, asked: _Asked) -> str:
     return hash_json(
         {
             "code_version": _CODE_VERSION,
             "file_sha256": session.subject_files.file_sha256,
-            "settings": settings.model_dump(mode="json"),
-            "versions": {name: version(name) for name in _PACKAGES},
+            "settings": asdict(asked),
+            "versions": {name: version(name) for name in _USED},
         }
     )
 
 
-def _write(session: Session, input_hash: str) -> None:
+def _write(session: Session, asked: _Asked, input_hash: str) -> None:
     from n2g_assets.model.vocabulary import build_vocabulary, vocabulary_rows
 
-    settings = session.settings
-    model = session.load_subject(settings.harvest.dtype)
-    selection = settings.neurons
-    if isinstance(selection, NeuronSample):
-        neurons: int | list[int] = selection.sample
-    else:
-        neurons = list(range(model.d_mlp)) if selection == "all" else selection
-    model.check_study(settings.layer_numbers, neurons, settings.harvest.context_length)
+    began = time.monotonic()
+    model = session.load_subject(asked.dtype)
+    neurons = list(range(model.d_mlp)) if asked.neurons is None else asked.neurons
+    model.check_study(asked.layers, neurons, asked.context_length)
     vocabulary = build_vocabulary(
         model.tokenizer,
         model.d_vocab,
-        normalise=settings.method.normalise_tokens,
+        normalise=asked.normalise_tokens,
         bos_id=model.bos_id,
         mask_id=model.mask_id,
     )
-    if settings.method.proposer == "masked_lm":
+    if asked.masked_lm is not None:
         from n2g_assets.model.masked_lm import MaskedLMProposer
 
-        MaskedLMProposer(settings.method.masked_lm, model, vocabulary)  # if it cannot be had, now rather than later
-    versions = {name: version(name) for name in _PACKAGES}
-    rows = {
-        "subject_models": pl.DataFrame([asdict(model.facts)]),
-        "vocabulary": vocabulary_rows(vocabulary),
-        "studies": pl.DataFrame(
-            {
-                "settings": [settings.model_dump_json()],
-                "versions": [json.dumps(versions, sort_keys=True)],
-                "control_of": [settings.control_of],
-            },
-            schema_overrides={"control_of": pl.String},
-        ),
-    }
+        MaskedLMProposer(asked.masked_lm, model, vocabulary)  # if it cannot be had, now rather than later
+    rows = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([asdict(model.facts)])}
+    extra = {"seconds": round(time.monotonic() - began, 2)}
     for table, frame in rows.items():
-        session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION)
+        session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION, extra=extra)
+
+
+def _record_study(session: Session) -> None:
+    """The row of ``studies``: all settings and versions, a slice of its own on which nothing depends."""
+    settings = session.settings.model_dump_json()
+    versions = json.dumps({name: version(name) for name in _RECORDED}, sort_keys=True)
+    input_hash = hash_json([_CODE_VERSION, settings, versions])
+    if session.is_fresh(["studies"], input_hash):
+        return
+    row = {"settings": [settings], "versions": [versions], "control_of": [session.settings.control_of]}
+    frame = pl.DataFrame(row, schema_overrides={"control_of": pl.String})
+    session.write("studies", frame, input_hash=input_hash, code_version=_CODE_VERSION)

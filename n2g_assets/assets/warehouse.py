@@ -1,15 +1,14 @@
 """Asset ``warehouse``: publishes the study's slices into the one shared DuckDB file."""
 
-from collections.abc import Sequence
-
 import dagster as dg
 
-from n2g_assets.assets.session import Session, Study, failing_clearly
-from n2g_assets.assets.stage import Stage
+from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 from n2g_assets.storage.warehouse import publish
 
 
-def warehouse_asset(study: Study, stages: Sequence[Stage]) -> dg.AssetsDefinition:
+def warehouse_asset(study: Study) -> dg.AssetsDefinition:
     """The unpartitioned asset that publishes whatever slices of the study are there."""
 
     @dg.asset(
@@ -18,7 +17,7 @@ def warehouse_asset(study: Study, stages: Sequence[Stage]) -> dg.AssetsDefinitio
         backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
         description="The slices of the study in the shared DuckDB file, with comments, views "
         "and macros; readers keep their snapshot.",
-        deps=[study.key(name) for name in ("subject_model", "corpus_tokens", *(stage.name for stage in stages))],
+        deps=[study.key(name) for name in ("subject_model", "corpus_tokens", *study.stages)],
         automation_condition=(
             dg.AutomationCondition.any_deps_updated()
             & ~dg.AutomationCondition.any_deps_in_progress()

@@ -7,9 +7,11 @@ rooms take the part they need. Unknown keys are errors. Paper sections refer to 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, field_validator, model_validator
+
+Part = TypeVar("Part", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -27,6 +29,19 @@ class Settings(BaseModel):
                     cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
                     raise ValueError(f"there is no setting '{key}' here: {cure}")
         return values
+
+    def hashed(self) -> dict[str, Any]:
+        """What a stage that is handed these settings hashes: all of them that can change a row."""
+        marked = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == CHANGES_NO_ROW}
+        return self.model_dump(mode="json", exclude=marked)
+
+    def part(self, kind: type[Part]) -> Part:
+        """The fields of one of this class's parents alone: what one stage is handed, and hashes."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+
+CHANGES_NO_ROW: dict[str, Any] = {"changes_no_row": True}
+"""Marks a setting of how work is cut up: it enters no input hash (floats may differ within rounding)."""
 
 
 def _shape(value: Any) -> str:
@@ -52,7 +67,7 @@ class WheelSubject(AnySubject):
 
     source: Literal["wheel"]
     name: str
-    """Name in the catalogue of wheels (``subject/catalogue.py``), such as ``smollm2-135m-instruct``."""
+    """Name in the catalogue of wheels (``model/catalogue.py``), such as ``smollm2-135m-instruct``."""
 
 
 class HubSubject(AnySubject):
@@ -146,53 +161,74 @@ NeuronSelection = Annotated[
 
 
 # ------------------------------------------------------------------------------------------ harvest
-class HarvestSettings(Settings):
-    """How the corpus is cut and the activation cache is filled."""
+class CorpusCut(Settings):
+    """How the corpus is cut and split."""
 
     context_length: StrictInt = Field(default=128, ge=8)
     """Tokens of a context, BOS included (the authors use 1,024 and look at the last few hundred characters)."""
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
-    """Share of the documents that is never harvested (DESIGN section 6, step 1)."""
-    max_tokens: StrictInt | None = Field(default=None, gt=0)
-    """Harvest whole documents, in the order of their hashes, until this many tokens are reached; none takes all."""
+    """Share of the documents that is never harvested."""
     near_duplicate_run: StrictInt = Field(default=13, ge=4)
     """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
+
+
+class HarvestSettings(CorpusCut):
+    """How the corpus is cut and the activation cache is filled."""
+
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
+    """Harvest whole documents, in the order of their hashes, until this many tokens are reached; none takes all."""
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
-    batch_tokens: StrictInt = Field(default=4096, ge=1)
+    batch_tokens: StrictInt = Field(default=4096, ge=1, json_schema_extra=CHANGES_NO_ROW)
     """Tokens of one forward pass, padding included; a proposer's, which give logits too, have 1,024 at the most."""
-    shard_tokens: StrictInt = Field(default=65536, ge=1)
+    shard_tokens: StrictInt = Field(default=65536, ge=1, json_schema_extra=CHANGES_NO_ROW)
     """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the harvest; after bfloat16, only the top contexts of the study's units are measured in float32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", json_schema_extra=CHANGES_NO_ROW)
     """``auto`` takes cuda, then mps, then cpu."""
 
 
 # ------------------------------------------------------------------------------------------ method
-class MethodSettings(Settings):
-    """The method; the defaults are the preset ``paper``."""
+class Firing(Settings):
+    """When a unit counts as firing."""
 
-    preset: Literal["paper"] = "paper"
-    """Named set of defaults; fields given beside it win."""
-    seed: StrictInt = 0
-    """Seed of the train/test split."""
     firing_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Share of a_max from which a unit fires (section 3)."""
+
+
+class Matching(Settings):
+    """When two tokens count as the same."""
+
+    normalise_tokens: bool = True
+    """Match tokens in lower case (those with a capital first letter alone) and without white space around them."""
+
+
+class TopExampleSettings(Settings):
+    """How the strongest contexts of a unit are chosen and split."""
+
+    seed: StrictInt = 0
+    """Seed of the train/test split."""
     top_contexts: StrictInt = Field(default=20, ge=2)
     """Strongest contexts a unit (section 3.1)."""
     contexts_per_document: StrictInt = Field(default=2, ge=1)
     """At most this many of them come from one document (ours: one long document must not be all evidence)."""
     min_contexts_per_side: StrictInt = Field(default=5, ge=1)
     """Fewer train or test contexts than this: ledger ``too_few_contexts``."""
+
+
+class PruneSettings(Firing):
+    """How a context is cut to what the unit needs, and what is important in it."""
+
     prune_keep: float = Field(default=0.5, gt=0, le=1)
     """A pruned prompt keeps at least this share of the activation at the peak (section 3.1)."""
     prune_max_prefix: StrictInt = Field(default=30, ge=0)
     """Tokens before the peak that pruning tries at the most."""
-    mask_token: str = "auto"
-    """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
-    important_threshold: float = Field(default=0.75, gt=0, le=1)
-    """Importance from which a token becomes a context node (section 3.3)."""
+
+
+class AugmentSettings(Matching):
+    """How important tokens are exchanged."""
+
     augment_threshold: float = Field(default=0.8, gt=0, le=1)
     """Importance for the peak from which a token is varied (section 3.2)."""
     substitutes: StrictInt = Field(default=5, ge=0)
@@ -209,38 +245,75 @@ class MethodSettings(Settings):
     """Of those, how many are rescored by the tokens to their right."""
     infill_right_tokens: StrictInt = Field(default=1, ge=0)
     """Tokens to the right that rescoring reads; 8 choose 92 to 97 % the same substitutes at twice the time."""
-    normalise_tokens: bool = True
-    """Match tokens in lower case and without white space (DESIGN section 6, step 5)."""
-    units_per_block: StrictInt = Field(default=32, ge=1)
-    """Units whose prompts share batches; a finished block is a checkpoint. Does not change the result."""
 
     @model_validator(mode="after")
-    def _rescored_within_candidates(self) -> MethodSettings:
+    def _rescored_within_candidates(self) -> Self:
         if self.infill_rescored > self.infill_candidates:
             raise ValueError("infill_rescored is larger than infill_candidates: lower it, or raise the other.")
         return self
 
 
+class GraphSettings(Firing, Matching):
+    """How a graph is built from prompts and importances."""
+
+    important_threshold: float = Field(default=0.75, gt=0, le=1)
+    """Importance from which a token becomes a context node (section 3.3)."""
+
+
+class PredictionSettings(Firing, Matching):
+    """What scores and rule tests need of the method."""
+
+
+class MethodSettings(GraphSettings, AugmentSettings, PruneSettings, TopExampleSettings):
+    """The method; the defaults are the preset ``paper``."""
+
+    preset: Literal["paper"] = "paper"
+    """Named set of defaults; fields given beside it win."""
+    mask_token: str = "auto"
+    """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
+    units_per_block: StrictInt = Field(default=32, ge=1, json_schema_extra=CHANGES_NO_ROW)
+    """Units whose prompts share batches; a finished block is a checkpoint. Does not change the result."""
+
+
 # ------------------------------------------------------------------------------------------ evaluation
-class EvaluationSettings(Settings):
-    """On what the graphs are scored, and against what. Every text gets whole documents until its tokens are reached."""
+class Draws(Settings):
+    """What decides on everything that is drawn at random in the evaluation."""
+
+    seed: StrictInt = Field(default=0, ge=0)
+    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
+
+
+class RuleTestSettings(Draws):
+    """How rules are tried on the model."""
+
+    tested_rules: StrictInt = Field(default=8, ge=0)
+    """Rules of a unit that are tested on the model, those with the most prompts behind them first; 0 tests none."""
+    rule_texts: StrictInt = Field(default=4, ge=1)
+    """Matching texts tried for each rule, and as many near misses."""
+
+
+class TextSettings(Settings):
+    """How long the texts are that no graph is built from."""
 
     random_tokens: StrictInt = Field(default=50_000, ge=1)
     """Tokens of held-out documents, all of which are scored (text ``random``)."""
     out_of_domain_tokens: StrictInt = Field(default=30_000, ge=1)
     """Tokens of out-of-domain documents (text ``out_of_domain``)."""
+
+
+class ScoreSettings(TextSettings, Draws):
+    """How predictors are scored."""
+
     quantile_contexts: StrictInt = Field(default=2, ge=1)
     """Contexts drawn from each tenth of a unit's positive activations on held-out text (text ``quantiles``)."""
     bootstrap_draws: StrictInt = Field(default=1000, ge=1)
     """Draws of documents behind the 95 % intervals."""
-    seed: StrictInt = Field(default=0, ge=0)
-    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
     counterexamples: StrictInt = Field(default=5, ge=0)
     """False alarms and misses kept for each unit and held-out text."""
-    tested_rules: StrictInt = Field(default=8, ge=0)
-    """Rules of a unit that are tested on the model, those with the most prompts behind them first; 0 tests none."""
-    rule_texts: StrictInt = Field(default=4, ge=1)
-    """Matching texts tried for each rule, and as many near misses."""
+
+
+class EvaluationSettings(RuleTestSettings, ScoreSettings):
+    """On what the graphs are scored, and against what. Every text gets whole documents until its tokens are reached."""
 
 
 # ------------------------------------------------------------------------------------------ study

@@ -23,7 +23,7 @@ import pyarrow as pa
 from jaxtyping import Int32
 
 from n2g_assets.core.errors import CorpusError
-from n2g_assets.core.settings import AnyCorpusSource, HarvestSettings
+from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
@@ -98,7 +98,7 @@ def read_documents(
     cache: Path,
     encode: Encode,
     bos_id: int,
-    harvest: HarvestSettings,
+    harvest: CorpusCut,
     needed_contexts: int,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -223,7 +223,7 @@ def _unseen(batch: list[RawDocument], seen: set[str]) -> dict[str, str]:
     return {sha256: text for sha256, text in texts.items() if sha256 not in seen}
 
 
-def _split(taken: list[_Document], harvest: HarvestSettings) -> tuple[pl.DataFrame, int, float]:
+def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, int, float]:
     """The table ``documents``, the number of clusters of two or more, and the share of shared runs."""
     rows: list[dict[str, object]] = []
     shared_run_share = 0.0

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from n2g_assets.assets.session import N2GResource
+from n2g_assets.assets.resource import N2GResource
 
 
 @dg.definitions

@@ -32,7 +32,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32, Int64
 
-from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.settings import PredictionSettings, RuleTestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Prober, Vocabulary
@@ -192,8 +192,8 @@ def try_rules(
     fresh: FreshText,
     a_max: Mapping[Unit, float],
     prober: Prober,
-    method: MethodSettings,
-    evaluation: EvaluationSettings,
+    method: PredictionSettings,
+    evaluation: RuleTestSettings,
 ) -> BlockResult:
     """Tests the rules of a block of units on the model.
 

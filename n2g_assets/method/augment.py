@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int, Int32
 
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Prober, Proposer, Substitute, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
@@ -72,7 +72,7 @@ def augment_examples(
     vocabulary: Vocabulary,
     prober: Prober,
     proposer: Proposer,
-    settings: MethodSettings,
+    settings: AugmentSettings,
 ) -> BlockResult:
     """Tries variants of the pruned prompts of a block of units.
 
@@ -112,7 +112,7 @@ def augment_examples(
 
 
 def _propose(
-    examples: Sequence[Mapping[str, Any]], proposer: Proposer, settings: MethodSettings
+    examples: Sequence[Mapping[str, Any]], proposer: Proposer, settings: AugmentSettings
 ) -> tuple[list[list[int]], list[dict[int, list[Substitute]]]]:
     """For every example the positions to vary and, by position, the proposals; each prompt is asked about once."""
     if not settings.substitutes:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import GraphSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import rescale
@@ -187,7 +187,7 @@ def build_graphs(
     augmented_examples: pl.DataFrame,
     a_max: Mapping[Unit, float],
     vocabulary: Vocabulary,
-    settings: MethodSettings,
+    settings: GraphSettings,
 ) -> BlockResult:
     """Builds the token graphs of a block of units and writes out their rules.
 
@@ -230,7 +230,7 @@ def _paths(
     variants: Sequence[Mapping[str, Any]],
     a_max: float,
     vocabulary: Vocabulary,
-    settings: MethodSettings,
+    settings: GraphSettings,
 ) -> Iterator[Path]:
     """The paths of one unit: those of its pruned prompts, then those of its kept variants (step 1)."""
     threshold = float(np.float32(settings.important_threshold))  # importances are stored as float32

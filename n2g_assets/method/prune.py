@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Float64, Int, Int32
 
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import PruneSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
@@ -72,7 +72,7 @@ def rescale(activations: Float32[np.ndarray, " length"], full: float, pruned: fl
     return activations * full / pruned if pruned > 0 else activations
 
 
-def longest_suffix(peak: int, settings: MethodSettings) -> int:
+def longest_suffix(peak: int, settings: PruneSettings) -> int:
     """Tokens of the longest suffix of a context that is tried, BOS not counted."""
     return min(settings.prune_max_prefix + 1, peak)
 
@@ -109,7 +109,7 @@ class _Trial:
 
 
 def prune_contexts(
-    contexts: Sequence[TrainContext], vocabulary: Vocabulary, prober: Prober, settings: MethodSettings
+    contexts: Sequence[TrainContext], vocabulary: Vocabulary, prober: Prober, settings: PruneSettings
 ) -> Iterator[tuple[PrunedPrompt, Float32[np.ndarray, "kept length"]]]:
     """Prunes train contexts of any units of a layer, and masks each kept token (steps 1, 2 and 4).
 
@@ -164,7 +164,7 @@ def prune_examples(
     a_max: Mapping[Unit, float],
     vocabulary: Vocabulary,
     prober: Prober,
-    settings: MethodSettings,
+    settings: PruneSettings,
 ) -> BlockResult:
     """Prunes the train contexts of a block of units and measures the importance of what is kept.
 

@@ -19,7 +19,7 @@ import polars as pl
 from jaxtyping import Float32, Int32
 
 from n2g_assets.core.errors import RowsError
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import TopExampleSettings
 from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.method.probing import Prober
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
@@ -49,7 +49,7 @@ def choose_top_examples(
     contexts: pl.DataFrame,
     a_max: Mapping[Unit, float],
     prober: Prober,
-    settings: MethodSettings,
+    settings: TopExampleSettings,
     cluster_of: Mapping[str, str] | None = None,
 ) -> BlockResult:
     """Chooses and splits the top examples of a block of units.
@@ -130,7 +130,7 @@ def _check_a_max(a_max: float) -> Outcome | None:
 
 
 def _choose(
-    units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: MethodSettings
+    units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: TopExampleSettings
 ) -> pl.DataFrame:
     """The rows of ``top_contexts`` that are taken, joined with their contexts, strongest first within a unit."""
     unit_key, columns = ["unit", "sign"], ["context_id", "activation", "activations"]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.model.batching import Batch, TokenBudget, run_batches
 from n2g_assets.model.model import SubjectModel
@@ -43,7 +43,7 @@ class InfillProposer:
 
     name = "infill"
 
-    def __init__(self, model: SubjectModel, vocabulary: Vocabulary, settings: MethodSettings) -> None:
+    def __init__(self, model: SubjectModel, vocabulary: Vocabulary, settings: AugmentSettings) -> None:
         """A proposer.
 
         Args:

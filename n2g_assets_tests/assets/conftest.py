@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from n2g_assets.assets.session import Study
+from n2g_assets.assets.study import Study
 from n2g_assets_tests.assets.studies import run_job, tiny_study
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from n2g_assets.assets.session import N2GResource, Study
+from n2g_assets.assets.resource import N2GResource
+from n2g_assets.assets.study import RANGE_END, RANGE_START, Study
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.definitions import build_defs
-from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36

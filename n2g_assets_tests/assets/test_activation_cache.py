@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from n2g_assets.assets import activation_cache, top_examples
-from n2g_assets.assets.session import Session, Study
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
 from n2g_assets.storage.slices import hash_json
 from n2g_assets_tests.assets.studies import tiny_study

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
-from n2g_assets.assets.session import N2GResource
+from n2g_assets.assets.resource import N2GResource
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.study import N2GStudy
 from n2g_assets_tests.assets.studies import write_corpus

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.tables import STAGES, TABLES
 from n2g_assets.definitions import build_defs
-from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
 
 UNPARTITIONED = ("warehouse", "report")

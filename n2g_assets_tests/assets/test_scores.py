@@ -12,11 +12,11 @@ import pytest
 
 from n2g_assets.assets import evaluation
 from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.core.tables import STAGES
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets.study import RANGE_END, RANGE_START
 from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
 from n2g_assets_tests.assets.test_checks import evaluate, rewrite
 from n2g_assets_tests.browser import BROWSER, needs_browser

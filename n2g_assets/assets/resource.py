@@ -1,0 +1,38 @@
+"""The resource ``n2g``: where everything is kept; and how an error that names its cause becomes a step's failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from n2g_assets.core.errors import N2GError
+from n2g_assets.core.home import Home
+
+
+class N2GResource(dg.ConfigurableResource):
+    """Where everything is kept."""
+
+    home: str = ""
+    """Folder; empty means $N2G_HOME, or ``.n2g`` beside the project."""
+
+    def open(self) -> Home:
+        """The home folder, checked to be writable.
+
+        Raises:
+            StorageError: it cannot be written, or the disk is full.
+        """
+        home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
+        home.check_writable()
+        return home
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turn an error with a cause and a cure into the headline of the step's failure."""
+    try:
+        yield
+    except N2GError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error

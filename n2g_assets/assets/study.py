@@ -1,0 +1,78 @@
+"""``Study``: one study's name, folder and settings, and what Dagster derives from them: keys, partitions, policy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from n2g_assets.core import registry
+from n2g_assets.core.settings import StudySettings
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""Run tags that ask for a range of layers in one run."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: its name, the folder its relative paths count from, and its settings."""
+
+    name: str
+    folder: Path
+    settings: StudySettings
+
+    def key(self, stage: str) -> dg.AssetKey:
+        """The asset key of one of its stages."""
+        return dg.AssetKey([self.name, stage])
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Its per-layer stages, in the order of the pipeline."""
+        return tuple(stage.name for stage in registry.of_preset(registry.STAGES, self.settings.preset))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that its units are scored on."""
+        return tuple(text.name for text in registry.of_preset(registry.TEXTS, self.settings.preset))
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """The predictors that are scored."""
+        return tuple(one.name for one in registry.of_preset(registry.PREDICTORS, self.settings.preset))
+
+    @property
+    def partitions(self) -> dg.StaticPartitionsDefinition:
+        """One static partition a layer: ``"00"``, ``"01"`` and so on."""
+        return dg.StaticPartitionsDefinition(list(self.partition_layers))
+
+    @property
+    def partition_layers(self) -> dict[str, int]:
+        """The layer of every partition key."""
+        layers = self.settings.layer_numbers
+        width = max(2, len(str(layers[-1])))
+        return {f"{layer:0{width}d}": layer for layer in layers}
+
+    @property
+    def backfill_policy(self) -> dg.BackfillPolicy:
+        """The same for every per-layer asset: mixed policies would repeat the forward pass for every layer."""
+        if self.settings.layers_per_run == "all":
+            return dg.BackfillPolicy.single_run()
+        return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_per_run)
+
+    @property
+    def all_layers_tags(self) -> dict[str, str]:
+        """The run tags that make one run of all layers."""
+        keys = list(self.partition_layers)
+        return {RANGE_START: keys[0], RANGE_END: keys[-1]}
+
+
+@contextmanager
+def quiet_beta() -> Iterator[None]:
+    """Backfill policies are a beta feature of Dagster; users need not hear of it at every start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        yield
