@@ -1,4 +1,4 @@
-"""Units: what a study explains. A unit is a neuron of a layer, with a sign."""
+"""Units: what a study explains. A unit is a neuron of a layer together with a sign."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 
 class Unit(NamedTuple):
-    """One neuron of a layer with a sign."""
+    """A neuron of a layer and a sign."""
 
     number: int
     """Index of the neuron in its layer, from 0: the column ``unit``."""
@@ -21,7 +21,7 @@ class Unit(NamedTuple):
         return {"unit": self.number, "sign": self.sign}
 
     def __str__(self) -> str:
-        """Such as ``17:-1``: the unit's key in the ``unit_hashes`` of a manifest."""
+        """The unit as text such as ``17:-1``, its key in the ``unit_hashes`` of a manifest."""
         return f"{self.number}:{self.sign}"
 
 

@@ -1,15 +1,15 @@
-"""Stage ``augmented_examples``: variants of pruned prompts that still fire (paper section 3.2; DESIGN 6, step 4).
+"""Stage ``augmented_examples``: variants of pruned prompts that still fire (paper section 3.2).
 
 1. Vary each token whose importance for the peak is at least ``augment_threshold`` (BOS never).
-2. Ask the proposer once for all prompts of all units; prompts that units share are asked about once.
-3. Drop substitutes without tokens, those that equal the original after normalisation, and those that equal a better
-   one after it (the graph could not tell them apart); take the first ``substitutes`` of the rest. A substitute of
-   several tokens is compared by its forms joined together.
-4. Measure all variants in one call. A variant is kept if its activation at its own last position is at least
-   ``substitute_keep`` of the pruned prompt's at the peak, and that is positive (rescaling would multiply both alike).
+2. Ask the proposer once for the prompts of all units; a prompt that units share is asked about once.
+3. Drop substitutes without tokens, and those whose form equals that of the original or of a better substitute: a graph
+   matches forms and cannot tell them apart. Take the first ``substitutes`` of the rest. The form of several tokens is
+   their forms joined together.
+4. Measure all variants in one call. A variant is kept if the pruned prompt's activation at the peak is positive and the
+   variant's, at its own last position, is at least ``substitute_keep`` of it. Rescaling would multiply both alike.
 
-Every tried variant is a row, kept or not. ``origins`` maps its positions to those of the pruned prompt, so that a
-substitute of several tokens stands for one.
+Every tried variant is a row, kept or not. ``origins`` maps its positions to those of the pruned prompt: all tokens of
+a substitute stand for the token that they replace.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Variant:
 
 
 def make_variant(token_ids: Int32[np.ndarray, " kept"], position: int, substitute: Sequence[int]) -> Variant:
-    """Replaces the token at ``position`` by one or several others."""
+    """The prompt with the token at ``position`` replaced by one or more tokens."""
     before, after = np.arange(position), np.arange(position + 1, len(token_ids))
     tokens = np.concatenate([token_ids[before], np.asarray(substitute), token_ids[after]])
     origins = np.concatenate([before, np.full(len(substitute), position), after])
@@ -48,7 +48,7 @@ def make_variant(token_ids: Int32[np.ndarray, " kept"], position: int, substitut
 def choose_substitutes(
     original_id: int, proposed: Sequence[Substitute], vocabulary: Vocabulary, number: int
 ) -> list[Substitute]:
-    """The first ``number`` substitutes whose form is neither the original's nor a better substitute's (step 3)."""
+    """The first ``number`` substitutes that differ in form from the original and from better substitutes (step 3)."""
     seen = {b"", vocabulary.form(original_id)}
     chosen: list[Substitute] = []
     for substitute in proposed:

@@ -1,7 +1,7 @@
 """Compiles loops over arrays with numba.
 
-What is compiled is kept on disk, beside its module or in the user's cache folder; where neither can be written, each
-process compiles for itself.
+Compiled code is kept on disk, beside its module or in the user's cache folder. Where neither can be written, each
+process compiles again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def compiled(function: Callable[P, R], fastmath: bool | set[str] = False) -> Callable[P, R]:
-    """The function, compiled when it is first called; other threads may run beside it."""
+    """The function, compiled when it is first called. It releases the GIL, so other threads run at the same time."""
     from numba import njit
 
     try:

@@ -1,17 +1,17 @@
-"""Stage ``neuron_graphs``: prompts and kept variants become one trie a unit (paper section 3.3; DESIGN 6, step 5).
+"""Stage ``neuron_graphs``: prompts and kept variants become one trie a unit (paper section 3.3).
 
-1. Every activating position of a pruned prompt (every row of ``saliencies``: the peak in any case) gives a path. So
-   does every position of a kept variant that fires after rescaling, if what it stands for was an activating position
-   of the pruned prompt: only then is it known which tokens matter for it.
+1. Every activating position of a pruned prompt (a row of ``saliencies``; the peak always has one) gives a path. So
+   does every position of a kept variant that fires after rescaling, if it stands for an activating position of the
+   pruned prompt: only for these the importances of the tokens are known.
 2. A path starts at its activating token and walks back through the text to position 1: a context node where the
    importance of the token (for a variant: of the token it stands for) reaches ``important_threshold``, else an ignore
    node. Trailing ignore nodes are cut; the last node is the path's end and stores the normalised activation.
 3. All paths of a unit go into one trie whose keys are kind and form. An end stores the mean over the paths that end
    there and their count; a node the largest activation of the activating token over the paths through it, and the
    largest importance of its token.
-4. From the activating nodes downwards: where siblings hold an ignore node, what hangs below each other sibling is
-   merged into the ignore node as well, ends with their counts. The sibling's own end is not, since it would then
-   predict after any token: an ignore node never is an end.
+4. From the activating nodes downwards: where siblings hold an ignore node, the subtrees of all other siblings are
+   copied into it, ends and counts included. A sibling's own end is not copied, since it would then predict after any
+   token: an ignore node is never an end.
 5. Number the nodes depth first, children by kind and token: parents come before children.
 """
 
@@ -48,7 +48,7 @@ class PathNode:
     kind: str
     form: bytes
     importance: float | None
-    """Of its token for the activating token; none for ignore nodes."""
+    """Importance of its token for the activating token; none for ignore nodes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Path:
     nodes: tuple[PathNode, ...]
     """From the activating node backwards; the last is no ignore node."""
     activation: float
-    """Normalised activation there."""
+    """Normalised activation at the activating token."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ def make_path(
         forms: form of every token of the prompt.
         importances: importance of every token of the prompt for this position.
         position: the activating position, from 1.
-        activation: normalised activation there.
+        activation: normalised activation at that position.
         threshold: ``important_threshold``.
     """
     nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
@@ -158,8 +158,8 @@ def _merge_below(source: TrieNode, target: TrieNode) -> None:
             waiting.append((below, copy))
 
 
-def _largest(one: float | None, other: float | None) -> float | None:
-    return max((value for value in (one, other) if value is not None), default=None)
+def _largest(left: float | None, right: float | None) -> float | None:
+    return max((value for value in (left, right) if value is not None), default=None)
 
 
 def node_rows(root: TrieNode) -> list[dict[str, Any]]:
@@ -248,5 +248,5 @@ def _paths(
             origin = row["origins"][position]
             original = importances_of.get((row["rank"], origin))
             if original is not None and normalised[position] >= settings.firing_threshold:
-                importances = [original[one] for one in row["origins"]]
+                importances = [original[kept] for kept in row["origins"]]
                 yield make_path(forms, importances, position, float(normalised[position]), threshold)

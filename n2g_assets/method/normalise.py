@@ -1,4 +1,4 @@
-"""The form under which a graph matches a token (DESIGN section 6, step 5; the authors' own rule)."""
+"""The form under which a graph matches a token (the authors' own rule)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Prediction: what a token graph says about the activation on new text (paper section 3.3; DESIGN section 6, step 6).
+"""Prediction: what a token graph says about the activation on new text (paper section 3.3).
 
-1. Only tokens whose form belongs to an activating node are looked at, which the text's index gives at once; BOS never.
-2. Walk back through the text from each: from every node reached go on to the child that matches the token before, and
-   to the ignore child, which matches any. The walk never reaches the BOS of its context.
-3. Of the ends reached from a token the longest path wins; of equals, the one with more exact nodes (activating and
-   context nodes), then the larger value, then the lower node number. That order is the same at all tokens, so that each
-   end has its rank in it beforehand, and branches that hold no higher rank than one reached are left. No end gives 0.
+1. Look only at tokens whose form belongs to an activating node; the text's index lists them. BOS is never one.
+2. From each of them walk back through the text: from every node that is reached go on to the child that matches the
+   token before, and to the ignore child, which matches any token. The walk stops before the BOS of its context.
+3. Of all ends that are reached from a token, the longest path wins; of equally long paths the one with more exact nodes
+   (activating and context nodes), then the larger value, then the lower node number. This order is the same at every
+   token, so each end has a fixed rank, and the walk skips branches without a higher rank than the best end so far. A
+   token from which no end is reached gets 0.
 
 The walk itself is compiled (:mod:`n2g_assets.method.walk`).
 """
@@ -27,10 +28,10 @@ from n2g_assets.method.text import EncodedText
 
 @dataclass(frozen=True)
 class TokenGraph:
-    """A token graph, or any trie of the kind, ready to predict.
+    """A token graph, or another trie of the same form, ready to predict.
 
-    Its nodes are renumbered here so that siblings stand side by side, by form: activating nodes first, then the
-    children of each node.
+    Its nodes are renumbered so that siblings stand side by side, ordered by form: first the activating nodes, then the
+    children of each node in turn.
     """
 
     n_forms: int
@@ -46,7 +47,7 @@ class TokenGraph:
     lengths: Int32[np.ndarray, " nodes"]
     """Nodes of the path from the activating node to each node, both included."""
     ranks: Int32[np.ndarray, " nodes"]
-    """Rank of each end in the order of preference, the best highest; -1 where no path ends."""
+    """Rank of the end at each node, the preferred end has the highest; -1 where no path ends."""
     best_below: Int32[np.ndarray, " nodes"]
     """Highest rank at each node or below it; -1 where there is none."""
     value_at: Float32[np.ndarray, " ends"]
@@ -117,7 +118,7 @@ class TokenGraph:
         n_forms: int,
         node_ids: Int32[np.ndarray, " nodes"],
     ) -> TokenGraph:
-        """The graph of nodes that are known to fit; ``node_ids`` ascend."""
+        """The graph of nodes that were checked; ``node_ids`` ascend."""
         from n2g_assets.method import walk
 
         lengths, exact = np.empty(len(parents), np.int32), np.empty(len(parents), np.int32)
@@ -199,7 +200,7 @@ class TokenGraph:
 
 
 class _ByIdentity:
-    """The forms of a vocabulary as a key that costs nothing to compare."""
+    """The forms of a vocabulary as a key for ``lru_cache`` that compares by identity, not form by form."""
 
     def __init__(self, forms: tuple[bytes, ...]) -> None:
         self.forms = forms

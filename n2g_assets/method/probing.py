@@ -1,4 +1,4 @@
-"""The only questions that the method asks a model, as protocols; ``subject`` answers them.
+"""The only questions that the method asks a model, as protocols; the room ``model`` implements them.
 
 A *unit* is a neuron with a sign, a *probe* is a prompt and a unit, and its answer is the unit's activation at every
 position of the prompt. Prompts are token ids with BOS at position 0; what stands at position 0 is never used.
@@ -23,7 +23,7 @@ class Prober(Protocol):
 
     @property
     def full_batch_tokens(self) -> int:
-        """Tokens that fill the machine: asking for fewer in one call takes hardly less time."""
+        """Tokens that use the machine fully: a call with fewer takes hardly less time."""
         ...
 
     def activations(
@@ -31,15 +31,15 @@ class Prober(Protocol):
     ) -> list[Float32[np.ndarray, " length"]]:
         """Activation of ``units[i]`` (times its sign) at every position of ``prompts[i]``, in the order given.
 
-        All prompts of all units go in one call: the prober batches them by length. Activations are raw (not
-        normalised) and float32.
+        One call takes the prompts of all units; the prober batches them by length. Activations are float32 and not
+        normalised.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Substitute:
-    """A token, or several, that may stand in another's place."""
+    """One or more tokens that may replace a token."""
 
     text: str
     """Readable text."""
@@ -55,10 +55,10 @@ class Proposer(Protocol):
     def propose(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], positions: Sequence[Sequence[int]]
     ) -> list[list[list[Substitute]]]:
-        """For each prompt and each of its asked positions, the substitutes, best first; never the original token.
+        """The substitutes for each prompt and each of its asked positions, best first; never the original token.
 
-        Answers ``answer[i][j]`` for ``prompts[i]`` at ``positions[i][j]``. The list is longer than what is needed
-        (variants that equal the original after normalisation do not count), and may be empty.
+        ``answer[i][j]`` is for ``prompts[i]`` at ``positions[i][j]``. It may be empty. It is longer than the number of
+        substitutes that are wanted, since those that equal the original after normalisation do not count.
         """
         ...
 

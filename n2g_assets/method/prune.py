@@ -1,15 +1,15 @@
 """Stage ``pruned_examples``: the shortest prompts that still fire, and what in them matters (paper section 3.1, 3.3).
 
-1. For each train context with peak p, try the suffixes BOS + x[s..p] from the shortest on. A wave asks for the next
-   suffix of all open contexts of all units in one call; for several lengths together where one would not fill the
-   machine.
-2. Keep the shortest that has at least ``prune_keep`` of the whole context's activation at p and whose own peak is
-   still p (an equal activation at an earlier position takes the peak away: of equals the first counts, as everywhere).
-   None passes: keep the longest tried, not reduced.
-3. Multiply its activations by a(full, p) / a(pruned, p), as the authors do, before they are normalised; where
-   a(pruned, p) is not positive (``kept_share`` shows it) the factor is 1.
-4. Its activating positions are those that fire after that, and the peak in any case; saliency.py gives their
-   importances, from masked prompts that join the next wave while other contexts are still being pruned.
+1. For each train context with peak p, try the suffixes BOS + x[s..p], the shortest first. One call to the prober, a
+   wave, asks for the next suffix of every open context of every unit; for several lengths together where one length
+   gives fewer tokens than a full batch.
+2. Keep the shortest suffix that has at least ``prune_keep`` of the whole context's activation at p and whose own peak
+   is still p. The first of equal activations is the peak, so an equal activation before p fails. If no suffix passes,
+   keep the longest that was tried; it counts as not reduced.
+3. Multiply its activations by a(full, p) / a(pruned, p), as the authors do, before they are normalised. Where
+   a(pruned, p) is not positive (column ``kept_share`` shows it) the factor is 1.
+4. Its activating positions are those that fire after step 3, and always the peak. ``saliency`` computes the importances
+   for them from masked prompts, which join the next wave while other contexts are still being pruned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TrainContext:
     token_ids: Int32[np.ndarray, " length"]
     peak: int
     activation: float
-    """At the peak."""
+    """Activation at the peak."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PrunedPrompt:
     activations: Float32[np.ndarray, " kept"]
     """Before rescaling."""
     reduced: bool
-    """Whether it passed; if not, it is the longest tried."""
+    """Whether it passed step 2; if not, it is the longest suffix that was tried."""
 
     @property
     def peak(self) -> int:
@@ -101,7 +101,7 @@ class _Trial:
     def judge(
         self, prompt: Int32[np.ndarray, " kept"], activations: Float32[np.ndarray, " kept"], prune_keep: float
     ) -> None:
-        """Step 2 for one suffix; shorter ones come before."""
+        """Step 2 for one suffix; shorter suffixes are judged before it."""
         if not self.passed:
             strong = float(activations[-1]) >= prune_keep * self.context.activation
             still_peak = int(np.argmax(activations[1:])) == len(prompt) - 2
@@ -127,10 +127,10 @@ def prune_contexts(
         ]
         lengths = _wave(still_open, length, sum(len(prompt) for _, prompt in masked), prober.full_batch_tokens)
         suffixes = [
-            (trial, trial.suffix(some, vocabulary.bos_id))
-            for some in lengths
+            (trial, trial.suffix(n_tokens, vocabulary.bos_id))
+            for n_tokens in lengths
             for trial in still_open
-            if some <= trial.longest
+            if n_tokens <= trial.longest
         ]
         asked = masked + suffixes
         answers = prober.activations([prompt for _, prompt in asked], [trial.context.unit for trial, _ in asked])
@@ -146,16 +146,23 @@ def prune_contexts(
         yield trial.pruned, np.stack(trial.masked)
 
 
-def _wave(still_open: Sequence[_Trial], tried: int, tokens: int, enough: int) -> range:
-    """Lengths of the suffixes to try together: the next one, and more while all asked tokens are not yet enough."""
+def _wave(still_open: Sequence[_Trial], tried: int, tokens: int, full_batch_tokens: int) -> range:
+    """Lengths of the suffixes to try together: the next length, and more while they fit into a full batch.
+
+    Args:
+        still_open: contexts of which no suffix has passed.
+        tried: length of the suffixes that were tried last.
+        tokens: tokens that the wave asks for already.
+        full_batch_tokens: as the prober gives it.
+    """
     longest = max((trial.longest for trial in still_open), default=tried)
-    upto = tried
-    while upto < longest:
-        tokens += sum(upto + 2 for trial in still_open if upto < trial.longest)
-        if upto > tried and tokens > enough:
+    last = tried
+    while last < longest:
+        tokens += sum(last + 2 for trial in still_open if last < trial.longest)
+        if last > tried and tokens > full_batch_tokens:
             break
-        upto += 1
-    return range(tried + 1, upto + 1)
+        last += 1
+    return range(tried + 1, last + 1)
 
 
 def prune_examples(
@@ -208,7 +215,7 @@ def prompt_rows(
     Args:
         prompt: what pruning kept.
         positions: its activating positions, ascending; the peak is the last.
-        importances: of every token for each of them.
+        importances: importance of every token for each activating position.
     """
     full, kept = prompt.context.activation, float(prompt.activations[-1])
     key = {**prompt.context.unit.key(), "rank": prompt.context.rank}

@@ -1,7 +1,7 @@
-"""What a per-layer stage gives back: the rows it made and what became of each unit of its block.
+"""What a per-layer stage returns: the rows of a block of units and the outcome for each unit.
 
-Frames carry `unit` and `sign` and a table's own columns; the runner adds `study` and `layer`. A unit whose rows hold
-a number that is not finite is reported as failed and loses its rows, so that no NaN travels on.
+Frames hold ``unit``, ``sign`` and the table's own columns; the runner adds ``study`` and ``layer``. A unit that has a
+number that is not finite is reported as failed and its rows are removed, so that no NaN reaches a later stage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Status = Literal["ok", "dead", "too_few_contexts", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one unit in one stage."""
+    """The outcome of one stage for one unit."""
 
     status: Status
     """A value of ``ledger.status``."""
@@ -40,7 +40,7 @@ class BlockResult:
 
 
 def unit_schema(table: str) -> pl.Schema:
-    """The schema of a unit table as a stage writes it: ``neuron``, ``sign`` and the table's own columns."""
+    """The schema of a unit table as a stage writes it: ``unit``, ``sign`` and the table's own columns."""
     schema = TABLES[table].schema
     return pl.Schema({name: schema[name] for name in schema if name not in ("study", "layer")})
 
@@ -75,7 +75,7 @@ def frames_by_unit(frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
 def finish_block(
     units: Sequence[Unit], tables: Mapping[str, pl.DataFrame], unusual: Mapping[Unit, Outcome] | None = None
 ) -> BlockResult:
-    """A block's result: units are ok but for those in ``unusual`` and those with a number that is not finite."""
+    """A block's result: every unit is ok, except those in ``unusual`` and those with a number that is not finite."""
     ledger = {unit: (unusual or {}).get(unit, Outcome("ok")) for unit in units}
     for table, frame in tables.items():
         for column in _floats(frame):

@@ -1,8 +1,8 @@
-"""Saliency: how much of an activation is lost when one token is masked (paper section 3.3; DESIGN section 6, step 3).
+"""Saliency: how much of an activation is lost when one token is masked (paper section 3.3).
 
 1. Make one masked prompt for every kept token k (BOS never): the prompt with token k replaced by the mask token.
 2. I_k(j) = 1 - a(prompt with k masked, j) / a(prompt, j) for every activating position j; the same masked prompts serve
-   all j. A token after j cannot reach it, so that its importance is 0 without asking.
+   all j. A token after j cannot influence j, so its importance is 0.
 3. Where a(prompt, j) is not positive, no share of it can be lost: all importances for that j are 0.
 """
 

@@ -1,4 +1,4 @@
-"""Which units of a layer a study asks about (DESIGN section 4: samples are nested)."""
+"""Which units of a layer a study asks about. Samples are nested: a larger one holds every smaller one."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def select_neurons(selection: NeuronSelection, layer: int, width: int) -> list[i
 
 
 def select_units(selection: NeuronSelection, signs: Sequence[int], layer: int, width: int) -> list[Unit]:
-    """The units of one layer, by neuron and then +1 before -1."""
+    """The units of one layer, ordered by neuron and then as ``signs`` are."""
     return [Unit(neuron, sign) for neuron in select_neurons(selection, layer, width) for sign in signs]

@@ -20,7 +20,7 @@ class EncodedText:
     positions: Int32[np.ndarray, " tokens"]
     """Position of every token in its context: 0 is BOS, which nothing matches and no walk reaches."""
     by_form: Int64[np.ndarray, " matched"]
-    """The tokens that are no BOS, by form and then in order."""
+    """The tokens, BOS left out, ordered by form and then as they stand."""
     starts: Int64[np.ndarray, " forms+1"]
     """``by_form[starts[f]:starts[f + 1]]`` are the tokens of form f."""
 

@@ -1,12 +1,13 @@
-"""Stage ``top_examples``: the contexts that a graph is built from and tested on (paper section 3.1; DESIGN 6, step 1).
+"""Stage ``top_examples``: the contexts that a graph is built from and tested on (paper section 3.1).
 
 1. A unit whose a_max is not positive is dead.
-2. Take the strongest contexts that the harvest kept, one entry a context, a few a document, peaks above 0 only.
-3. Where the harvest did not record the activations of a whole window, probe it: one call for all units together.
-4. Read peak and activation off those activations (of equals, the first position) and rank by activation.
-5. Split at random from the seed and the unit: contexts of one document and of its near-duplicates on one side, both
-   sides as equal as the documents allow, the larger side for training. Too few contexts on a side: the unit goes no
-   further.
+2. Take the strongest contexts that the harvest kept with a peak above 0: each context once, at most
+   ``contexts_per_document`` a document.
+3. Probe the contexts for which the harvest recorded no activations, in one call for all units.
+4. Read the peak and its activation from the activations (the first of equal ones) and rank by activation.
+5. Split at random, seeded by the study's seed and the unit: contexts of one document and of its near-duplicates stay on
+   one side, and both sides are as equal as the documents allow; the larger is for training. A unit with too few
+   contexts on a side gets no graph.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def choose_top_examples(
     chosen = _measure(alive, _choose(alive, top_contexts, contexts, settings), prober)
     rows = []
     for unit in alive:
-        examples = sorted((one for one in chosen[unit] if not one.activation <= 0), key=lambda one: -one.activation)
-        clusters = [(cluster_of or {}).get(one.document_id, one.document_id) for one in examples]
+        positive = (context for context in chosen[unit] if not context.activation <= 0)
+        examples = sorted(positive, key=lambda context: -context.activation)
+        clusters = [(cluster_of or {}).get(context.document_id, context.document_id) for context in examples]
         sides = split_documents(clusters, settings.seed, prober.layer, unit)
         n_train = sides.count("train")
         if min(n_train, len(sides) - n_train) < settings.min_contexts_per_side:
@@ -87,11 +89,11 @@ def choose_top_examples(
                 f"{settings.min_contexts_per_side}.",
             )
             continue
-        for rank, (one, side) in enumerate(zip(examples, sides, strict=True)):
+        for rank, (context, side) in enumerate(zip(examples, sides, strict=True)):
             rows.append({
-                **unit.key(), "rank": rank, "context_id": one.context_id, "document_id": one.document_id,
-                "peak": one.peak, "split": side, "activation": one.activation, "token_ids": one.token_ids,
-                "activations": one.activations,
+                **unit.key(), "rank": rank, "context_id": context.context_id, "document_id": context.document_id,
+                "peak": context.peak, "split": side, "activation": context.activation, "token_ids": context.token_ids,
+                "activations": context.activations,
             })  # fmt: skip
     return finish_block(units, {"top_examples": unit_frame("top_examples", rows)}, unusual)
 
@@ -99,9 +101,9 @@ def choose_top_examples(
 def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Unit) -> list[str]:
     """The side, ``train`` or ``test``, of every context, given its document.
 
-    The documents are shuffled by a generator seeded from all four of seed, layer, neuron and sign. Then each goes to
-    the train side if the documents after it can still fill that side to its best size: the number of contexts that
-    is nearest to one half (of two equally near, the larger).
+    The documents are shuffled by a generator seeded from seed, layer, neuron and sign. Then each goes to the train side
+    if the documents after it can still fill that side to its best size, which is the number of contexts nearest to one
+    half (of two equally near, the larger).
     """
     documents = sorted(set(document_ids))
     generator = np.random.default_rng(np.random.SeedSequence([seed % 2**63, layer, unit.number, int(unit.sign < 0)]))
@@ -114,8 +116,8 @@ def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Un
     sums = [n for n in range(total + 1) if reachable[-1] >> n & 1]
     missing = min(sums, key=lambda n: (abs(2 * n - total), -n))
     side = {}
-    for place, (document, size) in enumerate(zip(shuffled, sizes, strict=True), start=1):
-        fits = missing >= size and reachable[len(sizes) - place] >> (missing - size) & 1
+    for n_seen, (document, size) in enumerate(zip(shuffled, sizes, strict=True), start=1):
+        fits = missing >= size and reachable[len(sizes) - n_seen] >> (missing - size) & 1
         side[document] = "train" if fits else "test"
         missing -= size if fits else 0
     return [side[document] for document in document_ids]
@@ -132,7 +134,7 @@ def _check_a_max(a_max: float) -> Outcome | None:
 def _choose(
     units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: TopExampleSettings
 ) -> pl.DataFrame:
-    """The rows of ``top_contexts`` that are taken, joined with their contexts, strongest first within a unit."""
+    """The rows of ``top_contexts`` that step 2 takes, joined with their contexts, strongest first within a unit."""
     unit_key, columns = ["unit", "sign"], ["context_id", "activation", "activations"]
     block = key_frame(units)
     strong = (
@@ -156,7 +158,7 @@ def _choose(
 
 
 def _measure(units: Sequence[Unit], chosen: pl.DataFrame, prober: Prober) -> dict[Unit, list[_Context]]:
-    """The chosen contexts of each unit with activations at every position, probed where the harvest has none."""
+    """The chosen contexts of each unit with their activations at every position, probed where the harvest has none."""
     rows = list(chosen.iter_rows(named=True))
     unknown = [row for row in rows if row["activations"] is None]
     if unknown:

@@ -18,13 +18,13 @@ def measure_paths(
     lengths: Int32[np.ndarray, " nodes"],
     exact: Int32[np.ndarray, " nodes"],
 ) -> None:
-    """Fills in, for the path from the activating node to each node, its nodes and the exact ones among them.
+    """Fills in how many nodes the path from the activating node to each node has, and how many of them are exact.
 
     Args:
         parents: index of each node's parent, which comes before it; -1 for activating nodes.
         forms: form of each node; -1 for ignore nodes.
-        lengths: filled in.
-        exact: filled in.
+        lengths: filled in: nodes of each path.
+        exact: filled in: nodes of each path that match one form.
     """
     for node in range(len(parents)):
         parent = parents[node]
@@ -37,7 +37,7 @@ def measure_paths(
 
 @compiled
 def raise_to_parents(parents: Int32[np.ndarray, " nodes"], best: Int32[np.ndarray, " nodes"]) -> None:
-    """Raises every node's number in ``best`` to the largest among the nodes below it; parents come before children."""
+    """Raises each node's number in ``best`` to the largest in its subtree; parents come before children."""
     for node in range(len(parents) - 1, -1, -1):
         parent = parents[node]
         if parent >= 0 and best[parent] < best[node]:
@@ -62,7 +62,7 @@ def walk_back(
     values: Float32[np.ndarray, " tokens"],
     ends: Int32[np.ndarray, " asked"],
 ) -> None:
-    """Walks from every token that an activating node matches and writes down the end of highest rank reached there.
+    """Walks back from every token that an activating node matches; keeps the end of highest rank that is reached.
 
     Args:
         node_forms: fields of ``TokenGraph``, as the next eight.
@@ -79,7 +79,7 @@ def walk_back(
         by_form: the tokens that are no BOS, by form.
         starts: where each form begins among them.
         values: filled in where an end was reached.
-        ends: filled in there too, unless it is empty.
+        ends: filled in at the same tokens, unless it is empty.
     """
     waiting = np.empty(len(node_forms), np.int32)
     root, roots_end = 0, 0
@@ -90,14 +90,14 @@ def walk_back(
         for index in range(starts[form], starts[form + 1]):
             start = by_form[index]
             n_waiting = _push(waiting, 0, root, roots_end)
-            room = min(np.int64(positions[start]), start)  # tokens from here back to BOS, which is left out
+            reach = min(np.int64(positions[start]), start)  # tokens from here back to BOS, without BOS
             best = -1
             while n_waiting:
                 n_waiting -= 1
                 node = waiting[n_waiting]
                 if best_below[node] > best:
                     best = max(best, ranks[node])
-                    if lengths[node] < room:
+                    if lengths[node] < reach:
                         wanted = forms[start - lengths[node]]
                         n_waiting = _push_children(
                             node_forms, children_start[node], children_end[node], wanted, waiting, n_waiting
@@ -112,32 +112,35 @@ def walk_back(
 @compiled
 def _push_children(
     node_forms: Int32[np.ndarray, " nodes"],
-    child: int,
-    over: int,
+    start: int,
+    end: int,
     wanted: int,
     waiting: Int32[np.ndarray, " nodes"],
     n_waiting: int,
 ) -> int:
-    """Puts those siblings on the pile that match any token or the wanted one, the latter on top; its new height."""
-    exact = child
-    while exact < over and node_forms[exact] < 0:
+    """Puts the siblings ``start`` to ``end`` that match any token, then those that match ``wanted``, on the stack.
+
+    Siblings are ordered by form, so the matching ones are found by bisection. Returns the stack's new height.
+    """
+    exact = start
+    while exact < end and node_forms[exact] < 0:
         exact += 1
-    n_waiting = _push(waiting, n_waiting, child, exact)
-    left = over - exact
+    n_waiting = _push(waiting, n_waiting, start, exact)
+    left = end - exact
     while left:
         half = (left + 1) // 2
         exact += half if node_forms[exact + half - 1] < wanted else 0
         left -= half
-    high = exact
-    while high < over and node_forms[high] == wanted:
-        high += 1
-    return _push(waiting, n_waiting, exact, high)
+    after = exact
+    while after < end and node_forms[after] == wanted:
+        after += 1
+    return _push(waiting, n_waiting, exact, after)
 
 
 @compiled
-def _push(waiting: Int32[np.ndarray, " nodes"], n_waiting: int, node: int, over: int) -> int:
-    """Puts the nodes from ``node`` to before ``over`` on the pile; its new height."""
-    for one in range(node, over):
-        waiting[n_waiting] = one
+def _push(waiting: Int32[np.ndarray, " nodes"], n_waiting: int, start: int, end: int) -> int:
+    """Puts the nodes ``start`` to ``end`` (without it) on the stack; returns its new height."""
+    for node in range(start, end):
+        waiting[n_waiting] = node
         n_waiting += 1
     return n_waiting

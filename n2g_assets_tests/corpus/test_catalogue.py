@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from n2g_assets import wheels
 from n2g_assets.core.errors import SourceError
 from n2g_assets.corpus.catalogue import CATALOGUE, catalogue_entry, read_named
+from n2g_assets.storage import wheels
 from n2g_assets_tests.corpus.helpers import FakePip, sha256, wheel_bytes
 
 

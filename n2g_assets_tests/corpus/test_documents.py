@@ -6,13 +6,13 @@ import json
 import polars as pl
 import pytest
 
-from n2g_assets import wheels
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.settings import HarvestSettings, NamedSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
 from n2g_assets.corpus.sources import Places, open_source, source_fingerprints
+from n2g_assets.storage import wheels
 from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
 
 

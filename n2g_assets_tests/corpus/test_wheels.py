@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from n2g_assets import wheels
 from n2g_assets.core.errors import SourceError, StorageError
+from n2g_assets.storage import wheels
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 from n2g_assets_tests.corpus.helpers import FakePip, sha256, wheel_bytes
 

@@ -18,7 +18,7 @@ from n2g_assets.evidence import readings
 from n2g_assets.evidence.readings import Readings, read_texts
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
-from n2g_assets_tests.model.test_harvest import (
+from n2g_assets_tests.evidence.test_harvest import (
     NEAR,
     CountingModel,
     SmallMemory,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.errors import RowsError
+from n2g_assets.method.compiled import compiled
 from n2g_assets.method.graph import build_trie, node_rows
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.results import unit_frame
@@ -155,16 +156,18 @@ def test_importing_the_predictor_does_not_load_its_compiler():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_without_a_folder_for_compiled_code_the_predictor_compiles_for_itself():
-    code = (
-        "import numpy as np; from numba.core import caching; caching.CacheImpl._locator_classes = [];"
-        "from n2g_assets.method.predict import TokenGraph; from n2g_assets.method.text import EncodedText;"
-        "n = lambda *numbers: np.array(numbers, np.int32);"
-        "graph = TokenGraph.from_nodes(n(-1, 0), n(2, 1), np.array([.25, .5], np.float32), 3);"
-        "print(*graph.predict(EncodedText.from_forms(n(0, 2, 1, 2), n(0, 1, 2, 3), 3)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "0.0 0.25 0.0 0.5\n"
+def test_where_no_folder_can_hold_compiled_code_functions_are_compiled_for_the_process(monkeypatch):
+    from numba.core import caching
+
+    def double(number):
+        return 2 * number
+
+    assert compiled(double)._cache.cache_path
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    alone = compiled(double)
+    assert alone(21) == 42
+    assert alone.signatures
+    assert isinstance(alone._cache, caching.NullCache)
 
 
 paths_strategy = st.lists(
