@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.model.sources import SubjectFiles, hash_model
+from n2g_assets.model.folder import hash_model
+from n2g_assets.model.sources import SubjectFiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -21,6 +21,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
             session.prober(layer), session.proposer(settings), settings,
         ),
         show=show,
+        also=session.proposer_identity,
     )  # fmt: skip
 
 

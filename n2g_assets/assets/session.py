@@ -284,6 +284,18 @@ class Session:
 
         return TokenBudget(self.settings.harvest.batch_tokens)
 
+    @cached_property
+    def masked_lm(self) -> SubjectFiles:
+        """The masked language model on disk, fetched if it is not there yet."""
+        from n2g_assets.model.sources import resolve_masked_lm
+
+        return resolve_masked_lm(self.settings.method.masked_lm, study_folder=self.study.folder)
+
+    @property
+    def proposer_identity(self) -> str | None:
+        """The content hash of the model that proposes substitutes; None where it is the subject model itself."""
+        return self.masked_lm.file_sha256 if self.settings.method.proposer == "masked_lm" else None
+
     def proposer(self, settings: AugmentSettings) -> Proposer:
         """The proposer of substitutes that the settings name, loaded once a session."""
         if self._proposer is None:
@@ -294,7 +306,7 @@ class Session:
         if settings.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
-            return MaskedLMProposer(settings.masked_lm, self.subject(), self.vocabulary)
+            return MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
         from n2g_assets.model.infill import InfillProposer
 
         return InfillProposer(self.subject(), self.vocabulary, settings)

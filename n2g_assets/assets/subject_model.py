@@ -40,6 +40,7 @@ class _Asked:
     mask_token: str
     normalise_tokens: bool
     masked_lm: str | None
+    """The content hash of the masked language model, where one proposes substitutes."""
 
     @classmethod
     def of(cls, session: Session) -> "_Asked":
@@ -54,7 +55,7 @@ class _Asked:
             dtype=settings.harvest.dtype,
             mask_token=method.mask_token,
             normalise_tokens=method.normalise_tokens,
-            masked_lm=method.masked_lm if method.proposer == "masked_lm" else None,
+            masked_lm=session.proposer_identity,
         )
 
 
@@ -137,7 +138,7 @@ def _write(session: Session, asked: _Asked, input_hash: str) -> None:
     if asked.masked_lm is not None:
         from n2g_assets.model.masked_lm import MaskedLMProposer
 
-        MaskedLMProposer(asked.masked_lm, model, vocabulary)  # if it cannot be had, now rather than later
+        MaskedLMProposer(session.masked_lm.folder, model, vocabulary)  # if it cannot be had, now rather than later
     rows = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([asdict(model.facts)])}
     extra = {"seconds": round(time.monotonic() - began, 2)}
     for table, frame in rows.items():

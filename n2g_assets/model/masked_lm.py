@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +23,12 @@ from torch import Tensor
 from n2g_assets.core.errors import SourceError
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
+from n2g_assets.model.hooks import quiet_transformers
 from n2g_assets.model.model import SubjectModel
 
 CANDIDATES = 64
 """Word pieces proposed at a position."""
 _BATCH_TOKENS = 1024
-_HUB_SECONDS = 10.0
-"""Time to wait for a hub's answer."""
 
 
 class MaskedLMProposer:
@@ -38,19 +36,19 @@ class MaskedLMProposer:
 
     name = "masked_lm"
 
-    def __init__(self, name_or_path: str, model: SubjectModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, folder: Path, model: SubjectModel, vocabulary: Vocabulary) -> None:
         """Load the masked language model.
 
         Args:
-            name_or_path: Its hub name, or a local folder.
+            folder: Its folder in Hugging Face layout; see ``sources.resolve_masked_lm``.
             model: The subject model, whose tokenizer encodes the substitutes.
             vocabulary: Its tokens.
 
         Raises:
-            SourceError: It cannot be had.
+            SourceError: Its files are damaged, or are no masked language model.
         """
         self.subject, self.vocabulary = model, vocabulary
-        self.tokenizer, self.masked = _load(name_or_path)
+        self.tokenizer, self.masked = _load(folder)
         self.masked.to(model.device)
         self.allowed = _whole_words(self.tokenizer, int(self.masked.get_input_embeddings().weight.shape[0]))
         self.texts = [self.tokenizer.decode([piece]).strip() for piece in range(len(self.allowed))]
@@ -125,46 +123,30 @@ class MaskedLMProposer:
         return [each for each in substitutes if each.token_ids and each.token_ids != (original_id,)]
 
 
-def _load(name_or_path: str) -> tuple[Any, Any]:
+def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from n2g_assets.model.hooks import quiet_transformers
-
     cure = "give method.masked_lm the folder of one, or set method.proposer: infill"
-    local = Path(name_or_path).is_dir() or not _hub_answers(name_or_path)
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, local_files_only=local, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             masked, info = AutoModelForMaskedLM.from_pretrained(
-                name_or_path,
+                folder,
                 use_safetensors=True,
-                local_files_only=local,
+                local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except Exception as error:  # an absent hub and damaged files fail in many ways, each with a class of its own
+    except Exception as error:  # damaged files fail in many ways, each with a class of its own
         reason = " ".join(str(error).split())[:200]
         raise SourceError(
-            f"The masked language model {name_or_path} cannot be loaded ({type(error).__name__}: {reason}): {cure}."
+            f"The masked language model in {folder} cannot be loaded ({type(error).__name__}: {reason}): {cure}."
         ) from error
     if info["missing_keys"]:
-        raise SourceError(
-            f"{name_or_path} holds no masked language model (it lacks {min(info['missing_keys'])}): {cure}."
-        )
+        raise SourceError(f"{folder} holds no masked language model (it lacks {min(info['missing_keys'])}): {cure}.")
     if tokenizer.mask_token is None:
-        raise SourceError(f"The tokenizer of {name_or_path} has no mask token: {cure}.")
+        raise SourceError(f"The tokenizer of {folder} has no mask token: {cure}.")
     return tokenizer, masked.eval()
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the hub knows the name; transformers itself would ask it again and again for most of a minute."""
-    import huggingface_hub as hub
-
-    try:
-        hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(name, timeout=_HUB_SECONDS)
-    except Exception:  # no network shows in the exceptions of whichever client the hub library uses
-        return False
-    return True
 
 
 def _whole_words(tokenizer: Any, d_vocab: int) -> Bool[Tensor, " pieces"]:

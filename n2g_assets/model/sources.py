@@ -6,15 +6,13 @@ anew. Weights are data: safetensors and GGUF are read, pickles never, and no cod
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from glob import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -24,22 +22,13 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSubject, LocalSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import WheelModel, wheel_model
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
+from n2g_assets.model.folder import check_folder, hash_model, known_sha256, text_files, weight_files
+from n2g_assets.model.hub import fetch_model, hub_name
 from n2g_assets.model.reinitialise import REINITIALISER_VERSION, write_reinitialised
 from n2g_assets.storage.hashing import file_sha256
 from n2g_assets.storage.wheels import fetch_wheel
 
 _PROVENANCE = "provenance.json"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-_TEXT_FILES = (
-    "model.safetensors.index.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    *_TOKENIZER_FILES,
-)
-_HUB_SECONDS = 10.0
-"""Time to wait for a hub's first answer."""
 _LOCK_SECONDS = 900.0
 """Time to wait for another run that makes the same folder."""
 
@@ -79,38 +68,6 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     else:
         files = _from_folder(settings, study_folder)
     return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
-
-
-def hash_model(folder: Path) -> str:
-    """The identity of a model: the sha256 (hex) of a list of its files and their hashes, as ``sha256sum`` writes it.
-
-    The files are those that decide what the model computes: weights, config and tokenizer, in this order.
-    """
-    files = [*_weights(folder), *_texts(folder)]
-    listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def _known_sha256(path: Path) -> str:
-    """The sha256 of a file, which is read again only where it has changed since this process read it."""
-    status = path.stat()
-    return _sha256_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-@lru_cache(maxsize=256)
-def _sha256_of(path: Path, _state: tuple[int, int, int]) -> str:
-    return file_sha256(path)
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The safetensors that transformers loads: one file, or those of an index."""
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-
-
-def _texts(folder: Path) -> list[Path]:
-    """Config and tokenizer."""
-    return [folder / name for name in ("config.json", *_TEXT_FILES) if (folder / name).is_file()]
 
 
 # ------------------------------------------------------------------------------------------ folders that are made
@@ -172,7 +129,7 @@ def _sound_sha256(
     try:
         provenance = json.loads((folder / _PROVENANCE).read_text())
         same = all(provenance[key] == value for key, value in expected.items()) and all(
-            _known_sha256(folder / name) == sha256 for name, sha256 in files(provenance).items()
+            known_sha256(folder / name) == sha256 for name, sha256 in files(provenance).items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -238,8 +195,8 @@ def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles
 
     def make(temporary: Path) -> None:
         made = temporary / "made"
-        write_reinitialised(_weights(trained.folder), made, seed)
-        for text in _texts(trained.folder):
+        write_reinitialised(weight_files(trained.folder), made, seed)
+        for text in text_files(trained.folder):
             shutil.copyfile(text, made / text.name)
         _write_provenance(made, {**origin, "files": {path.name: file_sha256(path) for path in sorted(made.iterdir())}})
 
@@ -256,100 +213,36 @@ def _from_folder(settings: LocalSubject, study_folder: Path) -> SubjectFiles:
         raise SourceError(
             f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
         )
-    _check_folder(folder, f"The model folder {folder}", "put the file there")
+    check_folder(folder, f"The model folder {folder}", "put the file there")
     return SubjectFiles(folder, folder.name, "local", hash_model(folder))
-
-
-def _check_folder(folder: Path, what: str, cure: str) -> None:
-    """Config, safetensors and tokenizer are there."""
-    names = {path.name for path in folder.iterdir()}
-    _check_names(names, what, cure)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and "model.safetensors" not in names:
-        try:
-            wanted = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise SourceError(f"{what} has a damaged {index.name}: {cure} anew.") from error
-        if not wanted <= names:
-            raise SourceError(f"{what} lacks {min(wanted - names)}: {cure}.")
-
-
-def _check_names(names: Iterable[str], what: str, cure: str) -> None:
-    there = set(names)
-    if "config.json" not in there:
-        raise SourceError(f"{what} has no config.json: {cure}, or name a model in Hugging Face layout.")
-    if not any(name.startswith("model") and name.endswith(".safetensors") for name in there):
-        pickles = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
-        instead = f" but {pickles[0]}, a pickle, which is never read" if pickles else ""
-        raise SourceError(
-            f"{what} has no model.safetensors{instead}: save the model once with "
-            "save_pretrained(..., safe_serialization=True) and give that folder as a local subject."
-        )
-    if not there & set(_TOKENIZER_FILES):
-        raise SourceError(f"{what} has no tokenizer ({_TOKENIZER_FILES[0]}): save the model's tokenizer beside it.")
 
 
 # ------------------------------------------------------------------------------------------ hub
 def _from_hub(settings: HubSubject) -> SubjectFiles:
-    """The files that are needed, from the hub or, where it cannot be reached, from its local cache."""
-    from huggingface_hub import errors
-
-    name = _hub_name(settings.name)
-    what = f"The hub model {name}"
-    cure = "give its folder as {source: local, path: ...}"
-    try:
-        folder = _fetch_from_hub(name, settings.revision, what, cure)
-    except errors.GatedRepoError as error:
-        raise SourceError(f"{what} is gated: accept its terms and set HF_TOKEN, or {cure}.") from error
-    except errors.RevisionNotFoundError as error:
-        raise SourceError(f"{what} has no revision '{settings.revision}': correct subject.revision.") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise SourceError(f"{what} is not known to the hub: correct subject.name, or {cure}.") from error
-    except N2GError:
-        raise
-    except Exception as error:  # no network shows in the exceptions of whichever client the hub library uses
-        folder = _from_hub_cache(name, settings.revision, what, error)
-    _check_folder(folder, what, cure)
+    name = hub_name(settings.name)
+    what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
+    folder = fetch_model(name, settings.revision, what=what, setting="subject.name", cure=cure)
+    check_folder(folder, what, cure)
     return SubjectFiles(folder, name, "hub", hash_model(folder), folder.name)
 
 
-def _fetch_from_hub(name: str, revision: str | None, what: str, cure: str) -> Path:
-    """Fetch file by file; config.json is the last, so that a folder with it in the cache is whole."""
-    import huggingface_hub as hub
+# ------------------------------------------------------------------------------------------ masked language model
+def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
+    """The files of the masked language model that proposes substitutes.
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    info = hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=_HUB_SECONDS)
-    names = {sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename}
-    _check_names(names, what, cure)
-    sharded = sorted(file for file in names if file.startswith("model-") and file.endswith(".safetensors"))
-    weights = ["model.safetensors"] if "model.safetensors" in names else sharded
-    folders = {
-        Path(hub.hf_hub_download(name, file, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS)).parent
-        for file in [*weights, *(file for file in _TEXT_FILES if file in names), "config.json"]
-    }
-    if len(folders) != 1:
-        raise SourceError(f"{what} was changed while it was fetched: run again, or name a commit as subject.revision.")
-    return folders.pop()
+    Args:
+        name_or_path: The setting ``method.masked_lm``: a folder, or a hub name where there is no such folder.
+        study_folder: Where a relative path counts from.
 
-
-def _from_hub_cache(name: str, revision: str | None, what: str, cause: Exception) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(hub.hf_hub_download(name, "config.json", revision=revision, local_files_only=True)).parent
-    except (errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
-        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
-        raise SourceError(
-            f"{what} is not in the local cache and the hub cannot be reached ({reason}): give a folder as "
-            "{source: local, path: ...}, set HF_HOME to a cache that has it, or go online once."
-        ) from error
-
-
-def _hub_name(name: str) -> str:
-    """The hub's name for a TransformerLens name such as ``pythia-70m``; other names as they are."""
-    if "/" in name:
-        return name
-    from transformer_lens.supported_models import MODEL_ALIASES
-
-    return next((hub_name for hub_name, aliases in MODEL_ALIASES.items() if name in aliases), name)
+    Raises:
+        SourceError: It cannot be had, or has no safetensors.
+    """
+    what, cure = f"The masked language model {name_or_path}", "set method.masked_lm to the folder of one"
+    cure += ", or method.proposer to infill"
+    folder = (study_folder / Path(name_or_path).expanduser()).resolve()
+    source: Literal["hub", "local"] = "local"
+    if not folder.is_dir():
+        folder = fetch_model(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
+        source = "hub"
+    check_folder(folder, what, cure)
+    return SubjectFiles(folder, name_or_path, source, hash_model(folder), folder.name if source == "hub" else None)

@@ -3,7 +3,8 @@
 import polars as pl
 
 from n2g_assets.core.home import Home
-from n2g_assets.model.sources import SubjectFiles, hash_model
+from n2g_assets.model.folder import hash_model
+from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.recomputation import gather
 from n2g_assets_tests.tiny_models import load_tiny

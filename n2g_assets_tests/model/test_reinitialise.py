@@ -17,8 +17,9 @@ from n2g_assets.core.errors import SourceError, StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import LocalSubject
 from n2g_assets.model import reinitialise, sources
+from n2g_assets.model.folder import hash_model
 from n2g_assets.model.reinitialise import write_reinitialised
-from n2g_assets.model.sources import SubjectFiles, hash_model, resolve_subject
+from n2g_assets.model.sources import SubjectFiles, resolve_subject
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
 
 

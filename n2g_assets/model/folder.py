@@ -1,0 +1,102 @@
+"""A model's folder in Hugging Face layout: what has to be in it, and the hash that tells it from every other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from n2g_assets.core.errors import SourceError
+from n2g_assets.storage.hashing import file_sha256
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+)
+"""A tokenizer is at least one of these."""
+TEXT_FILES = (
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    *TOKENIZER_FILES,
+)
+"""What a model's folder may hold besides its weights and config.json, in the order in which it is hashed."""
+
+
+def hash_model(folder: Path) -> str:
+    """The identity of a model: the sha256 (hex) of a list of its files and their hashes, as ``sha256sum`` writes it.
+
+    The files are those that decide what the model computes: weights, config and tokenizer, in this order.
+    """
+    files = [*weight_files(folder), *text_files(folder)]
+    listed = "".join(f"{known_sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The sha256 of a file, which is read again only where it has changed since this process read it."""
+    status = path.stat()
+    return _sha256_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: Path, _state: tuple[int, int, int]) -> str:
+    return file_sha256(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that transformers loads: one file, or those of an index."""
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Config and tokenizer."""
+    return [folder / name for name in ("config.json", *TEXT_FILES) if (folder / name).is_file()]
+
+
+def check_folder(folder: Path, what: str, cure: str) -> None:
+    """Check that config, safetensors and tokenizer are there.
+
+    Args:
+        folder: The model's folder.
+        what: What it is, for messages.
+        cure: What to do where a file is missing, for messages.
+
+    Raises:
+        SourceError: A file is missing or the index of the weights is damaged.
+    """
+    names = {path.name for path in folder.iterdir()}
+    check_names(names, what, cure)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and "model.safetensors" not in names:
+        try:
+            wanted = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SourceError(f"{what} has a damaged {index.name}: {cure} anew.") from error
+        if not wanted <= names:
+            raise SourceError(f"{what} lacks {min(wanted - names)}: {cure}.")
+
+
+def check_names(names: Iterable[str], what: str, cure: str) -> None:
+    """As :func:`check_folder`, of a list of file names; those in subfolders do not count."""
+    there = set(names)
+    if "config.json" not in there:
+        raise SourceError(f"{what} has no config.json: {cure}, or name a model in Hugging Face layout.")
+    if not any(name.startswith("model") and name.endswith(".safetensors") and "/" not in name for name in there):
+        pickles = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
+        instead = f" but {pickles[0]}, a pickle, which is never read" if pickles else ""
+        raise SourceError(
+            f"{what} has no model.safetensors{instead}: save the model once with "
+            "save_pretrained(..., safe_serialization=True) and give that folder."
+        )
+    if not there & set(TOKENIZER_FILES):
+        raise SourceError(f"{what} has no tokenizer ({TOKENIZER_FILES[0]}): save the model's tokenizer beside it.")
