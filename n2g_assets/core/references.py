@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from n2g_assets.core import registry
@@ -46,7 +48,12 @@ REFERENCES: dict[str, Table] = {
 
 def reference_rows(table: Table) -> pl.DataFrame:
     """The rows of a table of ``REFERENCES``, in the order of the registry."""
-    entries = {"stages": registry.STAGES, "texts": registry.TEXTS, "predictors": registry.PREDICTORS}[table.name]
+    lists: dict[str, Sequence[registry.Stage | registry.Text | registry.Predictor]] = {
+        "stages": registry.STAGES,
+        "texts": registry.TEXTS,
+        "predictors": registry.PREDICTORS,
+    }
+    entries = lists[table.name]
     named = {"place": range(1, len(entries) + 1), table.key[0]: [entry.name for entry in entries]}
     columns = {
         name: named[name] if name in named else [getattr(entry, name) for entry in entries] for name in table.schema

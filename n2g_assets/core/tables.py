@@ -349,7 +349,6 @@ _TABLES = (
             _c("code_version", pl.String, "code version of the stage"),
             _c("rows", pl.Int64, "number of rows in the slice"),
             _c("published_rows", pl.Int64, "of those, in this database: tables by unit hold the study's units alone"),
-            _n("units_hash", pl.String, "hash of the units whose rows are published; NULL for others"),
             _c("written_at", pl.Datetime("us"), "when (UTC)"),
         ),
         ("study", "table_name", "layer", "part"),

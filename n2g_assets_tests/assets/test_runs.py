@@ -77,7 +77,7 @@ def test_a_second_run_reuses_everything_and_changes_no_row(finished, instance):
         assert {metadata["result"] for metadata in metadata_of(again, stage).values()} == {"reused"}
     assert metadata_of(again, "subject_model")[None]["result"] == "reused"
     assert metadata_of(again, "corpus_tokens")[None]["result"] == "reused"
-    assert metadata_of(again, "warehouse")[None]["slices replaced"] == 0
+    assert metadata_of(again, "warehouse")[None]["made anew"] is False
     assert rows(finished.home, "graph_nodes").equals(before)
 
 

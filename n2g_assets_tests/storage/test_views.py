@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from n2g_assets.core import registry
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import STAGES
 from n2g_assets.core.units import Unit
@@ -88,10 +87,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     write(store, "graph_nodes", rows("graph_nodes", *nodes, **WHERE))
     rules = [
         {"unit": 0, "rule_id": 0, "pattern": "all * except", "tokens": [b"except", None, b"all"], "activation": 0.8},
-        {"unit": 0, "rule_id": 1, "pattern": "except", "tokens": [b"except"], "activation": 0.6},
+        {"unit": 0, "rule_id": 1, "pattern": "except", "tokens": [b"except"], "activation": 0.6, "count": 1},
         {"unit": 1, "rule_id": 0, "pattern": "except", "tokens": [b"except"], "activation": 1.0, "count": 4},
         {"unit": 1, "rule_id": 1, "pattern": "\n", "tokens": [b"\n"], "activation": 0.6},
-        {"unit": 5, "rule_id": 0, "pattern": "all all", "tokens": [b"all", b"all"], "activation": 0.5},
+        {"unit": 5, "rule_id": 0, "pattern": "all all", "tokens": [b"all", b"all"], "activation": 0.5, "count": 1},
     ]
     write(store, "rules", rows("rules", *rules, **WHERE))
     plain = {"study": "plain", "layer": 7}
@@ -101,8 +100,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         rows("graph_nodes", {"kind": "activating", "token": b" Except", "activation": 0.7}, **plain),
         study="plain",
     )
-    publish(store, "demo", {7: UNITS, 8: UNITS})
-    publish(store, "plain", {7: [Unit(0, 1)]})
+    ledger = rows("ledger", {"stage": STAGES[0], "status": "ok"}, **plain)
+    write(store, "ledger", ledger, study="plain", part=STAGES[0])
+    publish(store)
     return home
 
 
@@ -217,12 +217,20 @@ def test_views_work_in_a_database_attached_under_another_name(home: Home) -> Non
 
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH '{home.database}' AS results (READ_ONLY)")
-        assert connection.execute("SELECT count(*) FROM results.layer_summary").fetchall() == [(3,)]
+        assert connection.execute("SELECT count(*) FROM results.layer_summary").fetchall() == [(4,)]
         connection.execute("USE results")
         assert len(connection.execute("FROM units_on('except')").fetchall()) == 2
 
 
-def test_the_stages_of_the_views_are_those_of_the_pipeline(home: Home) -> None:
-    stages = ", ".join(f"stage_number('{stage}')" for stage in STAGES)
-    assert ask(home, f"SELECT {stages}") == [tuple(range(1, len(STAGES) + 1))]
-    assert Path(home.database).exists()
+def test_the_reference_tables_say_what_the_registry_declares_in_its_order(home: Home) -> None:
+    assert ask(home, "SELECT stage, place FROM stages") == [(stage, i + 1) for i, stage in enumerate(STAGES)]
+    assert ask(home, "SELECT tables FROM stages WHERE stage = 'neuron_graphs'") == [(["graph_nodes", "rules"],)]
+    for name, entries in (("text", registry.TEXTS), ("predictor", registry.PREDICTORS)):
+        found = ask(home, f"SELECT {name}, label, meaning FROM {name}s ORDER BY place")
+        assert found == [(entry.name, entry.label, entry.meaning) for entry in entries]
+    roles = dict(ask(home, "SELECT predictor, role FROM predictors"))
+    assert roles == {predictor.name: predictor.role for predictor in registry.PREDICTORS}
+
+
+def test_rule_support_says_how_many_rules_rest_on_one_prompt(home: Home) -> None:
+    assert ask(home, "FROM rule_support") == [("demo", 7, 5, 2, 0.4)]

@@ -19,7 +19,6 @@ from n2g_assets_tests.storage.helpers import rows, write
 Database = duckdb.DuckDBPyConnection
 UNITS = [Unit(neuron, 1) for neuron in range(5)]
 DEAD, NEVER_SCORED = 3, 4
-CONTROL, CONTROL_UNITS = "demo_reinitialised", [Unit(neuron, 1) for neuron in (0, 1, 2, 3)]
 LAYER = {"layer": 7, "study": "demo"}
 
 # predictor, text -> by neuron: F1, average precision, firing tokens
@@ -34,9 +33,6 @@ SCORES: dict[tuple[str, str], dict[int, tuple[float | None, float | None, int]]]
     ("graph", "random"): {0: (0.5, 0.4, 40), 1: (0.125, 0.2, 60), 2: (0.0, 0.1, 20)},
     ("token_lookup", "random"): {0: (None, 0.3, 40), 1: (0.25, 0.2, 60)},
     ("ngram_backoff", "random"): {1: (0.375, 0.2, 60)},
-    # scored on the other model: more firing tokens than the unit has itself; unit 3 is dead in this study alone
-    ("graph_reinitialised", "top"): {0: (0.25, 0.3, 400), 1: (0.5, 0.5, 400)},
-    ("graph_reinitialised", "random"): {0: (0.25, 0.3, 4000)},
 }
 
 
@@ -65,10 +61,6 @@ def layer_score(predictor: str, text: str, **values: Any) -> dict[str, Any]:
 LAYER_SCORES = [
     layer_score("graph", "top", average_precision=0.65, f1_gain=-0.0625, f1_gain_low=-0.125, f1_gain_high=0.0),
     layer_score("graph_shuffled", "top", f1_all=0.025),
-    layer_score(
-        "graph_reinitialised", "top", units=4, evaluated=3, without_firing=0, f1=0.4375, f1_all=0.328125,
-        average_precision=0.4, f1_all_low=0.3, f1_all_high=0.375,
-    ),
     layer_score("ngram", "out_of_domain", evaluated=0, without_firing=0),
 ]  # fmt: skip
 
@@ -88,14 +80,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         records = [record | {"unit": unit.number} for unit, record in zip(UNITS, ledger, strict=True)]
         put("ledger", *records, part=stage)
         put("ledger", *records[:2], layer=8, part=stage)
-        control = [
-            {"unit": unit.number, "stage": stage, "status": "too_few_contexts" if unit.number == 2 else "ok"}
-            for unit in CONTROL_UNITS
-        ]
-        put("ledger", *control, study=CONTROL, part=stage)
     words = [(0, "<bos>"), (1, "␣the"), (2, "␣cat"), (3, "["), (4, "␣sat")]
     put("vocabulary", *({"token_id": i, "text": text} for i, text in words))
-    put("vocabulary", {"token_id": 2, "text": "wrong study"}, study=CONTROL)
+    put("vocabulary", {"token_id": 2, "text": "wrong study"}, study="other")
     put("neuron_stats", *({"unit": n, "max": float(n)} for n in range(5)))
     put("rules", {"unit": 0, "pattern": "the [cat]"}, {"unit": 0, "rule_id": 1, "pattern": "[sat]"})
     put("graph_nodes", {"unit": 0, "token": b"cat"}, {"unit": 0, "node_id": 1, "token": b"the"})
@@ -120,8 +107,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     put("counterexamples", *(dict(zip(names, values, strict=True)) | {"unit": 0} for values in wrong))
     kinds = [(0, "weak_peak", 0.5), (0, "over_general_rule", 0.25), (1, "weak_peak", 0.75)]
     put("failures", *({"unit": n, "kind": kind, "share": share} for n, kind, share in kinds))
-    publish(store, CONTROL, {7: CONTROL_UNITS})
-    publish(store, "demo", {7: UNITS, 8: UNITS[:2]})
+    publish(store)
     with open_database(home) as connection:
         yield connection
 
@@ -145,12 +131,11 @@ def test_layer_summary_has_one_row_for_every_predictor_and_text_that_has_a_score
 ) -> None:
     found = ask(database, "SELECT layer, predictor, text, evaluated FROM layer_summary WHERE study = 'demo'")
     expected = {(7, *key, len(units)) for key, units in SCORES.items()} | {(7, "ngram", "out_of_domain", 0)}
-    expected = expected - {(7, "graph_reinitialised", "top", 2)} | {(7, "graph_reinitialised", "top", 3)}
     assert len(found) == len(set(found))
     assert set(found) == expected | {(8, None, None, 0)}
 
 
-@pytest.mark.parametrize(("predictor", "text"), [key for key in SCORES if key[0] != "graph_reinitialised"])
+@pytest.mark.parametrize(("predictor", "text"), list(SCORES))
 def test_layer_summary_means_equal_a_plain_mean_of_the_units(database: Database, predictor: str, text: str) -> None:
     names = "f1, f1_all, average_precision, auroc, coverage_firings, coverage_mass, pearson_r, explained_variance"
     found = one(database, f"units, {names}", "layer_summary", f"predictor = '{predictor}' AND text = '{text}'")
@@ -183,23 +168,8 @@ def test_layer_summary_counts_0_for_a_predictor_that_has_means_and_no_unit(datab
     assert found == (5, 0, 0, None, 0, None, 0, 0, None)
 
 
-def test_layer_summary_shows_the_other_models_units_for_the_control_with_new_weights(
-    database: Database,
-) -> None:
-    names = "units, ok, dead, too_few_contexts, failed, evaluated, without_firing"
-    where = "predictor = 'graph_reinitialised' AND text = 'top'"
-    assert one(database, names, "layer_summary", where) == (4, 3, 0, 1, 0, 3, 0)
-    # the mean of all its units, one of which this study could not score; shares of rows divide by their number too
-    found = one(database, "f1, f1_all, f1_all_low, average_precision, recall_all", "layer_summary", where)
-    assert found == pytest.approx((0.4375, 0.328125, 0.3, 0.4, (0.25 + 0.5) / 4 / 4))
-    # without means of its own, nobody knows how many were asked for
-    where = "predictor = 'graph_reinitialised' AND text = 'random'"
-    assert one(database, "units, evaluated, f1, f1_all", "layer_summary", where) == (None, 1, 0.25, None)
-    assert one(database, names, "layer_summary", "predictor = 'graph' AND text = 'top'") == (5, 4, 1, 0, 0, 3, 1)
-
-
 # ---------------------------------------------------------------------------------------------- units
-def test_firing_tokens_of_a_unit_are_never_those_of_the_other_model(database: Database) -> None:
+def test_firing_tokens_of_a_unit_are_those_of_its_own_test_contexts(database: Database) -> None:
     for names, view in (("n_firings", "unit_summary"), ("top_n_firings", "fidelity_card")):
         assert ask(database, f"SELECT {names} FROM {view} WHERE study = 'demo' AND layer = 7 ORDER BY unit") == [
             (4,), (6,), (0,), (None,), (None,)
@@ -230,7 +200,7 @@ def test_fidelity_card_shows_the_graph_on_every_text_that_was_scored(database: D
     assert one(database, card["out_of_domain"], "fidelity_card", unit.format(DEAD)) == (None,) * 5
 
 
-def test_fidelity_card_names_the_best_rival_the_simpler_of_equals_and_no_control(
+def test_fidelity_card_names_the_best_baseline_the_simpler_of_equals_and_no_control(
     database: Database,
 ) -> None:
     names = "unit, top_best_other, top_best_other_f1, random_best_other, random_best_other_f1"
@@ -303,10 +273,8 @@ def test_counterexamples_are_readable_with_the_token_in_question_marked(database
 def test_controls_stand_beside_the_graph_with_both_intervals_and_the_difference(
     database: Database,
 ) -> None:
-    assert ask(database, "SELECT DISTINCT layer, text, control FROM controls WHERE study = 'demo' ORDER BY ALL") == [
-        (7, "random", "graph_reinitialised"),
+    assert ask(database, "SELECT layer, text, control FROM controls WHERE study = 'demo' ORDER BY ALL") == [
         (7, "top", "always_zero"),
-        (7, "top", "graph_reinitialised"),
         (7, "top", "graph_shuffled"),
         (7, "top", "graph_unaugmented"),
     ]
@@ -319,23 +287,6 @@ def test_controls_stand_beside_the_graph_with_both_intervals_and_the_difference(
     assert one(database, names, "controls", "control = 'graph_shuffled'") == pytest.approx((0.65, 0.1, 0.175, 0.55))
     assert one(database, names, "controls", "control = 'graph_unaugmented'") == pytest.approx((0.65, 0.5, 0.0, 0.15))
     assert one(database, "control_f1_all_low", "controls", "control = 'graph_unaugmented'") == (None,)
-
-
-def test_controls_compare_new_weights_with_the_graph_on_the_units_of_that_control(
-    database: Database,
-) -> None:
-    names = (
-        "graph_units, graph_f1_all, graph_f1_all_low, graph_average_precision, control_units, control_f1_all, "
-        "control_f1_all_low, control_f1_all_high, control_average_precision, f1_all_difference"
-    )
-    found = one(database, names, "controls", "control = 'graph_reinitialised' AND text = 'top'")
-    graph = (0.75 + 0.25) / 4  # units 0 to 3; one without a firing token and one that is dead count 0
-    assert found == (
-        4, graph, None, pytest.approx(0.65), 4, 0.328125, 0.3, 0.375, pytest.approx(0.4), graph - 0.328125
-    )  # fmt: skip
-    found = one(database, names, "controls", "control = 'graph_reinitialised' AND text = 'random'")
-    assert found[:2] == (4, pytest.approx((0.5 + 0.125 + 0.0) / 4))
-    assert found[4:6] == (None, None)
 
 
 def test_rule_test_summary_adds_up_the_tests_of_a_layer(database: Database) -> None:
@@ -359,7 +310,7 @@ def view_names(connection: Database) -> list[str]:
 
 
 def test_every_view_answers_while_no_table_has_rows(store: SliceStore) -> None:
-    publish(store, "demo", {})
+    publish(store)
     with open_database(store.home) as connection:
         for name in view_names(connection):
             assert connection.execute(f"FROM {name}").fetchall() == []
@@ -368,10 +319,10 @@ def test_every_view_answers_while_no_table_has_rows(store: SliceStore) -> None:
 def test_units_stay_in_every_view_of_units_before_anything_but_the_ledger_is_there(store: SliceStore) -> None:
     ledger = rows("ledger", {"unit": 1}, {"unit": 2}, layer=7, study="demo", stage=STAGES[0], status="ok")
     write(store, "ledger", ledger, part=STAGES[0])
-    publish(store, "demo", {7: UNITS})
+    publish(store)
     with open_database(store.home) as connection:
         for view in ("unit_status", "unit_summary", "fidelity_card", "worst_units"):
-            assert ask(connection, f"SELECT unit, status FROM {view}") == [(1, "ok"), (2, "ok")]
+            assert ask(connection, f"SELECT unit, status FROM {view} ORDER BY unit") == [(1, "ok"), (2, "ok")]
         assert ask(connection, "SELECT layer, units, predictor, f1_all, auroc FROM layer_summary") == [
             (7, 2, None, None, None)
         ]
@@ -383,7 +334,7 @@ def test_units_stay_in_every_view_of_units_before_anything_but_the_ledger_is_the
 def test_means_without_the_scores_of_units_and_controls_without_a_graph_are_shown(store: SliceStore) -> None:
     write(store, "ledger", rows("ledger", {"stage": STAGES[0], "status": "ok"}, **LAYER), part=STAGES[0])
     write(store, "layer_scores", rows("layer_scores", layer_score("always_zero", "top", units=1), **LAYER))
-    publish(store, "demo", {7: UNITS})
+    publish(store)
     names = "control, graph_units, graph_f1_all, control_units, control_f1_all, f1_all_difference"
     with open_database(store.home) as connection:
         assert ask(connection, f"SELECT {names} FROM controls") == [("always_zero", None, None, 1, 0.0, None)]

@@ -1,0 +1,149 @@
+"""What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
+
+1. Tables and reference tables are made from ``core/tables.py`` and ``core/references.py``.
+2. Views and macros stand in ``views/*.sql``. There ``$texts`` and ``$baselines`` are the names in the registry.
+3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
+   tables; a column with the same name from the first table or view after FROM or JOIN that has it; a column that is
+   named after a text or a predictor and a column of ``evaluation`` (``random_f1``, ``ngram_f1``) from these two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING
+
+from n2g_assets.core import registry
+from n2g_assets.core.references import REFERENCES, reference_rows
+from n2g_assets.core.table import Table
+from n2g_assets.core.tables import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+
+VIEWS = ("units", "tokens", "failures", "layers")
+"""The files of ``views/``, in the order in which they are run."""
+
+_HERE = "database_name = current_database() AND schema_name = 'main' AND NOT internal"
+
+
+@dataclass(frozen=True)
+class View:
+    """A view or a macro of the database, for its documentation."""
+
+    name: str
+    """Its name; for a macro with its parameters, such as ``units_on(token)``."""
+    comment: str
+    columns: tuple[tuple[str, str, str], ...] = ()
+    """Name, type and comment of each column; none for a macro."""
+
+
+def published_tables() -> list[Table]:
+    """The tables that the database has, in the order of the pipeline."""
+    return [table for table in TABLES.values() if table.published]
+
+
+def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes all tables, without rows but for the reference tables, and all views and macros in an empty database."""
+    connection.execute(schema_sql())
+    for table in REFERENCES.values():
+        marks = ", ".join("?" for _ in table.columns)
+        connection.executemany(f"INSERT INTO {identifier(table.name)} VALUES ({marks})", reference_rows(table).rows())
+    connection.execute(views_sql())
+    _comment_views(connection)
+
+
+def schema_sql() -> str:
+    """The statements that make the tables and their comments."""
+    return "\n".join(map(_table_sql, [*published_tables(), *REFERENCES.values()]))
+
+
+def views_sql() -> str:
+    """The statements that make the views and macros and those comments that cannot be derived."""
+    folder = files("n2g_assets.storage") / "views"
+    text = "\n".join((folder / f"{name}.sql").read_text(encoding="utf-8") for name in VIEWS)
+    baselines = [predictor.name for predictor in registry.PREDICTORS if predictor.role == "baseline"]
+    return Template(text).substitute(
+        texts=_quoted(text.name for text in registry.TEXTS),
+        baselines=_quoted(baselines),
+    )
+
+
+def view_descriptions(connection: duckdb.DuckDBPyConnection) -> list[View]:
+    """Every view, by name, and then every macro."""
+    columns: dict[str, list[tuple[str, str, str]]] = {}
+    for view, name, kind, comment in connection.execute(
+        f"SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE {_HERE} ORDER BY column_index"
+    ).fetchall():
+        columns.setdefault(view, []).append((name, kind, comment))
+    views = connection.execute(f"SELECT view_name, comment FROM duckdb_views() WHERE {_HERE} ORDER BY 1").fetchall()
+    macros = connection.execute(
+        f"SELECT function_name, parameters, comment FROM duckdb_functions() WHERE {_HERE} ORDER BY 1"
+    ).fetchall()
+    return [View(name, comment, tuple(columns[name])) for name, comment in views] + [
+        View(f"{name}({', '.join(parameters)})", comment) for name, parameters, comment in macros
+    ]
+
+
+def identifier(name: str) -> str:
+    """A name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(literal, names))
+
+
+def _table_sql(table: Table) -> str:
+    columns = ", ".join(
+        f"{identifier(column.name)} {column.duckdb_type}{'' if column.nullable else ' NOT NULL'}"
+        for column in table.columns
+    )
+    name = identifier(table.name)
+    comments = [_column_comment(table.name, column.name, column.meaning) for column in table.columns]
+    about = f"COMMENT ON TABLE {name} IS {literal(f'one row a {table.row}')};"
+    return "\n".join([f"CREATE TABLE {name} ({columns});", about, *comments])
+
+
+def _column_comment(table: str, column: str, comment: str) -> str:
+    return f"COMMENT ON COLUMN {identifier(table)}.{identifier(column)} IS {literal(comment)};"
+
+
+def _comment_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Gives each column of a view that has no comment the one of the column that it comes from."""
+    columns: dict[str, dict[str, str | None]] = {}
+    for table, column, comment in connection.execute(
+        f"SELECT table_name, column_name, comment FROM duckdb_columns() WHERE {_HERE} ORDER BY column_index"
+    ).fetchall():
+        columns.setdefault(table, {})[column] = comment
+    statements = []
+    for view, body in re.findall(r"CREATE VIEW (\w+) AS(.*?);", views_sql(), re.DOTALL):
+        sources = [name for name in re.findall(r"\b(?:FROM|JOIN) (\w+)", body) if name in columns]
+        for column, comment in columns[view].items():
+            if comment is None:
+                columns[view][column] = _derived_comment(column, [columns[name] for name in sources])
+                statements.append(_column_comment(view, column, columns[view][column] or ""))
+    connection.execute("\n".join(statements))
+
+
+def _derived_comment(column: str, sources: list[dict[str, str | None]]) -> str | None:
+    keys: dict[str, str | None] = {key.name: key.meaning for key in TABLES["ledger"].columns[:4]}
+    known = [comment for source in [keys, *sources] if (comment := source.get(column))]
+    if known:
+        return known[0]
+    scores = {score.name: score.meaning for score in TABLES["evaluation"].columns}
+    for text in registry.TEXTS:
+        if score := scores.get(column.removeprefix(f"{text.name}_")):
+            return f"graph on {text.phrase}: {score}"
+    for predictor in registry.PREDICTORS:
+        if score := scores.get(column.removeprefix(f"{predictor.name}_")):
+            return f"{predictor.label}: {score}"
+    return None

@@ -1,0 +1,186 @@
+-- Where graphs are wrong: tokens, units, rules and kinds of failure.
+
+CREATE VIEW counterexample_text AS
+SELECT
+    study,
+    layer,
+    unit,
+    sign,
+    text,
+    kind,
+    rank,
+    context_id,
+    position,
+    predicted,
+    actual,
+    cause,
+    pattern,
+    marked_text(study, token_ids) AS window_text
+FROM counterexamples
+LEFT JOIN (SELECT study, layer, unit, sign, rule_id, pattern FROM rules) USING (study, layer, unit, sign, rule_id)
+ORDER BY study, layer, unit, sign DESC, text, kind, rank;
+COMMENT ON VIEW counterexample_text IS 'The tokens on which a unit''s graph is most confidently wrong, with the window as readable text.';
+COMMENT ON COLUMN counterexample_text.pattern IS 'the rule that gave the prediction; NULL where none did';
+COMMENT ON COLUMN counterexample_text.window_text IS 'the window up to the token in question, which stands in square brackets';
+
+CREATE VIEW worst_units AS
+WITH scores AS (
+    FROM (SELECT study, layer, unit, sign, predictor, f1 FROM evaluation WHERE text = 'top')
+    PIVOT (first(f1) AS f1 FOR predictor IN ('graph', $baselines) GROUP BY study, layer, unit, sign)
+), gains AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        CASE WHEN count(*) = 2
+            THEN sum(CASE predictor WHEN 'graph' THEN coalesce(f1, 0) ELSE -coalesce(f1, 0) END) END AS f1_gain,
+        max(precision) FILTER (WHERE predictor = 'graph') AS precision,
+        max(recall) FILTER (WHERE predictor = 'graph') AS recall
+    FROM evaluation
+    WHERE text = 'top' AND predictor IN ('graph', 'token_lookup')
+    GROUP BY ALL
+), worst AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        arg_max(
+            {'kind': kind, 'text': text, 'predicted': predicted, 'actual': actual, 'token_ids': token_ids},
+            (abs(predicted - actual), text = 'random', kind = 'false_alarm', -rank)
+        ) AS it
+    FROM counterexamples
+    GROUP BY ALL
+)
+SELECT
+    study,
+    layer,
+    unit,
+    sign,
+    status,
+    f1_gain,
+    s.* EXCLUDE (study, layer, unit, sign),
+    precision,
+    recall,
+    random_f1,
+    n_rules,
+    failures,
+    format(
+        '{}, {} (predicted {:.2f}, actual {:.2f}): {}{}',
+        it.kind,
+        it.text,
+        it.predicted,
+        it.actual,
+        CASE WHEN len(it.token_ids) > 16 THEN '…' ELSE '' END,
+        marked_text(study, it.token_ids[-16:])
+    ) AS counterexample,
+    top_pattern
+FROM fidelity_card
+LEFT JOIN scores AS s USING (study, layer, unit, sign)
+LEFT JOIN gains USING (study, layer, unit, sign)
+LEFT JOIN worst USING (study, layer, unit, sign)
+ORDER BY f1_gain NULLS LAST, study, layer, unit, sign DESC;
+COMMENT ON VIEW worst_units IS 'Every unit asked for, those first whose graph falls furthest short of a token lookup on their own test contexts; units that were not evaluated last.';
+COMMENT ON COLUMN worst_units.f1_gain IS 'graph_f1 less token_lookup_f1, undefined counted 0; NULL where one of them was not evaluated';
+COMMENT ON COLUMN worst_units.precision IS 'precision of firing of the graph on its own test contexts';
+COMMENT ON COLUMN worst_units.recall IS 'recall of firing of the graph there';
+COMMENT ON COLUMN worst_units.counterexample IS 'the token of held-out text on which prediction and activation differ most, in square brackets after up to 15 tokens before it; NULL where none was kept';
+
+CREATE VIEW rule_test_summary AS
+WITH asked AS (
+    SELECT study, layer, count(*) AS units
+    FROM unit_status
+    GROUP BY ALL
+), tests AS (
+    SELECT
+        study,
+        layer,
+        count(DISTINCT (unit, sign)) AS units_tested,
+        count(*) AS rules_tested,
+        CAST(sum(n_matches) AS BIGINT) AS n_matches,
+        CAST(sum(fired) AS BIGINT) AS fired,
+        CAST(sum(n_near_misses) AS BIGINT) AS n_near_misses,
+        CAST(sum(silent) AS BIGINT) AS silent,
+        CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
+        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
+    FROM rule_tests
+    GROUP BY ALL
+)
+SELECT
+    study,
+    layer,
+    units,
+    coalesce(t.units_tested, 0) AS units_tested,
+    coalesce(t.rules_tested, 0) AS rules_tested,
+    coalesce(t.n_matches, 0) AS n_matches,
+    coalesce(t.fired, 0) AS fired,
+    t.fired / nullif(t.n_matches, 0) AS fired_share,
+    coalesce(t.n_near_misses, 0) AS n_near_misses,
+    coalesce(t.silent, 0) AS silent,
+    t.silent / nullif(t.n_near_misses, 0) AS silent_share,
+    coalesce(t.n_context_near_misses, 0) AS n_context_near_misses,
+    t.context_silent_share
+FROM asked
+LEFT JOIN tests AS t USING (study, layer)
+ORDER BY study, layer;
+COMMENT ON VIEW rule_test_summary IS 'The rules of each layer, tested on the model: on how many texts that match the unit fires, and on how many near misses it stays silent.';
+COMMENT ON COLUMN rule_test_summary.units IS 'units asked for';
+COMMENT ON COLUMN rule_test_summary.units_tested IS 'of those, units with a tested rule';
+COMMENT ON COLUMN rule_test_summary.rules_tested IS 'rules tested';
+COMMENT ON COLUMN rule_test_summary.n_matches IS 'texts tried that match their rule';
+COMMENT ON COLUMN rule_test_summary.fired_share IS 'fired as a share of n_matches; NULL where none was tried';
+COMMENT ON COLUMN rule_test_summary.n_near_misses IS 'texts tried that nearly match their rule';
+COMMENT ON COLUMN rule_test_summary.silent_share IS 'silent as a share of n_near_misses; NULL where none was tried';
+COMMENT ON COLUMN rule_test_summary.n_context_near_misses IS 'those of n_near_misses in which a context token was changed';
+COMMENT ON COLUMN rule_test_summary.context_silent_share IS 'of those, the share on which the unit stays silent; NULL where none was tried';
+
+CREATE VIEW rule_support AS
+SELECT
+    study,
+    layer,
+    count(*) AS rules,
+    count(*) FILTER (WHERE count = 1) AS rules_on_one_prompt,
+    rules_on_one_prompt / count(*) AS share
+FROM rules
+GROUP BY study, layer
+ORDER BY study, layer;
+COMMENT ON VIEW rule_support IS 'How many rules of each layer rest on a single prompt: one train context, or one variant of it.';
+COMMENT ON COLUMN rule_support.rules IS 'rules of all graphs';
+COMMENT ON COLUMN rule_support.rules_on_one_prompt IS 'of those, rules with one prompt behind them (rules.count is 1)';
+COMMENT ON COLUMN rule_support.share IS 'rules_on_one_prompt as a share of rules';
+
+CREATE VIEW failure_summary AS
+WITH asked AS (
+    SELECT study, layer, count(*) AS units_asked
+    FROM unit_status
+    GROUP BY ALL
+), scored AS (
+    SELECT study, layer, count(DISTINCT (unit, sign)) AS evaluated
+    FROM evaluation
+    WHERE predictor = 'graph'
+    GROUP BY ALL
+), kinds AS (
+    SELECT study, layer, kind, count(*) AS units, avg(share) AS mean_measure
+    FROM failures
+    GROUP BY ALL
+)
+SELECT
+    study,
+    layer,
+    kind,
+    units_asked,
+    coalesce(evaluated, 0) AS evaluated,
+    units,
+    units / nullif(units_asked, 0) AS share,
+    mean_measure
+FROM kinds
+LEFT JOIN asked USING (study, layer)
+LEFT JOIN scored USING (study, layer)
+ORDER BY study, layer, units DESC, kind;
+COMMENT ON VIEW failure_summary IS 'Why graphs are wrong: for each layer and kind of failure, the units that show it. A unit may show several; a kind that no unit shows has no row.';
+COMMENT ON COLUMN failure_summary.units_asked IS 'units asked for';
+COMMENT ON COLUMN failure_summary.evaluated IS 'of those, units whose graph was evaluated';
+COMMENT ON COLUMN failure_summary.units IS 'of those, units that show this kind';
+COMMENT ON COLUMN failure_summary.share IS 'units as a share of units_asked';
+COMMENT ON COLUMN failure_summary.mean_measure IS 'mean over these units of the share that the kind goes by';
