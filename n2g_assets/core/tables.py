@@ -79,6 +79,12 @@ _TABLES = (
         _c("activation", pl.String, "activation function of the MLP"),
         _c("gated", pl.Boolean, "whether the MLP multiplies its activation with a gate"),
         _c("dtype", pl.String, "arithmetic of the harvest"),
+        _n(
+            "quantisation",
+            pl.String,
+            "how the weights were quantised before they were turned into floating-point numbers, such as Q4_1 (4-bit); "
+            "NULL where they were not",
+        ),
         _c("device", pl.String, "device of the harvest"),
         _c("bos_id", pl.Int32, "token id at position 0 of every context"),
         _c("mask_id", pl.Int32, "token id that masks another in saliency"),

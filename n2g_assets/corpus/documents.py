@@ -1,14 +1,14 @@
-"""From corpus sources to documents and contexts: the two frames that the harvest starts from.
+"""From corpus sources to documents and contexts, the two frames that a forward pass starts from.
 
-1. Each source gives its texts, in the order that ``sources`` lays down.
-2. Empty texts and exact duplicates are dropped and counted: the first one stays.
-3. Texts are tokenised in batches, each cut after the source's ``max_contexts`` windows, until its ``max_tokens`` is
-   reached; the document that reaches it is not cut again.
-4. ``splitting`` puts the documents on their sides, ``contexts`` cuts the windows.
+1. Each source gives its texts in the order that ``sources`` defines.
+2. Empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
+3. Texts are tokenised in batches. Each is cut after the source's ``max_contexts`` windows. Reading stops with the
+   document that reaches the source's ``max_tokens``, which is not cut for it.
+4. ``splitting`` assigns the documents to the splits, ``contexts`` cuts the windows.
 
-The tokenizer is handed in as a function. The same sources give the same rows, in whatever batches they are read.
-The token ids of all documents taken are held in memory (4 bytes a token, and as much again for the windows, besides
-the 13-token runs while they are compared), so a corpus is bounded by memory; their texts are let go batch by batch.
+The tokenizer is handed in as a function. The same sources give the same rows, whatever the batches. A corpus has to
+fit into memory as token ids (4 bytes a token, as much again for the windows, and the 13-token runs while they are
+compared); texts are held batch by batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.sources import (
-    Places,
+    Folders,
     no_text,
     open_source,
     source_fingerprints,
@@ -44,21 +44,19 @@ Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the source, the tokens taken so far and the tokens expected (0 while unknown)."""
+"""Called with the source's label, the tokens taken so far and the tokens expected (0 while unknown)."""
 
 _BATCH_CHARACTERS = 400_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents and contexts of a study, and what was counted on the way."""
+    """The documents and contexts of a study, and what was counted while they were read."""
 
     documents: pl.DataFrame
     """Columns of the table ``documents`` without ``study``, sorted by ``document_id``."""
     contexts: pl.DataFrame
     """Columns of the table ``contexts`` without ``study``, sorted by document and number of the window."""
-    summary: pl.DataFrame
-    """A row for each source and split: ``source, split, documents, tokens, contexts``."""
     duplicates: int
     """Documents dropped because an earlier one has the same text."""
     empty: int
@@ -113,7 +111,7 @@ def read_documents(
         bos_id: Token id at position 0 of every context.
         harvest: Context length, held-out share and length of a near-duplicate run.
         needed_contexts: Harvested contexts that the method needs at least.
-        progress: Told how far the reading is.
+        progress: Called after every batch.
 
     Raises:
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
@@ -121,10 +119,10 @@ def read_documents(
     """
     counts = _Counts()
     taken: list[_Document] = []
-    places = Places(study_folder, downloads, cache)
+    folders = Folders(study_folder, downloads, cache)
     for source in sources:
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
-        taken += _take(source, longest, places, encode, counts, progress or _silent)
+        taken += _take(source, longest, folders, encode, counts, progress or _silent)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, clusters, shared_run_share = _split(taken, harvest)
@@ -138,7 +136,6 @@ def read_documents(
     return Corpus(
         documents=documents,
         contexts=contexts,
-        summary=_summary(documents, contexts),
         duplicates=counts.duplicates,
         empty=counts.empty,
         clusters=clusters,
@@ -153,7 +150,7 @@ def _silent(source: str, done: int, expected: int) -> None:
 def _take(
     source: AnyCorpusSource,
     longest: int | None,
-    places: Places,
+    folders: Folders,
     encode: Encode,
     counts: _Counts,
     progress: Progress,
@@ -162,12 +159,12 @@ def _take(
     label, limit = source_label(source), source.max_tokens
     kind = source_kind(source)
     progress(label, 0, limit or 0)
-    opened = open_source(source, places)
+    opened = open_source(source, folders)
     all_characters = opened.characters
     n_tokens = n_characters = n_texts = 0
     documents = iter(opened.documents)
     while limit is None or n_tokens < limit:
-        # A batch never holds much more than what is still wanted: five characters a token are plenty.
+        # five characters a token are more than any tokenizer needs, so little is read beyond the limit
         room = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, 5 * (limit - n_tokens))
         batch = _next_batch(documents, room)
         if not batch:
@@ -218,7 +215,7 @@ def _next_batch(documents: Iterator[RawDocument], room: int) -> list[RawDocument
 
 
 def _unseen(batch: list[RawDocument], seen: set[str]) -> dict[str, str]:
-    """The different texts of the batch that were not taken before, by their sha256."""
+    """The different texts of the batch that no earlier batch had, by their sha256."""
     texts = {text_sha256(document.text): document.text for document in batch if document.text.strip()}
     return {sha256: text for sha256, text in texts.items() if sha256 not in seen}
 
@@ -227,7 +224,7 @@ def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, in
     """The table ``documents``, the number of clusters of two or more, and the share of shared runs."""
     rows: list[dict[str, object]] = []
     shared_run_share = 0.0
-    for out_of_domain in (False, True):  # apart: text of another domain moves no harvested document
+    for out_of_domain in (False, True):  # each alone: text of another domain must move no harvested document
         group = [document for document in taken if document.out_of_domain == out_of_domain]
         split = split_documents(
             [document.document_id for document in group],
@@ -281,18 +278,4 @@ def _contexts(documents: pl.DataFrame, taken: list[_Document], context_length: i
             "split": splits,
             "token_ids": pl.Series(lists, dtype=pl.List(pl.Int32)),
         }
-    )
-
-
-def _summary(documents: pl.DataFrame, contexts: pl.DataFrame) -> pl.DataFrame:
-    per_document = contexts.group_by("document_id").len("n_contexts")
-    return (
-        documents.join(per_document, on="document_id", how="left")
-        .group_by("source", "split")
-        .agg(
-            documents=pl.len().cast(pl.Int64),
-            tokens=pl.col("n_tokens").cast(pl.Int64).sum(),
-            contexts=pl.col("n_contexts").fill_null(0).cast(pl.Int64).sum(),
-        )
-        .sort("source", "split")
     )

@@ -1,7 +1,7 @@
 """Documents from files of the user: text (one document a file), JSONL or Parquet (one document a row).
 
-A path names a file, a folder (all files in it and below, hidden ones left out) or a glob. Whatever is wrong with a
-file ends in one sentence that names the file and the byte, line or column.
+A path names a file, a folder (all files in it and below, hidden ones left out) or a glob. Errors name the file and the
+byte, line or column.
 """
 
 from __future__ import annotations

@@ -109,14 +109,14 @@ def _is_parquet(name: str) -> bool:
 
 
 def choose_split(files: list[str], split: str) -> list[str]:
-    """The files that belong to the split, by a folder or a part of the file's name; none if that is not clear.
+    """The files of the split, found by a folder or a part of the file's name; none if that is ambiguous.
 
     Where several configurations hold the split, each in a folder of its own, the one named ``default`` is taken.
     """
     word = re.compile(rf"(?:^|[/._-]){re.escape(split)}(?=[/._-])")
-    places = {name: match.start() for name in files if (match := word.search(name))}
-    chosen = list(places)
-    if len({name[:start] for name, start in places.items()}) > 1:
+    starts = {name: match.start() for name in files if (match := word.search(name))}
+    chosen = list(starts)
+    if len({name[:start] for name, start in starts.items()}) > 1:
         chosen = [name for name in chosen if name.startswith("default/")]
     return chosen
 

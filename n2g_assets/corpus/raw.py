@@ -1,4 +1,4 @@
-"""What a reader of a corpus source gives: a name and a text, before anything is counted or cut."""
+"""A document as a reader of a corpus source gives it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The three sources of a corpus behind one door: open one, name it, and tell whether it changed.
+"""The three kinds of corpus source: open one, name it, and tell whether it has changed.
 
-Named corpora and folders are taken in order of the sha256 of the text, so that a sample of them is no alphabetical
-head; a single file and a hub data set keep their own order and are read only as far as they are wanted.
+Named corpora and folders are read in the order of the sha256 of their texts, so that a sample is not the alphabetical
+beginning. A single file and a hub data set keep their own order and are read only as far as needed.
 
-A named corpus and a folder that holds JSONL or Parquet files are held in memory as text while they are taken. Of a
-folder of text files only the hashes are held: its files are read twice, once for the order and once, one by one, as
-they are wanted. What stays in memory of every source are the token ids of all documents taken (see ``documents``).
+A named corpus and a folder with JSONL or Parquet files are held in memory as text while they are read. Of a folder of
+text files only the hashes are held: its files are read twice, once to find the order and once one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from n2g_assets.corpus.raw import RawDocument
 
 
 @dataclass(frozen=True)
-class Places:
+class Folders:
     """The folders that sources are read from and kept in."""
 
     study_folder: Path
@@ -40,7 +39,7 @@ class OpenSource:
     """The texts of a source."""
 
     documents: Iterable[RawDocument]
-    """Its documents in the order in which they are taken; may be gone through once."""
+    """Its documents in order; they can be iterated once."""
     characters: int = 0
     """Characters of all of them; 0 while unknown."""
 
@@ -51,13 +50,13 @@ def source_label(source: AnyCorpusSource) -> str:
 
 
 def source_kind(source: AnyCorpusSource) -> str:
-    """What ``documents.kind`` says: the study's word, or for a named corpus without one the catalogue's."""
+    """The value of ``documents.kind``: from the study, or for a named corpus without one from the catalogue."""
     if isinstance(source, NamedSource) and "kind" not in source.model_fields_set:
         return catalogue_entry(source.name).kind
     return source.kind
 
 
-def open_source(source: AnyCorpusSource, places: Places) -> OpenSource:
+def open_source(source: AnyCorpusSource, folders: Folders) -> OpenSource:
     """The texts of a source, in order.
 
     Raises:
@@ -65,11 +64,11 @@ def open_source(source: AnyCorpusSource, places: Places) -> OpenSource:
         SourceError: The source cannot be had or is damaged.
     """
     if isinstance(source, NamedSource):
-        return _by_hash(read_named(source.name, downloads=places.downloads, cache=places.cache))
+        return _by_hash(read_named(source.name, downloads=folders.downloads, cache=folders.cache))
     if isinstance(source, HubSource):
-        return OpenSource(read_hub(source, downloads=places.downloads))
-    root, files = find_files(source.path, places.study_folder)
-    if files == [places.study_folder / Path(source.path).expanduser()]:
+        return OpenSource(read_hub(source, downloads=folders.downloads))
+    root, files = find_files(source.path, folders.study_folder)
+    if files == [folders.study_folder / Path(source.path).expanduser()]:
         return OpenSource(read_files(source, root, files))
     if all(file_format(source, file) == "text" for file in files):
         return _text_files_by_hash(source, root, files)
@@ -81,9 +80,8 @@ def source_fingerprints(
 ) -> list[dict[str, object]]:
     """For each source its settings and what identifies its content, as JSON values; equal means the same texts.
 
-    Files are hashed, and on the way checked as far as that costs no more: so this finds bad files before anything is
-    computed. Named corpora go by their pin, hub data sets by their commit; nothing is fetched but a hub data set's
-    list of files.
+    Files are hashed and checked while they are read, so bad files are found before anything is computed. Named corpora
+    are identified by their pin, hub data sets by their commit; only a hub data set's list of files is fetched.
 
     Args:
         sources: The study's corpus.
@@ -130,7 +128,7 @@ def _by_hash(documents: Iterable[RawDocument]) -> OpenSource:
 
 
 def _text_files_by_hash(source: FilesSource, root: Path, files: list[Path]) -> OpenSource:
-    """As ``_by_hash``, without holding the texts: a text file is one document."""
+    """As ``_by_hash``, one document a text file, without holding the texts in memory."""
     keys: list[tuple[str, str, Path]] = []
     characters = 0
     for file, document in zip(files, read_files(source, root, files), strict=True):

@@ -6,13 +6,13 @@
 4. A cluster goes to one side as a whole, by a hash of its name. So a document keeps its side when others are added,
    unless it gains a near-duplicate. A cluster with more than half of all tokens is always harvested.
 
-Why a share and not one shared run: one run is enough between pages of prose, but all source code quotes the same
-signatures, imports and licence lines, and speakers quote one another. Joined by any run, 99 % of networkx, 99 % of
-django and 92 % of the speeches become one cluster each. Leaving out runs that occur in many documents does not help:
-with only runs that exactly two documents share it is 99, 97 and 81 %, since every file quotes some other one. Joined
-by a share of 2, 5, 10 and 20 % of the shorter document, the largest cluster of networkx is 87, 46, 8 and 3 %, that of
-django 79, 49, 9 and 4 %; a tenth is the smallest of these that leaves no cluster larger than the held-out share. The
-runs that still lie on both sides are counted and reported (``shared_run_share``).
+Why a share and not one shared run: source code quotes the same signatures, imports and licence lines, and speakers
+quote one another. Joined by any run, 99 % of networkx, 99 % of django and 92 % of the speeches become one cluster each.
+Leaving out runs that occur in many documents does not help: with only runs that exactly two documents share it is 99,
+97 and 81 %, since every file quotes some other one. Joined by a share of 2, 5, 10 and 20 % of the shorter document, the
+largest cluster of networkx is 87, 46, 8 and 3 %, that of django 79, 49, 9 and 4 %; a tenth is the smallest of these
+that leaves no cluster larger than the held-out share. The runs that still lie on both sides are counted and reported
+(``shared_run_share``).
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def near_duplicates(runs: Runs, share: float = NEAR_DUPLICATE_SHARE) -> list[tup
 def find_leaks(contexts: pl.DataFrame, run: int) -> list[tuple[str, str]]:
     """Pairs (held-out or out-of-domain document, harvested document) of which one holds much of the other's text.
 
-    It reads the windows that were really cut and trusts no cluster that was noted down. Much is twice the share of
-    near-duplicates, so that no rounding of the windows at the ends of documents can raise an alarm.
+    It reads the windows that were cut, not the clusters that were stored. Much is twice the share of near-duplicates,
+    so that windows dropped at the ends of documents raise no alarm.
 
     Args:
         contexts: Table ``contexts``.
@@ -143,7 +143,7 @@ def join_clusters(n_documents: int, pairs: Sequence[tuple[int, int]]) -> list[in
 
 @dataclass(frozen=True)
 class Split:
-    """The clusters and sides of some documents."""
+    """The clusters of documents and the side of each."""
 
     cluster_ids: list[str]
     """For each document the smallest ``document_id`` of its cluster."""
@@ -171,20 +171,20 @@ def split_documents(
     cluster_tokens = np.bincount(roots, weights=lengths, minlength=len(order))
     sorted_held_out = np.array(
         [
-            2 * cluster_tokens[root] <= lengths.sum() and _place(document_ids[order[root]]) < held_out_share
+            2 * cluster_tokens[root] <= lengths.sum() and _uniform(document_ids[order[root]]) < held_out_share
             for root in roots
         ],
         dtype=bool,
     )
     cluster_ids = [""] * len(order)
     held_out = np.zeros(len(order), dtype=bool)
-    for place, index in enumerate(order):
-        cluster_ids[index] = document_ids[order[roots[place]]]
-        held_out[index] = sorted_held_out[place]
+    for rank, index in enumerate(order):
+        cluster_ids[index] = document_ids[order[roots[rank]]]
+        held_out[index] = sorted_held_out[rank]
     return Split(cluster_ids, held_out, _shared_run_share(runs, sorted_held_out))
 
 
-def _place(cluster_id: str) -> float:
+def _uniform(cluster_id: str) -> float:
     """A number in [0, 1) that depends on the name alone; hashed anew, as samples are taken in order of the id."""
     return int.from_bytes(hashlib.sha256(f"{_SALT}{cluster_id}".encode()).digest()[:8], "big") / 2**64
 

@@ -1,7 +1,7 @@
-"""Batches of prompts of like length, padded on the right, as large as memory allows.
+"""Batches of prompts of similar length, padded on the right, as large as memory allows.
 
 A batch holds at most a budget of tokens. Where the device runs out of memory, the budget is halved for this batch and
-all later ones, and the work goes on: no prompt is ever left out.
+all later ones, and the work goes on: no prompt is left out.
 """
 
 from __future__ import annotations
@@ -24,58 +24,47 @@ Result = TypeVar("Result")
 Batch = Int64[np.ndarray, " batch"]
 """Numbers of prompts that go through the model together."""
 
-_LIKE = 0.8
-"""A prompt this much shorter than the longest of a batch waits for the next one, if the batch is large enough."""
-_LARGE = 0.25
-"""Share of the budget from which a batch is large enough to be efficient."""
+_SIMILAR_LENGTH = 0.8
+"""A prompt shorter than this share of the longest of its batch waits for the next one, if the batch is efficient."""
+_EFFICIENT_SHARE = 0.25
+"""Share of the budget from which a batch is efficient."""
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-"""What devices say when they have none left."""
+"""Parts of the messages of devices that have no memory left."""
 
 
 @dataclass
 class TokenBudget:
-    """The most tokens of one forward pass, padding included; shared by all that runs on one device."""
+    """The largest number of tokens of one forward pass, padding included; shared by all callers on one device."""
 
     tokens: int
 
     def halve(self, batch_tokens: int) -> None:
-        """After a batch of so many tokens ran out of memory: from now on at most half as many."""
+        """Allow at most half of the tokens of a batch that ran out of memory, or of the budget, from now on."""
         self.tokens = max(1, min(self.tokens, batch_tokens) // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         logger.warning("The device ran out of memory: going on with batches of at most %d tokens.", self.tokens)
 
 
-def batches(lengths: Int64[np.ndarray, " prompts"], batch_tokens: int) -> Iterator[Batch]:
-    """Numbers of prompts, the longest first, in batches.
-
-    Args:
-        lengths: Tokens of each prompt.
-        batch_tokens: The most tokens of a batch, padding included; a longer prompt makes a batch of its own.
-    """
-    for rows, _ in run_batches(lengths, TokenBudget(batch_tokens), lambda _: None):
-        yield rows
-
-
 def run_batches(
     lengths: Int64[np.ndarray, " prompts"], budget: TokenBudget, run: Callable[[Batch], Result]
 ) -> Iterator[tuple[Batch, Result]]:
-    """Runs prompts, the longest first, batch by batch; out of memory, the same prompts again in smaller batches.
+    """Runs prompts batch by batch, the longest first; where memory runs out, the same prompts again in smaller batches.
 
     Args:
         lengths: Tokens of each prompt.
-        budget: The most tokens of a batch; halved where memory runs out.
-        run: Works on a batch, from the start if it is asked again.
+        budget: The largest number of tokens of a batch; halved where memory runs out.
+        run: Works on a batch; it may be called again for a part of the same prompts.
 
     Yields:
         Each batch and what ``run`` gave for it.
 
     Raises:
-        SubjectError: A single prompt, or row of prompts, does not fit into memory.
+        SubjectError: A single prompt does not fit into memory.
     """
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        rows, fits = _first(lengths, order, budget.tokens), True
+        rows, fits = _next_batch(lengths, order, budget.tokens), True
         try:
             result = run(rows)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -87,7 +76,7 @@ def run_batches(
                     "programs, lower harvest.context_length, or set harvest.device to cpu."
                 ) from error
             fits = False
-        if not fits:  # only now, behind the exception, has the batch given its memory back
+        if not fits:  # outside the except block, where the exception no longer holds the batch's memory
             budget.halve(len(rows) * int(lengths[rows[0]]))
             continue
         yield rows, result
@@ -108,9 +97,11 @@ def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"
     return torch.from_numpy(tokens)
 
 
-def _first(lengths: Int64[np.ndarray, " prompts"], order: Int64[np.ndarray, " waiting"], batch_tokens: int) -> Batch:
-    """Of waiting prompts, the longest first, those of the next batch."""
+def _next_batch(
+    lengths: Int64[np.ndarray, " prompts"], order: Int64[np.ndarray, " waiting"], batch_tokens: int
+) -> Batch:
+    """The prompts of the next batch, taken from the waiting ones, of which the longest is first."""
     longest = max(1, int(lengths[order[0]]))
     rows = order[: max(1, batch_tokens // longest)]
-    like = int((lengths[rows] >= _LIKE * longest).sum())
-    return rows[: max(like, int(np.ceil(_LARGE * batch_tokens / longest)))]
+    similar = int((lengths[rows] >= _SIMILAR_LENGTH * longest).sum())
+    return rows[: max(similar, int(np.ceil(_EFFICIENT_SHARE * batch_tokens / longest)))]

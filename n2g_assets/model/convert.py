@@ -11,6 +11,7 @@ Loading the folder takes a fraction of what transformers needs to read a GGUF fi
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,20 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types of GGUF: special tokens, and ordinary ones that are matched before anything else."""
 
 
-def convert_gguf(gguf_file: Path, folder: Path) -> None:
+def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
     """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json into ``folder``.
 
     Args:
         gguf_file: A Llama model with a byte-level BPE tokenizer, in any quantisation that ``gguf`` can undo.
         folder: Exists and is empty; memory holds the whole model in float32 once.
+
+    Returns:
+        The quantisation of most weights, such as Q4_1; None where they are plain floating-point numbers.
 
     Raises:
         SourceError: The file is damaged or holds another kind of model.
@@ -73,6 +78,7 @@ def convert_gguf(gguf_file: Path, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return _quantisation(reader)
 
 
 class _Metadata:
@@ -151,6 +157,14 @@ def _tensors(reader: GGUFReader, config: dict[str, Any], path: Path) -> dict[str
             values = _rows_as_halves(values, config["num_key_value_heads"])
         tensors[name] = values
     return tensors
+
+
+def _quantisation(reader: GGUFReader) -> str | None:
+    weights: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        weights[str(tensor.tensor_type.name)] += int(tensor.n_elements)
+    kind = max(weights, key=weights.__getitem__)
+    return None if kind in _FLOATS else kind
 
 
 def _transformers_name(name: str) -> str | None:

@@ -35,7 +35,7 @@ _SIDES: dict[str, Literal["input", "output"]] = {"hook_in": "input", "hook_out":
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in the plain model: a module's path and the side of it that a hook reads."""
+    """A module of the plain model and the side of it that a hook reads."""
 
     module: str
     side: Literal["input", "output"]
@@ -43,14 +43,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class ResolvedHook:
-    """A hook name and where it reads, for every layer that has it."""
+    """A hook name and the modules that it reads, for every layer that has it."""
 
     name: str
     """The hook inside a block, such as ``mlp.hook_post``."""
     layers: tuple[int, ...]
     """Layers that have the hook, ascending."""
     taps: dict[int, Tap] | None
-    """Its place in the plain model for each of them; none where it can only be read through the bridge."""
+    """For each of them what is read in the plain model; None where the hook can only be read through the bridge."""
 
     def full_name(self, layer: int) -> str:
         """The hook's name in the whole model."""
@@ -59,7 +59,7 @@ class ResolvedHook:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without the progress bars of transformers and the lines that the bridge writes to standard output."""
+    """Hides the progress bars of transformers and the lines that the bridge writes to standard output."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -116,31 +116,31 @@ def _twin(plain: torch.nn.Module) -> torch.nn.Module:
 
 
 def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:
-    """Where ``blocks.<layer>.<hook>`` reads in the plain model, for every layer.
+    """What ``blocks.<layer>.<hook>`` reads in the plain model, for every layer.
 
     Raises:
-        SubjectError: No block has the hook; the message lists the hooks there are and the nearest.
+        SubjectError: No block has the hook; the message lists the hooks and names the nearest.
     """
     points = bridge.hook_dict
     layers = tuple(layer for layer in range(n_layers) if f"blocks.{layer}.{hook}" in points)
     if not layers:
         raise _unknown_hook(hook, set(points))
-    places = _places(bridge, plain)
-    taps = {layer: places.get(id(points[f"blocks.{layer}.{hook}"])) for layer in layers}
+    readable = _readable_points(bridge, plain)
+    taps = {layer: readable.get(id(points[f"blocks.{layer}.{hook}"])) for layer in layers}
     found = {layer: tap for layer, tap in taps.items() if tap is not None}
     return ResolvedHook(hook, layers, found if len(found) == len(layers) else None)
 
 
-def _places(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[int, Tap]:
-    """For every hook point of the bridge that has one, by its identity, its place in the plain model."""
+def _readable_points(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[int, Tap]:
+    """By the id of a hook point of the bridge, the tap in the plain model that reads the same, where there is one."""
     modules = {path for path, _ in plain.named_modules()}
-    places: dict[int, Tap] = {}
+    taps: dict[int, Tap] = {}
     for path, point in bridge.original_model.named_modules(remove_duplicate=False):
         *parents, name = [part for part in path.split(".") if part != _WRAPPER]
         module = ".".join(parents)
         if name in _SIDES and module in modules:
-            places.setdefault(id(point), Tap(module, _SIDES[name]))
-    return places
+            taps.setdefault(id(point), Tap(module, _SIDES[name]))
+    return taps
 
 
 def _unknown_hook(hook: str, names: set[str]) -> SubjectError:

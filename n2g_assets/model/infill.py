@@ -7,8 +7,8 @@
    ``infill_right_tokens`` tokens to the right, given the left text and the candidate; in one more pass for all.
 3. Where nothing stands to the right, the order by p(token | left) stays. Candidates that were not rescored follow.
 
-Places with the same text on both sides are one, and texts that begin alike are packed into rows that share their
-beginning (``packing``): all candidates of all positions of a prompt stand on its one reading.
+Positions with the same text on both sides are filled once. Texts that begin alike are packed into rows that share
+their beginning (``packing``), so a prompt is read once for all candidates of all its positions.
 
 The paper takes substitutes from DistilBERT (section 3.2): see ``masked_lm``.
 """
@@ -30,12 +30,12 @@ from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.packing import Row, inputs_of, rows_of
 
 _BATCH_TOKENS = 1024
-"""Tokens of a pass: few, since each may need a row of logits as long as the vocabulary."""
+"""Tokens of a forward pass: few, since each may need a row of logits as long as the vocabulary."""
 _TIES = 16
-"""More candidates than are kept are looked at, so that of equals the lower token ids are taken."""
+"""So many more candidates than are kept are compared: of equally likely ones the lower token ids are kept."""
 
-Place = tuple[bytes, bytes]
-"""A position to fill, as bytes: the token ids left of it, BOS included; its own and those right of it that are read."""
+Gap = tuple[bytes, bytes]
+"""A position to fill, as bytes of token ids: those left of it, BOS included; its own and those to its right."""
 
 
 class InfillProposer:
@@ -58,7 +58,7 @@ class InfillProposer:
         self.rescored = min(settings.infill_rescored, self.candidates)
         self.budget = TokenBudget(_BATCH_TOKENS)
         self.seconds = 0.0
-        """Time spent so far."""
+        """Seconds spent so far."""
         self.tokens = 0
         """Tokens that went through the model so far, padding not counted."""
 
@@ -67,27 +67,27 @@ class InfillProposer:
     ) -> list[list[list[Substitute]]]:
         """Substitutes for each asked position of each prompt, best first; none for position 0."""
         began = time.perf_counter()
-        numbers: dict[Place, int] = {}
+        numbers: dict[Gap, int] = {}
         asked = [
-            [numbers.setdefault(self._place(prompt, p), len(numbers)) if p > 0 else None for p in wanted]
+            [numbers.setdefault(self._gap(prompt, p), len(numbers)) if p > 0 else None for p in wanted]
             for prompt, wanted in zip(prompts, positions, strict=True)
         ]
         lefts = [np.frombuffer(left, np.int32) for left, _ in numbers]
-        rest = [np.frombuffer(right, np.int32) for _, right in numbers]
-        ids, scores = self._by_left(lefts, np.array([own[0] for own in rest], np.int64))
-        some = [number for number, right in enumerate(rest) if len(right) > 1]
-        if some:
-            best = ids[some, : self.rescored]
-            total = scores[some, : self.rescored] + self._by_right(
-                [lefts[number] for number in some], best, [rest[number][1:] for number in some]
+        rights = [np.frombuffer(right, np.int32) for _, right in numbers]
+        ids, scores = self._by_left(lefts, np.array([right[0] for right in rights], np.int64))
+        rescored = [number for number, right in enumerate(rights) if len(right) > 1]
+        if rescored:
+            best = ids[rescored, : self.rescored]
+            total = scores[rescored, : self.rescored] + self._by_right(
+                [lefts[number] for number in rescored], best, [rights[number][1:] for number in rescored]
             )
-            for number, old, row in zip(some, best, total, strict=True):
+            for number, old, row in zip(rescored, best, total, strict=True):
                 ids[number, : self.rescored] = old[np.lexsort((old, -row))]
         answers = [self._substitutes(row, score) for row, score in zip(ids, scores, strict=True)]
         self.seconds += time.perf_counter() - began
         return [[[] if number is None else answers[number] for number in row] for row in asked]
 
-    def _place(self, prompt: Int32[np.ndarray, " length"], position: int) -> Place:
+    def _gap(self, prompt: Int32[np.ndarray, " length"], position: int) -> Gap:
         prompt = np.asarray(prompt, np.int32)
         return prompt[:position].tobytes(), prompt[position : position + 1 + self.right_tokens].tobytes()
 
@@ -98,30 +98,30 @@ class InfillProposer:
         return [Substitute(self.vocabulary.tokens[token_id].decode(), (token_id,)) for token_id in found]
 
     def _by_left(
-        self, lefts: Sequence[Int32[np.ndarray, " left"]], originals: Int64[np.ndarray, " places"]
-    ) -> tuple[Int64[np.ndarray, "places candidates"], Float32[np.ndarray, "places candidates"]]:
-        """Candidates of each place by log p(token | left), best first, ties by token id; then -inf."""
+        self, lefts: Sequence[Int32[np.ndarray, " left"]], originals: Int64[np.ndarray, " gaps"]
+    ) -> tuple[Int64[np.ndarray, "gaps candidates"], Float32[np.ndarray, "gaps candidates"]]:
+        """Candidates of each gap and their log p(token | left), best first, ties by token id; unused ones have -inf."""
         ids = np.zeros((len(lefts), self.candidates), np.int64)
         scores = np.full((len(lefts), self.candidates), -np.inf, np.float32)
-        number_of: dict[bytes, list[int]] = {}
-        for place, left in enumerate(lefts):
-            number_of.setdefault(left.tobytes(), []).append(place)
-        places = list(number_of.values())
-        rows = rows_of([np.frombuffer(left, np.int32) for left in number_of], self.model.packs)
+        gaps_after: dict[bytes, list[int]] = {}
+        for gap, left in enumerate(lefts):
+            gaps_after.setdefault(left.tobytes(), []).append(gap)
+        gaps = list(gaps_after.values())
+        rows = rows_of([np.frombuffer(left, np.int32) for left in gaps_after], self.model.packs)
 
         def run(batch: Batch) -> None:
-            ends = [((index, path[-1]), place) for index, number in enumerate(batch)
-                    for text, path in rows[number].paths.items() for place in places[text]]  # fmt: skip
+            ends = [((index, path[-1]), gap) for index, number in enumerate(batch)
+                    for text, path in rows[number].paths.items() for gap in gaps[text]]  # fmt: skip
             chances, which = self._chances([rows[number] for number in batch], [end for end, _ in ends])
-            of = [place for _, place in ends]
+            filled = [gap for _, gap in ends]
             chances.masked_fill_(~self.allowed.to(chances.device), -torch.inf)
             values, found = chances.topk(min(self.candidates + 1 + _TIES, chances.shape[1]), dim=1, sorted=False)
             values, found = values[which], found[which]
-            values.masked_fill_(found == torch.from_numpy(originals[of]).to(found.device)[:, None], -torch.inf)
+            values.masked_fill_(found == torch.from_numpy(originals[filled]).to(found.device)[:, None], -torch.inf)
             found, by_id = found.sort(dim=1)
             values, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
-            ids[of] = found.gather(1, by_value)[:, : self.candidates].cpu().numpy()
-            scores[of] = values[:, : self.candidates].cpu().numpy()
+            ids[filled] = found.gather(1, by_value)[:, : self.candidates].cpu().numpy()
+            scores[filled] = values[:, : self.candidates].cpu().numpy()
 
         self._run(rows, run)
         return ids, scores
@@ -129,10 +129,10 @@ class InfillProposer:
     def _by_right(
         self,
         lefts: Sequence[Int32[np.ndarray, " left"]],
-        ids: Int64[np.ndarray, "places rescored"],
+        ids: Int64[np.ndarray, "gaps rescored"],
         rights: Sequence[Int32[np.ndarray, " right"]],
-    ) -> Float32[np.ndarray, "places rescored"]:
-        """Log p of the tokens to the right of each place, after each candidate."""
+    ) -> Float32[np.ndarray, "gaps rescored"]:
+        """Log p of the tokens to the right of each gap, given each candidate."""
         texts = [
             np.concatenate([left, [candidate], right[:-1]]).astype(np.int32)
             for left, candidates, right in zip(lefts, ids, rights, strict=True)
@@ -153,9 +153,9 @@ class InfillProposer:
             chances, which = self._chances([rows[number] for number in batch], [node for node, _, _ in read])
             targets = torch.tensor([token for _, _, token in read], device=chances.device)
             taken = chances[which, targets].cpu().numpy().astype(np.float64)
-            of = [text for _, text, _ in read]
-            scores[of] = 0.0
-            np.add.at(scores, of, taken)
+            texts_read = [text for _, text, _ in read]
+            scores[texts_read] = 0.0  # a batch may be run again
+            np.add.at(scores, texts_read, taken)
 
         self._run(rows, run)
         return scores.reshape(ids.shape).astype(np.float32)
@@ -163,7 +163,7 @@ class InfillProposer:
     def _chances(
         self, rows: Sequence[Row], at: Sequence[tuple[int, int]]
     ) -> tuple[Float32[Tensor, "nodes d_vocab"], Int64[Tensor, " at"]]:
-        """Log p of every token after some nodes, given as (row, node): once for each, and which of them is whose."""
+        """Log p of every token after each different node, a (row, node), and which of them each of ``at`` is."""
         tokens, inputs = inputs_of(rows, self.model.bos_id, self.model.dtype)
         numbers: dict[tuple[int, int], int] = {}
         which = [numbers.setdefault(node, len(numbers)) for node in at]
@@ -178,7 +178,7 @@ class InfillProposer:
 
 
 def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d_vocab"]:
-    """Token ids that may be proposed: text of its own, and not special."""
+    """Whether a token id may be proposed: it is text by itself and not special."""
     backend = model.tokenizer.backend
     special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
     special |= {*model.tokenizer.transformers.all_special_ids, vocabulary.bos_id, vocabulary.mask_id}

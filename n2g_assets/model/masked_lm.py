@@ -32,7 +32,7 @@ _BATCH_TOKENS = 1024
 
 
 class MaskedLMProposer:
-    """Proposes what a masked language model would put in (``method.probing.Proposer``)."""
+    """Proposes what a masked language model puts in place of a mask (``method.probing.Proposer``)."""
 
     name = "masked_lm"
 
@@ -57,7 +57,7 @@ class MaskedLMProposer:
         self.head, self.tail = edges[: len(edges) // 2], edges[len(edges) // 2 :]
         self.budget = TokenBudget(_BATCH_TOKENS)
         self.seconds = 0.0
-        """Time spent so far."""
+        """Seconds spent so far."""
         self.tokens = 0
         """Word pieces that went through the masked language model so far, padding not counted."""
 
@@ -66,15 +66,15 @@ class MaskedLMProposer:
     ) -> list[list[list[Substitute]]]:
         """Substitutes for each asked position of each prompt, best first; none for position 0."""
         began = time.perf_counter()
-        places = [(i, p) for i, asked in enumerate(positions) for p in asked if p > 0]
-        pieces = self._fill([self._masked(prompts[i], p) for i, p in places])
-        answers = iter([self._substitutes(row, int(prompts[i][p])) for row, (i, p) in zip(pieces, places, strict=True)])
+        masks = [(i, p) for i, asked in enumerate(positions) for p in asked if p > 0]
+        pieces = self._fill([self._masked(prompts[i], p) for i, p in masks])
+        answers = iter([self._substitutes(row, int(prompts[i][p])) for row, (i, p) in zip(pieces, masks, strict=True)])
         found = [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
         self.seconds += time.perf_counter() - began
         return found
 
     def _masked(self, prompt: Int32[np.ndarray, " length"], position: int) -> tuple[Int64[np.ndarray, " pieces"], int]:
-        """Word pieces of the prompt without BOS, the mask in place of ``position``, and where the mask stands."""
+        """Word pieces of the prompt without BOS, with the mask at ``position``, and the index of the mask in them."""
         texts = [
             b"".join(self.vocabulary.tokens[token_id] for token_id in part).decode(errors="replace")
             for part in (prompt[1:position], prompt[position + 1 :])

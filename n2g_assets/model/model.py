@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
-"""Gets the activations of one layer."""
+"""Called with the activations of one layer."""
 
 
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""By dtype, what :attr:`SubjectModel.rounding` is."""
+"""By dtype, the value of :attr:`SubjectModel.rounding`."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """What models call, in their config, the tokens that some of their layers look back."""
 
@@ -56,6 +56,7 @@ class SubjectFacts:
     activation: str
     gated: bool
     dtype: str
+    quantisation: str | None
     device: str
     bos_id: int
     mask_id: int
@@ -109,7 +110,7 @@ class SubjectModel:
 
     @property
     def rounding(self) -> float:
-        """Share of the largest activation by which two ways of computing the same may differ."""
+        """Share of the largest activation by which two ways to compute the same activation may differ."""
         return _ROUNDING[self.dtype]
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
@@ -183,7 +184,7 @@ class SubjectModel:
     def read(
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
-        """Activations of some neurons of one layer; where the architecture allows it, its others are not computed.
+        """Activations of the given neurons of one layer; where the architecture allows it, no others are computed.
 
         Args:
             tokens: As for :meth:`run`.
@@ -238,7 +239,7 @@ class SubjectModel:
 
     @cached_property
     def narrows(self) -> bool:
-        """Whether a layer's neurons can be computed one without the other: checked on a few, in the outer layers."""
+        """Whether neurons can be computed without the others of their layer: checked on a few, in the outer layers."""
         layers = sorted({self.hook.layers[0], self.hook.layers[-1]})
         if self.bridge is not None or not all(self._input_matrices(layer) for layer in layers):
             return False
@@ -256,12 +257,12 @@ class SubjectModel:
     def _read_whole_and_narrow(
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"]
     ) -> tuple[Float[Tensor, "batch pos d_mlp"], Float[Tensor, "batch pos width"]]:
-        """The latter of another width than there are neurons where the MLP cannot do with some."""
+        """Activations of all neurons and of the asked ones; all again where the MLP cannot compute some alone."""
         found: list[Tensor] = []
         self.run(tokens, {layer: found.append})
         try:
             return found[0], self._read_narrow(tokens, layer, neurons)
-        except (RuntimeError, ValueError, IndexError) as error:  # a module behind them wants all neurons
+        except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
             if is_out_of_memory(error):
                 raise
             return found[0], found[0]

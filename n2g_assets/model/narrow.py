@@ -1,10 +1,9 @@
 """Computes only the asked neurons of an MLP: the rows of its input matrices that belong to them, and no others.
 
-Two kinds of matrices make a layer's neurons out of the residual stream: the input matrix, and beside it, in a gated
-MLP, the gate. Where all else that happens to a neuron happens to it alone (an activation function, a product with its
-gate), the MLP computes the same with some of their rows, and its own code goes on to say how. Where neurons mix (SoLU's
-softmax and LayerNorm), or where the matrices are made otherwise, the check at first use finds it, and everything is
-computed.
+A layer's neurons are computed from the residual stream by the input matrix and, in a gated MLP, the gate. Where each
+neuron depends on its own rows alone (an activation function, a product with its gate), the MLP's own code gives the
+same values from the rows of the asked neurons. Where neurons mix (SoLU's softmax and LayerNorm), or the matrices are of
+another kind, the check at first use finds it, and all neurons are computed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from n2g_assets.model.hooks import Tap
 
 
 def input_matrices(plain: torch.nn.Module, tap: Tap, d_mlp: int) -> list[torch.nn.Module]:
-    """The modules of the MLP at a tap that map to its neurons; none where there are no such modules."""
+    """The modules of the MLP at a tap whose outputs are its neurons; empty where there are none."""
     from transformers.pytorch_utils import Conv1D
 
     mlp = plain.get_submodule(tap.module.rpartition(".")[0])
@@ -35,7 +34,7 @@ def input_matrices(plain: torch.nn.Module, tap: Tap, d_mlp: int) -> list[torch.n
 
 @contextmanager
 def only(matrices: Sequence[torch.nn.Module], neurons: Int64[Tensor, " neurons"]) -> Iterator[None]:
-    """While it lasts, each matrix gives the asked neurons alone, in their order."""
+    """Inside the block each matrix computes the asked neurons alone, in their order."""
     try:
         for matrix in matrices:
             matrix.forward = _narrowed(matrix, neurons)

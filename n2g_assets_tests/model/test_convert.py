@@ -53,6 +53,13 @@ def test_quantised_weights_give_the_logits_of_the_dequantised_model(tmp_path):
     torch.testing.assert_close(logits(converted(tmp_path, wide, "Q8_0")), logits(wide.folder, q8), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "quantisation"), [("F32", None), ("F16", None), ("BF16", None), ("Q8_0", "Q8_0")])
+def test_the_quantisation_of_the_weights_is_known(kind, quantisation, tmp_path):
+    write_tiny_gguf(tmp_path / "model.gguf", tiny_llama(tmp_path / "wide", d_mlp=64).folder, kind)
+    (tmp_path / "converted").mkdir()
+    assert convert_gguf(tmp_path / "model.gguf", tmp_path / "converted") == quantisation
+
+
 def test_the_tokenizer_and_its_special_tokens_survive(tmp_path, llama):
     folder = converted(tmp_path, llama)
     ours, theirs = SubjectTokenizer.load(folder), SubjectTokenizer.load(llama.folder)

@@ -109,7 +109,7 @@ def test_out_of_memory_halves_the_batches_and_leaves_no_place_out(model, monkeyp
     assert proposer.budget.tokens <= 140
 
 
-def test_logits_are_computed_once_for_all_places_with_the_same_text_on_their_left(model, monkeypatch):
+def test_logits_are_computed_once_for_all_gaps_with_the_same_text_on_their_left(model, monkeypatch):
     proposer, asked, logits = InfillProposer(model, vocabulary_of(model), SETTINGS), [], model.logits
 
     def counted(tokens, at, **inputs):

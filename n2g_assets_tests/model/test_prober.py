@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.units import Unit
-from n2g_assets.model.batching import TokenBudget, batches, pad
+from n2g_assets.model.batching import TokenBudget, pad, run_batches
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
@@ -62,7 +62,7 @@ def test_a_prompt_that_several_units_ask_about_runs_once(model):
 
 def test_only_the_asked_neurons_of_the_last_layer_are_computed(model):
     widths: list[int] = []
-    assert model.narrows  # checked once, before anything is counted
+    assert model.narrows and model.packs  # noqa: PT018  (checked once, before anything is counted)
     original = torch.nn.functional.linear
     prompts, units = make_prompts(model, 8), [Unit(3, 1), Unit(40, -1)] * 4
 
@@ -174,7 +174,7 @@ def test_nothing_asked_runs_nothing(model):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 200))
 def test_batches_hold_every_prompt_once_and_no_more_tokens_than_asked(lengths, batch_tokens):
-    found = list(batches(np.array(lengths, dtype=np.int64), batch_tokens))
+    found = [rows for rows, _ in run_batches(np.array(lengths, np.int64), TokenBudget(batch_tokens), len)]
     assert sorted(n for batch in found for n in batch) == list(range(len(lengths)))
     for batch in found:
         longest = max(lengths[n] for n in batch)
