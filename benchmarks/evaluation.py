@@ -30,6 +30,7 @@ from n2g_assets.assets.evaluation import LayerScoring
 from n2g_assets.assets.session import Session
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
+from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.model.batching import batches, pad
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.study import shipped_study
@@ -101,9 +102,12 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
             bare = bare_seconds(bench, layer)
             units = bench.units(layer)
             began = time.perf_counter()
-            bench.read_texts([layer], lambda done, total: None)
+            bench.cached_texts(layer)
             read = time.perf_counter()
-            LayerScoring(bench, layer, lambda done, total: None).compute_all(units)
+            method, scores = bench.settings.method.part(GraphSettings), bench.settings.evaluation.part(ScoreSettings)
+            scoring, size = LayerScoring(bench, layer), bench.settings.method.units_per_block
+            for start in range(0, len(units), size):
+                scoring.compute(units[start : start + size], bench.a_max(layer, units), method, scores)
             ended = time.perf_counter()
             found.append(Cost(bare, ended - began))
             print(

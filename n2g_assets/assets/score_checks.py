@@ -15,7 +15,6 @@ import polars as pl
 
 from n2g_assets.assets.check_kinds import Check
 from n2g_assets.assets.session import Session
-from n2g_assets.evaluation.texts import TextName
 
 NEAR_ZERO = 0.1
 """Mean F1 under which the shuffled control counts as next to nothing."""
@@ -62,7 +61,7 @@ def _beats_lookup(session: Session, layer: int) -> list[str]:
 
 def _texts_there(session: Session, layer: int) -> list[str]:
     settings = session.settings.evaluation
-    wanted: dict[TextName, int] = {
+    wanted: dict[str, int] = {
         "random": settings.random_tokens,
         "out_of_domain": settings.out_of_domain_tokens,
     }

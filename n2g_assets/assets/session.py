@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from n2g_assets.assets.progress import Progress
+from n2g_assets.assets.progress import Progress, progress
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
@@ -23,8 +23,7 @@ from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.sampling import harvested_contexts, held_out_texts
-from n2g_assets.evaluation.rivals import HarvestText
-from n2g_assets.evaluation.texts import TextName
+from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.model.identity import model_identity
@@ -47,6 +46,9 @@ class Session:
         self.store = SliceStore(home)
         self.log = log
         self.retry_failed = retry_failed
+        self.text_layers: tuple[int, ...] = ()
+        """Layers whose units are read on the held-out texts together."""
+        self._cached_texts: dict[int, dict[str, Readings]] = {}
         self._proposer: Proposer | None = None
 
     @property
@@ -117,7 +119,7 @@ class Session:
 
     @cached_property
     def harvest_text(self) -> HarvestText:
-        """The harvest as rivals read it."""
+        """The harvest as baselines read it."""
         return HarvestText.of(self.contexts, self.vocabulary, self.cluster_of)
 
     @cached_property
@@ -239,7 +241,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------ the texts of the evaluation
     @cached_property
-    def held_out_contexts(self) -> dict[TextName, pl.DataFrame]:
+    def held_out_contexts(self) -> dict[str, pl.DataFrame]:
         """The contexts of each held-out text: whole documents until the text has its tokens."""
         evaluation = self.settings.evaluation
         texts = held_out_texts(self.read("contexts"), evaluation.random_tokens, evaluation.out_of_domain_tokens)
@@ -251,7 +253,15 @@ class Session:
         fresh = self.held_out_contexts.get("random")
         return self.contexts if fresh is None else fresh
 
-    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[TextName, Readings]:
+    def cached_texts(self, layer: int) -> dict[str, Readings]:
+        """The activations of a layer's units on the held-out texts; ``text_layers`` are read together, once."""
+        if layer not in self._cached_texts:
+            layers = self.text_layers if layer in self.text_layers else (layer,)
+            with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
+                self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
+        return self._cached_texts[layer]
+
+    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Readings]:
         """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""
         from n2g_assets.evidence.readings import read_texts
 

@@ -55,8 +55,10 @@ class LayerStage:
     prepare: Callable[[Session, Sequence[int], Progress], None] | None = None
     """Work for all layers of the run together, before the loop."""
     extra: Extra | None = None
-    """More metadata, such as pictures."""
+    """More metadata, such as figures and pictures; it stands first."""
     preview_columns: list[str] | None = None
+    preview_first: pl.Expr | None = None
+    """Rows for which it holds stand first in the preview."""
     kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
 
     @property
@@ -132,7 +134,11 @@ def _summary(report: StageReport) -> str:
 def _layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
     main = stage.tables[0]
     shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
-    metadata: dict[str, Any] = {
+    rows = session.read(main, layer, columns=shown, units=session.units(layer))
+    if stage.preview_first is not None:
+        rows = rows.sort(stage.preview_first, descending=True, maintain_order=True)
+    metadata = dict(stage.extra(session, layer)) if stage.extra is not None else {}
+    return metadata | {
         "dagster/row_count": report.rows[main],
         "result": "reused" if report.reused else "computed",
         "seconds": round(report.seconds, 2),
@@ -141,11 +147,8 @@ def _layer_metadata(session: Session, stage: LayerStage, layer: int, report: Sta
         **{f"rows of {name}": rows for name, rows in report.rows.items()},
         **{f"units {status}": count for status, count in report.ledger.items()},
         "content hash": report.content_hashes[main],
-        "preview": preview(session.read(main, layer, columns=shown, units=session.units(layer))),
+        "preview": preview(rows),
     }
-    if stage.extra is not None:
-        metadata |= stage.extra(session, layer)
-    return metadata
 
 
 def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, Exception]) -> dg.Failure:
@@ -169,6 +172,7 @@ def fill_layer(
     show: Progress,
     without: Sequence[str] = (),
     also: Any = None,
+    also_by_unit: Mapping[Unit, Any] | None = None,
 ) -> StageReport:
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
@@ -183,10 +187,11 @@ def fill_layer(
         show: progress in units.
         without: columns of these tables that do not count as input.
         also: what else every unit's result depends on, as JSON.
+        also_by_unit: what else the result of some units depends on, as JSON.
     """
     units = session.units(layer)
     a_max = session.a_max(layer, units)
-    hashes = {name: _input_hashes(session, name, layer, units, without) for name in inputs}
+    hashes = {name: input_hashes(session, name, layer, units, without) for name in inputs}
     ledger = session.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:
@@ -206,7 +211,10 @@ def fill_layer(
         code_version=stage.code_version,
         settings_hash=hash_json([session.model_hash, [part.hashed() for part in settings], also]),
         units=units,
-        unit_inputs={unit: hash_json([a_max[unit]] + [hashes[name][unit] for name in inputs]) for unit in units},
+        unit_inputs={
+            unit: hash_json([a_max[unit], (also_by_unit or {}).get(unit), *(hashes[name][unit] for name in inputs)])
+            for unit in units
+        },
         carried=carried,
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}, *settings),
         block_size=session.settings.method.units_per_block,
@@ -215,8 +223,8 @@ def fill_layer(
     )
 
 
-def _input_hashes(
-    session: Session, table: str, layer: int, units: Sequence[Unit], without: Sequence[str]
+def input_hashes(
+    session: Session, table: str, layer: int, units: Sequence[Unit], without: Sequence[str] = ()
 ) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
     columns = [name for name in TABLES[table].schema if name not in without] if without else None

@@ -74,7 +74,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage(
         "evaluation",
-        ("evaluation", "counterexamples", "failures"),
+        ("evaluation", "document_scores", "counterexamples", "failures"),
         ("neuron_graphs", "top_examples", "rule_tests"),
     ),
 )

@@ -47,8 +47,8 @@ _SCORE = "the prediction as score (rounded down to thousandths)"
 _COVERED = "for which the predictor has a rule (predicts more than 0)"
 
 
-def _unit_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
-    return Table(name, row, "layer", (*_UNIT, *columns), (*_UNIT_KEY, *key), by_unit=True)
+def _unit_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = (), published: bool = True) -> Table:
+    return Table(name, row, "layer", (*_UNIT, *columns), (*_UNIT_KEY, *key), by_unit=True, published=published)
 
 
 def _study_table(name: str, row: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
@@ -280,6 +280,22 @@ _TABLES = (
         _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
         _n("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others"),
         key=("predictor", "text"),
+    ),
+    _unit_table(
+        "document_scores",
+        "unit, predictor, text and document: what intervals and layer means are made of",
+        _c("predictor", pl.String, "as in evaluation"),
+        _c("text", pl.String, "as in evaluation"),
+        _c("document_id", pl.String, "document; one without a token in the text has no row"),
+        _c("n_tokens", pl.Int32, "tokens of the document in the text, BOS not counted"),
+        _c("true_positives", pl.Int32, "firing tokens that were predicted to fire"),
+        _c("false_positives", pl.Int32, "silent tokens that were predicted to fire"),
+        _c("false_negatives", pl.Int32, "firing tokens that were predicted silent"),
+        _c("levels", _INTS, "predictions of its tokens, rounded down to thousandths of a_max: 0 to 1000, ascending"),
+        _c("firing", _INTS, "firing tokens at each of these levels"),
+        _c("silent", _INTS, "silent tokens at each of these levels"),
+        key=("predictor", "text", "document_id"),
+        published=False,
     ),
     _unit_table(
         "counterexamples",

@@ -16,10 +16,11 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, UInt8
+
+from n2g_assets.evaluation.document_counts import DocumentCounts
 
 FEWEST_DOCUMENTS = 5
 """Documents with a firing token from which a unit's score has an interval."""
@@ -33,7 +34,7 @@ def poisson_weights(document_ids: Sequence[str], draws: int, seed: int) -> UInt8
     """How often each document is drawn: Poisson(1) from a generator of its own, seeded by ``seed`` and its id.
 
     Args:
-        document_ids: in the order in which ``Scores`` numbers them.
+        document_ids: by the documents' number in the text.
         draws: number of draws; the first of more draws are the same.
         seed: of the whole bootstrap, 0 or more.
     """
@@ -76,18 +77,8 @@ def interval(draws: Float[np.ndarray, " draws"], score: float | None = None) -> 
     return min(float(low), score), max(float(high), score)
 
 
-class Cells(NamedTuple):
-    """Counts of tokens by document, level, whether they were predicted to fire, and whether they do."""
-
-    document: Int64[np.ndarray, " cells"]
-    level: Int64[np.ndarray, " cells"]
-    alarm: Bool[np.ndarray, " cells"]
-    fires: Bool[np.ndarray, " cells"]
-    tokens: Int64[np.ndarray, " cells"]
-
-
 def draw_scores(
-    cells: Cells, weights: UInt8[np.ndarray, "draws documents"]
+    counts: DocumentCounts, weights: UInt8[np.ndarray, "draws documents"]
 ) -> tuple[Float64[np.ndarray, " draws"], Float64[np.ndarray, " draws"]]:
     """F1 and average precision in every draw; NaN where not defined.
 
@@ -96,23 +87,26 @@ def draw_scores(
     Average precision changes only where firing tokens are: the sum over levels of the share of firings found there
     times the precision down to there. So one column a level that holds any firing token is enough, each with the
     document's tokens from that level upwards.
+
+    Raises:
+        ValueError: the weights are not for these documents.
     """
-    documents = weights.shape[1]
-    levels = np.unique(cells.level[cells.fires])
+    documents = len(counts.n_tokens)
+    if weights.ndim != 2 or weights.shape[1] != documents:
+        raise ValueError(f"weights of shape {weights.shape} do not weigh {documents} documents")
+    levels = np.unique(counts.level[counts.firing > 0])
     n = len(levels)
     # Columns run from the highest level downwards; a silent token counts from the first firing level at or below it.
-    column = n - np.searchsorted(levels, cells.level, side="right")
+    column = n - np.searchsorted(levels, counts.level, side="right")
     found, taken = (
-        np.bincount(cells.document * (n + 1) + column, tokens, documents * (n + 1)).reshape(documents, n + 1)[:, :n]
-        for tokens in (cells.tokens * cells.fires, cells.tokens)
+        np.bincount(counts.document * (n + 1) + column, tokens, documents * (n + 1)).reshape(documents, n + 1)[:, :n]
+        for tokens in (counts.firing, counts.firing + counts.silent)
     )
-    true_positives, alarms, firings = (
-        np.bincount(cells.document[of], cells.tokens[of], documents)[:, None]
-        for of in (cells.fires & cells.alarm, cells.alarm, cells.fires)
-    )
-    table = np.hstack([found.cumsum(axis=1), taken.cumsum(axis=1), true_positives, alarms, firings])
+    hits = counts.true_positives
+    of_documents = np.stack([hits, hits + counts.false_positives, hits + counts.false_negatives], axis=1)
+    table = np.hstack([found.cumsum(axis=1), taken.cumsum(axis=1), of_documents])
     # Whole numbers below 2**24 are exact in float32, in which the product takes half the time.
-    exact = int(cells.tokens.sum()) * int(weights.max(initial=0)) < _EXACT_FLOAT32
+    exact = int(counts.n_tokens.sum()) * int(weights.max(initial=0)) < _EXACT_FLOAT32
     table = table.astype(np.float32 if exact else np.float64)
     parts = [
         _scores_of_draws((weights[start : start + _DRAWS_AT_ONCE] @ table).astype(np.float64), n)

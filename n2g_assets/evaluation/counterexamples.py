@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int32
+from jaxtyping import Float
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.texts import Shard
+from n2g_assets.evaluation.texts import HeldOutText
+from n2g_assets.method.predict import TokenGraph
 
 FALSE_ALARM, MISS = "false_alarm", "miss"
 """Values of ``counterexamples.kind``."""
@@ -23,78 +22,49 @@ VALUE_LOW = "value too low"
 is, but no path matches; one on which a path matches that predicts less than firing."""
 
 
-@dataclass
-class Counterexamples:
-    """Collects those of one unit on one text while the text streams by."""
+def find_counterexamples(
+    unit: Unit,
+    graph: TokenGraph,
+    rules: pl.DataFrame,
+    text: HeldOutText,
+    actual: Float[np.ndarray, " tokens"],
+    threshold: float,
+    keep: int,
+) -> list[dict[str, Any]]:
+    """Rows of ``counterexamples`` of one unit on one text, without ``study`` and ``layer``.
 
-    unit: Unit
-    text: str
-    threshold: float
-    keep: int
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = field(default_factory=lambda: {FALSE_ALARM: [], MISS: []})
-    """By kind, how wrong each is and its row, the worst first; of equals, the one that comes first in the text."""
+    Of each kind the errors with the largest distance of prediction and activation are kept; of equals, the one that
+    comes first in the text.
 
-    def add(
-        self,
-        shard: Shard,
-        actual: Float32[np.ndarray, " tokens"],
-        predicted: Float32[np.ndarray, " tokens"],
-        ends: Int32[np.ndarray, " tokens"],
-        known: Int32[np.ndarray, " forms"],
-    ) -> None:
-        """Take in a shard.
-
-        Args:
-            shard: contexts of the text.
-            actual: normalised activation of every token.
-            predicted: what the graph says.
-            ends: node whose path said so; -1 where none did.
-            known: forms of the graph's activating nodes.
-        """
-        fires, alarm = actual >= self.threshold, predicted >= self.threshold
-        wrong = {FALSE_ALARM: alarm & ~fires, MISS: fires & ~alarm}
-        for kind, where in wrong.items():
-            places = np.flatnonzero(where & shard.inside)
-            gap = np.abs(predicted[places] - actual[places])
-            for index in np.argsort(-gap, kind="stable")[: self.keep]:
-                token = int(places[index])
-                row = self._row(shard, token, actual, predicted, known, end=int(ends[token]), kind=kind)
-                self.found[kind].append((float(gap[index]), row))
-            self.found[kind] = sorted(self.found[kind], key=lambda one: -one[0])[: self.keep]
-
-    def _row(
-        self,
-        shard: Shard,
-        token: int,
-        actual: Float32[np.ndarray, " tokens"],
-        predicted: Float32[np.ndarray, " tokens"],
-        known: Int32[np.ndarray, " forms"],
-        *,
-        end: int,
-        kind: str,
-    ) -> dict[str, Any]:
-        context_id, token_ids = shard.contexts.select("context_id", "token_ids").row(int(shard.windows[token]))
-        position = int(shard.encoded.positions[token])
-        if kind == FALSE_ALARM:
-            cause = RULE_WRONG
-        elif end >= 0:
-            cause = VALUE_LOW
-        else:
-            cause = CONTEXT_UNMATCHED if shard.encoded.forms[token] in known else TOKEN_UNKNOWN
-        return {
-            **self.unit.key(), "text": self.text, "kind": kind, "context_id": context_id, "position": position,
-            "predicted": float(predicted[token]), "actual": float(actual[token]),
-            "token_ids": token_ids[: position + 1], "cause": cause, "end": end,
-        }  # fmt: skip
-
-    def rows(self, rule_of_end: Mapping[int, int]) -> Iterator[dict[str, Any]]:
-        """Rows of the table, the most confident first, given the rule of every end node."""
-        for found in self.found.values():
-            for rank, (_, row) in enumerate(found):
-                end = row.pop("end")
-                yield row | {"rank": rank, "rule_id": rule_of_end.get(end)}
-
-
-def rules_of_ends(rules: pl.DataFrame) -> dict[int, int]:
-    """By the node at which it ends, each rule of one unit."""
-    return dict(rules.select("end_node_id", "rule_id").iter_rows())
+    Args:
+        unit: the unit.
+        graph: its graph.
+        rules: its rows of ``rules``.
+        text: a held-out text.
+        actual: normalised activation of every token of it.
+        threshold: share of a_max from which a token fires.
+        keep: errors kept of each kind.
+    """
+    predicted, ends = graph.predict_with_ends(text.encoded)
+    known = set(graph.roots.tolist())
+    rule_of_end = dict(rules.select("end_node_id", "rule_id").iter_rows())
+    fires, alarm = actual >= threshold, predicted >= threshold
+    rows = []
+    for kind, wrong in ((FALSE_ALARM, alarm & ~fires), (MISS, fires & ~alarm)):
+        tokens = np.flatnonzero(wrong & text.inside)
+        distance = np.abs(predicted[tokens] - actual[tokens])
+        for rank, token in enumerate(tokens[np.argsort(-distance, kind="stable")][:keep].tolist()):
+            context_id, token_ids = text.contexts.select("context_id", "token_ids").row(int(text.windows[token]))
+            position, end = int(text.encoded.positions[token]), int(ends[token])
+            if kind == FALSE_ALARM:
+                cause = RULE_WRONG
+            elif end >= 0:
+                cause = VALUE_LOW
+            else:
+                cause = CONTEXT_UNMATCHED if int(text.encoded.forms[token]) in known else TOKEN_UNKNOWN
+            rows.append({
+                **unit.key(), "text": text.name, "kind": kind, "rank": rank, "context_id": context_id,
+                "position": position, "predicted": float(predicted[token]), "actual": float(actual[token]),
+                "token_ids": token_ids[: position + 1], "cause": cause, "rule_id": rule_of_end.get(end),
+            })  # fmt: skip
+    return rows

@@ -1,10 +1,11 @@
-"""Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (DESIGN section 6).
+"""Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (paper section 4).
 
 1. Fit each unit's predictors: its graph, what it has to beat, and the controls (``predictors``).
 2. ``top``: predict the unit's own test contexts, whose activations ``top_examples`` holds.
-3. ``random`` and ``out_of_domain``: predict whole held-out documents, shard by shard, for all units on the same
-   activations; ``quantiles``: those of its contexts that were drawn for the unit. Scores add up as shards go by.
-4. Resample documents for the intervals, of units and of the means over the layer's units.
+3. ``random`` and ``out_of_domain``: predict whole held-out documents, all units on the same tokens; ``quantiles``:
+   those contexts of ``random`` that are drawn for the unit.
+4. Count by document, and resample documents for the intervals; the layer's means are made of the counts later
+   (``layer_scores``).
 5. Keep the tokens on which the graph is most confidently wrong, and name the kinds of failure.
 
 Every position but 0 counts. A unit whose graph is empty is predicted silent everywhere and stays in the table. An error
@@ -13,296 +14,171 @@ in one unit is its own: the unit is ``failed`` in the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float, Int
 
 from n2g_assets.core.errors import N2GError
-from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
 from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.counterexamples import Counterexamples, rules_of_ends
+from n2g_assets.evaluation.counterexamples import find_counterexamples
+from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
 from n2g_assets.evaluation.failures import name_failures
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import Predictor, PredictorName
-from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
-from n2g_assets.evaluation.scores import Scores
-from n2g_assets.evaluation.texts import HeldOutText, TextName, quantile_windows
-from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.predict import TokenGraph
+from n2g_assets.evaluation.harvest_text import HarvestText
+from n2g_assets.evaluation.material import LabelledText, UnitMaterial
+from n2g_assets.evaluation.predictors import fit_predictors
+from n2g_assets.evaluation.scores import score_row
+from n2g_assets.evaluation.texts import HeldOutText, quantile_tokens
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, frames_by_unit, unit_frame
-from n2g_assets.method.text import EncodedText
+
+UNIT_INPUTS = (
+    "top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests", "activations",
+)  # fmt: skip
+"""Tables whose rows of a unit its scores are made from."""
 
 
 @dataclass(frozen=True)
-class LayerRows:
-    """What was made of some units of one layer; each frame holds the rows of all of them."""
-
-    layer: int
-    top_examples: pl.DataFrame
-    pruned_examples: pl.DataFrame
-    saliencies: pl.DataFrame
-    augmented_examples: pl.DataFrame
-    graph_nodes: pl.DataFrame
-    rules: pl.DataFrame
-    rule_tests: pl.DataFrame
-    activations: pl.DataFrame
-    """The strong positions of the harvest."""
-
-    def of(self, unit: Unit) -> LayerRows:
-        """Those of one unit."""
-        return LayerRows(layer=self.layer, **{name: self.table(name, unit) for name in self._parts})
-
-    def table(self, name: str, unit: Unit) -> pl.DataFrame:
-        """The rows of one unit in one of the tables."""
-        part = self._parts[name].get(unit)
-        return getattr(self, name).clear() if part is None else part
-
-    @cached_property
-    def _parts(self) -> dict[str, dict[Unit, pl.DataFrame]]:
-        """By table and unit, its rows."""
-        return {name: frames_by_unit(value) for name, value in vars(self).items() if isinstance(value, pl.DataFrame)}
-
-
-@dataclass(frozen=True)
-class Materials:
+class LayerMaterial:
     """What some units of a layer are evaluated with."""
 
-    rows: LayerRows
-    """Theirs; ``graph_nodes`` holds those of their partners as well."""
+    layer: int
+    rows: Mapping[str, pl.DataFrame]
+    """By table of ``UNIT_INPUTS``, the units' rows; ``graph_nodes`` holds those of their partners as well."""
     a_max: Mapping[Unit, float]
     """Largest activation over the harvest of every unit."""
     vocabulary: Vocabulary
     harvest: HarvestText | None
-    """What the rivals learn from; none where they are not asked for."""
+    """What baselines learn from; None where no such baseline is asked for."""
     strongest: int
     """Strong positions that the harvest keeps for a unit."""
     texts: Sequence[HeldOutText]
     """The held-out texts that are scored; ``quantiles`` is drawn from ``random``."""
     partners: Mapping[Unit, Unit]
     """By unit, the one whose graph is its shuffled control."""
-    predictors: Sequence[PredictorName]
-    method: MethodSettings
-    evaluation: EvaluationSettings
+    predictors: Sequence[str]
+    method: GraphSettings
+    evaluation: ScoreSettings
+
+    def of_unit(self, table: str, unit: Unit) -> pl.DataFrame:
+        """The rows of one unit in one of the tables."""
+        part = self._parts[table].get(unit)
+        return self.rows[table].clear() if part is None else part
+
+    @cached_property
+    def _parts(self) -> dict[str, dict[Unit, pl.DataFrame]]:
+        """By table and unit, its rows."""
+        return {table: frames_by_unit(frame) for table, frame in self.rows.items()}
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A text of one unit: its tokens and what the unit does on them."""
-
-    text: EncodedText
-    actual: Float64[np.ndarray, " tokens"]
-    """Normalised activations."""
-    documents: Int64[np.ndarray, " tokens"]
-    """Number of the document of every token."""
-    document_ids: list[str]
-    """By number."""
-
-
-def evaluate_units(
-    units: Sequence[Unit],
-    materials: Materials,
-    layer_scores: LayerScores,
-    progress: Callable[[int, int], None] | None = None,
-) -> BlockResult:
+def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
     """Scores every predictor of some units of a layer on every text.
 
     Args:
         units: units that have a graph.
-        materials: what they are evaluated with.
-        layer_scores: every unit's scores are added to it.
-        progress: told the units done and the units to do.
+        material: what they are evaluated with.
 
     Returns:
-        Tables ``evaluation``, ``counterexamples`` and ``failures`` and a ledger entry for every unit: ``failed`` where
-        its rows cannot be evaluated, ``too_few_contexts`` where it has no train or no test context.
+        Tables ``evaluation``, ``document_scores``, ``counterexamples`` and ``failures`` and a ledger entry for every
+        unit: ``failed`` where its rows cannot be evaluated, ``too_few_contexts`` where it has no train or no test
+        context.
     """
-    rows: dict[str, list[dict[str, Any]]] = {"evaluation": [], "counterexamples": []}
-    failures = [unit_frame("failures", [])]
+    scored: list[dict[str, pl.DataFrame]] = []
     unusual: dict[Unit, Outcome] = {}
-    for done, unit in enumerate(units):
-        if progress is not None:
-            progress(done, len(units))
-        mine = materials.rows.of(unit)
-        counts = dict(mine.top_examples.group_by("split").len().iter_rows())
+    for unit in units:
+        counts = dict(material.of_unit("top_examples", unit).group_by("split").len().iter_rows())
         if not counts.get("train") or not counts.get("test"):
             reason = f"{counts.get('train', 0)} train and {counts.get('test', 0)} test contexts."
             unusual[unit] = Outcome("too_few_contexts", reason)
             continue
         try:
-            scored, wrong = _Evaluation(unit, mine, materials).run()
-            named = _failures(unit, mine, scored, wrong, materials)
+            scored.append(_evaluate_unit(unit, material))
         except (N2GError, OSError, MemoryError):
             raise
         except Exception as error:  # of this unit alone: the others go on
             unusual[unit] = Outcome("failed", f"The unit cannot be evaluated: {type(error).__name__}: {error}.")
-            continue
-        layer_scores.add_unit(unit, scored)
-        rows["evaluation"] += [row for row, _ in scored]
-        rows["counterexamples"] += wrong
-        failures.append(named)
-    if progress is not None:
-        progress(len(units), len(units))
-    tables = {name: unit_frame(name, found) for name, found in rows.items()}
-    return finish_block(units, {**tables, "failures": pl.concat(failures)}, unusual)
+    names = ("evaluation", "document_scores", "counterexamples", "failures")
+    tables = {name: pl.concat([unit_frame(name, []), *(frames[name] for frames in scored)]) for name in names}
+    return finish_block(units, tables, unusual)
 
 
-def _failures(
-    unit: Unit,
-    mine: LayerRows,
-    scored: Sequence[tuple[dict[str, Any], Any]],
-    wrong: Sequence[dict[str, Any]],
-    materials: Materials,
-) -> pl.DataFrame:
-    """Rows of ``failures`` of one unit, given its rows of ``evaluation`` with their draws and its counterexamples."""
-    return name_failures(
-        [unit],
-        top_examples=mine.top_examples,
-        pruned_examples=mine.pruned_examples,
-        rules=mine.rules,
-        evaluation=unit_frame("evaluation", [row for row, _ in scored]),
-        counterexamples=unit_frame("counterexamples", wrong),
-        rule_tests=mine.rule_tests,
-        a_max=materials.a_max,
-        method=materials.method,
-    )
+class _Scored(NamedTuple):
+    """One predictor on one text."""
+
+    predictor: str
+    text: str
+    document_ids: Sequence[str]
+    counts: DocumentCounts
 
 
-class _Evaluation:
-    """One unit."""
+def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFrame]:
+    """The rows of one unit by table."""
+    settings, threshold, a_max = material.evaluation, material.method.firing_threshold, material.a_max[unit]
+    top_examples, rules = (material.of_unit(table, unit) for table in ("top_examples", "rules"))
+    test = LabelledText.of(top_examples.filter(pl.col("split") == "test"), a_max, material.vocabulary)
+    known = _unit_material(unit, material, test.document_ids)
+    predictors = fit_predictors(material.predictors, known)
+    rows: list[dict[str, Any]] = []
+    scored: list[_Scored] = []
+    wrong: list[dict[str, Any]] = []
 
-    def __init__(self, unit: Unit, mine: LayerRows, materials: Materials) -> None:
-        self.unit, self.mine, self.materials = unit, mine, materials
-        self.a_max = materials.a_max[unit]
-        self.threshold = materials.method.firing_threshold
-        self.vocabulary = materials.vocabulary
-        self.test = self.labelled("test")
-        self.graph = TokenGraph.from_rows(mine.graph_nodes, self.vocabulary)
-        self.predictors: dict[PredictorName, Predictor] = dict(self.fitted())
-
-    def labelled(self, side: str) -> Labelled:
-        """The unit's own contexts of one side, in order of rank."""
-        examples = self.mine.top_examples.filter(pl.col("split") == side).sort("rank")
-        document_ids = examples["document_id"].unique().sort().to_list()
-        numbers = [document_ids.index(document_id) for document_id in examples["document_id"]]
-        return Labelled(
-            EncodedText.from_contexts(
-                [np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], self.vocabulary
-            ),
-            np.concatenate([np.asarray(found, np.float64) for found in examples["activations"]]) / self.a_max,
-            np.repeat(numbers, examples["token_ids"].list.len().to_numpy()),
-            document_ids,
-        )
-
-    # ------------------------------------------------------------------------------------ predictors
-    def fitted(self) -> Iterator[tuple[PredictorName, Predictor]]:
-        """The predictors asked for, each fitted on what it may know of this unit."""
-        materials, train = self.materials, self.labelled("train")
-        if materials.harvest is not None:
-            evidence = self.evidence(materials.harvest)
-        for name in materials.predictors:
-            if name == "graph":
-                yield name, self.graph
-            elif name == "token_lookup":
-                yield name, TokenLookup().fit(train.text, train.actual)
-            elif name == "ngram":
-                yield name, NGram.choose(train.text, train.actual, self.threshold)
-            elif name == "ngram_backoff" and materials.harvest is not None:
-                yield name, fit_backoff(evidence, materials.harvest)
-            elif name == "skip_bigram" and materials.harvest is not None:
-                yield name, SkipBigrams.fit(evidence, materials.harvest)
-            elif name == "always_zero":
-                yield name, AlwaysZero()
-            elif name == "graph_shuffled" and self.unit in materials.partners:
-                other = materials.rows.table("graph_nodes", materials.partners[self.unit])
-                yield name, TokenGraph.from_rows(other, self.vocabulary)
-            elif name == "graph_unaugmented":
-                yield name, self.unaugmented()
-
-    def evidence(self, harvest: HarvestText) -> Evidence:
-        """What the rivals may know: everything but the unit's own test documents."""
-        return Evidence.of(
-            harvest,
-            self.mine.activations,
-            self.mine.top_examples.filter(pl.col("split") == "train"),
-            self.test.document_ids,
-            self.a_max,
-            strongest=self.materials.strongest,
-            threshold=self.threshold,
-        )
-
-    def unaugmented(self) -> TokenGraph:
-        """The graph as it is without the variants."""
-        mine, materials = self.mine, self.materials
-        built = build_graphs(
-            [self.unit], mine.pruned_examples, mine.saliencies, mine.augmented_examples.clear(),
-            materials.a_max, materials.vocabulary, materials.method,
-        )  # fmt: skip
-        return TokenGraph.from_rows(built.tables["graph_nodes"], self.vocabulary)
-
-    # ------------------------------------------------------------------------------------ texts
-    def run(self) -> tuple[list[tuple[dict[str, Any], Any]], list[dict[str, Any]]]:
-        """Rows of ``evaluation`` with their draws, and rows of ``counterexamples``."""
-        scored = self.on_top()
-        wrong: list[dict[str, Any]] = []
-        rule_of_end = rules_of_ends(self.mine.rules)
-        for text in self.materials.texts:
-            actual = [text.read(number, [self.unit])[0] / self.a_max for number in range(len(text.shards))]
-            found = Counterexamples(self.unit, text.name, self.threshold, self.materials.evaluation.counterexamples)
-            scored += self.on_held_out(text, actual, found)
-            wrong += found.rows(rule_of_end)
-        return scored, wrong
-
-    def on_top(self) -> list[tuple[dict[str, Any], Any]]:
-        """The unit's own test contexts."""
-        test = self.test
-        inside = test.text.positions > 0
-        scores = {}
-        for name, predictor in self.predictors.items():
-            scores[name] = Scores(len(test.document_ids), self.threshold)
-            scores[name].add(test.actual[inside], predictor.predict(test.text)[inside], test.documents[inside])
-        return self.rows("top", scores, test.document_ids)
-
-    def on_held_out(
-        self, text: HeldOutText, actual: Sequence[np.ndarray], found: Counterexamples
-    ) -> list[tuple[dict[str, Any], Any]]:
-        """A held-out text and, of ``random``, the contexts drawn for the unit."""
-        parts: dict[TextName, list[np.ndarray]] = {text.name: [shard.inside for shard in text.shards]}
-        if text.name == "random":
-            settings = self.materials.evaluation
-            seed = [settings.seed, self.mine.layer, self.unit.number, int(self.unit.sign < 0)]
-            parts["quantiles"] = quantile_windows(text, actual, settings.quantile_contexts, seed)
-        n_documents = len(text.document_ids)
-        scores = {part: {name: Scores(n_documents, self.threshold) for name in self.predictors} for part in parts}
-        for i, (shard, values) in enumerate(zip(text.shards, actual, strict=True)):
-            for name, predictor in self.predictors.items():
-                if name == "graph":
-                    predicted, ends = self.graph.predict_with_ends(shard.encoded)
-                    found.add(shard, values, predicted, ends, self.graph.roots)
-                else:
-                    predicted = predictor.predict(shard.encoded)
-                for part, inside in parts.items():
-                    where = inside[i]
-                    scores[part][name].add(values[where], predicted[where], shard.documents[where])
-        return [row for part, by_name in scores.items() for row in self.rows(part, by_name, text.document_ids)]
-
-    def rows(
-        self, text: TextName, scores: Mapping[PredictorName, Scores], document_ids: Sequence[str]
-    ) -> list[tuple[dict[str, Any], Any]]:
-        """Rows of ``evaluation`` of one text, with their draws."""
-        settings = self.materials.evaluation
+    def score(
+        text: str,
+        actual: Float[np.ndarray, " tokens"],
+        predicted: Mapping[str, Float[np.ndarray, " tokens"]],
+        documents: Int[np.ndarray, " tokens"],
+        document_ids: Sequence[str],
+        where: Bool[np.ndarray, " tokens"],
+    ) -> None:
         weights = poisson_weights(document_ids, settings.bootstrap_draws, settings.seed)
-        made = []
-        for name, score in scores.items():
-            row, draws = score.row(weights)
-            chosen = self.predictors[name]
-            n = chosen.n if name == "ngram" and isinstance(chosen, NGram) else None
-            made.append(({**self.unit.key(), "predictor": name, "text": text, **row, "ngram_n": n}, draws))
-        return made
+        for name, guess in predicted.items():
+            pair = actual[where], guess[where]
+            counts = count_documents(*pair, documents[where], len(document_ids), threshold)
+            key = {**unit.key(), "predictor": name, "text": text, "ngram_n": getattr(predictors[name], "ngram_n", None)}
+            rows.append(key | score_row(*pair, counts, weights, threshold))
+            scored.append(_Scored(name, text, document_ids, counts))
+
+    predicted = {name: predictor.predict(test.text) for name, predictor in predictors.items()}
+    score("top", test.actual, predicted, test.documents, test.document_ids, test.text.positions > 0)
+    for text in material.texts:
+        actual = text.read(unit) / a_max
+        predicted = {name: predictor.predict(text.encoded) for name, predictor in predictors.items()}
+        score(text.name, actual, predicted, text.documents, text.document_ids, text.inside)
+        if text.name == "random":
+            seed = [settings.seed, material.layer, unit.number, int(unit.sign < 0)]
+            drawn = quantile_tokens(text, actual, settings.quantile_contexts, seed)
+            score("quantiles", actual, predicted, text.documents, text.document_ids, drawn)
+        if "graph" in predictors:
+            wrong += find_counterexamples(unit, known.graph, rules, text, actual, threshold, settings.counterexamples)
+    tables = {"evaluation": unit_frame("evaluation", rows), "counterexamples": unit_frame("counterexamples", wrong)}
+    failures = name_failures(
+        [unit], top_examples=top_examples, pruned_examples=known.pruned_examples, rules=rules,
+        rule_tests=material.of_unit("rule_tests", unit), a_max=material.a_max, method=material.method, **tables,
+    )  # fmt: skip
+    return {**tables, "document_scores": document_rows(unit, scored), "failures": failures}
+
+
+def _unit_material(unit: Unit, material: LayerMaterial, test_documents: Sequence[str]) -> UnitMaterial:
+    """What predictors may know of a unit."""
+    partner = material.partners.get(unit)
+    return UnitMaterial(
+        unit=unit,
+        a_max=material.a_max[unit],
+        train_examples=material.of_unit("top_examples", unit).filter(pl.col("split") == "train"),
+        test_documents=test_documents,
+        partner_nodes=None if partner is None else material.of_unit("graph_nodes", partner),
+        harvest=material.harvest,
+        strongest=material.strongest,
+        vocabulary=material.vocabulary,
+        method=material.method,
+        **{
+            name: material.of_unit(name, unit)
+            for name in ("pruned_examples", "saliencies", "graph_nodes", "activations")
+        },
+    )

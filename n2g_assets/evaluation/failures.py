@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from n2g_assets.core.settings import MethodSettings
+from n2g_assets.core.settings import Firing
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.counterexamples import TOKEN_UNKNOWN
 from n2g_assets.method.results import rows_by_unit, unit_frame
@@ -77,7 +77,7 @@ def name_failures(
     counterexamples: pl.DataFrame,
     rule_tests: pl.DataFrame,
     a_max: Mapping[Unit, float],
-    method: MethodSettings,
+    method: Firing,
 ) -> pl.DataFrame:
     """Names the failures of some units of one layer by ``FAILURE_RULES``.
 

@@ -45,11 +45,6 @@ class Counts(NamedTuple):
         """Tokens that fire."""
         return self.true_positives + self.false_negatives
 
-    @property
-    def of_silence(self) -> Counts:
-        """The same tokens with non-firing as what is to be found: its measures are those of non-firing."""
-        return Counts(self.true_negatives, self.false_negatives, self.false_positives, self.true_positives)
-
 
 def count_firings(
     activations: Float[np.ndarray, " tokens"], predicted: Float[np.ndarray, " tokens"], threshold: float

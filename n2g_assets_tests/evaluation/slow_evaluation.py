@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from n2g_assets.evaluation.rivals import FARTHEST, LONGEST_RUN, NEGLIGIBLE, SHRINKAGE
 
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.rivals import FARTHEST, LONGEST_RUN, NEGLIGIBLE, SHRINKAGE
 from n2g_assets.evaluation.texts import quantile_windows
 from n2g_assets_tests.evaluation.slow_baselines import (
     slow_backoff,

@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 import polars as pl
+from n2g_assets.evaluation.rivals import HarvestText
 
 from n2g_assets.core.settings import EvaluationSettings, MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PREDICTORS, shuffled_partners
-from n2g_assets.evaluation.rivals import HarvestText
 from n2g_assets.evaluation.texts import HeldOutText, TextName
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from n2g_assets.evaluation.baselines import AlwaysZero, NGram, TokenLookup
+
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_choice, slow_fit, slow_predict
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 import pytest
+from n2g_assets.evaluation.rivals import HarvestText
 from polars.testing import assert_frame_equal
 
 from n2g_assets.core.errors import RowsError, StorageError
@@ -14,7 +15,6 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import LayerScores
 from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
-from n2g_assets.evaluation.rivals import HarvestText
 from n2g_assets.evaluation.texts import TEXTS
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine

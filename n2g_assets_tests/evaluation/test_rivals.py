@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
 
 from n2g_assets.core.errors import StorageError
-from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_backoff, slow_evidence, slow_skip_bigrams
 from n2g_assets_tests.method.toy import BOS, vocabulary_of

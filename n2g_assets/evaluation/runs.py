@@ -1,0 +1,103 @@
+"""Runs of tokens in a text, and graphs that remember a mean activation for every run.
+
+A run is a sequence of forms that ends at a token and does not reach over BOS. A run of n forms is a path of n exact
+nodes in a token graph, the last form first, so that a fitted n-gram is a graph whose paths all end at depth n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int32, Int64
+
+from n2g_assets.method.predict import TokenGraph
+from n2g_assets.method.text import EncodedText
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The different runs of k forms that end at some tokens of a text: one level of a trie that reads backwards."""
+
+    parents: Int64[np.ndarray, " runs"]
+    """The run of the last k-1 forms, as its number among those; -1 for runs of one."""
+    forms: Int64[np.ndarray, " runs"]
+    """The first form of the run."""
+    tokens: Int64[np.ndarray, " ends"]
+    """Tokens at which a run ends."""
+    numbers: Int64[np.ndarray, " ends"]
+    """Which run ends there."""
+
+    def totals(
+        self, values: Float[np.ndarray, " tokens"], where: Bool[np.ndarray, " ends"] | None = None
+    ) -> tuple[Float64[np.ndarray, " runs"], Int64[np.ndarray, " runs"]]:
+        """By run, the sum of ``values`` over the tokens at which it ends (or those of ``where``), and their count."""
+        tokens, numbers = (self.tokens, self.numbers) if where is None else (self.tokens[where], self.numbers[where])
+        size = len(self.forms)
+        return np.bincount(numbers, weights=values[tokens], minlength=size), np.bincount(numbers, minlength=size)
+
+
+def runs_of_one(text: EncodedText, tokens: Int64[np.ndarray, " tokens"]) -> Runs:
+    """The runs of one form that end at these tokens, none of which is BOS."""
+    return _runs(text, 1, tokens, np.full(len(tokens), -1))
+
+
+def longer_runs(text: EncodedText, runs: Runs, k: int, where: Bool[np.ndarray, " ends"] | None = None) -> Runs:
+    """The runs of k forms that end where runs of k-1 do, or at those of them that ``where`` names."""
+    where = text.positions[runs.tokens] >= k if where is None else where & (text.positions[runs.tokens] >= k)
+    return _runs(text, k, runs.tokens[where], runs.numbers[where])
+
+
+def runs_up_to(text: EncodedText, n: int) -> list[Runs]:
+    """The runs of 1, 2, .. n forms that end at any token but BOS."""
+    levels = [runs_of_one(text, np.flatnonzero(text.positions > 0))]
+    for k in range(2, n + 1):
+        levels.append(longer_runs(text, levels[-1], k))
+    return levels
+
+
+def form_count(text: EncodedText) -> int:
+    """Number of forms of the vocabulary that a text is encoded with."""
+    return len(text.starts) - 1
+
+
+def trie_of(levels: Sequence[Runs]) -> tuple[Int32[np.ndarray, " nodes"], Int32[np.ndarray, " nodes"]]:
+    """Parents and forms of the nodes of a trie whose depths are runs of 1, 2, .. forms, level by level."""
+    sizes = [len(level.forms) for level in levels]
+    parents = [level.parents + sum(sizes[: max(0, depth - 1)]) for depth, level in enumerate(levels)]
+    return (
+        np.concatenate(parents).astype(np.int32),
+        np.concatenate([level.forms for level in levels]).astype(np.int32),
+    )
+
+
+def mean_graph(text: EncodedText, activations: Float[np.ndarray, " tokens"], n: int) -> TokenGraph:
+    """The graph that predicts, after each run of n forms, the mean activation seen there; 0 after any other run.
+
+    Args:
+        text: what is learnt from.
+        activations: normalised activation of every token of it; those of BOS are not read.
+        n: forms of a run.
+
+    Raises:
+        ValueError: there are not as many activations as tokens.
+    """
+    if len(activations) != len(text):
+        raise ValueError(f"{len(activations)} activations do not belong to a text of {len(text)} tokens.")
+    levels = runs_up_to(text, n)
+    parents, forms = trie_of(levels)
+    values = np.full(len(forms), np.nan, np.float32)
+    values[len(forms) - len(levels[-1].forms) :] = means(*levels[-1].totals(activations))
+    return TokenGraph.from_nodes(parents, forms, values, form_count(text))
+
+
+def means(sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"]) -> Float64[np.ndarray, " runs"]:
+    """Means; 0 where there is nothing."""
+    return sums / np.maximum(counts, 1)
+
+
+def _runs(text: EncodedText, k: int, tokens: Int64[np.ndarray, " ends"], shorter: Int64[np.ndarray, " ends"]) -> Runs:
+    n_forms = form_count(text)
+    pairs, numbers = np.unique((shorter + 1) * n_forms + text.forms[tokens - (k - 1)], return_inverse=True)
+    return Runs(pairs // n_forms - 1, pairs % n_forms, tokens, numbers)
