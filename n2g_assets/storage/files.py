@@ -1,59 +1,75 @@
-"""Files that are complete or not there at all, and locks that end with their process."""
+"""Files that are complete or not there at all, their checksums, and locks that end with their process.
+
+1. Whatever is written is written inside a temporary folder beside its place and then moved there. The folder has a
+   random name and holds a locked file as long as its writer lives, so ``cache.sweep`` can tell what a killed one left.
+2. A file is whole if its size and sha256 are those that were noted when it was written. A JSON file that notes such
+   things carries its own checksum (``write_sealed``).
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from n2g_assets.core.errors import StorageError
-from n2g_assets.storage.hashing import file_sha256
+from n2g_assets.storage.hashing import file_sha256, hash_json
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 3600.0
 """Seconds that a run waits for another one's lock before it gives up with a message."""
 
-_ABANDONED_SECONDS = 3600.0
+_WRITER_LOCK = ".lock"
+_SETTLED_NS = 100_000_000
+"""A file that changed less than this before it was read is read again: its time of change may not show another one."""
+_verified: dict[Path, tuple[int, int, int, str]] = {}
+"""By file, the state (inode, size, time of change, sha256) in which this process found it whole."""
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+_LIBRARIES = {"polars", "duckdb", "_duckdb", "safetensors"}
 
 
+# ------------------------------------------------------------------------------------------ writing
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to fill, moved into place when the block ends; a failure leaves no trace.
-
-    Of nested blocks the inner file is moved first and the outer one directly after it.
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target``, for what is to be moved there; removed when the block ends.
 
     Raises:
-        StorageError: the disk is full.
-        OSError: anything else that the file system says.
+        StorageError: the disk is full, or the folder of ``target`` cannot be written.
+        OSError: anything else that the block raises.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full_error(path) from error
-        raise
+    with _clear_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder, lock = _held_folder(target.parent)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Has ``write`` fill a temporary file beside ``path`` and moves it into place; fails as ``replacing`` does."""
-    with replacing(path) as temporary:
-        write(temporary)
+    """Has ``write`` fill a temporary file and moves it to ``path``; fails as ``temporary_folder`` does."""
+    with temporary_folder(path) as folder:
+        write(folder / path.name)
+        os.replace(folder / path.name, path)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, row_group: int | None = None) -> tuple[int, str]:
@@ -62,12 +78,89 @@ def write_parquet(frame: pl.DataFrame, path: Path, row_group: int | None = None)
     return path.stat().st_size, file_sha256(path)
 
 
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object with its own checksum; ``path`` is not there yet."""
+    path.write_text(_sealed(content), encoding="utf-8")
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    return json.dumps({"checksum": hash_json(content), **content}, indent=1, ensure_ascii=True)
+
+
+def _held_folder(parent: Path) -> tuple[Path, BaseFileLock]:
+    from filelock import FileLock, Timeout
+
+    while True:
+        folder = parent / f".{secrets.token_hex(8)}.tmp"
+        folder.mkdir()
+        lock = FileLock(folder / _WRITER_LOCK, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+            return folder, lock
+        except Timeout:  # a sweep came between the two
+            continue
+
+
+# ------------------------------------------------------------------------------------------ checking
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The JSON object that ``write_sealed`` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged.
+    """
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.pop("checksum", None) is None or _sealed(content) != text:
+        raise ValueError(f"{path} differs from its checksum")
+    return content
+
+
+def is_whole(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file has this size and sha256; it is read once a process and state of the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found, now = path.stat(), time.time_ns()
+    if found.st_size != size:
+        return False
+    state = (found.st_ino, found.st_size, found.st_mtime_ns, sha256)
+    if _verified.get(path) == state:
+        return True
+    if file_sha256(path) != sha256:
+        return False
+    if found.st_mtime_ns < now - _SETTLED_NS:
+        _verified[path] = state
+    return True
+
+
+def say_damaged(what: object, reason: str) -> None:
+    """Warns that something stored cannot be used and is made again."""
+    logger.warning("%s is damaged (%s) and is made again.", what, reason)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether the writer of a temporary folder is dead; one without a lock file has a writer that only begins."""
+    from filelock import FileLock, Timeout
+
+    lock = temporary / _WRITER_LOCK
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0, thread_local=False):
+            return True
+    except Timeout:
+        return False
+
+
+# ------------------------------------------------------------------------------------------ errors
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk, a quota or the largest file size is reached."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
+    if isinstance(error, OSError) and (error.errno in _DISK_FULL or _SHORT_WRITE.search(str(error))):
+        return True  # NumPy says how much it could write, and no errno
     library = type(error).__module__.partition(".")[0]
-    return library in {"polars", "duckdb", "_duckdb"} and any(os.strerror(code) in str(error) for code in _DISK_FULL)
+    return library in _LIBRARIES and any(os.strerror(code) in str(error) for code in _DISK_FULL)
 
 
 def disk_full_error(path: Path) -> StorageError:
@@ -78,6 +171,24 @@ def disk_full_error(path: Path) -> StorageError:
     )
 
 
+@contextmanager
+def _clear_errors(target: Path) -> Iterator[None]:
+    """Turns what the file system says about writing ``target`` into an error with a cure."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full_error(target) from error
+        named = isinstance(error, OSError) and error.filename and Path(os.fsdecode(error.filename))
+        if named and (named.is_relative_to(target.parent) or target.is_relative_to(named)):
+            raise StorageError(
+                f"{target.name} cannot be written in {target.parent} ({error.strerror or error}): "
+                "make the folder writable, or set N2G_HOME to one that is."
+            ) from error
+        raise
+
+
+# ------------------------------------------------------------------------------------------ locks
 @contextmanager
 def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Holds an OS file lock that ends with its process, whatever ends it; waits for another holder.
@@ -122,13 +233,3 @@ def _read_holder(path: Path) -> str:
         return path.read_text(encoding="utf-8") or "another process"
     except OSError:
         return "another process"
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Removes what killed writers of this very file left beside it."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                leftover.unlink()
-        except FileNotFoundError:
-            continue

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,21 +22,29 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
+from pydantic import ConfigDict, TypeAdapter
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.storage.files import LOCK_TIMEOUT, hold_lock, replacing, write_parquet
-from n2g_assets.storage.hashing import content_hash, file_sha256, hash_json
+from n2g_assets.storage.files import (
+    LOCK_TIMEOUT,
+    hold_lock,
+    is_whole,
+    read_sealed,
+    say_damaged,
+    temporary_folder,
+    write_parquet,
+    write_sealed,
+)
+from n2g_assets.storage.hashing import content_hash, hash_json
 
 __all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json"]
-
-logger = logging.getLogger(__name__)
 
 _MOVE_SECONDS = 0.05
 """Ample for a writer to move its second file into place after the first."""
@@ -48,6 +56,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 @dataclass(frozen=True)
 class Manifest:
     """What is known of a slice without reading its rows."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     table: str
     study: str
@@ -65,7 +75,12 @@ class Manifest:
     file_sha256: str
     unit_hashes: dict[str, str] = field(default_factory=dict)
     """By ``unit:sign``, the hash of what this unit's rows were made from."""
+    seconds: float = 0.0
+    """How long it took to compute the rows."""
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True, order=True)
@@ -88,7 +103,6 @@ class SliceStore:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._verified: dict[Path, tuple[int, int, int, str]] = {}
 
     # ---------------------------------------------------------------------------------------- writing
     def write(
@@ -102,6 +116,7 @@ class SliceStore:
         input_hash: str,
         code_version: str,
         unit_hashes: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
         extra: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Replaces one slice; what was there stays until the new one is complete.
@@ -115,6 +130,7 @@ class SliceStore:
             input_hash: hash of what the rows were made from.
             code_version: code version of the stage.
             unit_hashes: by ``unit:sign``, the hash of what that unit's rows were made from.
+            seconds: how long it took to compute the rows.
             extra: anything else to keep with the slice, as JSON.
 
         Raises:
@@ -124,8 +140,8 @@ class SliceStore:
         path = self.path(key)
         frame = _schema(key).conform(frame)
         _check_keys(key, frame)
-        with replacing(path.with_suffix(".json")) as about_file, replacing(path) as rows_file:
-            size, sha256 = write_parquet(frame, rows_file, _row_group(frame))
+        with temporary_folder(path) as folder:
+            size, sha256 = write_parquet(frame, folder / "rows", _row_group(frame))
             manifest = Manifest(
                 table=table,
                 study=study,
@@ -139,9 +155,12 @@ class SliceStore:
                 file_bytes=size,
                 file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}),
+                seconds=seconds,
                 extra=dict(extra or {}),
             )
-            about_file.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
+            write_sealed(folder / "manifest", asdict(manifest))
+            os.replace(folder / "rows", path)
+            os.replace(folder / "manifest", path.with_suffix(".json"))
         return manifest
 
     # ---------------------------------------------------------------------------------------- reading
@@ -151,7 +170,7 @@ class SliceStore:
         state = self._inspect(key)
         if isinstance(state, str):
             if state != "absent":
-                logger.warning("The slice %s is %s and will be made again.", key, state)
+                say_damaged(f"The slice {key}", state)
             return None
         return state
 
@@ -189,6 +208,7 @@ class SliceStore:
             rows = self._scan(key) if units is None else _only_units(self._scan(key), units)
             return (rows if columns is None else rows.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
+            self._discard_unreadable(key)
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
 
     def scan_all(self, table: str, study: str) -> pl.LazyFrame:
@@ -245,7 +265,7 @@ class SliceStore:
         return folder / f"{_checked_name('part', key.part)}.parquet"
 
     def columns(self, key: SliceKey) -> pl.Schema:
-        """The columns of a slice as they were written; an older version may have written others than its table has.
+        """The columns of a slice.
 
         Raises:
             StorageError: the slice is absent, damaged or half-written.
@@ -283,21 +303,26 @@ class SliceStore:
 
     def _look(self, key: SliceKey) -> Manifest | str:
         path = self.path(key)
-        manifest = _read_manifest(path)
-        if isinstance(manifest, str):
-            return manifest
-        try:
-            found = path.stat()
-        except FileNotFoundError:
+        if not path.exists():
             return "absent"
-        if found.st_size != manifest.file_bytes:
-            return "damaged or half-written (its size differs from the manifest's)"
-        seen = (found.st_ino, found.st_size, found.st_mtime_ns, manifest.file_sha256)
-        if self._verified.get(path) != seen:
-            if file_sha256(path) != manifest.file_sha256:
-                return "damaged or half-written (its sha256 differs from the manifest's)"
-            self._verified[path] = seen
+        try:
+            manifest = _MANIFEST.validate_json(json.dumps(read_sealed(path.with_suffix(".json"))), strict=True)
+            if not is_whole(path, manifest.file_bytes, manifest.file_sha256):
+                return "its rows are not those of its manifest"
+            if self._scan(key).collect_schema() != _schema(key).schema:
+                return "its columns are not those of the table"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            return f"{type(error).__name__} in its manifest or rows"
         return manifest
+
+    def _discard_unreadable(self, key: SliceKey) -> None:
+        """Removes the manifest of rows that cannot be read although their checksum is right: they are made again."""
+        try:
+            self._scan(key).collect()
+        except (pl.exceptions.PolarsError, OSError):
+            self.path(key).with_suffix(".json").unlink(missing_ok=True)
 
     def _checked(self, key: SliceKey) -> Manifest:
         state = self._inspect(key)
@@ -305,7 +330,7 @@ class SliceStore:
             return state
         if state == "absent":
             raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
-        raise StorageError(f"{self._damage(key)}: it is {state}.")
+        raise StorageError(f"{self._damage(key)}: {state}.")
 
     def _damage(self, key: SliceKey) -> str:
         return f"{self.path(key)} cannot be read, delete it and materialize {key} again"
@@ -331,15 +356,6 @@ def _schema(key: SliceKey) -> Table:
     if key.table not in TABLES:
         raise StorageError(f"There is no table {key.table!r}: use one of {', '.join(TABLES)}.")
     return TABLES[key.table]
-
-
-def _read_manifest(path: Path) -> Manifest | str:
-    try:
-        return Manifest(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return "half-written (it has no manifest)" if path.exists() else "absent"
-    except (OSError, ValueError, TypeError) as error:
-        return f"damaged (its manifest: {type(error).__name__})"
 
 
 def _checked_name(what: str, name: str) -> str:

@@ -19,7 +19,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.table import Column, Table
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.storage import slices
+from n2g_assets.storage import files, slices
 from n2g_assets.storage.hashing import content_hash, hash_json, unit_rows_hashes
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, remove, rows, start, write
@@ -230,8 +230,8 @@ def test_rows_and_manifest_are_complete_before_the_first_of_them_is_moved(
 
     def replace(source: Path, target: Path) -> None:
         if not moved:
-            (about,) = target.parent.glob(".*.json.*.tmp")
-            assert json.loads(about.read_text())["file_bytes"] == source.stat().st_size
+            about = json.loads(source.with_name("manifest").read_text())
+            assert about["file_bytes"] == source.stat().st_size
         moved.append(target.suffix)
         real(source, target)
 
@@ -248,25 +248,95 @@ def test_a_reader_whose_slice_is_replaced_while_it_looks_gets_the_new_rows(
     write(store, "rules", frame)
 
     def replaced_meanwhile(path: Path) -> str:
-        monkeypatch.setattr(slices, "file_sha256", real)
+        monkeypatch.setattr(files, "file_sha256", real)
         write(store, "rules", frame.with_columns(rule_id=pl.col("rule_id") + 2))
         return real(path)
 
-    real = slices.file_sha256
-    monkeypatch.setattr(slices, "file_sha256", replaced_meanwhile)
+    real = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", replaced_meanwhile)
     assert SliceStore(store.home).read("rules", "demo", 7)["rule_id"].to_list() == [2, 3]
 
 
-def test_a_slice_with_the_columns_of_another_version_does_not_fit(
-    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+def test_a_slice_with_the_columns_of_another_version_is_made_again(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = SliceKey("rules", "demo", 7)
+    for table in ("rules", "ledger"):
+        write(store, table, rows(table, {"unit": 1}, study="demo", layer=7))
+        wider = replace(TABLES[table], columns=(*TABLES[table].columns, Column("new", pl.Int32, "new")))
+        monkeypatch.setattr(slices, "TABLES", {**TABLES, table: wider})
+        assert store.manifest(table, "demo", 7) is None
+        assert store.status(SliceKey(table, "demo", 7)) == "damaged"
+        assert f"The slice {table} of study demo, layer 7 is damaged (its columns are not those of" in caplog.text
+        with pytest.raises(StorageError, match="its columns are not those of the table"):
+            store.read(table, "demo", 7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unit_hashes": None},
+        {"unit_hashes": ["a"]},
+        {"unit_hashes": {"3:1": 7}},
+        {"layer": "7"},
+        {"rows": "many"},
+        {"rows": None},
+        {"input_hash": 5},
+        {"file_bytes": 1.5},
+        {"extra": None},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_with_other_content_than_todays_code_writes_is_damage(store: SliceStore, change: dict) -> None:
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    assert store.fits(key)
-    wider = replace(TABLES["rules"], columns=(*TABLES["rules"].columns, Column("new", pl.Int32, "new")))
-    monkeypatch.setattr(slices, "TABLES", {**TABLES, "rules": wider})
-    assert not store.fits(key)
-    assert store.status(key) == "ok"
+    about = store.path(SliceKey("rules", "demo", 7)).with_suffix(".json")
+    content = files.read_sealed(about) | change
+    files.write_sealed(about, content)
+    assert store.manifest("rules", "demo", 7) is None
+    about.write_text(json.dumps(content))  # without a checksum, as an older version wrote it
+    assert store.manifest("rules", "demo", 7) is None
+    about.write_text("[]")
+    assert store.manifest("rules", "demo", 7) is None
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_flipped_bit_of_a_slice_is_noticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = SliceStore(Home(tmp_path_factory.getbasetemp() / "flipped"))
+    manifest = write(store, "rules", rows("rules", {"rule_id": 0, "pattern": "a *"}, study="demo", layer=7))
+    path = store.path(SliceKey("rules", "demo", 7)).with_suffix(data.draw(st.sampled_from([".parquet", ".json"])))
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert store.manifest("rules", "demo", 7) == manifest
+    path.write_bytes(content)
+    assert store.manifest("rules", "demo", 7) is None
+
+
+@pytest.mark.parametrize("harm", ["nonsense", "broken pages"])
+def test_rows_that_cannot_be_read_although_their_checksum_is_right_are_made_again(store: SliceStore, harm: str) -> None:
+    write(store, "rules", rows("rules", *({"rule_id": i} for i in range(99)), study="demo", layer=7))
+    path = store.path(SliceKey("rules", "demo", 7))
+    content = path.read_bytes()
+    content = (
+        b"PAR1 nonsense"
+        if harm == "nonsense"
+        else content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :]
+    )
+    path.write_bytes(content)
+    about = path.with_suffix(".json")
+    sealed = files.read_sealed(about) | {"file_bytes": len(content), "file_sha256": files.file_sha256(path)}
+    about.unlink()
+    files.write_sealed(about, sealed)
+    with pytest.raises(StorageError, match="materialize rules of study demo, layer 7 again"):
+        store.read("rules", "demo", 7)
+    assert store.manifest("rules", "demo", 7) is None
+
+
+def test_asking_for_a_column_that_does_not_exist_harms_no_slice(store: SliceStore) -> None:
+    manifest = write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    with pytest.raises(StorageError):
+        store.read("rules", "demo", 7, columns=["no such column"])
+    assert store.manifest("rules", "demo", 7) == manifest
 
 
 def test_a_slice_that_is_not_there_is_named(store: SliceStore) -> None:

@@ -1,0 +1,203 @@
+"""The content-addressed cache: everything on disk that is made again where it is lost, and is not a slice.
+
+    cache/<kind>/<key>/entry.json and the entry's files
+
+1. An entry's key is a hash of all that decides its content; its kind says what it is, such as ``models``.
+2. An entry is filled in a temporary folder and moved into place by one rename. ``entry.json`` holds what is known
+   about it and the size and sha256 of its files, and has a checksum of its own.
+3. An entry that is damaged in any way is removed when it is looked for, so that it is made again.
+
+``sweep`` removes what killed writers left, here and beside the slices, downloads, reports and the database.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from n2g_assets.core.home import Home
+from n2g_assets.storage.files import (
+    hold_lock,
+    is_abandoned,
+    is_whole,
+    read_sealed,
+    say_damaged,
+    temporary_folder,
+    write_sealed,
+)
+from n2g_assets.storage.hashing import file_sha256
+
+logger = logging.getLogger(__name__)
+
+_ABOUT = "entry.json"
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_LEFTOVER = re.compile(r".*\.(tmp|part)|\.fetching-.*")
+_OLD_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry: the folder of its files, and what was written about it."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    def path(self, name: str) -> Path:
+        """One of its files."""
+        return self.folder / name
+
+
+class Cache:
+    """Reads and writes the entries under a home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def find(self, kind: str, key: str) -> Entry | None:
+        """The entry, or None where there is none; a damaged one is removed with a warning."""
+        folder = self._folder(kind, key)
+        for again in (True, False):  # another process may have replaced it during the first look
+            if not folder.exists():
+                return None
+            try:
+                about, files = self._read_about(kind, key)
+                damaged = [name for name, (size, sha256) in files.items() if not is_whole(folder / name, size, sha256)]
+                reason = f"its file {damaged[0]}" if damaged else ""
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            if not reason:
+                return Entry(folder, about)
+            if not again:
+                say_damaged(f"The cache entry {kind}/{key}", reason)
+                self.remove(kind, key)
+        return None
+
+    def write(
+        self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """Makes an entry, in place of one that is there.
+
+        Args:
+            kind: what it is, a name or a path of names.
+            key: hash of what decides its content.
+            fill: writes the files into the folder that it is given.
+            about: what else is to be known of it, as JSON.
+
+        Raises:
+            StorageError: the disk is full, or the cache cannot be written.
+        """
+        folder = self._folder(kind, key)
+        about = dict(about or {})
+        with temporary_folder(folder) as temporary:
+            new = temporary / "new"
+            new.mkdir()
+            fill(new)
+            files = {
+                path.relative_to(new).as_posix(): [path.stat().st_size, file_sha256(path)]
+                for path in sorted(new.rglob("*"))
+                if path.is_file()
+            }
+            write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": files})
+            for attempt in range(100):
+                with suppress(FileNotFoundError):
+                    os.replace(folder, temporary / f"old{attempt}")
+                try:
+                    os.rename(new, folder)
+                    return Entry(folder, about)
+                except OSError as error:  # another process was faster
+                    if error.errno not in _OCCUPIED:
+                        raise
+        raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
+
+    def obtain(
+        self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """The entry that is there, else a new one; of several processes one makes it and the others wait.
+
+        Raises:
+            StorageError: as ``write``, or another process still makes it after an hour.
+        """
+        found = self.find(kind, key)
+        if found is not None:
+            return found
+        with hold_lock(self.home.locks, f"cache/{kind}/{key}"):
+            return self.find(kind, key) or self.write(kind, key, fill, about)
+
+    def listing(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``)."""
+        found = {}
+        for folder in sorted(self._folder(kind).glob("*")):
+            if _KEY.fullmatch(folder.name):
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    found[folder.name] = self._read_about(kind, folder.name)[0]
+        return found
+
+    def entries(self, kind: str) -> list[Entry]:
+        """The whole entries of a kind, in the order of their keys; damaged ones are removed with a warning."""
+        keys = sorted(folder.name for folder in self._folder(kind).glob("*") if _KEY.fullmatch(folder.name))
+        return [entry for key in keys if (entry := self.find(kind, key)) is not None]
+
+    def remove(self, kind: str, key: str | None = None) -> None:
+        """Removes an entry, or all of a kind; none need be there."""
+        folder = self._folder(kind, key)
+        if folder.exists():
+            with temporary_folder(folder) as temporary, suppress(FileNotFoundError):
+                os.replace(folder, temporary / "old")
+
+    def _folder(self, kind: str, key: str | None = None) -> Path:
+        names = [*kind.split("/"), *([] if key is None else [key])]
+        if not all(_KEY.fullmatch(name) for name in names):
+            raise ValueError(f"{names} cannot name a cache entry")
+        return self.home.cache.joinpath(*names)
+
+    def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+        content = read_sealed(self._folder(kind, key) / _ABOUT)
+        if (content["kind"], content["key"]) != (kind, key):
+            raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
+        return content["about"], content["files"]
+
+
+def sweep(home: Home) -> list[Path]:
+    """Removes the temporary files and folders of killed writers, and gives their paths; what a living one holds stays.
+
+    A temporary without a lock file, which an earlier version or a library left, is removed when it is an hour old.
+    """
+    removed = []
+    for path in _temporaries(home):
+        if is_abandoned(path) or _is_old(path):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            removed.append(path)
+    if removed:
+        logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
+    return removed
+
+
+def _temporaries(home: Home) -> Iterator[Path]:
+    if home.root.is_dir():
+        yield from (path for path in home.root.iterdir() if _LEFTOVER.fullmatch(path.name))
+    for top in (home.slices, home.cache, home.models, home.downloads, home.reports):
+        for folder, folders, files in os.walk(top):
+            if _ABOUT in files:  # the files of an entry are its own
+                folders.clear()
+                continue
+            names = [name for name in (*folders, *files) if _LEFTOVER.fullmatch(name)]
+            folders[:] = [name for name in folders if name not in names]
+            yield from (Path(folder, name) for name in names)
+
+
+def _is_old(path: Path) -> bool:
+    held = path.is_dir() and any(path.glob(".lock"))
+    try:
+        return not held and time.time() - path.lstat().st_mtime > _OLD_SECONDS
+    except FileNotFoundError:
+        return False
