@@ -12,7 +12,7 @@ READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
 INSTANCE := $(DAGSTER_HOME)/dagster.yaml
 
-.PHONY: help demo test recompute ui lint format readme bench clean
+.PHONY: help demo test recompute ui lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,8 +59,8 @@ format: $(READY_DEV) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-readme: $(READY) ## bring the generated parts of the README up to date
-	@$(BIN)/python -m n2g_assets.readme
+docs: $(READY) ## bring the generated pages of docs up to date
+	@$(BIN)/python -m n2g_assets.docs
 
 bench: demo $(READY_DEV) ## measure, on what the demo stores: one table, and bench.json in N2G_HOME (ONLY=predict)
 	@$(BIN)/python benchmarks/bench.py $(addprefix --only ,$(ONLY))
