@@ -52,8 +52,8 @@ def settings_page() -> str:
     """Every setting with its default and its meaning."""
     parts = [
         "# Settings",
-        "Every setting of a `defs.yaml`, made from the code (`make docs`). An unknown key is an error that names the nearest "
-        "one. *Section* means a section of the paper, arXiv 2305.19911.",
+        "Every setting of a `defs.yaml`, made from the code (`make docs`). An unknown key is an error that names the "
+        "nearest one. *Section* means a section of the paper, arXiv 2305.19911.",
     ]
     for where, model in SETTINGS.items():
         rows = [
@@ -69,8 +69,9 @@ def tables_page() -> str:
     """Every table with its columns, and every view and macro with its comment."""
     parts = [
         "# Tables and views",
-        "What `$N2G_HOME/n2g.duckdb` holds, made from the code (`make docs`). Each comment stands in the database too. The key "
-        "of a unit's rows is `(study, layer, unit, sign)`; positions count from 0, elements of a DuckDB list from 1.",
+        "What `$N2G_HOME/n2g.duckdb` holds, made from the code (`make docs`). Each comment stands in the database too. "
+        "The key of a unit's rows is `(study, layer, unit, sign)`; positions count from 0, elements of DuckDB's lists "
+        "from 1.",
         "## Tables",
         *(_described(table) for table in TABLES.values()),
         "## Reference tables",
