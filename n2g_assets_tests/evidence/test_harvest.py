@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,11 +111,32 @@ def activations_one_by_one(model: SubjectModel, contexts: pl.DataFrame, layer: i
     return found
 
 
-def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
-    """Equal but for the last digits, which depend on the shape of a batch, and for the order of ties within them.
+def assert_same_rows(left: pl.DataFrame, right: pl.DataFrame, position: str) -> None:
+    """Rows by rank: the same but for the last digits, and for the order of rows that these decide.
 
-    Contexts that begin alike tie exactly there, so that the last digits may order them.
+    The last digits depend on the processor and on the shape of a batch. Contexts that begin alike have equal
+    activations there, so that rows of neighbouring ranks may change places, and the last may give way to one cut off.
     """
+    left, right = (frame.sort("unit", "sign", "rank") for frame in (left, right))
+    assert left.select("unit", "sign", "rank").equals(right.select("unit", "sign", "rank"))
+    np.testing.assert_allclose(left["activation"], right["activation"], atol=NEAR)
+    gap = pl.col("activation").diff().abs().over("unit", "sign")
+    below = pl.col("activation").diff(-1).abs().over("unit", "sign")
+    clear = left.select((gap.fill_null(1) > 2 * NEAR) & (below.fill_null(0) > 2 * NEAR)).to_series()
+    assert clear.mean() > 0.6
+    key = ["unit", "sign", "context_id", position]
+    assert left.filter(clear).select(key).equals(right.filter(clear).select(key))
+
+
+def assert_same_windows(left: pl.DataFrame, right: pl.DataFrame) -> None:
+    """Contexts that both hold have the same activations; all but a few do."""
+    both = left.join(right, on=["unit", "sign", "context_id"], suffix="_right")
+    assert len(both) > 0.8 * len(left)
+    np.testing.assert_allclose(both["activations"].explode(), both["activations_right"].explode(), atol=NEAR)
+
+
+def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
+    """Equal within rounding; see :func:`assert_same_rows`."""
     np.testing.assert_allclose(one.neuron_stats["mean"], other.neuron_stats["mean"], atol=NEAR)
     np.testing.assert_allclose(one.neuron_stats["std"], other.neuron_stats["std"], atol=NEAR)
     assert np.array_equal(one.neuron_stats["n_tokens"], other.neuron_stats["n_tokens"])
@@ -122,20 +144,7 @@ def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
         one.neuron_stats["quantiles"].explode(), other.neuron_stats["quantiles"].explode(), atol=NEAR
     )
     for name, position in (("activations", "position"), ("top_contexts", "peak")):
-        left, right = (getattr(frames, name).sort("unit", "sign", "rank") for frames in (one, other))
-        assert left.select("unit", "sign", "rank").equals(right.select("unit", "sign", "rank"))
-        np.testing.assert_allclose(left["activation"], right["activation"], atol=NEAR)
-        same = (left["context_id"] == right["context_id"]) & (left[position] == right[position])
-        gaps = left.select(
-            up=pl.col("activation").diff().abs().over("unit", "sign").fill_null(1),
-            down=pl.col("activation")
-            .diff(-1)
-            .abs()
-            .over("unit", "sign")
-            .fill_null(0),  # the last may tie with one cut off
-        )
-        assert (same | (gaps["up"] < NEAR) | (gaps["down"] < NEAR)).all()
-        assert same.mean() > 0.98
+        assert_same_rows(getattr(one, name), getattr(other, name), position)
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +191,16 @@ def test_the_rows_are_those_of_reading_one_context_at_a_time(model, contexts, fi
             for context_id in sorted(mine, key=lambda c: -mine[c][1:].max()):
                 if sum(document[c] == document[context_id] for c in taken) < 2:
                     taken.append(context_id)
-            assert top["context_id"].to_list() == taken[:6]
-            assert top["peak"].to_list() == [1 + int(mine[c][1:].argmax()) for c in taken[:6]]
+            # Contexts equal within rounding may change places, but each rank's activation is that of the best choice.
+            chosen = top["context_id"].to_list()
+            assert len(set(chosen)) == 6
+            assert max(Counter(document[c] for c in chosen).values()) <= 2
+            best = [mine[c][1:].max() for c in taken[:6]]
+            np.testing.assert_allclose(top["activation"], best, atol=NEAR)
+            np.testing.assert_allclose([mine[c][1:].max() for c in chosen], best, atol=NEAR)
+            at_peaks = [mine[c][peak] for c, peak in zip(chosen, top["peak"], strict=True)]
+            np.testing.assert_allclose(at_peaks, best, atol=NEAR)
+            assert top["peak"].min() > 0
             for context_id, activations in top.select("context_id", "activations").iter_rows():
                 if neuron in RECORDED[layer]:
                     np.testing.assert_allclose(activations, mine[context_id], atol=NEAR)
@@ -301,7 +318,10 @@ def test_out_of_memory_the_shard_begins_anew_with_smaller_batches_and_nothing_co
     for layer in LAYERS:
         frames, whole = found.frames(layer), first[0].frames(layer)
         same_frames(frames, whole)
-        assert frames.neuron_stats["share_positive"].equals(whole.neuron_stats["share_positive"])
+        shares = [found.neuron_stats["share_positive"] for found in (frames, whole)]
+        np.testing.assert_allclose(
+            *shares, atol=1.5 / whole.neuron_stats["n_tokens"][0]
+        )  # one may be 0 within rounding
 
 
 def test_out_of_memory_later_in_a_shard_its_batches_before_count_once(model, contexts, first, tmp_path):
@@ -338,11 +358,9 @@ def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float3
         run(half, contexts, tmp_path)
     frames = run(half, contexts, tmp_path, exact_model=model).frames(0)
     exact = first[0].frames(0)
-    for neuron in RECORDED[0]:
-        mine, theirs = (f.top_contexts.filter(unit=neuron).sort("sign", "rank") for f in (frames, exact))
-        assert mine.select("sign", "context_id", "peak").equals(theirs.select("sign", "context_id", "peak"))
-        np.testing.assert_allclose(mine["activation"], theirs["activation"], atol=NEAR)
-        np.testing.assert_allclose(mine["activations"].explode(), theirs["activations"].explode(), atol=NEAR)
+    mine, theirs = (f.top_contexts.filter(pl.col("unit").is_in(RECORDED[0])) for f in (frames, exact))
+    assert_same_rows(mine, theirs, "peak")
+    assert_same_windows(mine, theirs)
     best = frames.top_contexts.filter(rank=0).sort("sign", "unit")["activation"].cast(pl.Float64)
     assert best.equals(frames.neuron_stats.sort("sign", "unit")["max"], check_names=False)
 
@@ -388,8 +406,8 @@ def test_bfloat16_measures_again_the_recorded_units_of_the_study_and_gives_no_ot
     recorded = frames.top_contexts.filter(pl.col("activations").is_not_null())
     assert recorded.select("unit", "sign").unique().rows() == [(3, 1)], "those of others are bfloat16"
     exact = first[0].frames(0).top_contexts.filter(unit=3, sign=1)
-    assert recorded.select("context_id", "peak").equals(exact.select("context_id", "peak"))
-    np.testing.assert_allclose(recorded["activations"].explode(), exact["activations"].explode(), atol=NEAR)
+    assert_same_rows(recorded, exact, "peak")
+    assert_same_windows(recorded, exact)
 
     run(half, contexts, tmp_path / "positive", signs=(1,), exact_model=model)
     frames = run(half, contexts, tmp_path / "positive", signs=(-1,), exact_model=later).frames(0)
