@@ -10,7 +10,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
-INSTANCE := $(DAGSTER_HOME)/dagster.yaml
 
 .PHONY: help demo test recompute ui lint format docs bench clean
 
@@ -31,12 +30,8 @@ $(READY_DEV): $(READY)
 	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(INSTANCE): dagster-instance.yaml
-	@mkdir -p $(DAGSTER_HOME)
-	@cp $< $@
-
-demo: $(READY) $(INSTANCE) ## materialize the study `demo` and show what came out
-	@$(BIN)/python -m n2g_assets.demo
+demo: $(READY) ## materialize the study `demo` and its control, and show what came out
+	@$(BIN)/n2g demo
 
 test: $(READY_DEV) ## run the tests
 	@$(BIN)/python -m pytest
@@ -44,16 +39,15 @@ test: $(READY_DEV) ## run the tests
 recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
 	@$(BIN)/python -m n2g_assets_tests.recomputation
 
-ui: $(READY) $(INSTANCE) ## open the Dagster UI on a local port (PORT=3000)
-	@echo "Dagster UI: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
-	@$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+ui: $(READY) ## open the Dagster UI on a local port (PORT=3000)
+	@$(BIN)/n2g ui --port $(PORT)
 
-lint: $(READY_DEV) $(INSTANCE) ## style, types and the Dagster project
+lint: $(READY_DEV) ## style, types and the Dagster project
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/dg check defs
-	@$(BIN)/dagster definitions validate --workspace workspace.yaml
+	@$(BIN)/n2g init >/dev/null
+	@$(BIN)/dg check defs --use-active-venv
 
 format: $(READY_DEV) ## format the code
 	@$(BIN)/ruff check --fix .

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from n2g_assets.assets.checks import checks_of
 from n2g_assets.assets.corpus_tokens import corpus_asset
 from n2g_assets.assets.report import report_asset
+from n2g_assets.assets.resource import SHARED
 from n2g_assets.assets.stage import LayerStage, stage_asset
 from n2g_assets.assets.study import Study, quiet_beta
 from n2g_assets.assets.subject_model import subject_asset
@@ -20,9 +21,19 @@ from n2g_assets.assets.warehouse import warehouse_asset
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import StudySettings
 
-__all__ = ["N2GStudy", "layer_stage", "shipped_study", "study_definitions"]
+__all__ = ["N2GStudy", "layer_stage", "shipped_studies", "shipped_study", "study_definitions"]
 
 
+class N2GStudyScaffolder(dg.Scaffolder):
+    """``dg scaffold defs n2g_assets.N2GStudy <name>``: a ``defs.yaml`` that loads and says what can be set."""
+
+    def scaffold(self, request: dg.ScaffoldRequest) -> None:
+        """Write the template."""
+        template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
+        (request.target_path / "defs.yaml").write_text(template, encoding="utf-8")
+
+
+@dg.scaffold_with(N2GStudyScaffolder)
 class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
     """One study: a subject model, a corpus and a setting of the method, from one ``defs.yaml``.
 
@@ -40,30 +51,35 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         return cls(**context.resolve_value(model.model_dump()))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The study's definitions."""
+        """The study's definitions, with the resource and the executor that they need."""
         if not re.fullmatch(r"[A-Za-z0-9_]+", context.path.name):
             raise SettingsError(
                 f"The study folder '{context.path.name}' cannot name a job: use letters, digits and _ (such as "
                 f"'{re.sub(r'[^A-Za-z0-9_]', '_', context.path.name)}')."
             )
         settings = StudySettings(**self.model_dump())
-        return study_definitions(Study(context.path.name, context.path, settings))
+        return dg.Definitions.merge(study_definitions(Study(context.path.name, context.path, settings)), SHARED)
+
+
+_SHIPPED = Path(__file__).parent / "defs"
+
+
+def shipped_studies() -> list[str]:
+    """The names of the studies of this package."""
+    return sorted(path.parent.name for path in _SHIPPED.glob("*/defs.yaml"))
 
 
 def shipped_study(name: str) -> Study:
-    """A study of this project, as its ``defs.yaml`` describes it.
+    """A study of this package, as its ``defs.yaml`` describes it.
 
     Raises:
         SettingsError: there is no such study.
     """
-    folder = Path(__file__).parent / "defs" / name
-    try:
-        text = (folder / "defs.yaml").read_text(encoding="utf-8")
-    except OSError as error:
-        known = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/defs.yaml")))
-        raise SettingsError(f"There is no study '{name}': choose one of {known}.") from error
+    if name not in shipped_studies():
+        raise SettingsError(f"There is no study '{name}': choose one of {', '.join(shipped_studies())}.")
+    text = (_SHIPPED / name / "defs.yaml").read_text(encoding="utf-8")
     attributes = N2GStudy.resolve_from_yaml(textwrap.dedent(text.partition("attributes:")[2]))
-    return Study(name, folder, StudySettings(**attributes.model_dump()))
+    return Study(name, _SHIPPED / name, StudySettings(**attributes.model_dump()))
 
 
 def layer_stage(name: str) -> LayerStage:
@@ -86,8 +102,9 @@ def study_definitions(study: Study) -> dg.Definitions:
         study.name,
         selection=dg.AssetSelection.groups(study.name),
         description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database and the "
-        "report; what is fresh is reused.",
+        "report; what is fresh is reused. A run that names no layer takes all of them.",
         executor_def=dg.in_process_executor,
+        run_tags=study.all_layers_tags,
     )
 
     @dg.schedule(

@@ -29,6 +29,13 @@ class N2GResource(dg.ConfigurableResource):
         return home
 
 
+SHARED = dg.Definitions(resources={"n2g": N2GResource()}, executor=dg.in_process_executor)
+"""What every study brings to its code location; several studies bring the same objects, which Dagster merges.
+
+All steps of a run execute in one process, since they share the loaded model.
+"""
+
+
 @contextmanager
 def failing_clearly() -> Iterator[None]:
     """Turn an error with a cause and a cure into the headline of the step's failure."""

@@ -2,7 +2,7 @@
 
 Every such asset loops over the layers of its run, and ends with its checks of them. A layer that fails does not stop
 its siblings: they are finished and recorded as materialized, then the step fails and names the layer, its cause and its
-cure. A run that names no layer takes all of them.
+cure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import Progress, progress
 from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.study import RANGE_START, Study
+from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import N2GError, StorageError
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.settings import Settings
@@ -73,9 +73,7 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
             session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
-        named_layers = context.has_partition_key or RANGE_START in context.run.tags
-        keys = list(context.partition_keys if named_layers else study.partition_layers)
-        layers = {key: study.partition_layers[key] for key in keys}
+        layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, dict[str, Any]] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
@@ -90,14 +88,12 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
-        if failures or not named_layers:
+        if failures:
             for key, metadata in finished.items():
                 yield dg.AssetMaterialization(study.key(stage.name), partition=key, metadata=metadata)
-        if failures:
             raise _failure(stage, list(finished), failures)
-        if named_layers:
-            for key, metadata in finished.items():
-                context.add_asset_metadata(metadata, partition_key=key)
+        for key, metadata in finished.items():
+            context.add_asset_metadata(metadata, partition_key=key)
         with failing_clearly():
             yield dg.MaterializeResult(check_results=list(check_results(session, stage.name, checks, layers)))
 

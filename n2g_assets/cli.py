@@ -1,0 +1,223 @@
+"""The command line ``n2g``: runs studies, opens the UI, and makes the home ready for Dagster's own commands.
+
+``n2g run`` knows the studies of the Dagster project that the working folder lies in, and otherwise those of this
+package. A run is Dagster's: it shows in the UI, and what is fresh is reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from n2g_assets.assets.instance import prepare_instance
+from n2g_assets.assets.study import RANGE_END, RANGE_START
+from n2g_assets.core.errors import N2GError, SettingsError
+from n2g_assets.core.home import Home
+from n2g_assets.definitions import build_defs
+from n2g_assets.report.summary import study_summary
+from n2g_assets.study import shipped_studies, shipped_study
+
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; 0 if it succeeded."""
+    parser = argparse.ArgumentParser(prog="n2g", description="Neurons of a language model as token graphs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo", help="materialize the study 'demo' and its control, and show what came out")
+    run = commands.add_parser("run", help="materialize a study and show what came out")
+    run.add_argument("study")
+    run.add_argument("--layers", help="some of its layers, such as 7 or 0,7,15 or 0...7 (default: all)")
+    ui = commands.add_parser("ui", help="open the Dagster UI on this machine")
+    ui.add_argument("--port", type=int, default=3000)
+    commands.add_parser("init", help="make the home ready, and print the line that lets dg use it")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    home = Home.from_environment()
+    try:
+        prepare_instance(home)
+        if options.command == "init":
+            _say(f"export N2G_HOME={home.root} DAGSTER_HOME={home.dagster}")
+            return 0
+        if options.command == "ui":
+            return _open_ui(options.port)
+        if options.command == "demo":
+            return run_demo(home)
+        return run_study(home, options.study, options.layers)
+    except N2GError as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say("\nInterrupted. What was finished is kept: the same command goes on from there.")
+        return _INTERRUPTED
+
+
+def run_demo(home: Home) -> int:
+    """The study ``demo``, after the studies that name it as theirs to control; it does not need them."""
+    for control in shipped_studies():
+        if shipped_study(control).settings.control_of == "demo" and run_study(home, control, show=False):
+            _say(f"The control '{control}' failed, so that the report shows none; the study itself goes on.\n")
+    return run_study(home, "demo")
+
+
+def run_study(home: Home, study: str, layers: str | None = None, *, show: bool = True) -> int:
+    """Run a study's job in this process, and show what came out; 0 if it succeeded.
+
+    Raises:
+        SettingsError: there is no such study, or it has no such layers.
+        KeyboardInterrupt: the user or the system ended the run.
+    """
+    began = time.monotonic()
+    job = study_job(study)
+    assert job.partitions_def is not None
+    ranges = partition_ranges(job.partitions_def.get_partition_keys(), layers)
+    os.environ["N2G_PROGRESS"] = "lines"
+    _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
+    with dg.DagsterInstance.get() as instance, _sigterm_interrupts():
+        succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
+    if not succeeded:
+        _say("What was finished is kept: the same command goes on from there.")
+    elif show:
+        _say("\n" + study_summary(home, study))
+        _say_where(home, study)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform != "darwin" else 1024**3)
+    _say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
+    return 0 if succeeded else 1
+
+
+def study_job(study: str) -> dg.JobDefinition:
+    """The job of a study of the Dagster project around the working folder, or of this package.
+
+    Raises:
+        SettingsError: there is no such study.
+    """
+    project = _own_project(Path.cwd())
+    if project is None:
+        return build_defs([shipped_study(study)]).resolve_job_def(study)
+    sys.path[:0] = [str(project), str(project / "src")]
+    definitions = dg.load_from_defs_folder(path_within_project=project)
+    names = sorted(job.name for job in definitions.jobs or [])
+    if study not in names:
+        raise SettingsError(f"There is no study '{study}' in {project}: choose one of {', '.join(names) or 'none'}.")
+    return definitions.resolve_job_def(study)
+
+
+def _own_project(folder: Path) -> Path | None:
+    """The Dagster project that a folder lies in, if it is another one than this package's."""
+    for parent in (folder, *folder.parents):
+        file = parent / "pyproject.toml"
+        if file.is_file():
+            project = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("dg", {}).get("project")
+            if project is not None:
+                return None if project.get("root_module") == "n2g_assets" else parent
+    return None
+
+
+def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str, str]]:
+    """The ranges of partition keys that layers make up: one run each.
+
+    Args:
+        keys: a study's partition keys in order, such as ``00``, ``07``, ``15``.
+        layers: such as ``7``, ``0,7``, ``0...15`` or ``00...07,15``; None for all.
+
+    Raises:
+        SettingsError: that names no layer of the study.
+    """
+    if layers is None:
+        return [(keys[0], keys[-1])]
+    by_number = {int(key): place for place, key in enumerate(keys)}
+    places = set()
+    for part in layers.split(","):
+        ends = [end.strip() for end in part.split("...")]
+        if len(ends) > 2 or not all(end.isdecimal() and int(end) in by_number for end in ends):
+            raise SettingsError(
+                f"--layers {layers} does not name layers of the study: it has {', '.join(keys)}, so give some of them, "
+                f"such as {int(keys[-1])} or {int(keys[0])}...{int(keys[-1])}, with commas between them."
+            )
+        places.update(range(by_number[int(ends[0])], by_number[int(ends[-1])] + 1))
+    starts = sorted(place for place in places if place - 1 not in places)
+    stops = sorted(place for place in places if place + 1 not in places)
+    return [(keys[start], keys[stop]) for start, stop in zip(starts, stops, strict=True)]
+
+
+def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, first: str, last: str) -> bool:
+    result = job.execute_in_process(
+        instance=instance,
+        tags={RANGE_START: first, RANGE_END: last},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+            _say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
+    for event in result.all_events:
+        if event.is_step_failure:
+            _say(f"FAILED {(event.step_key or '').replace('__', '/')}: {_cause(event)}")
+    return result.success
+
+
+def _cause(event: dg.DagsterEvent) -> str:
+    failure = event.step_failure_data
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None:
+        return "unknown"
+    return error.message.strip().partition(": ")[2] or error.message.strip()
+
+
+def _say_where(home: Home, study: str) -> None:
+    shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
+    python = os.path.relpath(sys.executable)
+    query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
+    _say(f"""
+The report:   {report}
+The database: {shown}
+  SQL:  {python} -c "import duckdb; {query}"
+        SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
+        SELECT * FROM units_on('the');
+  UI:   n2g ui""")
+
+
+def _open_ui(port: int) -> int:
+    _say(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C stops it)")
+    command = ["dg", "dev", "--use-active-venv", "--host", "127.0.0.1", "--port", str(port)]
+    project = _own_project(Path.cwd())
+    command += ["--target-path", str(project)] if project else ["-m", "n2g_assets.definitions"]
+    os.execv(Path(sys.executable).with_name("dg"), command)
+
+
+class _sigterm_interrupts:  # noqa: N801
+    """SIGTERM ends what is inside as Ctrl-C does: with what is finished recorded."""
+
+    def __enter__(self) -> None:
+        self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def __exit__(self, *_error: object) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
