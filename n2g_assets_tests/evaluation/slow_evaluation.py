@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from n2g_assets.evaluation.rivals import FARTHEST, LONGEST_RUN, NEGLIGIBLE, SHRINKAGE
 
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.texts import quantile_windows
+from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE
+from n2g_assets.evaluation.predictors.ngram_backoff import LONGEST_RUN
+from n2g_assets.evaluation.predictors.skip_bigram import FARTHEST
+from n2g_assets.evaluation.texts import quantile_tokens
 from n2g_assets_tests.evaluation.slow_baselines import (
     slow_backoff,
     slow_choice,
@@ -43,7 +45,7 @@ class SlowContext:
 
 
 def mine(layer: SmallLayer, table: str, unit: Unit) -> pl.DataFrame:
-    return getattr(layer.materials.rows, table).filter(unit=unit.number, sign=unit.sign)
+    return layer.material.rows[table].filter(unit=unit.number, sign=unit.sign)
 
 
 def forms_of(token_ids: Sequence[int]) -> list[int]:
@@ -59,27 +61,19 @@ def own_contexts(layer: SmallLayer, unit: Unit, side: str) -> list[SlowContext]:
 
 
 def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
-    """The contexts of a text, through all shards; of ``quantiles``, those that are drawn."""
+    """The contexts of a text; of ``quantiles``, those that are drawn."""
     if text == "top":
         return own_contexts(layer, unit, "test")
-    shards = layer.texts["random" if text == "quantiles" else text]
     found = [
         SlowContext(document_id, forms_of(token_ids), (layer.activations(unit, token_ids) / A_MAX).tolist())
-        for shard in shards
-        for _, document_id, token_ids in shard.iter_rows()
+        for _, document_id, token_ids in layer.texts["random" if text == "quantiles" else text].iter_rows()
     ]
     if text != "quantiles":
         return found
-    [random] = [one for one in layer.materials.texts if one.name == "random"]
-    activations = [random.read(number, [unit])[0] for number in range(len(random.shards))]
+    [random] = [held_out for held_out in layer.material.texts if held_out.name == "random"]
     seed = [EVALUATION.seed, LAYER, unit.number, int(unit.sign < 0)]
-    drawn = quantile_windows(random, activations, EVALUATION.quantile_contexts, seed)
-    flags = [
-        bool(inside[shard.windows == number].any())
-        for shard, inside in zip(random.shards, drawn, strict=True)
-        for number in range(len(shard.contexts))
-    ]
-    return [context for context, flag in zip(found, flags, strict=True) if flag]
+    drawn = quantile_tokens(random, random.read(unit), EVALUATION.quantile_contexts, seed)
+    return [context for number, context in enumerate(found) if drawn[random.windows == number].any()]
 
 
 def slow_predictions(layer: SmallLayer, unit: Unit, predictor: str, contexts: list[SlowContext]) -> list[list[float]]:
@@ -93,7 +87,7 @@ def slow_predictions(layer: SmallLayer, unit: Unit, predictor: str, contexts: li
         means = slow_fit(*labelled, n)
         return [slow_predict(means, one.forms, n).tolist() for one in contexts]
     if predictor in ("graph", "graph_shuffled"):
-        owner = unit if predictor == "graph" else layer.materials.partners[unit]
+        owner = unit if predictor == "graph" else layer.material.partners[unit]
         nodes = mine(layer, "graph_nodes", owner)
         return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
     if predictor == "graph_unaugmented":
@@ -113,8 +107,9 @@ def chosen_n(layer: SmallLayer, unit: Unit) -> int:
 
 def graph_without_variants(layer: SmallLayer, unit: Unit) -> pl.DataFrame:
     """Rows of ``graph_nodes`` of the paths of the pruned prompts alone, as far as prediction reads them."""
-    frames = [mine(layer, name, unit) for name in ("pruned_examples", "saliencies", "augmented_examples")]
-    paths = slow_paths(unit, frames[0], frames[1], frames[2].clear(), layer.materials.a_max[unit], VOCABULARY, METHOD)
+    pruned, saliencies = (mine(layer, name, unit) for name in ("pruned_examples", "saliencies"))
+    a_max = layer.material.a_max[unit]
+    paths = slow_paths(unit, pruned, saliencies, layer.augmented.clear(), a_max, VOCABULARY, METHOD)
     nodes = slow_nodes(slow_merge(paths))
     numbers = {forms: number for number, forms in enumerate(sorted(nodes, key=len))}
     rows = [(number, numbers.get(forms[:-1]), forms[-1], nodes[forms][2]) for forms, number in numbers.items()]
@@ -133,7 +128,7 @@ def labelled_harvest(layer: SmallLayer, unit: Unit) -> list[tuple[list[int], lis
         dict(top.filter(split="train").select("context_id", "activations").iter_rows()),
         set(top.filter(split="test")["document_id"]),
         A_MAX,
-        layer.materials.strongest,
+        layer.material.strongest,
         THRESHOLD,
     )
     return [(contexts[name][1], labels) for name, labels in known.items()]
@@ -234,7 +229,7 @@ def slow_counterexamples(layer: SmallLayer, unit: Unit, text: str, kind: str) ->
     known = set(nodes.filter(kind="activating")["token"])
     rule_of = {rule["end_node_id"]: rule["rule_id"] for rule in mine(layer, "rules", unit).iter_rows(named=True)}
     rows = []
-    for context_id, _, token_ids in pl.concat(layer.texts[text]).iter_rows():
+    for context_id, _, token_ids in layer.texts[text].iter_rows():
         forms = [VOCABULARY.form(token) for token in token_ids]
         actual = (layer.activations(unit, token_ids) / A_MAX).tolist()
         values, ends = slow_predict_graph(nodes, forms)

@@ -8,14 +8,15 @@ from functools import partial
 
 import numpy as np
 import polars as pl
-from n2g_assets.evaluation.rivals import HarvestText
 
-from n2g_assets.core.settings import EvaluationSettings, MethodSettings
+from n2g_assets.core.registry import PREDICTORS
+from n2g_assets.core.settings import MethodSettings, ScoreSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import PREDICTORS, shuffled_partners
-from n2g_assets.evaluation.texts import HeldOutText, TextName
+from n2g_assets.evaluation.evaluate import LayerMaterial, evaluate_units
+from n2g_assets.evaluation.harvest_text import HarvestText
+from n2g_assets.evaluation.layer_scores import layer_scores
+from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
+from n2g_assets.evaluation.texts import HeldOutText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
@@ -30,8 +31,8 @@ TWINS = ("d0", "d1")
 """Two harvested documents that are near-duplicates."""
 UNITS = (Unit(3, 1), Unit(3, -1), Unit(8, 1))
 METHOD = MethodSettings()
-EVALUATION = EvaluationSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
-FITTED = tuple(name for name in PREDICTORS if name != "graph_reinitialised")
+EVALUATION = ScoreSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
+FITTED = tuple(predictor.name for predictor in PREDICTORS)
 
 Corpus = pl.DataFrame
 """Columns context_id, document_id and token_ids; the contexts of a document one behind another."""
@@ -69,23 +70,18 @@ def frame_of(rows: Sequence[tuple[str, str, Sequence[int]]]) -> Corpus:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def in_shards(corpus: Corpus, shards: int) -> list[Corpus]:
-    """A corpus in pieces of whole documents."""
-    documents = corpus["document_id"].unique(maintain_order=True).to_list()
-    pieces = [documents[i :: max(1, len(documents) // shards)] for i in range(max(1, len(documents) // shards))]
-    return [corpus.filter(pl.col("document_id").is_in(piece)) for piece in pieces]
-
-
 @dataclass(frozen=True)
 class SmallLayer:
     """What the units of a layer are evaluated with, and what it was made of."""
 
     neurons: Mapping[int, Neuron]
     harvest: Corpus
-    texts: Mapping[TextName, Sequence[Corpus]]
-    """Shards by name."""
+    texts: Mapping[str, Corpus]
+    """The held-out texts by name."""
     cluster_of: Mapping[str, str]
-    materials: Materials
+    augmented: pl.DataFrame
+    """Rows of ``augmented_examples``."""
+    material: LayerMaterial
 
     def activations(self, unit: Unit, token_ids: Sequence[int]) -> np.ndarray:
         """Of a unit at every position of a context."""
@@ -93,15 +89,14 @@ class SmallLayer:
 
     def with_rows(self, **frames: pl.DataFrame) -> SmallLayer:
         """The layer with other rows."""
-        rows = replace(self.materials.rows, **frames)
-        return replace(self, materials=replace(self.materials, rows=rows))
+        return self.but(rows={**self.material.rows, **frames})
 
     def but(self, **changes) -> SmallLayer:
-        """The layer with other materials."""
-        return replace(self, materials=replace(self.materials, **changes))
+        """The layer with other material."""
+        return replace(self, material=replace(self.material, **changes))
 
     def evaluate(self, units: Sequence[Unit] = UNITS) -> BlockResult:
-        return evaluate_units(units, self.materials, LayerScores(len(units), DRAWS))
+        return evaluate_units(units, self.material)
 
 
 def harvested_rows(
@@ -133,10 +128,7 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
     """A layer whose graphs are right often and wrong often."""
     generator, neurons = np.random.default_rng(seed), neurons_of(seed)
     harvest = corpus_of(generator, "d", 14)
-    texts: dict[TextName, list[Corpus]] = {
-        "random": in_shards(corpus_of(generator, "h", 9), 3),
-        "out_of_domain": in_shards(corpus_of(generator, "o", 4), 4),
-    }
+    texts = {"random": corpus_of(generator, "h", 9), "out_of_domain": corpus_of(generator, "o", 4)}
     cluster_of = {**dict.fromkeys(TWINS, "twins"), "d2": "d2"}
     a_max = dict.fromkeys(units, A_MAX)
 
@@ -151,36 +143,36 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
     pruned, saliencies = prune_examples(units, top, a_max, VOCABULARY, prober, METHOD).tables.values()
     augmented = augment_examples(units, pruned, VOCABULARY, prober, proposer, METHOD).tables["augmented_examples"]
     graphs = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD).tables
-    rows = LayerRows(
-        layer=LAYER, top_examples=top, pruned_examples=pruned, saliencies=saliencies, augmented_examples=augmented,
-        graph_nodes=graphs["graph_nodes"], rules=graphs["rules"], rule_tests=unit_frame("rule_tests", []),
-        activations=unit_frame("activations", listed),
-    )  # fmt: skip
-    materials = Materials(
-        rows=rows,
+    material = LayerMaterial(
+        layer=LAYER,
+        rows={
+            "top_examples": top, "pruned_examples": pruned, "saliencies": saliencies,
+            "graph_nodes": graphs["graph_nodes"], "rules": graphs["rules"],
+            "rule_tests": unit_frame("rule_tests", []), "activations": unit_frame("activations", listed),
+        },
         a_max=a_max,
         vocabulary=VOCABULARY,
         harvest=HarvestText.of(harvest, VOCABULARY, cluster_of),
         strongest=strongest,
-        texts=[held_out(name, shards, partial(activations_of, neurons)) for name, shards in texts.items()],
-        partners=shuffled_partners(units, [5, LAYER]),
+        texts=[held_out(name, corpus, partial(activations_of, neurons)) for name, corpus in texts.items()],
+        partners=shuffled_partners(units, EVALUATION.seed, LAYER),
         predictors=FITTED,
         method=METHOD,
         evaluation=EVALUATION,
-    )
-    return SmallLayer(neurons, harvest, texts, cluster_of, materials)
+    )  # fmt: skip
+    return SmallLayer(neurons, harvest, texts, cluster_of, augmented, material)
 
 
-def held_out(
-    name: TextName,
-    shards: Sequence[Corpus],
-    activations: Callable[[Unit, Sequence[int]], np.ndarray],
-) -> HeldOutText:
+def held_out(name: str, corpus: Corpus, activations: Callable[[Unit, Sequence[int]], np.ndarray]) -> HeldOutText:
     """A text whose activations are computed when they are asked for."""
 
-    def read(number: int, units: Sequence[Unit]) -> np.ndarray:
-        return np.stack(
-            [np.concatenate([activations(unit, one) for one in shards[number]["token_ids"]]) for unit in units]
-        )
+    def read(unit: Unit) -> np.ndarray:
+        return np.concatenate([activations(unit, tokens) for tokens in corpus["token_ids"]])
 
-    return HeldOutText.of(name, shards, VOCABULARY, read)
+    return HeldOutText.of(name, corpus, VOCABULARY, read)
+
+
+def means_of(result: BlockResult, units_asked: int, expected: Sequence[tuple[str, str]] = ()) -> pl.DataFrame:
+    """Rows of ``layer_scores`` of a block."""
+    block = result.tables["evaluation"], result.tables["document_scores"]
+    return layer_scores([block], units_asked=units_asked, draws=DRAWS, seed=EVALUATION.seed, expected=expected)

@@ -4,13 +4,15 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.evaluation.bootstrap import interval, poisson_weights
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.scores import Draws
+from n2g_assets.core.units import Unit
+from n2g_assets.evaluation.bootstrap import interval
+from n2g_assets.evaluation.document_counts import DocumentCounts, document_rows
+from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
 SCORES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 1000).map(lambda n: n / 1000))
@@ -83,19 +85,24 @@ def test_about_95_of_100_intervals_of_a_mean_on_dense_text_hold_what_all_text_wo
     documents, units, repetitions, n_draws, tokens = 40, 3, 200, 200, 60
     # Ease is even between .2 and 1 (mean .6). Of 60 tokens 20 % fire; alarms are right as often as ease, wrong 1 in 10.
     truth = f1_of(0.2 * 0.6, 0.2 * 0.6 + 0.8 * 0.1, 0.2)
-    none, held, above = np.full(n_draws, np.nan, np.float32), 0, 0
+    names, held, above = [f"d{n}" for n in range(documents)], 0, 0
     for seed in range(repetitions):
-        weights = poisson_weights([f"d{n}" for n in range(documents)], n_draws, seed).astype(float)
         ease = generator.uniform(0.2, 1, documents)
-        layer = LayerScores(units, n_draws)
-        for _ in range(units):
+        rows, counted = [], []
+        for number in range(units):
             firings = generator.binomial(tokens, 0.2, documents)
             right = generator.binomial(firings, ease)
-            counts = np.stack([right, right + generator.binomial(tokens - firings, 0.1), firings])
-            f1, drawn = f1_of(*counts.sum(axis=1)), f1_of(*(weights @ counts.T).T)
-            row = {"f1": float(f1), "average_precision": None, "n_firings": int(firings.sum())}
-            layer.add("graph", "random", row, Draws(drawn.astype(np.float32), none, *np.zeros((2, 101), np.int64)))
-        [row] = layer.frame().to_dicts()
+            wrong = generator.binomial(tokens - firings, 0.1)
+            rows.append((float(f1_of(right.sum(), right.sum() + wrong.sum(), firings.sum())), int(firings.sum())))
+            counts = DocumentCounts(
+                np.full(documents, tokens), right, wrong, firings - right,
+                document=np.arange(documents), level=np.zeros(documents, int), firing=firings, silent=tokens - firings,
+            )  # fmt: skip
+            counted.append(document_rows(Unit(number, 1), [("graph", "random", names, counts)]))
+        evaluation = pl.DataFrame(rows, schema=["f1", "n_firings"], orient="row").with_columns(
+            predictor=pl.lit("graph"), text=pl.lit("random"), average_precision=pl.lit(None, pl.Float64)
+        )
+        [row] = layer_scores([(evaluation, pl.concat(counted))], units_asked=units, draws=n_draws, seed=seed).to_dicts()
         held += row["f1_low"] <= truth <= row["f1_high"]
         above += row["f1_low"] > truth
     assert 0.88 * repetitions <= held <= 0.99 * repetitions

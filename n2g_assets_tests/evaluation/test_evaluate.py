@@ -9,12 +9,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import LayerRows, Materials, evaluate_units
+from n2g_assets.evaluation.evaluate import LayerMaterial, evaluate_units
 from n2g_assets.evaluation.failures import name_failures
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
-from n2g_assets.evaluation.texts import TEXTS
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.results import BlockResult, unit_frame
 from n2g_assets_tests.evaluation.slow_evaluation import (
@@ -41,7 +39,9 @@ from n2g_assets_tests.evaluation.small_layer import (
 )
 from n2g_assets_tests.method.toy import conform, encode
 
-TABLES = ("evaluation", "counterexamples", "failures")
+TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
+TEXT_NAMES = [text.name for text in TEXTS]
+PAPER_PREDICTORS = [predictor.name for predictor in of_preset(PREDICTORS, "paper")]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def scores_of(result: BlockResult, unit: Unit, predictor: str) -> pl.DataFrame:
 # ------------------------------------------------------------------------------------------ against a slow evaluation
 def test_every_unit_has_one_row_for_every_predictor_and_text(result):
     table = conform("evaluation", result.tables["evaluation"])
-    expected = {(*unit, predictor, text) for unit in UNITS for predictor in FITTED for text in TEXTS}
+    expected = {(*unit, predictor, text) for unit in UNITS for predictor in FITTED for text in TEXT_NAMES}
     found = table.select("unit", "sign", "predictor", "text").rows()
     assert set(found) == expected
     assert len(found) == len(expected)
@@ -93,7 +93,7 @@ def test_scores_equal_a_slow_recomputation(layer, result, other):
         assert row["ngram_n"] == (chosen_n(layer, unit) if predictor == "ngram" else None)
     defined = table.filter(pl.col("f1").is_not_null())
     assert 0 < defined["f1_low"].null_count() < defined.height  # too few firing documents in some, enough in others
-    for text in TEXTS:  # no predictor could stand for another here
+    for text in TEXT_NAMES:  # no predictor could stand for another here
         counts = table.filter(text=text).group_by("predictor").agg("true_positives", "false_positives")
         assert counts.drop("predictor").n_unique() == len(FITTED)
     tokens = dict(table.group_by("text").agg(pl.col("n_tokens").sum()).iter_rows())
@@ -101,7 +101,7 @@ def test_scores_equal_a_slow_recomputation(layer, result, other):
 
 
 def test_the_shuffled_control_scores_as_the_partners_graph_would_as_the_units_own(layer, result):
-    for unit, partner in layer.materials.partners.items():
+    for unit, partner in layer.material.partners.items():
         assert partner != unit
         nodes = mine(layer, "graph_nodes", partner).with_columns(
             unit=pl.lit(unit.number, pl.Int32), sign=pl.lit(unit.sign, pl.Int8)
@@ -113,14 +113,14 @@ def test_the_shuffled_control_scores_as_the_partners_graph_would_as_the_units_ow
 
 
 def test_the_unaugmented_control_scores_as_a_graph_built_without_variants(layer, result):
-    rows = layer.materials.rows
+    rows = layer.material.rows
     built = build_graphs(
-        UNITS, rows.pruned_examples, rows.saliencies, unit_frame("augmented_examples", []), layer.materials.a_max,
+        UNITS, rows["pruned_examples"], rows["saliencies"], unit_frame("augmented_examples", []), layer.material.a_max,
         VOCABULARY, METHOD,
     )  # fmt: skip
     without = layer.with_rows(**built.tables).but(predictors=["graph"]).evaluate()
     for unit in UNITS:
-        assert mine(layer, "augmented_examples", unit)["kept"].any()
+        assert layer.augmented.filter(unit=unit.number, sign=unit.sign)["kept"].any()
         as_own = scores_of(without, unit, "graph")
         assert_frame_equal(scores_of(result, unit, "graph_unaugmented"), as_own)
         assert not as_own.equals(scores_of(result, unit, "graph"))
@@ -146,34 +146,30 @@ def test_counterexamples_are_the_most_confident_errors_and_of_equals_the_first_o
 
 
 def test_failures_are_those_of_the_rows_that_are_given_back(layer, result):
-    rows = layer.materials.rows
+    rows = layer.material.rows
     expected = name_failures(
-        UNITS, rows.top_examples, rows.pruned_examples, rows.rules, result.tables["evaluation"],
-        result.tables["counterexamples"], rows.rule_tests, layer.materials.a_max, METHOD,
+        UNITS, rows["top_examples"], rows["pruned_examples"], rows["rules"], result.tables["evaluation"],
+        result.tables["counterexamples"], rows["rule_tests"], layer.material.a_max, METHOD,
     )  # fmt: skip
     assert expected.height
     assert_frame_equal(result.tables["failures"], expected)
 
 
-def test_layer_scores_hold_the_means_of_the_rows_over_all_units_asked_for(layer):
-    means, predictors = LayerScores(5, DRAWS), ["graph", "token_lookup", "always_zero"]
-    table = evaluate_units(UNITS, layer.but(predictors=predictors).materials, means).tables["evaluation"]
-    assert means.frame().height == len(predictors) * len(TEXTS)
-    for row in means.frame().iter_rows(named=True):
-        rows, lookup = (
-            table.filter(predictor=predictor, text=row["text"]) for predictor in (row["predictor"], "token_lookup")
-        )
-        assert (row["units"], row["evaluated"], row["without_firing"]) == (5, 3, (rows["n_firings"] == 0).sum())
-        assert row["f1"] == pytest.approx(rows["f1"].mean())
-        assert row["f1_all"] == pytest.approx(rows["f1"].sum() / 5)
-        assert row["average_precision"] == pytest.approx(rows["average_precision"].mean())
-        assert row["f1_gain"] == pytest.approx((rows["f1"].sum() - lookup["f1"].sum()) / 5)
-        assert sum(row["levels_firing"]) == rows["n_firings"].sum()
-        assert sum(row["levels_silent"]) == (rows["n_tokens"] - rows["n_firings"]).sum()
+def test_document_scores_add_up_to_the_rows_of_evaluation(result):
+    documents = conform("document_scores", result.tables["document_scores"])
+    key = ["unit", "sign", "predictor", "text"]
+    counts = ["n_tokens", "true_positives", "false_positives", "false_negatives"]
+    fired = pl.col("firing").list.sum()
+    assert documents.select((fired == pl.col("true_positives") + pl.col("false_negatives")).all()).item()
+    assert documents.select((fired + pl.col("silent").list.sum() == pl.col("n_tokens")).all()).item()
+    assert documents.select((pl.col("levels").list.diff().list.min().fill_null(1) > 0).all()).item()
+    summed = documents.group_by(key).agg(pl.col(counts).sum(), n_documents=pl.len()).sort(key)
+    expected = result.tables["evaluation"].filter(pl.col("n_tokens") > 0).select(*key, *counts, "n_documents").sort(key)
+    assert_frame_equal(summed, expected, check_dtypes=False)
 
 
 def test_a_negative_unit_fires_where_its_neuron_is_most_negative(layer, result):
-    raw = [layer.neurons[3](np.array(tokens)) for shard in layer.texts["random"] for tokens in shard["token_ids"]]
+    raw = [layer.neurons[3](np.array(tokens)) for tokens in layer.texts["random"]["token_ids"]]
     values = np.concatenate([row[1:] for row in raw])
     for sign in (1, -1):
         [n] = scores_of(result, Unit(3, sign), "graph").filter(text="random")["n_firings"]
@@ -186,7 +182,7 @@ def by_hand(
     examples: Sequence[tuple[str, str, Sequence[float]]],
     nodes: Sequence[tuple[int | None, bytes | None, float | None]],
     text: Sequence[tuple[str, Sequence[float]]] = (),
-) -> Materials:
+) -> LayerMaterial:
     """A unit from its contexts (side, words, activations), its nodes (parent, form, end) and held-out contexts."""
     top = [
         {
@@ -212,17 +208,17 @@ def by_hand(
         }
         for rule, number in enumerate(ends)
     ]  # fmt: skip
-    names = ("pruned_examples", "saliencies", "augmented_examples", "rule_tests", "activations")
-    rows = LayerRows(
-        layer=LAYER, top_examples=unit_frame("top_examples", top), graph_nodes=unit_frame("graph_nodes", graph),
-        rules=unit_frame("rules", rules), **{name: unit_frame(name, []) for name in names},
-    )  # fmt: skip
+    names = ("pruned_examples", "saliencies", "rule_tests", "activations")
+    rows = {
+        "top_examples": unit_frame("top_examples", top), "graph_nodes": unit_frame("graph_nodes", graph),
+        "rules": unit_frame("rules", rules), **{name: unit_frame(name, []) for name in names},
+    }  # fmt: skip
     activations = {tuple(encode(VOCABULARY, *words.split("/")).tolist()): values for words, values in text}
-    shards = [frame_of([(f"h{i}:0", f"h{i}", list(token_ids))]) for i, token_ids in enumerate(activations)]
-    held = held_out("random", shards, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
-    return Materials(
-        rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=None, strongest=1, texts=[held] if text else [],
-        partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
+    corpus = frame_of([(f"h{i}:0", f"h{i}", list(token_ids)) for i, token_ids in enumerate(activations)])
+    held = held_out("random", corpus, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
+    return LayerMaterial(
+        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=None, strongest=1,
+        texts=[held] if text else [], partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
     )  # fmt: skip
 
 
@@ -233,7 +229,7 @@ TEST = [("test", "a/cat/b/cat", [9, 0, 3, 0, 1]), ("test", "c/d", [9, 0, 2])]
 def test_counts_of_a_unit_done_by_hand():
     """The graph asks for a before cat; the lookup fires on any cat; BOS counts nowhere, loud as it may be."""
     unit, nodes = Unit(7, 1), [(None, b"cat", None), (0, b"a", 0.75)]
-    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes), LayerScores(1, DRAWS))
+    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes))
     rows = {row["predictor"]: row for row in found.tables["evaluation"].iter_rows(named=True)}
     counts = ("true_positives", "false_positives", "false_negatives", "true_negatives")
     assert {name: tuple(row[count] for count in counts) for name, row in rows.items()} == {
@@ -250,7 +246,7 @@ def test_counterexamples_of_a_unit_done_by_hand():
     """One of every cause; rules are named by their ends, windows stop at the token in question."""
     unit, nodes = Unit(7, -1), [(None, b"cat", 0.25), (0, b"a", 0.75), (None, b"d", None), (2, b"e", 1.0)]
     text = [("a/cat/cat/b", [9, 0, 1, 3, 4]), ("d/e/d", [-9, 2, 0, 3.75])]
-    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes, text), LayerScores(1, DRAWS)).tables
+    found = evaluate_units([unit], by_hand(unit, TRAIN + TEST, nodes, text)).tables
     columns = ["kind", "rank", "context_id", "position", "predicted", "actual", "cause", "rule_id", "token_ids"]
     first, second = (encode(VOCABULARY, *words.split("/")).tolist() for words, _ in text)
     assert found["counterexamples"].select(columns).rows() == [

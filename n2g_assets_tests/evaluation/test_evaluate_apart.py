@@ -7,20 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 import pytest
-from n2g_assets.evaluation.rivals import HarvestText
 from polars.testing import assert_frame_equal
 
-from n2g_assets.core.errors import RowsError, StorageError
+from n2g_assets.core.errors import RowsError
+from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import evaluate_units
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.predictors import PAPER_PREDICTORS
-from n2g_assets.evaluation.texts import TEXTS
+from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine
 from n2g_assets_tests.evaluation.small_layer import (
     A_MAX,
-    DRAWS,
     EVALUATION,
     FITTED,
     TWINS,
@@ -29,11 +25,13 @@ from n2g_assets_tests.evaluation.small_layer import (
     SmallLayer,
     activations_of,
     held_out,
+    means_of,
     small_layer,
 )
 from n2g_assets_tests.method.toy import BOS, conform
 
-TABLES = ("evaluation", "counterexamples", "failures")
+TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
+PAPER_PREDICTORS = [predictor.name for predictor in of_preset(PREDICTORS, "paper")]
 BAD, GOOD = Unit(3, -1), (Unit(3, 1), Unit(8, 1))
 EVERY = pl.lit(True)
 
@@ -49,9 +47,9 @@ def result(layer) -> BlockResult:
 
 
 def rows(result: BlockResult, unit: Unit, keep: pl.Expr = EVERY) -> dict[str, pl.DataFrame]:
-    """All rows of one unit; of ``evaluation`` those to be kept."""
+    """All rows of one unit; of the tables of scores those to be kept."""
     found = {name: frame.filter(of(unit)) for name, frame in result.tables.items()}
-    return found | {"evaluation": found["evaluation"].filter(keep)}
+    return found | {name: found[name].filter(keep) for name in ("evaluation", "document_scores")}
 
 
 def of(unit: Unit) -> pl.Expr:
@@ -73,7 +71,7 @@ def assert_same_rows(
 def test_a_units_rows_do_not_depend_on_the_others_but_for_its_partner(layer, result):
     light = pl.col("predictor").is_in(["graph", "graph_shuffled"])
     assert_same_rows(result, layer.but(predictors=["graph", "graph_shuffled"]).evaluate(UNITS[::-1]), UNITS, light)
-    tables = {name: frame for name, frame in vars(layer.materials.rows).items() if isinstance(frame, pl.DataFrame)}
+    tables = layer.material.rows
     frames = {name: frame.filter(of(BAD)) for name, frame in tables.items()}
     alone = layer.with_rows(**frames).evaluate([BAD])
     assert_same_rows(result, alone, [BAD], pl.col("predictor") != "graph_shuffled")
@@ -84,10 +82,10 @@ def test_a_units_rows_do_not_depend_on_the_others_but_for_its_partner(layer, res
 def test_a_unit_without_a_graph_is_silent_everywhere_and_stays(layer, result):
     silent = Unit(3, 1)
     graph, rules = (
-        frame.filter(~of(silent)) for frame in (layer.materials.rows.graph_nodes, layer.materials.rows.rules)
+        frame.filter(~of(silent)) for frame in (layer.material.rows["graph_nodes"], layer.material.rows["rules"])
     )
-    light, means = layer.but(predictors=["graph", "always_zero"]), LayerScores(3, DRAWS)
-    found = evaluate_units(UNITS, light.with_rows(graph_nodes=graph, rules=rules).materials, means)
+    light = layer.but(predictors=["graph", "always_zero"])
+    found = light.with_rows(graph_nodes=graph, rules=rules).evaluate()
     assert {outcome.status for outcome in found.ledger.values()} == {"ok"}
     by_graph, by_zero = (
         rows_of.drop("predictor")
@@ -101,7 +99,7 @@ def test_a_unit_without_a_graph_is_silent_everywhere_and_stays(layer, result):
         assert row["n_firings"] > 0
         assert (row["precision"], row["recall"], row["f1"]) == (None, 0.0, 0.0)
     assert set(rows(found, silent)["counterexamples"]["cause"]) == {"token unknown"}
-    assert (means.frame()["evaluated"] == 3).all()
+    assert (means_of(found, 3)["evaluated"] == 3).all()
     assert_same_rows(result, found, [Unit(3, -1), Unit(8, 1)], pl.col("predictor").is_in(["graph", "always_zero"]))
 
 
@@ -109,7 +107,7 @@ def last_context(side: str, change: Callable[[list[float]], list[float]]) -> Cal
     """Other activations in the weakest context of one side of the bad unit."""
 
     def broken(layer: SmallLayer) -> SmallLayer:
-        top = layer.materials.rows.top_examples
+        top = layer.material.rows["top_examples"]
         rank = top.filter(of(BAD), split=side)["rank"].max()
         hit = top.select(of(BAD) & (pl.col("rank") == rank)).to_series()
         found = [change(row) if here else row for row, here in zip(top["activations"].to_list(), hit, strict=True)]
@@ -124,16 +122,16 @@ def a_reading_is_nan(layer: SmallLayer) -> SmallLayer:
         values[-1] = np.nan if unit == BAD and len(values) > 8 else values[-1]
         return values
 
-    return layer.but(texts=[held_out(name, shards, activations) for name, shards in layer.texts.items()])
+    return layer.but(texts=[held_out(name, corpus, activations) for name, corpus in layer.texts.items()])
 
 
 def rules_lack_their_token(layer: SmallLayer) -> SmallLayer:
     tokens = pl.when(of(BAD)).then(pl.lit([None], pl.List(pl.Binary))).otherwise("tokens")
-    return layer.with_rows(rules=layer.materials.rows.rules.with_columns(tokens=tokens))
+    return layer.with_rows(rules=layer.material.rows["rules"].with_columns(tokens=tokens))
 
 
 def no_a_max(layer: SmallLayer) -> SmallLayer:
-    return layer.but(a_max={unit: value for unit, value in layer.materials.a_max.items() if unit != BAD})
+    return layer.but(a_max={unit: value for unit, value in layer.material.a_max.items() if unit != BAD})
 
 
 @pytest.mark.parametrize(
@@ -149,35 +147,31 @@ def no_a_max(layer: SmallLayer) -> SmallLayer:
     ],
 )
 def test_a_unit_with_broken_rows_fails_alone(layer, result, broken, reason):
-    means = LayerScores(3, DRAWS)
-    found = evaluate_units(UNITS, broken(layer.but(predictors=PAPER_PREDICTORS)).materials, means)
+    found = broken(layer.but(predictors=PAPER_PREDICTORS)).evaluate()
     assert found.ledger[BAD].status == "failed"
     assert found.ledger[BAD].reason.startswith("The unit cannot be evaluated: ")
     assert reason in found.ledger[BAD].reason
     assert all(frame.is_empty() for frame in rows(found, BAD).values())
     assert_same_rows(result, found, GOOD, pl.col("predictor").is_in(PAPER_PREDICTORS))
-    assert (means.frame()["evaluated"] == 2).all()
+    assert (means_of(found, 3)["evaluated"] == 2).all()
 
 
 def test_rows_that_no_unit_can_be_blamed_for_stop_the_layer(layer):
     tokens = pl.when(pl.col("token").is_not_null()).then(pl.lit(b"unheard of"))
-    strange = layer.materials.rows.graph_nodes.with_columns(token=tokens)
+    strange = layer.material.rows["graph_nodes"].with_columns(token=tokens)
     with pytest.raises(RowsError, match="another vocabulary"):
         layer.with_rows(graph_nodes=strange).evaluate()
-    elsewhere = layer.materials.rows.activations.with_columns(context_id=pl.lit("x:0"))
-    with pytest.raises(StorageError, match="x:0"):
+    elsewhere = layer.material.rows["activations"].with_columns(context_id=pl.lit("x:0"))
+    with pytest.raises(RowsError, match="x:0"):
         layer.with_rows(activations=elsewhere).evaluate()
 
 
-def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_every_unit(layer):
+def test_units_without_train_or_test_contexts_are_too_few(layer):
     untested, untrained, missing, good = Unit(3, 1), Unit(3, -1), Unit(5, 1), Unit(8, 1)
     one_sided = (of(untested) & (pl.col("split") == "test")) | (of(untrained) & (pl.col("split") == "train"))
-    top = layer.materials.rows.top_examples.filter(~one_sided)
-    told: list[tuple[int, int]] = []
-    means, light = LayerScores(4, DRAWS), layer.with_rows(top_examples=top).but(predictors=["graph"])
-    found = evaluate_units(
-        [untested, untrained, missing, good], light.materials, means, lambda done, to_do: told.append((done, to_do))
-    )
+    top = layer.material.rows["top_examples"].filter(~one_sided)
+    light = layer.with_rows(top_examples=top).but(predictors=["graph"])
+    found = light.evaluate([untested, untrained, missing, good])
     assert [(outcome.status, outcome.reason) for outcome in found.ledger.values()] == [
         ("too_few_contexts", f"{top.filter(of(untested)).height} train and 0 test contexts."),
         ("too_few_contexts", f"0 train and {top.filter(of(untrained)).height} test contexts."),
@@ -185,25 +179,22 @@ def test_units_without_train_or_test_contexts_are_too_few_and_progress_counts_ev
         ("ok", ""),
     ]
     assert found.tables["evaluation"].select("unit", "sign").unique().rows() == [good]
-    assert told == [(done, 4) for done in range(5)]
-    assert (means.frame()["evaluated"] == 1).all()
+    assert (means_of(found, 4)["evaluated"] == 1).all()
 
 
 def test_a_layer_in_which_no_unit_can_be_scored_keeps_its_rows_with_a_mean_over_all_of_0(layer):
-    expected = [(predictor, text) for text in TEXTS for predictor in ("graph", "token_lookup")]
+    expected = [(predictor, text.name) for text in TEXTS for predictor in ("graph", "token_lookup")]
     light = layer.but(predictors=["graph", "token_lookup"])
-    untested = light.with_rows(top_examples=layer.materials.rows.top_examples.filter(split="train"))
+    untested = light.with_rows(top_examples=layer.material.rows["top_examples"].filter(split="train"))
     for broken, status in ((untested, "too_few_contexts"), (light.but(a_max={}), "failed")):
-        means = LayerScores(len(UNITS), DRAWS, expected)
-        found = evaluate_units(UNITS, broken.materials, means)
+        found = broken.evaluate()
         assert {outcome.status for outcome in found.ledger.values()} == {status}
         assert found.tables["evaluation"].is_empty()
-        frame = means.frame()
+        frame = means_of(found, len(UNITS), expected)
         assert frame.select("predictor", "text").rows() == expected
         assert frame.select("units", "evaluated", "f1", "f1_all").unique().rows() == [(len(UNITS), 0, None, 0.0)]
-    means = LayerScores(len(UNITS), DRAWS, expected)
-    evaluate_units(UNITS, light.materials, means)
-    assert set(means.frame().select("predictor", "text", "evaluated").rows()) == {(*pair, 3) for pair in expected}
+    frame = means_of(light.evaluate(), len(UNITS), expected)
+    assert set(frame.select("predictor", "text", "evaluated").rows()) == {(*pair, 3) for pair in expected}
 
 
 # ------------------------------------------------------------------------------------------ what no predictor may see
@@ -212,11 +203,11 @@ def test_position_0_never_counts_whatever_a_unit_does_there(layer, result):
         return np.concatenate([[-values[0] / 3], values[1:]]).astype(np.float32)
 
     assert layer.activations(Unit(3, 1), [BOS])[0] > A_MAX
-    top = layer.materials.rows.top_examples
+    top = layer.material.rows["top_examples"]
     found = pl.Series([quiet(np.array(row)).tolist() for row in top["activations"]], dtype=pl.List(pl.Float32))
     texts = [
-        held_out(name, shards, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
-        for name, shards in layer.texts.items()
+        held_out(name, corpus, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
+        for name, corpus in layer.texts.items()
     ]
     changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(texts=texts)
     assert_same_rows(result, changed.evaluate([BAD, Unit(8, 1)]), [BAD, Unit(8, 1)])
@@ -244,7 +235,7 @@ def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(layer, resu
 
 def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
     """The layer with the tokens of some harvested documents exchanged and what is known there turned around."""
-    there, old = pl.col("document_id").is_in(documents), layer.materials.rows
+    there, old = pl.col("document_id").is_in(documents), layer.material.rows
     token = VOCABULARY.tokens.index(b"cat")
 
     def with_tokens(frame: pl.DataFrame) -> pl.DataFrame:
@@ -256,8 +247,10 @@ def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
     listed = pl.col("context_id").str.split(":").list.first().is_in(documents)
     raised = (A_MAX - pl.col("activation") / 4).cast(pl.Float32)
     return layer.with_rows(
-        top_examples=with_tokens(old.top_examples).with_columns(pl.when(there).then(turned).otherwise("activations")),
-        activations=old.activations.with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
+        top_examples=with_tokens(old["top_examples"]).with_columns(
+            pl.when(there).then(turned).otherwise("activations")
+        ),
+        activations=old["activations"].with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
     ).but(harvest=HarvestText.of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of))
 
 

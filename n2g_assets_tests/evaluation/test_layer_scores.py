@@ -1,52 +1,68 @@
 """Means over units against a slow computation that keeps every unit."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.layer_scores import LayerScores
-from n2g_assets.evaluation.scores import Draws, Scores
+from n2g_assets.evaluation.bootstrap import draw_scores, poisson_weights
+from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
+from n2g_assets.evaluation.layer_scores import layer_scores
+from n2g_assets.evaluation.scores import score_row
+from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 
-DRAWS = 12
+DRAWS, SEED = 12, 3
+DOCUMENTS = [f"d{number}" for number in range(4)]
 ENDS = ("", "_low", "_high")
 
-
-def a_unit(f1, f1_draws, precision, precision_draws, n_firings=3, level=0) -> tuple[dict, Draws]:
-    levels = np.zeros(101, np.int64)
-    levels[level] = n_firings
-    row = {"f1": f1, "average_precision": precision, "n_firings": n_firings}
-    return row, Draws(np.array(f1_draws, np.float32), np.array(precision_draws, np.float32), levels, 2 * levels)
+Scored = tuple[dict, DocumentCounts]
+"""One unit: columns of ``evaluation``, and its counts."""
+Tokens = Sequence[tuple[float, float, int]]
+"""Actual and predicted activation and the document of each token."""
 
 
-def some_units(seed: int, n: int) -> list[tuple[dict, Draws]]:
-    """Units with many ties, undefined scores and undefined draws; sometimes nothing is defined at all."""
-    rng = np.random.default_rng(seed)
-    undefined = rng.choice([0, 0.3, 0.9])
+def a_unit(tokens: Tokens, documents: Sequence[str] = DOCUMENTS) -> Scored:
+    actual, predicted, numbers = (np.array([token[part] for token in tokens]) for part in range(3))
+    counts = count_documents(actual, predicted, numbers.astype(int), len(documents), 0.5)
+    return score_row(actual, predicted, counts, poisson_weights(documents, 2, SEED), 0.5), counts
 
-    def score() -> float | None:
-        return None if rng.random() < undefined else float(rng.integers(0, 9) / 8)
 
-    def draws() -> list[float]:
-        return [math.nan if drawn is None else drawn for drawn in (score() for _ in range(DRAWS))]
+def unit_rows(
+    unit: Unit, scored: Mapping[tuple[str, str], Scored], documents: Sequence[str] = DOCUMENTS
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of ``evaluation`` and ``document_scores`` of one unit, given its scores by predictor and text."""
+    rows = [
+        {**unit.key(), "predictor": predictor, "text": text, "ngram_n": None, **row}
+        for (predictor, text), (row, _) in scored.items()
+    ]
+    counts = [(predictor, text, documents, counts) for (predictor, text), (_, counts) in scored.items()]
+    return unit_frame("evaluation", rows), document_rows(unit, counts)
 
+
+def rows_of(by_pair: Mapping[tuple[str, str], Sequence[Scored]]) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
+    """A block a unit; predictors may have different numbers of units."""
+    most = max(map(len, by_pair.values()))
     return [
-        a_unit(score(), draws(), score(), draws(), int(rng.integers(0, 3)), int(rng.integers(0, 101))) for _ in range(n)
+        unit_rows(Unit(n, 1), {pair: units[n] for pair, units in by_pair.items() if n < len(units)})
+        for n in range(most)
     ]
 
 
-UNITS = st.builds(some_units, st.integers(0, 10**6), st.integers(1, 6))
+def means(blocks, asked: int, expected: Sequence[tuple[str, str]] = (), draws: int = DRAWS) -> pl.DataFrame:
+    return layer_scores(blocks, units_asked=asked, draws=draws, seed=SEED, expected=expected)
 
 
 def only(frame: pl.DataFrame, predictor: str, text: str = "random") -> dict:
-    [row] = frame.filter((pl.col("predictor") == predictor) & (pl.col("text") == text)).to_dicts()
+    [row] = frame.filter(predictor=predictor, text=text).to_dicts()
     return row
 
 
@@ -54,7 +70,7 @@ def columns(row: dict, name: str) -> list[float | None]:
     return [row[name + end] for end in ENDS]
 
 
-def close(score: float | None, draws: list[float]):
+def close(score: float | None, draws: Sequence[float]):
     """A score with its interval."""
     if score is None:
         return [None] * 3
@@ -67,145 +83,126 @@ def mean(scores) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
-def drawn_means(units, name: str) -> list[float]:
-    means = [mean([getattr(draws, name)[draw] for _, draws in units]) for draw in range(DRAWS)]
-    return [math.nan if one is None else one for one in means]
+def drawn(units: Sequence[Scored], kind: int) -> list[list[float]]:
+    """F1 (0) or average precision (1) of every unit in every draw."""
+    weights = poisson_weights(DOCUMENTS, DRAWS, SEED)
+    return [draw_scores(counts, weights)[kind].tolist() for _, counts in units]
 
 
-def mean_of_all(units, asked: int) -> tuple[float, list[float]]:
+def drawn_means(units: Sequence[Scored], kind: int) -> list[float]:
+    found = [mean(of_draw) for of_draw in zip(*drawn(units, kind), strict=True)]
+    return [math.nan if score is None else score for score in found]
+
+
+def mean_of_all(units: Sequence[Scored], asked: int) -> tuple[float, list[float]]:
     """F1 over all units, undefined or missing ones 0; in a draw, the share that is defined times their mean there."""
     total = sum(row["f1"] or 0 for row, _ in units) / asked
     share = sum(row["f1"] is not None for row, _ in units) / asked
-    return total, [total if math.isnan(one) else one * share for one in drawn_means(units, "f1")]
+    return total, [total if math.isnan(score) else score * share for score in drawn_means(units, 0)]
 
 
-@given(UNITS, UNITS, st.integers(6, 9))
+VALUES = st.sampled_from([0.0, 0.0, 0.0, 0.3, 0.5, 0.75, 1.0])
+UNITS = st.lists(
+    st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), min_size=1, max_size=12).map(a_unit), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(UNITS, UNITS, st.integers(5, 8))
 def test_means_and_intervals_equal_the_slow_computation(graph, lookup, asked):
-    layer = LayerScores(asked, DRAWS)
-    for predictor, units in (("graph", graph), ("token_lookup", lookup)):
-        for row, draws in units:
-            layer.add(predictor, "random", row, draws)
-    frame = layer.frame()
+    """Also of units in which nothing fires, and in draws that miss all of a unit's firing documents."""
+    frame = means(rows_of({("graph", "random"): graph, ("token_lookup", "random"): lookup}), asked)
     row = only(frame, "graph")
     assert (row["units"], row["evaluated"]) == (asked, len(graph))
-    assert row["without_firing"] == sum(one["n_firings"] == 0 for one, _ in graph)
-    assert columns(row, "f1") == close(mean(one["f1"] for one, _ in graph), drawn_means(graph, "f1"))
-    assert columns(row, "average_precision") == close(
-        mean(one["average_precision"] for one, _ in graph), drawn_means(graph, "average_precision")
-    )
+    assert row["without_firing"] == sum(scores["n_firings"] == 0 for scores, _ in graph)
+    for name, kind in (("f1", 0), ("average_precision", 1)):
+        assert columns(row, name) == close(mean(scores[name] for scores, _ in graph), drawn_means(graph, kind))
     (all_graph, drawn_graph), (all_lookup, drawn_lookup) = mean_of_all(graph, asked), mean_of_all(lookup, asked)
     assert columns(row, "f1_all") == close(all_graph, drawn_graph)
-    in_pairs = [one - other for one, other in zip(drawn_graph, drawn_lookup, strict=True)]
+    in_pairs = [ours - theirs for ours, theirs in zip(drawn_graph, drawn_lookup, strict=True)]
     assert columns(row, "f1_gain") == close(all_graph - all_lookup, in_pairs)
     assert columns(only(frame, "token_lookup"), "f1_gain") == [0, 0, 0]
-    for name in ("levels_firing", "levels_silent"):
-        assert row[name] == sum(getattr(draws, name) for _, draws in graph).tolist()
+    for name, part in (("levels_firing", "firing"), ("levels_silent", "silent")):
+        expected = np.zeros(101, int)
+        for _, counts in graph:
+            for level, tokens in zip(counts.level, getattr(counts, part), strict=True):
+                expected[level // 10] += tokens
+        assert row[name] == expected.tolist()
 
 
-@given(UNITS, st.integers(0, 6))
-def test_sums_that_are_kept_and_taken_over_go_on_as_if_nothing_had_happened(units, kept):
-    whole, begun, resumed = (LayerScores(6, DRAWS, [("graph", "random"), ("graph", "top")]) for _ in range(3))
-    scored = [
-        (Unit(n, 1), [(row | {"predictor": "graph", "text": "top"}, draws)]) for n, (row, draws) in enumerate(units)
+@settings(max_examples=15, deadline=None)
+@given(UNITS, st.integers(1, 4))
+def test_the_cut_into_blocks_and_the_order_of_units_change_nothing(units, size):
+    single = rows_of({("graph", "random"): units, ("graph", "top"): units[::-1]})
+    blocks = [
+        tuple(pl.concat(part) for part in zip(*single[start : start + size], strict=True))
+        for start in range(0, len(single), size)
     ]
-    for unit, scores in scored:
-        whole.add_unit(unit, scores)
-    for unit, scores in scored[:kept]:
-        begun.add_unit(unit, scores)
-    resumed.take_over(begun.sums())
-    assert resumed.units == {unit for unit, _ in scored[:kept]}
-    for unit, scores in scored:  # those that were taken over count once
-        resumed.add_unit(unit, scores)
-    assert resumed.frame().equals(whole.frame())
-    assert resumed.units == whole.units == {unit for unit, _ in scored}
-
-
-def test_sums_that_do_not_fit_change_nothing():
-    layer = LayerScores(2, DRAWS)
-    layer.add_unit(
-        Unit(0, 1), [(row | {"predictor": "graph", "text": "top"}, draws) for row, draws in some_units(0, 1)]
-    )
-    before, sums = layer.frame(), layer.sums()
-    del sums["levels"]
-    with pytest.raises(KeyError):
-        layer.take_over(sums)
-    assert layer.frame().equals(before)
-
-
-def test_the_order_of_units_and_texts_does_not_matter():
-    units = [a_unit(n / 4, [n / 4] * DRAWS, n / 8, [math.nan] * DRAWS, level=n) for n in range(4)]
-    frames = []
-    for order in (units, units[::-1]):
-        layer = LayerScores(4, DRAWS)
-        for text in ("top", "random"):
-            for row, draws in order:
-                layer.add("graph", text, row, draws)
-        frames.append(layer.frame())
-    assert frames[0].equals(frames[1])
-    assert frames[0]["text"].to_list() == ["top", "random"]
+    key = ["predictor", "text"]
+    expected = means(single, 5).sort(key)
+    for other in (blocks, single[::-1]):
+        found = means(other, 5).sort(key)
+        for row, wanted in zip(found.to_dicts(), expected.to_dicts(), strict=True):
+            assert row == {
+                name: pytest.approx(value, abs=1e-12) if isinstance(value, float) else value
+                for name, value in wanted.items()
+            }
 
 
 def test_two_conventions_for_what_is_undefined_or_missing():
-    layer = LayerScores(4, 2)
-    layer.add("graph", "top", *a_unit(0.5, [0.5, math.nan], 0.25, [0.25, 0.25]))
-    layer.add("graph", "top", *a_unit(None, [math.nan, math.nan], None, [math.nan, math.nan], n_firings=0))
-    layer.add("graph", "top", *a_unit(1.0, [0.75, 1.0], 0.75, [0.75, math.nan]))
-    row = only(layer.frame(), "graph", "top")
+    silent = a_unit([(0.0, 0.0, 0)])
+    half, whole = a_unit([(1.0, 1.0, 0), (1.0, 0.0, 0), (0.0, 0.6, 1)]), a_unit([(1.0, 1.0, 0)])
+    assert [scores["f1"] for scores, _ in (half, silent, whole)] == [0.5, None, 1.0]
+    row = only(means(rows_of({("graph", "random"): [half, silent, whole]}), 4), "graph")
     assert (row["units"], row["evaluated"], row["without_firing"]) == (4, 3, 1)
-    assert columns(row, "f1") == pytest.approx([0.75, *np.percentile([0.625, 1.0], [2.5, 97.5])])
-    assert columns(row, "f1_all") == pytest.approx([0.375, *np.percentile([0.625 / 2, 1.0 / 2], [2.5, 97.5])])
-    # The mean equals the higher of its draws, .5 and .25, and so stands at the 3/4 quantile of a normal: .674. Below
-    # 2 * .674 -+ 1.96 lie shares of .2706 and .9995; the upper end, just below .5, is moved to the mean.
-    assert columns(row, "average_precision") == pytest.approx([0.5, 0.25 + 0.25 * 0.2706, 0.5], abs=1e-5)
+    assert (row["f1"], row["f1_all"]) == (0.75, 0.375)
 
 
-def test_a_gain_needs_the_lookup_on_the_same_text_and_the_same_model():
-    layer = LayerScores({"graph": 3, "token_lookup": 3, "graph_reinitialised": 2}, 2)
-    unit = a_unit(0.75, [0.75, 0.75], 0.5, [0.5, 0.5])
-    layer.add("graph", "top", *unit)
-    layer.add("graph", "random", *unit)
-    layer.add("token_lookup", "random", *a_unit(0.0, [0.0, 0.0], 0.5, [0.5, 0.5]))
-    layer.add("graph_reinitialised", "random", *unit)
-    frame = layer.frame()
+def test_a_gain_needs_the_lookup_on_the_same_text():
+    right, wrong = a_unit([(1.0, 1.0, 0)]), a_unit([(1.0, 0.0, 0)])
+    blocks = rows_of({
+        ("graph", "top"): [right], ("graph", "random"): [right] * 2, ("token_lookup", "random"): [right, wrong],
+    })  # fmt: skip
+    frame = means(blocks, 2)
     assert columns(only(frame, "graph", "top"), "f1_gain") == [None] * 3
-    assert columns(only(frame, "graph"), "f1_gain") == [0.25] * 3
-    reinitialised = only(frame, "graph_reinitialised")
-    assert (reinitialised["units"], reinitialised["f1_all"]) == (2, 0.375)
-    assert columns(reinitialised, "f1_gain") == [None] * 3
+    assert only(frame, "graph")["f1_gain"] == 0.5
 
 
 def test_where_nothing_is_defined_means_are_none_and_the_mean_of_all_is_0():
-    layer = LayerScores(2, 2)
-    layer.add("graph", "top", *a_unit(None, [math.nan] * 2, None, [math.nan] * 2, n_firings=0))
-    row = only(layer.frame(), "graph", "top")
+    row = only(means(rows_of({("graph", "random"): [a_unit([(0.0, 0.0, 1)])]}), 2), "graph")
     assert columns(row, "f1") == columns(row, "average_precision") == [None] * 3
     assert columns(row, "f1_all") == [0.0] * 3
 
 
+def test_a_unit_without_a_token_in_a_text_counts_as_evaluated():
+    row = only(means(rows_of({("graph", "quantiles"): [a_unit([])]}), 2), "graph", "quantiles")
+    assert (row["evaluated"], row["without_firing"], row["f1"], row["f1_all"]) == (1, 1, None, 0.0)
+
+
 def test_an_improvement_of_every_document_has_an_interval_above_0_though_the_scores_overlap():
-    rng, documents = np.random.default_rng(0), 40
-    weights = poisson_weights([f"d{n}" for n in range(documents)], 300, 0)
-    layer = LayerScores(6, 300)
-    for _ in range(6):
-        document = rng.integers(0, documents, 3000)
-        hard = rng.random(documents)[document]  # documents differ a lot, the two predictors within one only a little
+    rng, documents = np.random.default_rng(0), [f"d{number}" for number in range(40)]
+    weights = poisson_weights(documents, 2, SEED)
+    blocks = []
+    for number in range(6):
+        document = rng.integers(0, len(documents), 3000)
+        hard = rng.random(len(documents))[document]  # documents differ a lot, two predictors within one only a little
         actual = (rng.random(3000) < 0.2).astype(np.float64)
-        found = rng.random(3000)
+        found, scored = rng.random(3000), {}
         for predictor, ease in (("graph", 0.08), ("token_lookup", 0.0)):
-            scores = Scores(documents, 0.5)
-            scores.add(actual, actual * (found > hard - ease), document)
-            layer.add(predictor, "random", *scores.row(weights))
-    frame = layer.frame()
+            pair = actual, actual * (found > hard - ease)
+            counts = count_documents(*pair, document, len(documents), 0.5)
+            scored[predictor, "random"] = score_row(*pair, counts, weights, 0.5), counts
+        blocks.append(unit_rows(Unit(number, 1), scored, documents))
+    frame = means(blocks, 6, draws=300)
     graph, lookup = only(frame, "graph"), only(frame, "token_lookup")
     assert graph["f1_all_low"] < lookup["f1_all_high"]
     assert 0 < graph["f1_gain_low"] < graph["f1_gain"] < graph["f1_gain_high"]
     assert graph["f1_low"] < graph["f1"] < graph["f1_high"]
 
 
-def test_expected_pairs_have_a_row_before_any_unit_is_scored_and_the_same_row_as_others_after():
+def test_expected_pairs_have_a_row_without_any_unit_and_come_first():
     expected = [("graph", "top"), ("token_lookup", "top"), ("graph", "random")]
-    layer, plain = LayerScores(3, 2, expected), LayerScores(3, 2)
-    frame = layer.frame()
+    frame = means([], 3, expected)
     assert frame.select("predictor", "text").rows() == expected
     for row in frame.to_dicts():
         assert (row["units"], row["evaluated"], row["without_firing"]) == (3, 0, 0)
@@ -213,47 +210,34 @@ def test_expected_pairs_have_a_row_before_any_unit_is_scored_and_the_same_row_as
         assert columns(row, "f1_all") == [0.0] * 3
         assert columns(row, "f1_gain") == [None] * 3
         assert row["levels_firing"] == row["levels_silent"] == [0] * 101
-    for predictor, text in (("token_lookup", "top"), ("graph", "top"), ("graph", "quantiles")):
-        for one in (layer, plain):
-            one.add(predictor, text, *a_unit(0.5, [0.5, 0.25], 0.75, [0.75, math.nan]))
-    assert layer.frame().select("predictor", "text").rows() == [*expected, ("graph", "quantiles")]
-    scored = layer.frame().filter(pl.col("evaluated") > 0)
-    assert scored.sort("predictor", "text").equals(plain.frame().sort("predictor", "text"))
-
-
-def test_rows_that_are_expected_know_their_units_asked_for():
-    row = only(LayerScores({"graph": 7}, 2, [("graph", "top")]).frame(), "graph", "top")
-    assert (row["units"], row["f1_all"]) == (7, 0.0)
-    with pytest.raises(ValueError, match="ngram"):
-        LayerScores({"graph": 7}, 2, [("ngram", "top")]).frame()
+    blocks = rows_of({("graph", "quantiles"): [a_unit([(1.0, 1.0, 0)])], ("graph", "top"): [a_unit([(1.0, 0.0, 0)])]})
+    frame = means(blocks, 3, expected)
+    assert frame.select("predictor", "text").rows() == [*expected, ("graph", "quantiles")]
+    plain = means(blocks, 3)
+    key = ["predictor", "text"]
+    assert frame.filter(pl.col("evaluated") > 0).sort(key).equals(plain.sort(key))
 
 
 def test_the_frame_is_the_table_without_study_and_layer():
-    layer = LayerScores(2, 2)
-    empty = layer.frame()
-    layer.add("graph", "top", *a_unit(0.5, [0.5, 0.5], 0.5, [0.5, 0.5]))
+    blocks = rows_of({("graph", "top"): [a_unit([(1.0, 1.0, 0)])]})
     key = [pl.lit("a").alias("study"), pl.lit(0, pl.Int32).alias("layer")]
-    for frame in (empty, layer.frame(), LayerScores(2, 2, [("graph", "top"), ("ngram", "random")]).frame()):
+    for frame in (means([], 2), means(blocks, 2), means(blocks, 2, [("graph", "top"), ("ngram", "random")])):
         assert TABLES["layer_scores"].conform(frame.with_columns(key)).height == frame.height
 
 
-def test_memory_does_not_grow_with_units():
-    layer = LayerScores(500, 3)
-    sizes = []
-    for _ in range(500):
-        layer.add("graph", "top", *a_unit(0.5, [0.5] * 3, 0.5, [0.5] * 3))
-        sizes.append(sum(np.size(part) for sums in layer._sums.values() for part in vars(sums).values()))
-    assert sizes[0] == sizes[-1]
+def test_blocks_are_read_one_by_one():
+    """No block is asked for before the one before it is done with: memory does not grow with units."""
+    read: list[int] = []
+
+    def blocks():
+        for number, block in enumerate(rows_of({("graph", "top"): [a_unit([(1.0, 1.0, 0)])] * 3})):
+            read.append(number)
+            yield block
+
+    assert means(blocks(), 3)["evaluated"].to_list() == [3]
+    assert read == [0, 1, 2]
 
 
-def test_more_units_than_asked_for_other_draws_and_unknown_predictors_are_refused():
-    layer = LayerScores({"graph": 1}, 2)
-    unit = a_unit(0.5, [0.5, 0.5], 0.5, [0.5, 0.5])
-    layer.add("graph", "top", *unit)
+def test_more_units_than_asked_for_are_refused():
     with pytest.raises(ValueError, match="more units"):
-        layer.add("graph", "top", *unit)
-    with pytest.raises(ValueError, match="draws"):
-        layer.add("graph", "random", *a_unit(0.5, [0.5], 0.5, [0.5]))
-    with pytest.raises(ValueError, match="ngram"):
-        layer.add("ngram", "top", *unit)
-    assert layer.frame().height == 1
+        means(rows_of({("graph", "top"): [a_unit([(1.0, 1.0, 0)])] * 2}), 1)

