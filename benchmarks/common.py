@@ -44,8 +44,7 @@ def named_contexts(model: SubjectModel, home: Home, name: str, max_tokens: int |
     corpus = read_documents(
         [NamedSource(source="named", name=name, max_tokens=max_tokens)],
         study_folder=Path.cwd(),
-        downloads=home.downloads,
-        cache=home.cache,
+        home=home,
         encode=model.encode,
         bos_id=model.bos_id,
         harvest=HarvestSettings(),

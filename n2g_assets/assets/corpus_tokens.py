@@ -93,9 +93,7 @@ def _input_hash(session: Session, cut: CorpusCut) -> str:
         {
             "code_version": _CODE_VERSION,
             "model": session.model_hash,
-            "sources": source_fingerprints(
-                settings.corpus, study_folder=session.study.folder, downloads=session.home.downloads
-            ),
+            "sources": source_fingerprints(settings.corpus, study_folder=session.study.folder, home=session.home),
             "cut": cut.hashed(),
             "top_contexts": settings.method.top_contexts,
         }
@@ -111,8 +109,7 @@ def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) ->
     corpus = read_documents(
         settings.corpus,
         study_folder=session.study.folder,
-        downloads=session.home.downloads,
-        cache=session.home.cache,
+        home=session.home,
         encode=tokenizer.encode,
         bos_id=session.model_row["bos_id"],
         harvest=cut,

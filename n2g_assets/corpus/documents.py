@@ -23,12 +23,13 @@ import pyarrow as pa
 from jaxtyping import Int32
 
 from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.corpus.sources import (
-    Folders,
+    OpenSource,
     no_text,
     open_source,
     source_fingerprints,
@@ -92,8 +93,7 @@ def read_documents(
     sources: Sequence[AnyCorpusSource],
     *,
     study_folder: Path,
-    downloads: Path,
-    cache: Path,
+    home: Home,
     encode: Encode,
     bos_id: int,
     harvest: CorpusCut,
@@ -105,8 +105,7 @@ def read_documents(
     Args:
         sources: The study's corpus.
         study_folder: Folder that relative paths count from.
-        downloads: Folder where fetched wheels and hub files are kept.
-        cache: Folder where texts that are costly to make are kept.
+        home: Where fetched files and rendered texts are kept.
         encode: Tokenises a batch of texts.
         bos_id: Token id at position 0 of every context.
         harvest: Context length, held-out share and length of a near-duplicate run.
@@ -119,10 +118,12 @@ def read_documents(
     """
     counts = _Counts()
     taken: list[_Document] = []
-    folders = Folders(study_folder, downloads, cache)
+    progress = progress or _silent
     for source in sources:
+        progress(source_label(source), 0, source.max_tokens or 0)
+        opened = open_source(source, study_folder=study_folder, home=home)
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
-        taken += _take(source, longest, folders, encode, counts, progress or _silent)
+        taken += _take(source, opened, longest, encode, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, clusters, shared_run_share = _split(taken, harvest)
@@ -149,8 +150,8 @@ def _silent(source: str, done: int, expected: int) -> None:
 
 def _take(
     source: AnyCorpusSource,
+    opened: OpenSource,
     longest: int | None,
-    folders: Folders,
     encode: Encode,
     counts: _Counts,
     progress: Progress,
@@ -158,8 +159,6 @@ def _take(
     """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
     label, limit = source_label(source), source.max_tokens
     kind = source_kind(source)
-    progress(label, 0, limit or 0)
-    opened = open_source(source, folders)
     all_characters = opened.characters
     n_tokens = n_characters = n_texts = 0
     documents = iter(opened.documents)

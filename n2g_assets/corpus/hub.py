@@ -1,22 +1,23 @@
 """Documents from a data set on the Hugging Face hub, by its Parquet files: no code of the data set is run.
 
 The files of one split are taken in order, each fetched when the one before it is used up. The commit and its files
-are written down beside them, so that what was fetched once can be read again without the hub.
+are kept in the cache, so that what was fetched once can be read again without the hub.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from n2g_assets.core.errors import SourceError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSource
 from n2g_assets.corpus.files import read_parquet
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import hash_json
 
 _CONVERTED = "refs/convert/parquet"
 """Branch where the hub keeps a Parquet version of data sets that have none of their own."""
@@ -32,12 +33,12 @@ class Listing:
     """Paths inside the data set, sorted."""
 
 
-def read_hub(source: HubSource, *, downloads: Path) -> Iterator[RawDocument]:
+def read_hub(source: HubSource, home: Home) -> Iterator[RawDocument]:
     """The documents of a data set's split, in the order of its files and rows.
 
     Args:
         source: Name, split, revision and text field.
-        downloads: Folder where fetched files and the listing are kept.
+        home: Where fetched files and the listing are kept.
 
     Raises:
         SourceError: The hub cannot be reached, does not know the data set, or it has no such split or field.
@@ -45,18 +46,18 @@ def read_hub(source: HubSource, *, downloads: Path) -> Iterator[RawDocument]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    listing = find_listing(source, downloads)
+    listing = find_listing(source, home)
     for name in listing.files:
         try:
             path = hf_hub_download(
-                source.name, name, repo_type="dataset", revision=listing.commit, cache_dir=downloads / "hub"
+                source.name, name, repo_type="dataset", revision=listing.commit, cache_dir=home.downloads / "hub"
             )
         except (OSError, HTTPError, ValueError) as error:
             raise SourceError(_cannot_be_had(source, error)) from error
         yield from read_parquet(Path(path), name, source.text_field)
 
 
-def find_listing(source: HubSource, downloads: Path) -> Listing:
+def find_listing(source: HubSource, home: Home) -> Listing:
     """The split's files at the latest commit of its revision; where the hub is out of reach, those of last time.
 
     Raises:
@@ -64,16 +65,16 @@ def find_listing(source: HubSource, downloads: Path) -> Listing:
     """
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    words = (source.name, source.split, source.revision or "latest")
-    kept = downloads / "hub" / ("-".join(re.sub(r"[^\w.]+", "--", word) for word in words) + ".json")
+    cache, key = Cache(home), hash_json([source.name, source.split, source.revision])
     try:
         listing = _ask_hub(source)
     except (OSError, HTTPError, ValueError) as error:
         unknown = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
-        if unknown or not kept.is_file():
+        kept = None if unknown else cache.find("hub_listings", key)
+        if kept is None:
             raise SourceError(_cannot_be_had(source, error)) from error
-        return Listing(**json.loads(kept.read_text(encoding="utf-8")))
-    write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(vars(listing)), encoding="utf-8"))
+        return Listing(**kept.about)
+    cache.write("hub_listings", key, lambda _: None, vars(listing))
     return listing
 
 

@@ -15,23 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import file_format, find_files, inspect_file, read_files
 from n2g_assets.corpus.hub import find_listing, read_hub
 from n2g_assets.corpus.raw import RawDocument
-
-
-@dataclass(frozen=True)
-class Folders:
-    """The folders that sources are read from and kept in."""
-
-    study_folder: Path
-    """Folder that relative paths count from."""
-    downloads: Path
-    """Where fetched wheels and hub files are kept."""
-    cache: Path
-    """Where texts that are costly to make are kept."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +45,24 @@ def source_kind(source: AnyCorpusSource) -> str:
     return source.kind
 
 
-def open_source(source: AnyCorpusSource, folders: Folders) -> OpenSource:
+def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> OpenSource:
     """The texts of a source, in order.
+
+    Args:
+        source: The source.
+        study_folder: Folder that relative paths count from.
+        home: Where fetched files and rendered texts are kept.
 
     Raises:
         CorpusError: A path is missing or a file is not UTF-8.
         SourceError: The source cannot be had or is damaged.
     """
     if isinstance(source, NamedSource):
-        return _by_hash(read_named(source.name, downloads=folders.downloads, cache=folders.cache))
+        return _by_hash(read_named(source.name, home))
     if isinstance(source, HubSource):
-        return OpenSource(read_hub(source, downloads=folders.downloads))
-    root, files = find_files(source.path, folders.study_folder)
-    if files == [folders.study_folder / Path(source.path).expanduser()]:
+        return OpenSource(read_hub(source, home))
+    root, files = find_files(source.path, study_folder)
+    if files == [study_folder / Path(source.path).expanduser()]:
         return OpenSource(read_files(source, root, files))
     if all(file_format(source, file) == "text" for file in files):
         return _text_files_by_hash(source, root, files)
@@ -76,7 +70,7 @@ def open_source(source: AnyCorpusSource, folders: Folders) -> OpenSource:
 
 
 def source_fingerprints(
-    sources: Sequence[AnyCorpusSource], *, study_folder: Path, downloads: Path
+    sources: Sequence[AnyCorpusSource], *, study_folder: Path, home: Home
 ) -> list[dict[str, object]]:
     """For each source its settings and what identifies its content, as JSON values; equal means the same texts.
 
@@ -86,21 +80,21 @@ def source_fingerprints(
     Args:
         sources: The study's corpus.
         study_folder: Folder that relative paths count from.
-        downloads: Where fetched files are kept.
+        home: Where a hub data set's list of files is kept.
 
     Raises:
         CorpusError: A path is missing, a file is not UTF-8, or all files of a source are empty.
         SourceError: A name is unknown, a file cannot be read, a Parquet file is damaged or lacks the text column, or
             the hub cannot be reached for the first time.
     """
-    return [{**source.model_dump(), "content": _content(source, study_folder, downloads)} for source in sources]
+    return [{**source.model_dump(), "content": _content(source, study_folder, home)} for source in sources]
 
 
-def _content(source: AnyCorpusSource, study_folder: Path, downloads: Path) -> list[str]:
+def _content(source: AnyCorpusSource, study_folder: Path, home: Home) -> list[str]:
     if isinstance(source, NamedSource):
         return [catalogue_entry(source.name).pin.sha256, READER_VERSION]
     if isinstance(source, HubSource):
-        listing = find_listing(source, downloads)
+        listing = find_listing(source, home)
         return [listing.commit, *listing.files]
     root, files = find_files(source.path, study_folder)
     inspected = [inspect_file(source, file) for file in files]

@@ -4,7 +4,7 @@ Steps: the bz2 file is parsed as a stream; redirects, disambiguation pages and p
 left out; each article's wikitext is rendered node by node. References, tables, galleries, files, categories and most
 templates vanish; a few inline templates (units, quotations, foreign words) keep their words, because a hole in the
 middle of a sentence is no prose. Formulas stay as ``$...$``. Sections that hold only links and references are cut.
-Rendering takes seconds, so the result is kept as JSONL in the cache folder.
+Rendering takes seconds, so the result is kept in the cache.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from xml.etree import ElementTree
 
+from n2g_assets.core.home import Home
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import hash_json
 
 if TYPE_CHECKING:
     from mwparserfromhell.nodes import Tag, Template, Wikilink
     from mwparserfromhell.wikicode import Wikicode
 
 RENDER_VERSION = 1
-"""Raise it whenever the rendered text changes: articles kept by another version are rendered anew."""
+"""Raised when the rendered text changes: articles that another version kept are rendered anew."""
+
+_ARTICLES = "articles.jsonl"
 
 _DROPPED_SECTIONS = {
     *("references", "external links", "see also", "further reading", "notes", "footnotes", "bibliography"),
@@ -56,35 +60,25 @@ _FIXED_TEXT |= {"snd": " – ", "mdash": "—", "=": "=", "--": "—", "en dash"
 _LINKS_BETWEEN = {"to": " to ", "and": " and ", "-": "–", "–": "–", "by": " by ", "x": " by ", "or": " or "}
 
 
-def read_wikipedia(file: IO[bytes], cached: Path) -> Iterator[RawDocument]:
+def read_wikipedia(file: IO[bytes], file_hash: str, home: Home) -> Iterator[RawDocument]:
     """The articles of a dump, in its order.
 
     Args:
         file: A ``pages-articles`` dump, bz2 of MediaWiki XML.
-        cached: Where the rendered articles are kept, or taken from if they are there in full.
+        file_hash: What identifies its content.
+        home: Where the rendered articles are kept.
 
     Yields:
         One document an article: its title, and its text with the title as first line.
     """
-    documents = _read_cached(cached)
-    if documents is None:
-        documents = list(_render_dump(file))
-        _write_cached(cached, documents)
-    yield from documents
 
+    def fill(folder: Path) -> None:
+        with (folder / _ARTICLES).open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(vars(document)) + "\n" for document in _render_dump(file))
 
-def _read_cached(path: Path) -> list[RawDocument] | None:
-    try:
-        head, *lines = path.read_text(encoding="utf-8").splitlines()
-        documents = [RawDocument(**json.loads(line)) for line in lines]
-        return documents if json.loads(head) == {"articles": len(documents)} else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _write_cached(path: Path, documents: list[RawDocument]) -> None:
-    lines = [json.dumps({"articles": len(documents)}), *(json.dumps(vars(document)) for document in documents)]
-    write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    entry = Cache(home).obtain("wikipedia", hash_json([file_hash, RENDER_VERSION]), fill)
+    for line in entry.path(_ARTICLES).read_bytes().splitlines():
+        yield RawDocument(**json.loads(line))
 
 
 def _render_dump(file: IO[bytes]) -> Iterator[RawDocument]:

@@ -37,11 +37,11 @@ def hash_model(folder: Path) -> str:
     The files are those that decide what the model computes: weights, config and tokenizer, in this order.
     """
     files = [*weight_files(folder), *text_files(folder)]
-    listed = "".join(f"{known_sha256(file)}  {file.name}\n" for file in files)
+    listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def known_sha256(path: Path) -> str:
+def _known_sha256(path: Path) -> str:
     """The sha256 of a file, which is read again only where it has changed since this process read it."""
     status = path.stat()
     return _sha256_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))

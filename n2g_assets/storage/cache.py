@@ -185,7 +185,7 @@ def sweep(home: Home) -> list[Path]:
 def _temporaries(home: Home) -> Iterator[Path]:
     if home.root.is_dir():
         yield from (path for path in home.root.iterdir() if _LEFTOVER.fullmatch(path.name))
-    for top in (home.slices, home.cache, home.models, home.downloads, home.reports):
+    for top in (home.slices, home.cache, home.downloads, home.reports):
         for folder, folders, files in os.walk(top):
             if _ABOUT in files:  # the files of an entry are its own
                 folders.clear()

@@ -203,7 +203,8 @@ def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterato
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with _clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9_.=-]", "__", name)
     lock = FileLock(folder / f"{stem}.lock", thread_local=False)
     holder = folder / f"{stem}.holder"

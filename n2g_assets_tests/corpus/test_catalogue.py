@@ -7,8 +7,10 @@ import json
 import pytest
 
 from n2g_assets.core.errors import SourceError
+from n2g_assets.core.home import Home
 from n2g_assets.corpus.catalogue import CATALOGUE, catalogue_entry, read_named
 from n2g_assets.storage import wheels
+from n2g_assets.storage.cache import Cache
 from n2g_assets_tests.corpus.helpers import FakePip, sha256, wheel_bytes
 
 
@@ -22,7 +24,7 @@ def named(tmp_path, monkeypatch):
         pin = dataclasses.replace(entry.pin, sha256=sha256(data))
         monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(entry, pin=pin))
         monkeypatch.setattr(wheels.subprocess, "run", FakePip(data))
-        documents = read_named(name, downloads=tmp_path / "downloads", cache=tmp_path / "cache")
+        documents = read_named(name, Home(tmp_path))
         return [(document.name, document.text) for document in documents]
 
     return read
@@ -54,7 +56,7 @@ def test_wikipedia_is_read_from_its_wheel_and_kept_in_the_cache(named, tmp_path)
     page = "<page><title>Aa</title><ns>0</ns><revision><text>A [[river]].</text></revision></page>"
     xml = bz2.compress(f'<mediawiki xmlns="http://www.mediawiki.org/x/">{page}</mediawiki>'.encode())
     assert named("wikipedia", {CATALOGUE["wikipedia"].members: xml}) == [("Aa", "Aa\n\nA river.\n")]
-    assert len(list((tmp_path / "cache").glob("wikipedia-*.jsonl"))) == 1
+    assert len(Cache(Home(tmp_path)).entries("wikipedia")) == 1
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

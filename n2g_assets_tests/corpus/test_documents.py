@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 
 from n2g_assets.core.errors import CorpusError, SourceError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, NamedSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
-from n2g_assets.corpus.sources import Folders, open_source, source_fingerprints
+from n2g_assets.corpus.sources import open_source, source_fingerprints
 from n2g_assets.storage import wheels
 from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
 
@@ -88,8 +89,7 @@ def test_what_lies_beyond_max_tokens_is_not_tokenised(tmp_path):
     module.read_documents(
         [files("a.jsonl", max_tokens=4000)],
         study_folder=tmp_path,
-        downloads=tmp_path,
-        cache=tmp_path,
+        home=Home(tmp_path),
         encode=encode,
         bos_id=BOS,
         harvest=HarvestSettings(),
@@ -141,8 +141,7 @@ def test_progress_ends_at_what_was_taken(tmp_path):
     module.read_documents(
         [files("a")],
         study_folder=tmp_path,
-        downloads=tmp_path,
-        cache=tmp_path,
+        home=Home(tmp_path),
         encode=encode_words,
         bos_id=BOS,
         harvest=HarvestSettings(),
@@ -198,13 +197,13 @@ def test_an_unknown_named_corpus_is_known_before_anything_is_fetched(tmp_path, m
     with pytest.raises(SourceError, match="did you mean 'networkx'"):
         read(tmp_path, source)
     with pytest.raises(SourceError, match="did you mean 'networkx'"):
-        source_fingerprints([source], study_folder=tmp_path, downloads=tmp_path)
+        source_fingerprints([source], study_folder=tmp_path, home=Home(tmp_path))
     assert pip.calls == []
 
 
 def test_a_fingerprint_changes_with_content_and_settings_and_with_nothing_else(tmp_path):
     def of(**settings):
-        return source_fingerprints([files("a", **settings)], study_folder=tmp_path, downloads=tmp_path)
+        return source_fingerprints([files("a", **settings)], study_folder=tmp_path, home=Home(tmp_path))
 
     write_texts(tmp_path / "a", {"1.txt": "one", "2.txt": "two"})
     first = of()
@@ -218,7 +217,7 @@ def test_a_fingerprint_changes_with_content_and_settings_and_with_nothing_else(t
 
 def test_bad_and_empty_files_are_found_by_the_fingerprint(tmp_path):
     def fingerprint():
-        return source_fingerprints([files("a")], study_folder=tmp_path, downloads=tmp_path)
+        return source_fingerprints([files("a")], study_folder=tmp_path, home=Home(tmp_path))
 
     write_texts(tmp_path / "a", {"1.txt": "", "2.jsonl": "\n \n"})
     with pytest.raises(CorpusError, match="source 'a' holds no text: fill it"):
@@ -233,7 +232,7 @@ def test_bad_and_empty_files_are_found_by_the_fingerprint(tmp_path):
 def test_texts_of_a_folder_are_read_one_by_one_and_no_further_than_wanted(tmp_path):
     texts = by_sha([words(40, n) for n in range(20)])
     write_texts(tmp_path / "a", {f"{n:02}.txt": text for n, text in enumerate(texts)})
-    opened = open_source(files("a"), Folders(tmp_path, tmp_path, tmp_path))
+    opened = open_source(files("a"), study_folder=tmp_path, home=Home(tmp_path))
     assert opened.characters == sum(map(len, texts))
     documents = iter(opened.documents)
     assert [next(documents).text for _ in range(3)] == texts[:3]
@@ -245,5 +244,5 @@ def test_texts_of_a_folder_are_read_one_by_one_and_no_further_than_wanted(tmp_pa
 def test_a_folder_of_rows_is_taken_in_the_order_of_the_hash_too(tmp_path):
     texts = [words(40, n) for n in range(10)]
     write_texts(tmp_path / "a", {"1.txt": texts[0], "2.jsonl": "\n".join(json.dumps({"text": t}) for t in texts[1:])})
-    opened = open_source(files("a"), Folders(tmp_path, tmp_path, tmp_path))
+    opened = open_source(files("a"), study_folder=tmp_path, home=Home(tmp_path))
     assert [document.text for document in opened.documents] == by_sha(texts)

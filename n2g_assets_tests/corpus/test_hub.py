@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 
 from n2g_assets.core.errors import SourceError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSource
-from n2g_assets.corpus.hub import choose_split, read_hub
+from n2g_assets.corpus.hub import choose_split, find_listing, read_hub
 from n2g_assets.corpus.sources import source_fingerprints
+from n2g_assets_tests.storage.helpers import files_below
 
 COMMIT = "c" * 40
 SOURCE = HubSource(source="hub", name="owner/data")
@@ -79,7 +81,7 @@ def hub(monkeypatch):
 
 
 def test_the_files_of_a_split_are_read_in_order_and_only_as_far_as_wanted(hub, tmp_path):
-    documents = read_hub(SOURCE, downloads=tmp_path)
+    documents = read_hub(SOURCE, Home(tmp_path))
     assert next(documents).name == "data/train-00000-of-00002.parquet:0"
     assert not any("train-00001" in path for path in hub.asked)
     assert [document.text for document in documents] == ["two", "three"]
@@ -88,12 +90,31 @@ def test_the_files_of_a_split_are_read_in_order_and_only_as_far_as_wanted(hub, t
 def test_what_was_fetched_is_read_again_without_the_hub_and_has_the_same_fingerprint(hub, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    first = list(read_hub(SOURCE, downloads=tmp_path))
-    fingerprint = source_fingerprints([SOURCE], study_folder=tmp_path, downloads=tmp_path)
+    first = list(read_hub(SOURCE, Home(tmp_path)))
+    fingerprint = source_fingerprints([SOURCE], study_folder=tmp_path, home=Home(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert list(read_hub(SOURCE, downloads=tmp_path)) == first
-    assert source_fingerprints([SOURCE], study_folder=tmp_path, downloads=tmp_path) == fingerprint
+    assert list(read_hub(SOURCE, Home(tmp_path))) == first
+    assert source_fingerprints([SOURCE], study_folder=tmp_path, home=Home(tmp_path)) == fingerprint
     assert COMMIT in fingerprint[0]["content"]
+
+
+def test_a_damaged_listing_is_asked_for_again_and_named_where_the_hub_is_away(hub, tmp_path, monkeypatch, caplog):
+    from huggingface_hub import constants
+
+    first = list(read_hub(SOURCE, Home(tmp_path)))
+    (listing,) = (tmp_path / name for name in files_below(tmp_path) if "hub_listings" in name)
+    whole = listing.read_bytes()
+    for position in range(0, len(whole), 7):
+        flipped = whole[position] ^ 1 << position % 8
+        listing.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
+        assert find_listing(SOURCE, Home(tmp_path)).commit == COMMIT
+        assert listing.read_bytes() == whole
+    listing.write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="'owner/data' cannot be had from the hub"):
+        list(read_hub(SOURCE, Home(tmp_path)))
+    assert "hub_listings" in caplog.text
+    assert len(first) == 3
 
 
 def test_a_hub_that_is_out_of_reach_is_one_clear_sentence(hub, tmp_path, monkeypatch):
@@ -103,7 +124,7 @@ def test_a_hub_that_is_out_of_reach_is_one_clear_sentence(hub, tmp_path, monkeyp
     with pytest.raises(
         SourceError, match=r"'owner/data' cannot be had from the hub .*: check its name and the network"
     ):
-        list(read_hub(SOURCE, downloads=tmp_path))
+        list(read_hub(SOURCE, Home(tmp_path)))
 
 
 def test_offline_mode_is_one_clear_sentence(hub, tmp_path, monkeypatch):
@@ -111,20 +132,20 @@ def test_offline_mode_is_one_clear_sentence(hub, tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SourceError, match="cannot be had from the hub"):
-        list(read_hub(SOURCE, downloads=tmp_path))
+        list(read_hub(SOURCE, Home(tmp_path)))
 
 
 def test_an_unknown_data_set_and_an_unknown_split_are_named(hub, tmp_path):
     with pytest.raises(SourceError, match="'owner/other' at revision 'v2' cannot be had from the hub"):
-        list(read_hub(HubSource(source="hub", name="owner/other", revision="v2"), downloads=tmp_path))
+        list(read_hub(HubSource(source="hub", name="owner/other", revision="v2"), Home(tmp_path)))
     with pytest.raises(SourceError, match=r"for the split 'trial' .it has 'data/test-00000.parquet', .*another split"):
-        list(read_hub(HubSource(source="hub", name="owner/data", split="trial"), downloads=tmp_path))
+        list(read_hub(HubSource(source="hub", name="owner/data", split="trial"), Home(tmp_path)))
 
 
 def test_a_data_set_without_parquet_files_is_named(hub, tmp_path):
     hub.files = {"README.md": b"", "data.csv": b""}
     with pytest.raises(SourceError, match=r"for the split 'train' \(it has no Parquet files\)"):
-        list(read_hub(SOURCE, downloads=tmp_path))
+        list(read_hub(SOURCE, Home(tmp_path)))
 
 
 def test_a_split_is_found_by_folder_or_file_name_and_must_be_one():

