@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
+# A test process a core, four at most; the tests of a group share a process, and with it their fixtures (conftest.py).
+PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo test recompute ui lint format docs bench clean
+.PHONY: help demo test coverage recompute ui lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,7 +36,10 @@ demo: $(READY) ## materialize the study `demo` and its control, and show what ca
 	@$(BIN)/n2g demo
 
 test: $(READY_DEV) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
+
+coverage: $(READY_DEV) ## run the tests and count the lines of the package that they reach
+	@$(BIN)/python -m pytest $(PARALLEL) --cov=n2g_assets --cov-report=term
 
 recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
 	@$(BIN)/python -m n2g_assets_tests.recomputation

@@ -1,12 +1,28 @@
 """For all tests: array shapes that signatures promise are checked, and no test asserts on time."""
 
+import os
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-settings.register_profile("n2g_assets", deadline=None, derandomize=True)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in a process a core; read when torch and numba are imported
+
+settings.register_profile("n2g_assets", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("n2g_assets")
 
 install_import_hook(
     ["n2g_assets.method.saliency", "n2g_assets.method.predict"],
     "beartype.beartype",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups tests that share what is slow to make; a group runs in one process of ``pytest -n``.
+
+    A file is a group. The tests of evidence are one, since they compile the same functions.
+    """
+    for item in items:
+        folder, file = item.path.parent.name, item.path.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "evidence" else f"{folder}/{file}"))
