@@ -39,15 +39,16 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
 
 
 def _fill(session: Session, layer: int, show: Progress) -> StageReport:
-    began = time.monotonic()
     input_hash = _input_hash(session, layer)
     units = session.units(layer)
     reused = _is_fresh(session, layer)
     if not reused:
+        began = time.monotonic()
         frames = session.harvest([layer], show).frames(layer)
+        seconds = time.monotonic() - began
         for table in STAGE.tables:
             frame = getattr(frames, table)
-            session.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION)
+            session.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION, seconds=seconds)
     ledger = _write_ledger(session, layer, units, input_hash)
     manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
@@ -58,7 +59,7 @@ def _fill(session: Session, layer: int, show: Progress) -> StageReport:
         computed=0 if reused else len(units),
         kept=len(units) if reused else 0,
         carried=0,
-        seconds=time.monotonic() - began,
+        seconds=manifests[STAGE.tables[0]].seconds,
         rows={table: manifest.rows for table, manifest in manifests.items()},
         ledger=ledger,
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},

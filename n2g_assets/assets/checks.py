@@ -27,7 +27,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.splitting import find_leaks
-from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import hash_json
 
 _SAMPLED_UNITS = 3
@@ -48,10 +48,6 @@ def rows_are_sound(stage: str, session: Session, layer: int) -> list[str]:
 def _table_faults(session: Session, stage: str, table: str, layer: int) -> list[str]:
     schema = TABLES[table]
     faults = []
-    columns = session.columns(table, layer)
-    if columns != schema.schema:
-        faults.append(f"{table} has the columns {columns}, not those of storage/tables.py")
-        return faults
     keys = session.read(table, layer, columns=schema.key)
     if keys.select(pl.struct(schema.key).is_duplicated().any()).item():
         faults.append(f"{table} repeats a key")
@@ -76,13 +72,13 @@ def _table_faults(session: Session, stage: str, table: str, layer: int) -> list[
 
 def activations_recomputed(table: str, session: Session, layer: int) -> list[str]:
     """Faults of the activations of a table; rows of the same model that were found sound before are not read again."""
-    rows = hash_json([session.manifest(table, layer).content_hash, session.model_hash])
-    passed = session.home.cache / "checked" / session.study.name / f"{table}-{layer}"
-    if passed.is_file() and passed.read_text() == rows:
+    rows = hash_json([table, layer, session.manifest(table, layer).content_hash, session.model_hash])
+    cache = Cache(session.home)
+    if cache.find("checked", rows) is not None:
         return []
     faults = _recompute_faults(session, table, layer)
     if not faults:
-        write_atomically(passed, lambda temporary: temporary.write_text(rows))
+        cache.write("checked", rows, lambda folder: None, {"table": table, "layer": layer})
     return faults
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -56,7 +57,7 @@ def corpus_asset(study: Study, checks: Sequence[Check]) -> dg.AssetsDefinition:
                 "result": result,
                 "seconds": seconds,
                 "documents": documents.height,
-                **{name: rounded(value) for name, value in counted.items() if name != "seconds"},
+                **{name: rounded(value) for name, value in counted.items()},
                 **{f"tokens {split}": count for split, count in sorted(splits.items())},
                 "held-out share of tokens": rounded(_held_out_share(splits)),
                 "tokens by source": preview(tokens),
@@ -80,7 +81,7 @@ def materialize(session: Session, show: Progress) -> tuple[str, float]:
         result = "reused" if session.is_fresh(_TABLES, input_hash) else "computed"
         if result == "computed":
             _write(session, cut, input_hash, show)
-    return result, session.manifest(_TABLES[0]).extra["seconds"]
+    return result, round(session.manifest(_TABLES[0]).seconds, 2)
 
 
 def _held_out_share(tokens: Mapping[str, int]) -> float:
@@ -116,12 +117,16 @@ def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) ->
         needed_contexts=settings.method.top_contexts,
         progress=lambda _source, done, expected: show(done, max(done, expected)),
     )
-    session.write("documents", corpus.documents, input_hash=input_hash, code_version=_CODE_VERSION)
+    common: dict[str, Any] = {
+        "input_hash": input_hash,
+        "code_version": _CODE_VERSION,
+        "seconds": time.monotonic() - began,
+    }
+    session.write("documents", corpus.documents, **common)
     counted = {
         "duplicate documents dropped": corpus.duplicates,
         "empty documents dropped": corpus.empty,
         "clusters of near-duplicates": corpus.clusters,
         "share of held-out runs that the harvest holds too": corpus.shared_run_share,
-        "seconds": round(time.monotonic() - began, 2),
     }
-    session.write("contexts", corpus.contexts, input_hash=input_hash, code_version=_CODE_VERSION, extra=counted)
+    session.write("contexts", corpus.contexts, **common, extra=counted)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
 
 from n2g_assets.core.errors import N2GError
 from n2g_assets.core.home import Home
+from n2g_assets.storage.cache import sweep
 
 
 class N2GResource(dg.ConfigurableResource):
@@ -19,13 +21,14 @@ class N2GResource(dg.ConfigurableResource):
     """Folder; empty means $N2G_HOME, or ``.n2g`` beside the project."""
 
     def open(self) -> Home:
-        """The home folder, checked to be writable.
+        """The home folder, checked to be writable; what killed runs left in it is removed once a process.
 
         Raises:
             StorageError: it cannot be written, or the disk is full.
         """
         home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
         home.check_writable()
+        _sweep_once(home)
         return home
 
 
@@ -34,6 +37,8 @@ SHARED = dg.Definitions(resources={"n2g": N2GResource()}, executor=dg.in_process
 
 All steps of a run execute in one process, since they share the loaded model.
 """
+
+_sweep_once = cache(sweep)
 
 
 @contextmanager

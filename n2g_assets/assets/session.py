@@ -27,7 +27,8 @@ from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.model.identity import model_identity
-from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore, hash_json
+from n2g_assets.storage.hashing import hash_json, schema_hash
+from n2g_assets.storage.slices import Manifest, SliceStore
 
 if TYPE_CHECKING:
     from n2g_assets.evidence.harvest import Harvest
@@ -71,14 +72,6 @@ class Session:
             StorageError: the slice is not there, or is damaged.
         """
         return self.store.read(table, self.study.name, layer, part=part, columns=columns, units=units)
-
-    def columns(self, table: str, layer: int | None = None, part: str = "rows") -> pl.Schema:
-        """The columns of one of this study's slices as they were written.
-
-        Raises:
-            StorageError: the slice is not there, or is damaged.
-        """
-        return self.store.columns(SliceKey(table, self.study.name, layer, part))
 
     def manifest(self, table: str, layer: int | None = None, part: str = "rows") -> Manifest:
         """The manifest of one of this study's slices.
@@ -136,6 +129,7 @@ class Session:
         part: str = "rows",
         input_hash: str,
         code_version: str,
+        seconds: float = 0.0,
         extra: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Replace one of this study's slices; the columns of study and layer are added."""
@@ -144,13 +138,16 @@ class Session:
             added.append(pl.lit(layer, dtype=pl.Int32).alias("layer"))
         return self.store.write(
             table, frame.with_columns(added), study=self.study.name, layer=layer, part=part,
-            input_hash=input_hash, code_version=code_version, extra=extra,
+            input_hash=_with_schema(input_hash, table), code_version=code_version, seconds=seconds, extra=extra,
         )  # fmt: skip
 
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
-        """Whether these slices are there, whole, and made from the same inputs."""
-        manifests = [self.store.manifest(table, self.study.name, layer, part) for table in tables]
-        return all(manifest is not None and manifest.input_hash == input_hash for manifest in manifests)
+        """Whether these slices are there, whole, made from the same inputs and with the columns of today's tables."""
+        manifests = {table: self.store.manifest(table, self.study.name, layer, part) for table in tables}
+        return all(
+            manifest is not None and manifest.input_hash == _with_schema(input_hash, table)
+            for table, manifest in manifests.items()
+        )
 
     @property
     def clusters_hash(self) -> str:
@@ -320,3 +317,7 @@ class Session:
         from n2g_assets.model.infill import InfillProposer
 
         return InfillProposer(self.subject(), self.vocabulary, settings)
+
+
+def _with_schema(input_hash: str, table: str) -> str:
+    return hash_json([input_hash, schema_hash([table])])

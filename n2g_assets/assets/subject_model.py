@@ -107,7 +107,7 @@ def materialize(session: Session) -> tuple[str, float]:
         if result == "computed":
             _write(session, asked, input_hash)
         _record_study(session)
-    return result, session.manifest(_TABLES[0]).extra["seconds"]
+    return result, round(session.manifest(_TABLES[0]).seconds, 2)
 
 
 def _input_hash(session: Session, asked: _Asked) -> str:
@@ -140,9 +140,9 @@ def _write(session: Session, asked: _Asked, input_hash: str) -> None:
 
         MaskedLMProposer(session.masked_lm.folder, model, vocabulary)  # if it cannot be had, now rather than later
     rows = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([asdict(model.facts)])}
-    extra = {"seconds": round(time.monotonic() - began, 2)}
+    seconds = time.monotonic() - began
     for table, frame in rows.items():
-        session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION, extra=extra)
+        session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION, seconds=seconds)
 
 
 def _record_study(session: Session) -> None:

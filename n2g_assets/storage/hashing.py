@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 
 _DIGEST_BYTES = 16
@@ -27,6 +28,13 @@ def hash_json(value: Any) -> str:
     """Hash of anything that JSON can hold; the order of keys does not count, NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def schema_hash(tables: Iterable[str]) -> str:
+    """Hash of the columns and types of some tables: rows that were made for other columns have another one."""
+    return hash_json(
+        [[table, [[name, str(dtype)] for name, dtype in TABLES[table].schema.items()]] for table in tables]
+    )
 
 
 def content_hash(frame: pl.DataFrame) -> str:

@@ -264,19 +264,6 @@ class SliceStore:
             folder = folder / f"layer={int(key.layer)}"
         return folder / f"{_checked_name('part', key.part)}.parquet"
 
-    def columns(self, key: SliceKey) -> pl.Schema:
-        """The columns of a slice.
-
-        Raises:
-            StorageError: the slice is absent, damaged or half-written.
-        """
-        self._checked(key)
-        return self._scan(key).collect_schema()
-
-    def fits(self, key: SliceKey) -> bool:
-        """Whether a whole slice has the columns that its table has now; an older version may have written others."""
-        return self._scan(key).collect_schema() == _schema(key).schema
-
     # ---------------------------------------------------------------------------------------- locks
     @contextmanager
     def lock(self, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:

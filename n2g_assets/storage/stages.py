@@ -1,10 +1,11 @@
 """Runs one stage for the units of one layer, block by block, doing only what has not been done.
 
-1. Each unit has a hash of the stage's code version, its settings and the unit's own input rows; all of them together
-   are the slice's input hash. If every table's slice and the ledger's has it, nothing is done.
+1. Each unit has a hash of the stage's code version and settings, the schemas of its tables and the unit's own input
+   rows; all of them together are the slice's input hash. If the slices of all tables and of the ledger have it, nothing
+   is done.
 2. Units whose hash an existing slice or a checkpoint holds keep their rows. Units that an earlier stage ended (dead,
    too few contexts, failed) are carried: they get the same status in this stage's ledger.
-3. The others are computed in blocks. A finished block is a checkpoint: one folder, moved into place as a whole.
+3. The others are computed in blocks. A finished block is a checkpoint: one entry of the cache.
 4. At the end every table's slice is written, the ledger last, and the checkpoints are removed.
 
 A killed run therefore goes on where it stopped, and ends with the rows of an undisturbed one. An unexpected error in a
@@ -14,15 +15,12 @@ for (an ``N2GError``, a full disk, no memory, an interrupt) ends the run; what w
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,9 @@ from n2g_assets.core.errors import N2GError
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
-from n2g_assets.storage.files import (
-    LOCK_TIMEOUT,
-    disk_full_error,
-    file_sha256,
-    is_disk_full,
-    write_parquet,
-)
-from n2g_assets.storage.hashing import hash_json, unit_rows_hashes
+from n2g_assets.storage.cache import Cache, Entry
+from n2g_assets.storage.files import LOCK_TIMEOUT, write_parquet
+from n2g_assets.storage.hashing import hash_json, schema_hash, unit_rows_hashes
 from n2g_assets.storage.slices import Manifest, SliceStore
 
 __all__ = ["StageReport", "fill_units", "unit_rows_hashes"]
@@ -66,6 +59,7 @@ class StageReport:
     carried: int
     """Units that an earlier stage had ended."""
     seconds: float
+    """How long it took to compute the rows, in an earlier run where they are reused."""
     rows: dict[str, int]
     """Rows of the slice by table, ledger included."""
     ledger: dict[str, int]
@@ -120,7 +114,7 @@ def fill_units(
     units = list(units)
     if len(set(units)) != len(units):
         raise ValueError(f"units of stage {stage} repeat")
-    common = [stage, code_version, settings_hash]
+    common = [stage, code_version, settings_hash, schema_hash([*tables, "ledger"])]
     hashes = {unit: hash_json([*common, *_origin(unit, unit_inputs, carried)]) for unit in units}
     input_hash = hash_json([*common, [[str(unit), hashes[unit]] for unit in units]])
     ended = {unit: outcome for unit, outcome in carried.items() if unit in hashes}
@@ -134,9 +128,7 @@ def fill_units(
         if unchanged and not again:
             work.remove_checkpoints()
             _tell(progress, len(units), len(units))
-            return work.report(
-                manifests, before, computed=None, carried=len(ended), started=started, input_hash=input_hash
-            )
+            return work.report(manifests, before, computed=None, carried=len(ended), input_hash=input_hash)
 
         outcomes = dict(ended)
         from_slice = {unit: outcome for unit, outcome in before.items() if unit not in again and unit not in ended}
@@ -160,23 +152,22 @@ def fill_units(
             outcomes=outcomes,
             input_hash=input_hash,
             code_version=code_version,
+            seconds=time.perf_counter() - started,
         )
         work.remove_checkpoints()
-        return work.report(
-            written, outcomes, computed=len(missing), carried=len(ended), started=started, input_hash=input_hash
-        )
+        return work.report(written, outcomes, computed=len(missing), carried=len(ended), input_hash=input_hash)
 
 
 @dataclass(frozen=True)
 class _Block:
     """A finished block on disk, and those of its units whose rows count."""
 
-    folder: Path
+    entry: Entry
     outcomes: dict[Unit, Outcome]
     units: frozenset[Unit]
 
     def without(self, units: Iterable[Unit]) -> _Block:
-        return _Block(self.folder, self.outcomes, self.units.difference(units))
+        return _Block(self.entry, self.outcomes, self.units.difference(units))
 
 
 @dataclass
@@ -189,10 +180,16 @@ class _Work:
     study: str
     layer: int
     hashes: dict[Unit, str]
-    folder: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.folder = self.store.home.cache / "blocks" / self.stage / self.study / str(self.layer)
+    @property
+    def cache(self) -> Cache:
+        """The cache that holds the finished blocks."""
+        return Cache(self.store.home)
+
+    @property
+    def kind(self) -> str:
+        """Their kind in the cache."""
+        return f"blocks/{self.stage}/{self.study}/{self.layer}"
 
     # ------------------------------------------------------------------------------------ slices
     def manifests(self) -> dict[str, Manifest | None]:
@@ -222,6 +219,7 @@ class _Work:
         outcomes: Mapping[Unit, Outcome],
         input_hash: str,
         code_version: str,
+        seconds: float,
     ) -> dict[str, Manifest | None]:
         """Writes every table's slice from the old slice and the blocks, one after another, and the ledger last."""
         from_slice = list(from_slice)
@@ -230,6 +228,7 @@ class _Work:
             "layer": self.layer,
             "input_hash": input_hash,
             "code_version": code_version,
+            "seconds": seconds,
             "unit_hashes": {str(unit): self.hashes[unit] for unit in units},
         }
         written: dict[str, Manifest | None] = {}
@@ -237,7 +236,7 @@ class _Work:
             frames = [TABLES[table].empty()]
             if from_slice:
                 frames.append(_only(self.store.read(table, self.study, self.layer), from_slice))
-            frames += [_only(_read(block.folder / f"{table}.parquet"), block.units) for block in blocks]
+            frames += [_only(_read(block.entry.path(f"{table}.parquet")), block.units) for block in blocks]
             written[table] = self.store.write(table, pl.concat(frames), **common)
         ledger = pl.DataFrame(
             [(unit.number, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason) for unit in units],
@@ -255,55 +254,33 @@ class _Work:
     # ------------------------------------------------------------------------------------ checkpoints
     def checkpoint(self, units: Sequence[Unit], result: BlockResult) -> _Block:
         """Saves a finished block, whole or not at all."""
-        folder = self.folder / hash_json([self.hashes[unit] for unit in units])
-        temporary = folder.with_name(f".{secrets.token_hex(4)}.tmp")
-        try:
-            temporary.mkdir(parents=True)
-            files = {
-                table: write_parquet(self.complete(table, frame), temporary / f"{table}.parquet")
-                for table, frame in result.tables.items()
-            }
-            about = {
-                "files": files,
-                "units": [
-                    [*unit, self.hashes[unit], result.ledger[unit].status, result.ledger[unit].reason] for unit in units
-                ],
-            }
-            (temporary / "block.json").write_text(json.dumps(about), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if is_disk_full(error):
-                raise disk_full_error(folder) from error
-            raise
-        return _Block(folder, {unit: result.ledger[unit] for unit in units}, frozenset(units))
+
+        def fill(folder: Path) -> None:
+            for table, frame in result.tables.items():
+                write_parquet(self.complete(table, frame), folder / f"{table}.parquet")
+
+        rows = [[*unit, self.hashes[unit], result.ledger[unit].status, result.ledger[unit].reason] for unit in units]
+        key = hash_json([self.hashes[unit] for unit in units])
+        entry = self.cache.write(self.kind, key, fill, {"units": rows})
+        return _Block(entry, {unit: result.ledger[unit] for unit in units}, frozenset(units))
 
     def checkpoints(self) -> list[_Block]:
         """The blocks that an earlier run finished, with those of their units whose hash still holds, each unit once."""
         blocks: list[_Block] = []
         seen: set[Unit] = set()
-        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
-            try:
-                about = json.loads((folder / "block.json").read_text(encoding="utf-8"))
-                whole = set(about["files"]) == set(self.tables) and all(
-                    file_sha256(folder / f"{table}.parquet") == sha256 for table, (_, sha256) in about["files"].items()
-                )
-            except (OSError, ValueError, KeyError, TypeError):
-                whole = False
-            if not whole:
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            outcomes = {Unit(row[0], row[1]): Outcome(row[3], row[4]) for row in about["units"]}
-            valid = {Unit(row[0], row[1]) for row in about["units"] if self.hashes.get(Unit(row[0], row[1])) == row[2]}
-            if valid - seen:  # the rows of other blocks are of other inputs or another version
-                blocks.append(_Block(folder, outcomes, frozenset(valid - seen)))
+        for key, about in self.cache.listing(self.kind).items():
+            rows = {Unit(number, sign): rest for number, sign, *rest in about["units"]}
+            outcomes = {unit: Outcome(status, reason) for unit, (_, status, reason) in rows.items()}
+            valid = {unit for unit, (unit_hash, *_) in rows.items() if self.hashes.get(unit) == unit_hash} - seen
+            entry = self.cache.find(self.kind, key) if valid else None
+            if entry is not None:  # the rows of other blocks are of other inputs or another version
+                blocks.append(_Block(entry, outcomes, frozenset(valid)))
                 seen |= valid
         return blocks
 
     def remove_checkpoints(self) -> None:
         """Removes all blocks: their rows are in the slices."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.cache.remove(self.kind)
 
     # ------------------------------------------------------------------------------------ report
     def report(
@@ -313,7 +290,6 @@ class _Work:
         *,
         computed: int | None,
         carried: int,
-        started: float,
         input_hash: str,
     ) -> StageReport:
         """What was done, and what is there now; ``computed`` is None where everything was there already."""
@@ -326,7 +302,7 @@ class _Work:
             computed=computed or 0,
             kept=len(outcomes) - carried - (computed or 0),
             carried=carried,
-            seconds=time.perf_counter() - started,
+            seconds=whole["ledger"].seconds,
             rows={table: manifest.rows for table, manifest in whole.items()},
             ledger=dict(Counter(outcome.status for outcome in outcomes.values())),
             content_hashes={table: manifest.content_hash for table, manifest in whole.items()},

@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +27,15 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.references import REFERENCES, reference_rows
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
-from n2g_assets.storage.files import LOCK_TIMEOUT, disk_full_error, is_disk_full
+from n2g_assets.storage.files import (
+    LOCK_TIMEOUT,
+    disk_full_error,
+    is_disk_full,
+    is_whole,
+    read_sealed,
+    temporary_folder,
+    write_sealed,
+)
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.schema import (
     View,
@@ -94,8 +100,6 @@ def publish(
     database = store.home.database
     report = PublishReport(database)
     with store.lock("database", lock_timeout):
-        for leftover in database.parent.glob(f".{database.name}.*"):  # of a killed publisher: this one has the lock
-            shutil.rmtree(leftover)
         slices = _slices(store, report.warnings)
         fingerprint = _fingerprint(slices)
         before = _read_note(database)
@@ -166,12 +170,8 @@ def _slices(store: SliceStore, warnings: list[str]) -> Slices:
             manifest = store.manifest(key.table, key.study, key.layer, key.part)
             if manifest is None:
                 warnings.append(
-                    f"The slice {key} is damaged or was being written, and is not published: materialize it again."
-                )
-            elif not store.fits(key):
-                warnings.append(
-                    f"The slice {key} was written by an older version, with other columns, and is not published: "
-                    "materialize its stage again."
+                    f"The slice {key} is damaged, being written, or of an older version with other columns, and is not "
+                    "published: materialize its stage again."
                 )
             else:
                 found[key] = manifest
@@ -229,9 +229,9 @@ def _log_of(database: Path) -> Path:
 def _read_note(database: Path) -> dict[str, Any]:
     """The note of the published file; empty if it is missing or damaged, which counts as a damaged file."""
     try:
-        note = json.loads(_note_of(database).read_text(encoding="utf-8"))
+        note = read_sealed(_note_of(database))
         return note if note.keys() >= {"fingerprint", "bytes", "sha256", "rows"} else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}
 
 
@@ -239,7 +239,7 @@ def _is_whole(database: Path, note: dict[str, Any]) -> bool:
     """Whether the file is the one that its note speaks of, with no log of another program beside it."""
     if not note or not database.is_file() or _log_of(database).exists():
         return False
-    return database.stat().st_size == note["bytes"] and file_sha256(database) == note["sha256"]
+    return is_whole(database, note["bytes"], note["sha256"])
 
 
 def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: str) -> Rows:
@@ -248,12 +248,11 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: 
     for path in (database, note):
         if path.is_dir():
             raise StorageError(f"{path} is a folder where a file of the database belongs: move it away.")
-    with tempfile.TemporaryDirectory(prefix=f".{database.name}.", dir=database.parent) as folder:
-        new_database, new_note = Path(folder, database.name), Path(folder, note.name)
+    with temporary_folder(database) as folder:
+        new_database, new_note = folder / database.name, folder / note.name
         rows = _build(new_database, store, slices, memory_limit)
         size, sha256 = new_database.stat().st_size, file_sha256(new_database)
-        about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
-        new_note.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        write_sealed(new_note, {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows})
         _log_of(database).unlink(missing_ok=True)  # beside the new file, DuckDB would refuse to open that
         os.replace(new_database, database)
         os.replace(new_note, note)

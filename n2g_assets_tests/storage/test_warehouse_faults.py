@@ -6,7 +6,8 @@ import json
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage import warehouse
+from n2g_assets.storage.cache import sweep
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.warehouse import open_database, publish
 from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, rows, start, tell, write
@@ -172,32 +174,30 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_
 
         def killed(*arguments: object) -> object:
             calls.append(arguments)
-            if "duckdb" in str(arguments[0]) and len(calls) > int(turn or 0) + (name == "file_sha256"):
+            if "duckdb" in str(arguments[0]) and len(calls) > int(turn or 0):
                 raise Killed
             return real(*arguments)
 
         kill.setattr(owner, attribute, killed)
-        kill.setattr(warehouse.tempfile, "TemporaryDirectory", left_behind)
+        kill.setattr(warehouse, "temporary_folder", left_behind)
         with pytest.raises(Killed):
             publish(store)
     assert count(store) == found
     report = publish(store, lock_timeout=0)
     assert report.changed
     assert count(store) == 3
+    sweep(store.home)
     assert own_files(store) == {"n2g.duckdb", "n2g.duckdb.json"}
     assert not publish(store).changed
 
 
-class left_behind:  # noqa: N801 (in place of a class that has no chance to clean up)
-    def __init__(self, prefix: str, dir: Path) -> None:
-        self.folder = dir / f"{prefix}killed"
-
-    def __enter__(self) -> str:
-        self.folder.mkdir()
-        return str(self.folder)
-
-    def __exit__(self, *error: object) -> None:
-        pass
+@contextmanager
+def left_behind(target: Path) -> Iterator[Path]:
+    """The temporary folder of a writer that has no chance to remove it."""
+    folder = target.parent / ".killed.tmp"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    yield folder
 
 
 KILLED = """
@@ -223,6 +223,7 @@ def test_after_kill_9_between_the_two_moves_nothing_is_lost_or_locked(store: Sli
     assert process.returncode == -signal.SIGKILL
     assert count(store) == 3
     assert publish(store, lock_timeout=0).changed
+    assert len(sweep(store.home)) == 1
     assert own_files(store) == {"n2g.duckdb", "n2g.duckdb.json"}
 
 
