@@ -27,15 +27,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.references import REFERENCES, reference_rows
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
-from n2g_assets.storage.files import (
-    LOCK_TIMEOUT,
-    disk_full_error,
-    is_disk_full,
-    is_whole,
-    read_sealed,
-    temporary_folder,
-    write_sealed,
-)
+from n2g_assets.storage.files import LOCK_TIMEOUT, is_disk_full, is_whole, read_sealed, temporary_folder, write_sealed
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.schema import (
     View,
@@ -94,8 +86,6 @@ def publish(
         StorageError: another publisher holds the lock, the disk is full or a folder stands in the way; the published
             file is unharmed.
     """
-    import duckdb
-
     started = time.perf_counter()
     database = store.home.database
     report = PublishReport(database)
@@ -111,17 +101,7 @@ def publish(
                     f"{database.name} was damaged or changed by another program, and was made anew from the slices: "
                     "keep tables of your own in another database, and ATTACH this one there."
                 )
-            try:
-                report.rows = _replace(store, slices, fingerprint, memory_limit)
-            except (duckdb.Error, OSError) as error:
-                if is_disk_full(error):
-                    raise disk_full_error(database) from error
-                if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException | OSError):
-                    raise StorageError(
-                        f"{database} could not be written ({error}): what was there is unharmed; "
-                        "remove the cause and materialize the warehouse again."
-                    ) from error
-                raise
+            report.rows = _replace(store, slices, fingerprint, memory_limit)
             report.changed = True
         studies, known = report.rows.keys(), before.get("rows", {}).keys()
         report.added, report.dropped = sorted(studies - known), sorted(known - studies)
@@ -170,8 +150,8 @@ def _slices(store: SliceStore, warnings: list[str]) -> Slices:
             manifest = store.manifest(key.table, key.study, key.layer, key.part)
             if manifest is None:
                 warnings.append(
-                    f"The slice {key} is damaged, being written, or of an older version with other columns, and is not "
-                    "published: materialize its stage again."
+                    f"The slice {key} is damaged or was written by another version, and is not published: "
+                    f"materialize {key.part if key.table == 'ledger' else key.table} of this study again."
                 )
             else:
                 found[key] = manifest
@@ -229,13 +209,12 @@ def _log_of(database: Path) -> Path:
 def _read_note(database: Path) -> dict[str, Any]:
     """The note of the published file; empty if it is missing or damaged, which counts as a damaged file."""
     try:
-        note = read_sealed(_note_of(database))
-        return note if note.keys() >= {"fingerprint", "bytes", "sha256", "rows"} else {}
+        return read_sealed(_note_of(database))
     except (OSError, ValueError):
         return {}
 
 
-def _is_whole(database: Path, note: dict[str, Any]) -> bool:
+def _is_whole(database: Path, note: Mapping[str, Any]) -> bool:
     """Whether the file is the one that its note speaks of, with no log of another program beside it."""
     if not note or not database.is_file() or _log_of(database).exists():
         return False
@@ -244,18 +223,28 @@ def _is_whole(database: Path, note: dict[str, Any]) -> bool:
 
 def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: str) -> Rows:
     """Makes the database anew in a temporary folder and moves it into place; answers the rows it holds."""
+    import duckdb
+
     database, note = store.home.database, _note_of(store.home.database)
     for path in (database, note):
         if path.is_dir():
             raise StorageError(f"{path} is a folder where a file of the database belongs: move it away.")
     with temporary_folder(database) as folder:
-        new_database, new_note = folder / database.name, folder / note.name
-        rows = _build(new_database, store, slices, memory_limit)
-        size, sha256 = new_database.stat().st_size, file_sha256(new_database)
-        write_sealed(new_note, {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows})
-        _log_of(database).unlink(missing_ok=True)  # beside the new file, DuckDB would refuse to open that
-        os.replace(new_database, database)
-        os.replace(new_note, note)
+        try:
+            rows = _build(folder / database.name, store, slices, memory_limit)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            if is_disk_full(error):
+                raise
+            raise StorageError(
+                f"{database} could not be written ({error}), what was there is unharmed: "
+                "remove the cause and materialize the warehouse again."
+            ) from error
+        size, sha256 = (folder / database.name).stat().st_size, file_sha256(folder / database.name)
+        about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
+        write_sealed(folder / note.name, about)
+        _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
+        os.replace(folder / database.name, database)
+        os.replace(folder / note.name, note)
     return rows
 
 
