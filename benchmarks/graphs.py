@@ -3,9 +3,8 @@
 Ours: the stages from pruning to graph (prune, saliency, augment, graph), some units of a layer as one block. The loop
 (``plain_loop``): one unit and one prompt at a time, each forward pass through the whole model and its unembedding;
 whole contexts are run again, and every prompt and every variant, kept or not, gets its whole importance matrix (every
-token masked in turn, all positions). As in the authors' code a matrix is one batch and truncations go four at a time;
-``--single`` gives every masked or truncated prompt a pass of its own. The loop prunes by the same rule as ours, every
-length from the shortest on; with ``--authors-step`` by every 5th only, as the authors do, which gives other prompts.
+token masked in turn, all positions). As in the authors' code a matrix is one batch and truncations go four at a time.
+The loop prunes by the same rule as ours, every length from the shortest on (the authors try every 5th).
 
 Both work on the same model and the same train contexts: the strongest few of each unit (the loop takes minutes for all
 ten), from the study ``demo`` where they are stored, else from a small harvest made for the purpose. Substitutes come
@@ -38,7 +37,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from common import geometric, load_model, named_contexts, warm_up
+from common import build_tables, geometric, load_model, named_contexts, warm_up
 from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
 
@@ -46,10 +45,8 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.evidence.harvest import harvest
-from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.model.batching import TokenBudget
@@ -131,10 +128,8 @@ def run_stages(
     units, a_max = material.units, material.a_max
     warm_up(prober)  # not counted
     with counted(len(units), prober, proposer) as cost:
-        pruned = prune_examples(units, material.top_examples, a_max, vocabulary, prober, method).tables
-        augmented = augment_examples(units, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
-        graphs = build_graphs(units, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method).tables
-    return cost, pruned | augmented | graphs
+        made = build_tables(units, material.top_examples, a_max, vocabulary, prober, proposer, method)
+    return cost, made
 
 
 def run_loop(
@@ -207,8 +202,8 @@ class Comparison:
     """Ours on the block; the same as ``ours`` where it has no other units."""
     loop_block: Cost
     """The least that the loop would take for the block."""
-    agreement: Agreement | None
-    """Of block and loop; None where the two do not prune alike."""
+    agreement: Agreement
+    """Of block and loop."""
 
     def ways(self, *, block: bool) -> tuple[Cost, Cost]:
         """Ours and the loop, on the block or on the units that the loop ran."""
@@ -232,8 +227,6 @@ class Way:
     contexts: int = 3
     """Train contexts of each unit, the strongest first."""
     harvest_tokens: int = HARVEST_TOKENS
-    single: bool = False
-    authors_step: bool = False
 
 
 def materials_of(model: SubjectModel, home: Home, study: str, way: Way, method: MethodSettings) -> list[Material]:
@@ -251,19 +244,13 @@ def compare(model: SubjectModel, material: Material, way: Way, method: MethodSet
     """Both ways on one layer: ours on the block and on the units that the loop runs, and the loop on those."""
     vocabulary = model.vocabulary(normalise=method.normalise_tokens)
     proposer = InfillProposer(model, vocabulary, method)
-    loop = PlainLoop(
-        model, material.layer, vocabulary, proposer, method, single=way.single, authors_step=way.authors_step
-    )
+    loop = PlainLoop(model, material.layer, vocabulary, proposer, method)
     block, found = run_stages(model, material, vocabulary, proposer, method)
-    tokens = tokens_by_unit(
-        material.top_examples, found["pruned_examples"], found["augmented_examples"], method, single=way.single
-    )
+    tokens = tokens_by_unit(material.top_examples, found["pruned_examples"], found["augmented_examples"], method)
     few = material.only(middling(tokens, way.units))
     ours = block if len(few.units) == len(material.units) else run_stages(model, few, vocabulary, proposer, method)[0]
     fastest = loop.seconds_a_token(few.units[0])  # the first pass is slower: its own does not count
     plain, loop_found = run_loop(loop, few, vocabulary, proposer, method)
-    if way.authors_step:
-        return Comparison(material.layer, ours, plain, block, plain, None)
     others = sum(tokens.values()) - sum(tokens[unit] for unit in few.units)
     loop_block = Cost(len(tokens), plain.seconds + others * fastest, tokens=plain.tokens + others)
     return Comparison(material.layer, ours, plain, block, loop_block, agreement(few.units, found, loop_found))
@@ -290,12 +277,11 @@ def compare_all(
             print(describe("ours", ours) + proposed(ours))
             print(describe("loop", loop) + (", at least" if block else proposed(loop)))
             print("    times fewer tokens {:.1f}, seconds {:.1f}".format(*one.times_fewer(block=block)))
-        if one.agreement is not None:
-            print(
-                f"  same pruned prompts: {one.agreement.prompts}, same variants tried: {one.agreement.tried}, kept: "
-                f"{one.agreement.kept}; same graphs: {one.agreement.graphs} units",
-                flush=True,
-            )
+        print(
+            f"  same pruned prompts: {one.agreement.prompts}, same variants tried: {one.agreement.tried}, kept: "
+            f"{one.agreement.kept}; same graphs: {one.agreement.graphs} units",
+            flush=True,
+        )
     above = [str(one.layer) for one in found if one.block.proposer_share > PROPOSER_SHARE]
     share = sum(one.block.proposer_seconds for one in found) / sum(one.block.seconds for one in found)
     print(
@@ -319,7 +305,7 @@ def proposed(cost: Cost) -> str:
 
 def same_graphs(found: Sequence[Comparison]) -> Count:
     """Of all layers that were compared."""
-    graphs = [one.agreement.graphs for one in found if one.agreement is not None]
+    graphs = [one.agreement.graphs for one in found]
     return Count(sum(one.same for one in graphs), sum(one.of for one in graphs))
 
 
@@ -362,14 +348,8 @@ def main() -> None:
     parser.add_argument(
         "--harvest-tokens", type=int, default=HARVEST_TOKENS, help="tokens of the harvest for layers not stored"
     )
-    parser.add_argument("--single", action="store_true", help="the loop runs every prompt in a pass of its own")
-    parser.add_argument(
-        "--authors-step", action="store_true", help="the loop prunes by every 5th length; graphs are not compared"
-    )
     options = vars(parser.parse_args())
     study = options.pop("study")
-    if options["authors_step"] and options["block"]:
-        parser.error("With --authors-step nothing follows for units that the loop does not run: leave --block out.")
     options["layers"] = [int(layer) for layer in options["layers"].split(",")]
     home, method, way = Home.from_environment(), MethodSettings(), Way(**options)
     model = load_model(home)
@@ -378,8 +358,7 @@ def main() -> None:
         parser.error("A layer has no unit with enough contexts: raise --harvest-tokens.")
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads")
     found = compare_all(model, materials, way, method)
-    if not way.authors_step:
-        print(f"same graphs: {same_graphs(found)} units")
+    print(f"same graphs: {same_graphs(found)} units")
     for block in (False, True) if way.block else (False,):
         ratios = [one.times_fewer(block=block) for one in found]
         tokens, seconds = (geometric(values) for values in zip(*ratios, strict=True))

@@ -9,11 +9,11 @@ it and therefore runs few tokens.
 
 The bare pass is the same model in plain transformers (sdpa) at the same dtype and batch, cut after the deepest layer,
 without unembedding. It runs the first of every four batches, right after the harvest did, so that both see the same
-machine, and stands for the tokens of its four (``common.some_batches``). The harvest counts with all of its tokens and
-seconds. The ratio is the median over repetitions. A small harvest before them compiles what is compiled.
+machine, and stands for the tokens of its four (``common.sampled_batches``). The harvest counts with all of its tokens
+and seconds. The ratio is the median over repetitions. A small harvest before them compiles what is compiled.
 
     python benchmarks/harvest.py                                     # all layers in float32, one shard
-    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144 --bare-every 1
+    python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from common import cut_after, find_model, some_batches
+from common import cut_after, find_model, sampled_batches
 from rows import row
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.harvest import harvest
-from n2g_assets.model.batching import batches, pad
+from n2g_assets.model.batching import pad
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.sources import SubjectFiles
@@ -87,9 +87,7 @@ def measure(
     layers: Sequence[int] | None,
     tokens: int,
     repetitions: int = 1,
-    context_length: int = 128,
     batch_tokens: int = 4096,
-    recorded: int = RECORDED,
     bare_every: int = BARE_EVERY,
 ) -> list[Repetition]:
     """Harvest made-up text beside the bare pass.
@@ -100,13 +98,10 @@ def measure(
         layers: Layers that are harvested; none takes all.
         tokens: Tokens of each repetition: one shard.
         repetitions: How often.
-        context_length: Tokens of most contexts.
         batch_tokens: Tokens of a batch.
-        recorded: Recorded neurons of a layer.
         bare_every: The bare pass runs the first of every so many batches.
     """
     settings = HarvestSettings(
-        context_length=context_length,
         batch_tokens=batch_tokens,
         shard_tokens=max(tokens, HarvestSettings().shard_tokens),  # one shard, so that both see the same batches
         dtype=dtype,  # type: ignore[arg-type]
@@ -115,10 +110,10 @@ def measure(
     exact = None if dtype == "float32" else load_subject(files, "mlp.hook_post", settings, "auto")
     numbers = list(layers or range(model.n_layers))
     rng = np.random.default_rng(1)
-    chosen = {layer: rng.permutation(model.d_mlp)[:recorded].tolist() for layer in numbers}
-    warm_up = make_contexts(model, 4 * context_length, context_length)
+    chosen = {layer: rng.permutation(model.d_mlp)[:RECORDED].tolist() for layer in numbers}
+    warm_up = make_contexts(model, 4 * settings.context_length, settings.context_length)
     _repeat(model, exact, warm_up, {numbers[0]: chosen[numbers[0]]}, settings, bare_every)
-    contexts = make_contexts(model, tokens, context_length)
+    contexts = make_contexts(model, tokens, settings.context_length)
     return [_repeat(model, exact, contexts, chosen, settings, bare_every) for _ in range(repetitions)]
 
 
@@ -133,26 +128,24 @@ def _repeat(
     token_ids = [np.array(ids) for ids in contexts["token_ids"].to_list()]
     lengths = np.array([len(ids) for ids in token_ids])
     bare = cut_after(model, max(recorded))
-    order = list(batches(lengths, settings.batch_tokens))
-    sizes = [int(lengths[batch].sum()) for batch in order]
-    stands_for = some_batches(sizes, bare_every)
-    run_too = {number: pad([token_ids[i] for i in order[number]], model.bos_id) for number in stands_for}
+    sampled = sampled_batches(lengths, settings.batch_tokens, bare_every)
+    padded = {number: pad([token_ids[i] for i in batch], model.bos_id) for number, (batch, _) in sampled.items()}
     numbers = itertools.count()
     spent = bare_seconds = 0.0
 
     def run_bare(_done: int, _total: int) -> None:
         nonlocal spent, bare_seconds
         number = next(numbers)
-        if number not in run_too:
+        if number not in padded:
             return
         began = time.perf_counter()
         with torch.inference_mode():
-            bare(run_too[number].to(model.device), use_cache=False)
+            bare(padded[number].to(model.device), use_cache=False)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         spent += seconds
-        bare_seconds += seconds * stands_for[number]
+        bare_seconds += seconds * sampled[number][1]
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -201,21 +194,15 @@ def rows(home: Home) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="all", help="comma-separated, or all")
-    parser.add_argument("--model", help="model folder in Hugging Face layout; the default subject model if left out")
     parser.add_argument("--dtype", choices=list(GOALS), default="float32")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of each repetition: one shard")
-    parser.add_argument("--context-length", type=int, default=128)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--recorded", type=int, default=RECORDED, help="recorded neurons of a layer")
-    parser.add_argument(
-        "--bare-every", type=int, default=BARE_EVERY, help="the bare pass runs the first of every so many batches"
-    )
     parser.add_argument("--repetitions", type=int, default=1)
     options = parser.parse_args()
-    files = find_model(Home.from_environment(), options.model)
+    files = find_model(Home.from_environment())
     print(
-        f"{files.name}, {options.dtype}, layers {options.layers}, contexts of {options.context_length}, batches of "
-        f"{options.batch_tokens}, {torch.get_num_threads()} threads"
+        f"{files.name}, {options.dtype}, layers {options.layers}, batches of {options.batch_tokens} "
+        f"tokens, {torch.get_num_threads()} threads"
     )
     found = measure(
         files,
@@ -223,10 +210,7 @@ def main() -> None:
         layers=None if options.layers == "all" else [int(number) for number in options.layers.split(",")],
         tokens=options.tokens,
         repetitions=options.repetitions,
-        context_length=options.context_length,
         batch_tokens=options.batch_tokens,
-        recorded=options.recorded,
-        bare_every=options.bare_every,
     )
     for number, one in enumerate(found, 1):
         print(

@@ -4,8 +4,8 @@ One unit and one prompt at a time, every forward pass through the whole model an
 forward hook:
 
 1. Run the whole context again, then its truncations, the shortest first and four in a pass, until one keeps enough of
-   the activation with its peak still last; none does: the longest. By default these are the lengths that the method
-   tries (1, 2, 3 ...), so that both prune alike; the authors try every 5th (``authors_step``).
+   the activation with its peak still last; none does: the longest. These are the lengths that the method tries (1, 2,
+   3 ...), so that both prune alike; the authors try every 5th.
 2. Take the whole importance matrix of the pruned prompt: every token masked in turn, BOS too, all positions.
 3. Ask the proposer for substitutes of its important tokens, and take the whole importance matrix of every variant, kept
    or not. A variant is kept by the method's rule; its activations are the first row of the same pass.
@@ -36,8 +36,8 @@ from n2g_assets.method.results import unit_frame
 from n2g_assets.model.batching import pad
 from n2g_assets.model.model import SubjectModel
 
-PRUNE_STEP, PRUNE_BATCH = 5, 4
-"""Tokens between the truncations that the authors' pruning tries, and truncations in one pass."""
+PRUNE_BATCH = 4
+"""Truncations in one pass, as in the authors' code."""
 PROMPT = ["unit", "sign", "rank", "start", "token_ids", "reduced"]
 """Columns of ``pruned_examples`` that say how a context was pruned."""
 VARIANT = ["unit", "sign", "rank", "position", "choice", "token_ids"]
@@ -86,9 +86,6 @@ class PlainLoop:
         vocabulary: Vocabulary,
         proposer: Proposer,
         method: MethodSettings,
-        *,
-        single: bool = False,
-        authors_step: bool = False,
     ) -> None:
         """A loop.
 
@@ -98,12 +95,10 @@ class PlainLoop:
             vocabulary: Its tokens.
             proposer: Asked one prompt at a time.
             method: Read as the stages read it.
-            single: Whether every masked or truncated prompt gets a pass of its own.
-            authors_step: Whether pruning tries every 5th length only.
         """
         assert model.hook.taps is not None, "this benchmark reads the plain model"
         self.model, self.vocabulary, self.proposer, self.method = model, vocabulary, proposer, method
-        self.tap, self.single, self.authors_step = model.hook.taps[layer], single, authors_step
+        self.tap = model.hook.taps[layer]
         self.tokens = 0
         """Tokens that went through the model so far, padding not counted."""
 
@@ -121,11 +116,11 @@ class PlainLoop:
         """The first truncation that keeps the peak and enough of its activation, else the longest (step 1)."""
         full = float(self.activations(unit, [tokens])[0][peak])
         context = TrainContext(unit, rank, tokens, peak, full)
-        tried = [np.append(tokens[:1], tokens[peak + 1 - length : peak + 1]) for length in self.lengths(peak)]
-        size = 1 if self.single else PRUNE_BATCH
-        for start in range(0, len(tried), size):
-            some = tried[start : start + size]
-            for prompt, activations in zip(some, self.activations(unit, some), strict=True):
+        lengths = range(1, longest_suffix(peak, self.method) + 1)
+        tried = [np.append(tokens[:1], tokens[peak + 1 - length : peak + 1]) for length in lengths]
+        for start in range(0, len(tried), PRUNE_BATCH):
+            batch = tried[start : start + PRUNE_BATCH]
+            for prompt, activations in zip(batch, self.activations(unit, batch), strict=True):
                 strong = float(activations[-1]) >= self.method.prune_keep * full
                 passed = strong and int(np.argmax(activations[1:])) == len(prompt) - 2
                 pruned = PrunedPrompt(context, prompt, activations, passed)
@@ -133,21 +128,11 @@ class PlainLoop:
                     return pruned
         return pruned
 
-    def lengths(self, peak: int) -> list[int]:
-        """Tokens of the truncations to try, BOS not counted."""
-        if not self.authors_step:
-            return list(range(1, longest_suffix(peak, self.method) + 1))
-        longest = min(self.method.prune_max_prefix, peak)
-        return [length for length in range(1, longest + 1) if length % PRUNE_STEP == 0 or length == peak]
-
     def measure(self, unit: Unit, prompt: Int32[np.ndarray, " length"]) -> Measured:
         """A prompt's activations and its whole importance matrix, in one pass (step 2)."""
         masked = np.tile(prompt, (len(prompt) + 1, 1))
         masked[np.arange(1, len(masked)), np.arange(len(prompt))] = self.vocabulary.mask_id
-        size = 1 if self.single else len(masked)
-        rows: list[np.ndarray] = []
-        for start in range(0, len(masked), size):
-            rows += self.activations(unit, list(masked[start : start + size]))
+        rows = self.activations(unit, list(masked))
         whole, others = rows[0].astype(np.float64), np.stack(rows[1:]).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             return Measured(rows[0], np.where(whole > 0, 1 - others / whole, 0))
@@ -205,16 +190,14 @@ def tokens_by_unit(
     pruned_examples: pl.DataFrame,
     augmented_examples: pl.DataFrame,
     method: MethodSettings,
-    *,
-    single: bool = False,
 ) -> dict[Unit, int]:
     """Tokens that the loop runs for each unit when it finds these tables, pruning as the method does."""
     contexts = {(row["unit"], row["sign"], row["rank"]): row for row in top_examples.iter_rows(named=True)}
     tokens: dict[Unit, int] = {}
     for row in pruned_examples.iter_rows(named=True):
         context, kept = contexts[row["unit"], row["sign"], row["rank"]], len(row["token_ids"])
-        longest, size = longest_suffix(context["peak"], method), 1 if single else PRUNE_BATCH
-        tried = min(longest, -(-(kept - 1) // size) * size) if row["reduced"] else longest
+        longest = longest_suffix(context["peak"], method)
+        tried = min(longest, -(-(kept - 1) // PRUNE_BATCH) * PRUNE_BATCH) if row["reduced"] else longest
         truncations = sum(range(2, tried + 2))
         unit = Unit(row["unit"], row["sign"])
         tokens[unit] = tokens.get(unit, 0) + len(context["token_ids"]) + truncations + kept * (kept + 1)

@@ -1,25 +1,17 @@
-"""Peak memory and seconds of one layer as its units and the corpus grow: what is bounded stays, the rest is linear.
+"""Peak memory and seconds of one layer as its units grow: what is bounded stays, the rest is linear.
 
 1. A process of its own fetches the model and cuts the corpus of study ``smollm2``; that is not counted.
-2. Each point is a study of one layer, some of its units and a harvest of some tokens, in a home and a process of its
-   own: all steps of its job, checks included, from the activation cache to the warehouse and the report. Rules are
-   tested; the control with weights drawn anew is left out, since its size does not depend on the study's.
+2. Each point is a study of one layer, a number of units and of harvested tokens, in a home and a process of its own:
+   all steps of its job from the activation cache to the warehouse and the report.
 3. A point gives the seconds of every step and the peak resident memory of its process.
 
 Memory is compared as it is: 256 units, and 64 as the baseline. Of seconds, those of a *further* unit from 16 to 256 are
-compared with those of a unit of 64, all that is asked of units counted. Left out, and shown apart, is what is the same
-for any number: the activation cache, which holds all neurons whatever is asked, the pass through held-out text, and the
-warehouse and report. The ratio is 1 where time is linear, 1/4 where it is quadratic. Whatever else is the same for any
-number makes a unit of 64 dearer, so that linear time gives somewhat more than 1. The smallest point takes few seconds
-of units: where it takes a fifth more or less, the ratio moves by a few hundredths, for it is held against the largest
-point alone and not against the middle one.
+compared with those of a unit of 64. Steps that take the same for any number of units are left out and shown apart: the
+activation cache, which holds all neurons, the pass through held-out text, the warehouse and the report. The ratio is 1
+where time is linear and 1/4 where it is quadratic.
 
     python benchmarks/scaling.py                                               # layer 0: 16, 64, 256 units
-    python benchmarks/scaling.py --layer 7 --units 64,all --tokens 459000 --home KEEP     # a whole layer
-
-With ``--home`` the homes of the points are kept there, and an interrupted point goes on where it stopped; its seconds
-are then those of the last process. The harvest of a point is its own: checkpoints of another study would do, but hold
-no windows for neurons that it did not ask about, which every unit would then have to be probed for.
+    python benchmarks/scaling.py --layer 7 --units 64,all --tokens 459000      # a whole layer
 """
 
 from __future__ import annotations
@@ -32,7 +24,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -50,7 +41,7 @@ if TYPE_CHECKING:
     from n2g_assets.assets.study import Study
 
 MEMORY_GOAL, TIME_GOAL = 1 / 1.2, 1 / 1.1
-UNITS, TOKENS = (16, 64, 256), (50_000, 200_000)
+UNITS, TOKENS = (16, 64, 256), 50_000
 _STUDY = "smollm2"
 _CACHE = "activation_cache"
 _APART = ("subject_model", "corpus_tokens")
@@ -81,22 +72,13 @@ class Measured:
     units: int
     seconds: dict[str, float]
     """By step of the job; the pass through held-out text apart from the evaluation."""
-    peaks: dict[str, int]
-    """By step, the largest resident memory seen, in bytes."""
     peak: int
-    """Of the whole process, in bytes."""
+    """Largest resident memory of the process, in bytes."""
 
     @property
     def unit_seconds(self) -> float:
-        """All steps but those that take the same for any number of units, with their checks."""
+        """All steps but those that take the same for any number of units."""
         return sum(seconds for step, seconds in self.seconds.items() if not step.startswith(_SAME))
-
-
-def points_of(layer: int, units: Sequence[int | None], tokens: Sequence[int]) -> list[Point]:
-    """Every number of units at the first corpus, and the middle one at each other corpus."""
-    first, *others = tokens
-    middle = units[len(units) // 2]
-    return [Point(layer, number, first) for number in units] + [Point(layer, middle, size) for size in others]
 
 
 # ------------------------------------------------------------------------------------------ the process of a point
@@ -108,12 +90,10 @@ def study_of(point: Point) -> Study:
 
     study = shipped_study(_STUDY)
     settings = study.settings
-    control = settings.evaluation.reinitialised.model_copy(update={"units": 0})
     changed = {
         "layers": [point.layer],
         "neurons": "all" if point.units is None else NeuronSample(sample=point.units),
         "harvest": settings.harvest.model_copy(update={"max_tokens": point.tokens}),
-        "evaluation": settings.evaluation.model_copy(update={"reinitialised": control}),
     }
     return Study(study.name, study.folder, settings.model_copy(update=changed))
 
@@ -128,23 +108,17 @@ def run_point(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
     study = study_of(point)
     job = build_defs([study], resources={"n2g": N2GResource(home=str(home))}).resolve_job_def(study.name)
     keys = [key for key in job.asset_layer.executable_asset_keys if (key.path[-1] in _APART) == prepare]
-    with dg.DagsterInstance.ephemeral() as instance, _sampled_memory() as samples, _timed_pass() as passes:
+    with dg.DagsterInstance.ephemeral() as instance, _timed_pass() as passes:
         result = job.execute_in_process(
             instance=instance, tags=study.all_layers_tags, asset_selection=keys,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )  # fmt: skip
-        spans = _spans(instance.all_logs(result.run_id))
-    seconds = {step: end - start for step, (start, end) in spans.items()}
+        seconds = _step_seconds(instance.all_logs(result.run_id))
     if passes:
         seconds["evaluation"] -= passes[0]
         seconds[_PASS] = passes[0]
-    peaks = {
-        step: max((held for at, held in samples if start <= at <= end), default=0)
-        for step, (start, end) in spans.items()
-    }
-    peaks = {step: peak for step, peak in peaks.items() if peak}
     units = 0 if prepare else _units_of(study, home, point.layer)
-    return {"units": units, "seconds": seconds, "peaks": peaks, "peak": _peak_bytes()}
+    return {"units": units, "seconds": seconds, "peak": _peak_bytes()}
 
 
 def _units_of(study: Study, home: Path, layer: int) -> int:
@@ -155,8 +129,8 @@ def _units_of(study: Study, home: Path, layer: int) -> int:
     return len(Session(study, Home(home), logging.getLogger()).units(layer))
 
 
-def _spans(logs: Sequence[Any]) -> dict[str, tuple[float, float]]:
-    """When each step began and ended."""
+def _step_seconds(logs: Sequence[Any]) -> dict[str, float]:
+    """Seconds of each step that ended well."""
     began, ended = {}, {}
     for entry in logs:
         event = entry.dagster_event
@@ -164,28 +138,7 @@ def _spans(logs: Sequence[Any]) -> dict[str, tuple[float, float]]:
             began[entry.step_key] = entry.timestamp
         elif event is not None and event.is_step_success:
             ended[entry.step_key] = entry.timestamp
-    return {key.removeprefix(f"{_STUDY}__"): (began[key], ended[key]) for key in ended}
-
-
-@contextmanager
-def _sampled_memory() -> Iterator[list[tuple[float, int]]]:
-    """Resident memory of this process every twentieth of a second; empty where the system does not say."""
-    samples: list[tuple[float, int]] = []
-    over = threading.Event()
-
-    def sample() -> None:
-        while not over.wait(0.05):
-            held = _of_status("VmRSS")
-            if held is not None:
-                samples.append((time.time(), held))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        over.set()
-        thread.join()
+    return {key.removeprefix(f"{_STUDY}__"): ended[key] - began[key] for key in ended}
 
 
 @contextmanager
@@ -208,18 +161,14 @@ def _timed_pass() -> Iterator[list[float]]:
         Session.read_texts = read  # type: ignore[method-assign]
 
 
-def _of_status(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
-
-
 def _peak_bytes() -> int:
     """Largest resident memory of this process; on Linux without what it inherited of the process that started it."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _of_status("VmHWM") or (kilobytes if sys.platform == "darwin" else 1024 * kilobytes)
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii").splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 # ------------------------------------------------------------------------------------------ all points
@@ -229,7 +178,7 @@ def measure(points: Sequence[Point], home: Home, folder: Path) -> Iterator[Measu
     Args:
         points: what to run.
         home: whose models and downloads are used.
-        folder: where the homes of the points are made, or go on.
+        folder: where the homes of the points are made.
     """
     prepared = folder / "prepared"
     _link(home, prepared)
@@ -264,9 +213,8 @@ def _child(point: Point, home: Path, *, prepare: bool) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------ what is said of them
 def compared(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Rows of the comparison: memory of the two largest points of one corpus, and seconds of units of three."""
-    smallest = min(one.point.tokens for one in measured)
-    grown = sorted((one for one in measured if one.point.tokens == smallest), key=lambda one: one.units)
+    """Rows of the comparison: memory of the two largest points, and seconds of units of three."""
+    grown = sorted(measured, key=lambda point: point.units)
     rows = []
     if len(grown) > 1:
         less, more = grown[-2:]
@@ -287,7 +235,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
         home: whose models and downloads are used; nothing else of it is read or written.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return compared(list(measure(points_of(0, UNITS, TOKENS[:1]), home, Path(folder))))
+        return compared(list(measure([Point(0, units, TOKENS) for units in UNITS], home, Path(folder))))
 
 
 def _say(one: Measured) -> None:
@@ -297,15 +245,14 @@ def _say(one: Measured) -> None:
     )
     for step, seconds in one.seconds.items():
         if seconds >= 0.5 or step in _SAME:
-            print(f"    {step:45} {seconds:8.1f} s {one.peaks.get(step, 0) / 2**30:6.2f} GiB", flush=True)
+            print(f"    {step:45} {seconds:8.1f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", type=int, default=0)
     parser.add_argument("--units", default=",".join(map(str, UNITS)), help="numbers of units, or all; ascending")
-    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), help="harvested tokens")
-    parser.add_argument("--home", type=Path, help="keep the homes of the points here, and go on where they stopped")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="harvested tokens")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.point:
@@ -314,10 +261,10 @@ def main() -> None:
         print(json.dumps(found))
         return
     units = [None if word == "all" else int(word) for word in options.units.split(",")]
-    points = points_of(options.layer, units, [int(word) for word in options.tokens.split(",")])
+    points = [Point(options.layer, number, options.tokens) for number in units]
     measured = []
     with tempfile.TemporaryDirectory() as temporary:
-        for point in measure(points, Home.from_environment(), options.home or Path(temporary)):
+        for point in measure(points, Home.from_environment(), Path(temporary)):
             _say(point)
             measured.append(point)
     for one in compared(measured):

@@ -2,10 +2,10 @@
 
 The same text is harvested twice: in float32, and in bfloat16 with its shortlist measured again in float32, as a study
 with ``harvest.dtype: bfloat16`` does it. Compared are, for some units of some layers, the top contexts (members, order
-and peaks), a_max, the strong positions, and the graphs that the method makes of either: their nodes, and the F1 of
+and peaks), a_max, and the graphs that the method makes of either: their nodes, and the F1 of
 firing on the test contexts of the float32 harvest, those left out whose document the other graph was trained on.
 
-The text is the first contexts of each document that a study stores, or of a named corpus: it has to have far more
+The text is the first contexts of each document that a study stores: it has to have far more
 contexts than the 40 that a shortlist keeps, else nothing can be missed. The last line is the share of the float32 top
 contexts that the shortlist kept.
 
@@ -30,19 +30,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import GRAPH_SHAPE, load_model, named_contexts
+from common import GRAPH_SHAPE, build_tables, load_model
 from rows import row
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
-from n2g_assets.core.units import Unit, key_frame
+from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.metrics import count_firings
 from n2g_assets.evidence.harvest import LayerHarvest, harvest
-from n2g_assets.method.augment import augment_examples
-from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.selection import select_units
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
@@ -60,10 +57,14 @@ UNITS = 16
 class Built:
     """What one harvest gave for the units of a layer."""
 
-    harvested: LayerHarvest
+    top_contexts: pl.DataFrame
     a_max: Mapping[Unit, float]
     top_examples: pl.DataFrame
     graph_nodes: pl.DataFrame
+
+    def rows(self, table: str, unit: Unit, *order: str) -> pl.DataFrame:
+        """One unit's rows of a table in order."""
+        return getattr(self, table).filter(unit=unit.number, sign=unit.sign).sort(order)
 
 
 @dataclass(frozen=True)
@@ -75,32 +76,20 @@ class Compared:
     top_contexts: int
     same_list: bool
     """The same contexts in the same order with the same peaks."""
-    same_peak: bool
-    """The same strongest context, and the same peak in it."""
     a_max_off: float
     """Difference of a_max, as a share of it."""
-    positions_kept: float
-    """Share of the float32 harvest's strong positions that are listed in both."""
-    position_off: float
-    """Largest difference of an activation at a strong position that both list, as a share of a_max."""
     same_graph: bool | None
     """The same nodes; None where neither has a graph."""
     f1: tuple[float, float] | None
     """Of the graphs from float32 and from the shortlist; None where one has no graph or no test token fires."""
 
 
-def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFrame | None:
-    """The first contexts of the documents that a study harvested, until there are enough tokens; none if none."""
-    store = SliceStore(home)
-    if store.manifest("contexts", study) is None:
-        return None
-    return _first_contexts(store.read("contexts", study), tokens, first)
-
-
-def _first_contexts(contexts: pl.DataFrame, tokens: int, first: int) -> pl.DataFrame:
+def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFrame:
+    """The first contexts of each document that a study harvested, until there are enough tokens."""
     columns = ["context_id", "document_id", "token_ids"]
-    few = contexts.filter(split="harvest").select(columns).group_by("document_id", maintain_order=True).head(first)
-    return few.select(columns).filter(pl.col("token_ids").list.len().cum_sum() <= tokens)
+    contexts = SliceStore(home).read("contexts", study).filter(split="harvest").select(columns)
+    few = contexts.group_by("document_id", maintain_order=True).head(first).select(columns)
+    return few.filter(pl.col("token_ids").list.len().cum_sum() <= tokens)
 
 
 def build(
@@ -114,48 +103,29 @@ def build(
     method: MethodSettings,
 ) -> Built:
     """Top examples and graphs from a harvest, all probes in float32."""
-    key = key_frame(units)
-    frames = (frame.join(key, on=["unit", "sign"], how="semi") for frame in (found.activations, found.top_contexts))
-    mine = LayerHarvest(found.neuron_stats, *frames)
-    a_max = {
-        Unit(neuron, sign): value for neuron, sign, value in key.join(
-            found.neuron_stats, on=["unit", "sign"], how="left", maintain_order="left"
-        ).select("unit", "sign", "max").iter_rows()
-    }  # fmt: skip
+    strongest = {Unit(*key): value for *key, value in found.neuron_stats.select("unit", "sign", "max").iter_rows()}
+    a_max = {unit: strongest[unit] for unit in units}
     prober = LayerProber(exact, layer, TokenBudget(HarvestSettings().batch_tokens))
-    top = choose_top_examples(units, mine.top_contexts, contexts, a_max, prober, method)
+    top = choose_top_examples(units, found.top_contexts, contexts, a_max, prober, method)
     good = [unit for unit in units if top.ledger[unit].status == "ok"]
     examples = top.tables["top_examples"]
-    pruned = prune_examples(good, examples, a_max, vocabulary, prober, method).tables
-    augmented = augment_examples(good, pruned["pruned_examples"], vocabulary, prober, proposer, method).tables
-    graphs = build_graphs(good, **pruned, **augmented, a_max=a_max, vocabulary=vocabulary, settings=method)
-    return Built(mine, a_max, examples, graphs.tables["graph_nodes"])
+    nodes = build_tables(good, examples, a_max, vocabulary, prober, proposer, method)["graph_nodes"]
+    return Built(found.top_contexts, a_max, examples, nodes)
 
 
 def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, method: MethodSettings) -> Compared:
     """One unit of both harvests."""
-
-    def rows(frame: pl.DataFrame, *order: str) -> pl.DataFrame:
-        return frame.filter(unit=unit.number, sign=unit.sign).sort(order)
-
-    tops = [rows(one.harvested.top_contexts, "rank") for one in (exact, shortlist)]
-    names = [top["context_id"].to_list() for top in tops]
-    peaks = [top.select("context_id", "peak").rows() for top in tops]
-    strong = rows(exact.harvested.activations, "rank").join(
-        rows(shortlist.harvested.activations, "rank"), on=["context_id", "position"], how="left"
-    )
-    off = (strong["activation"] - strong["activation_right"]).abs().max()
-    a_max = exact.a_max[unit]
-    graphs = [rows(one.graph_nodes, "node_id") for one in (exact, shortlist)]
+    tops = [
+        built.rows("top_contexts", unit, "rank").select("context_id", "peak").rows() for built in (exact, shortlist)
+    ]
+    names = [{context_id for context_id, _ in top} for top in tops]
+    graphs = [built.rows("graph_nodes", unit, "node_id") for built in (exact, shortlist)]
     shapes = [graph.select(GRAPH_SHAPE) for graph in graphs]
     return Compared(
-        kept=len(set(names[0]) & set(names[1])),
+        kept=len(names[0] & names[1]),
         top_contexts=len(names[0]),
-        same_list=peaks[0] == peaks[1],
-        same_peak=peaks[0][:1] == peaks[1][:1],
-        a_max_off=abs(shortlist.a_max[unit] - a_max) / a_max,
-        positions_kept=float(strong["activation_right"].is_not_null().mean()),  # type: ignore[arg-type]
-        position_off=float(off) / a_max,  # type: ignore[arg-type]
+        same_list=tops[0] == tops[1],
+        a_max_off=abs(shortlist.a_max[unit] - exact.a_max[unit]) / exact.a_max[unit],
         same_graph=shapes[0].equals(shapes[1]) if sum(map(len, shapes)) else None,
         f1=_f1(unit, exact, shortlist, graphs, vocabulary, method.firing_threshold),
     )
@@ -191,13 +161,10 @@ def _f1(
 def describe(what: str, found: Sequence[Compared]) -> str:
     scored = [one.f1 for one in found if one.f1 is not None]
     exact, shortlist = np.mean(scored, axis=0) if scored else (np.nan, np.nan)
-    kept, off = np.mean([one.positions_kept for one in found]), max(one.position_off for one in found)
     return (
         f"{what}: {len(found)} units; of the top contexts {_kept(found):.4f} kept; units with the same list "
-        f"{np.mean([one.same_list for one in found]):.3f}, with the same peak "
-        f"{np.mean([one.same_peak for one in found]):.3f}; largest difference of a_max "
-        f"{max(one.a_max_off for one in found):.1e} of it; strong positions {kept:.4f} kept, off by at most {off:.1e} "
-        f"of a_max\n"
+        f"{np.mean([one.same_list for one in found]):.3f}; largest difference of a_max "
+        f"{max(one.a_max_off for one in found):.1e} of it\n"
         f"  the same graph {_same(found):.3f} of {len(_graphs(found))} units; F1 of firing {exact:.3f} by float32, "
         f"{shortlist:.3f} by the shortlist, mean over {len(scored)} units"
     )
@@ -216,7 +183,7 @@ def _same(found: Sequence[Compared]) -> float:
 
 
 def measure(
-    home: Home, layers: Sequence[int], units: int, *, study: str, corpus: str, tokens: int, first: int
+    home: Home, layers: Sequence[int], units: int, *, study: str, tokens: int, first: int
 ) -> dict[int, list[Compared]]:
     """Both harvests and their graphs, by layer; prints what takes how long.
 
@@ -225,15 +192,12 @@ def measure(
         layers: Layers to compare.
         units: Neurons of each, with sign +1; those that are dead or lack contexts count as well.
         study: Whose stored contexts are harvested.
-        corpus: The named corpus that is read where the study has stored none.
         tokens: Tokens to harvest.
         first: Contexts of each document.
     """
     method, settings = MethodSettings(), HarvestSettings()
     exact, half = load_model(home), load_model(home, "bfloat16")
     contexts = study_contexts(home, study, tokens, first)
-    if contexts is None:
-        contexts = _first_contexts(named_contexts(exact, home, corpus), tokens, first)
     vocabulary = exact.vocabulary(normalise=method.normalise_tokens)
     chosen = {layer: select_units(NeuronSample(sample=units), [1], layer, exact.d_mlp) for layer in layers}
     built: dict[str, dict[int, Built]] = {}
@@ -276,7 +240,7 @@ def measure(
 
 def rows(home: Home) -> list[dict[str, Any]]:
     """The rows for the table of all benchmarks: layers 0 and 1, on text that the demo stores."""
-    layers = measure(home, [0, 1], UNITS, study="demo", corpus="django", tokens=20_000, first=1)
+    layers = measure(home, [0, 1], UNITS, study="demo", tokens=20_000, first=1)
     found = [one for units in layers.values() for one in units]
     print(describe("layers 0 and 1", found))
     return [
@@ -290,7 +254,6 @@ def main() -> None:
     parser.add_argument("--layers", default="0,7,15", help="comma-separated")
     parser.add_argument("--units", type=int, default=UNITS, help="units of each layer")
     parser.add_argument("--study", default="demo", help="study whose stored contexts are harvested")
-    parser.add_argument("--corpus", default="django", help="named corpus that is read if the study has stored none")
     parser.add_argument("--tokens", type=int, default=24_000, help="tokens of the harvest")
     parser.add_argument("--contexts", type=int, default=3, help="contexts of each document")
     options = parser.parse_args()
@@ -299,7 +262,6 @@ def main() -> None:
         [int(layer) for layer in options.layers.split(",")],
         options.units,
         study=options.study,
-        corpus=options.corpus,
         tokens=options.tokens,
         first=options.contexts,
     )

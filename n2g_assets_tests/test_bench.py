@@ -140,9 +140,7 @@ def ratio_of_time(smallest, middle, largest):
     """Of the row of benchmark ``scaling`` about time, for three points with 16, 64 and 256 units."""
     scaling = importlib.import_module("scaling")
     measured = [
-        scaling.Measured(
-            scaling.Point(0, units, 50_000), units, {"activation_cache": 40.0, "neuron_graphs": took}, {}, 1
-        )
+        scaling.Measured(scaling.Point(0, units, 50_000), units, {"activation_cache": 40.0, "neuron_graphs": took}, 1)
         for units, took in ((16, smallest), (64, middle), (256, largest))
     ]
     *_, time = scaling.compared(measured)
