@@ -83,7 +83,7 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
             try:
                 with progress(f"{study.name}/{stage.name} layer {key}", "units", context.log.info) as show:
                     report = stage.work(session, layer, show)
-                finished[key] = _layer_metadata(session, stage, layer, report)
+                finished[key] = layer_metadata(session, stage, layer, report)
                 context.log.info(f"{stage.name}, layer {key}: {_summary(report)}")
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
@@ -127,7 +127,8 @@ def _summary(report: StageReport) -> str:
     return f"{units}, in {report.seconds:.1f} s; {rows}"
 
 
-def _layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
+def layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
+    """What the UI shows of one layer that a stage has written."""
     main = stage.tables[0]
     shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
     rows = session.read(main, layer, columns=shown, units=session.units(layer))

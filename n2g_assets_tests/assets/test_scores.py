@@ -1,44 +1,79 @@
-"""Scores one can trust, on the tables of a real run: controls, leaks, the paper's preset, the report."""
+"""Scores one can trust, on the tables of a real run: leaks, checks, what makes scores stale, the paper's preset."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import evaluation
+from n2g_assets.assets.checks import split_is_sound
+from n2g_assets.assets.score_checks import SCORE_CHECKS
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.study import RANGE_END, RANGE_START
+from n2g_assets.assets.stage import layer_metadata
+from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import StudySettings
-from n2g_assets.core.tables import STAGES
+from n2g_assets.core.units import Unit
+from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job, tiny_study
-from n2g_assets_tests.assets.test_checks import evaluate, rewrite
-from n2g_assets_tests.browser import BROWSER, needs_browser
+from n2g_assets.storage.stages import StageReport
+from n2g_assets.study import layer_stage
+from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job
+from n2g_assets_tests.assets.test_checks import rewrite
+
+LAYER = 1
+TABLES = (*evaluation.STAGE.tables, "layer_scores")
+UNIT_KEY = ["unit", "sign"]
 
 
-def store_of(home) -> SliceStore:
+def store_of(home: Path) -> SliceStore:
     return SliceStore(Home(home))
 
 
-def rows_of(home, table: str, study: str = "tiny") -> pl.DataFrame:
-    return store_of(home).scan_all(table, study).collect()
+def rows_of(home: Path, table: str) -> pl.DataFrame:
+    return store_of(home).scan_all(table, "tiny").collect()
 
 
-# -------------------------------------------------------------------------------------------- controls
+def session_of(study: Study, home: Path) -> Session:
+    return Session(study, Home(home), logging.getLogger())
+
+
+def evaluate(study: Study, home: Path) -> StageReport:
+    """The stage alone, on one layer, in a session of its own."""
+    return evaluation.STAGE.work(session_of(study, home), LAYER, lambda *_: None)
+
+
+def contents(home: Path) -> dict[str, str]:
+    """By table, the hash of the rows of the layer."""
+    return {table: store_of(home).manifest(table, "tiny", LAYER).content_hash for table in TABLES}
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[Unit]:
+    """Every unit that the stage scores, in order."""
+    units: list[Unit] = []
+    evaluate_units = evaluation.evaluate_units
+
+    def counted(block, material):
+        units.extend(block)
+        return evaluate_units(block, material)
+
+    monkeypatch.setattr(evaluation, "evaluate_units", counted)
+    return units
+
+
+# -------------------------------------------------------------------------------------------- rows
 def test_every_unit_is_scored_by_every_predictor_on_every_text(finished):
-    rows = rows_of(finished.home, "evaluation")
-    counts = rows.group_by("predictor", "text").len()
-    assert set(counts["predictor"]) == set(finished.study.predictors)
-    assert set(counts["text"]) == set(finished.study.texts)
-    of_control = counts.filter(pl.col("predictor") == "graph_reinitialised")
-    assert set(of_control["len"]) == {3 * 2}  # the control has two units a layer
-    assert set(counts.join(of_control, on=["predictor", "text"], how="anti")["len"]) == {3 * 4}
+    counts = rows_of(finished.home, "evaluation").group_by("predictor", "text").len()
+    pairs = {(predictor, text) for predictor in finished.study.predictors for text in finished.study.texts}
+    assert set(counts.select("predictor", "text").rows()) == pairs
+    assert set(counts["len"]) == {3 * 4}
 
 
 def test_the_random_text_is_whole_held_out_documents_and_each_token_is_scored_once(finished):
@@ -55,32 +90,21 @@ def test_the_random_text_is_whole_held_out_documents_and_each_token_is_scored_on
         assert counts.to_list() == mine["n_tokens"].to_list()
 
 
-def test_the_reinitialised_control_is_the_companions_graphs_on_its_own_model(finished):
-    companion = finished.study.companion
-    assert companion is not None
-    assert companion.settings.subject.reinitialise == 0
-    models = {
-        study: rows_of(finished.home, "subject_models", study).row(0, named=True) for study in ("tiny", companion.name)
-    }
-    assert models["tiny"]["file_sha256"] != models[companion.name]["file_sha256"]
-    rows = rows_of(finished.home, "evaluation").filter(pl.col("predictor") == "graph_reinitialised").drop("study")
-    of_companion = rows_of(finished.home, "evaluation", companion.name).filter(pl.col("predictor") == "graph")
-    assert rows.height == 3 * 2 * 4
-    assert rows.drop("predictor").equals(of_companion.drop("study", "predictor"))
-    units = set(rows_of(finished.home, "evaluation").select("layer", "unit", "sign").iter_rows())
-    assert set(rows.select("layer", "unit", "sign").iter_rows()) <= units
-    harvested = rows_of(finished.home, "neuron_stats", companion.name)["n_tokens"].max()
-    assert 3000 <= harvested < rows_of(finished.home, "neuron_stats")["n_tokens"].max()
-
-
-def test_a_study_of_a_reinitialised_model_or_without_units_for_it_has_no_companion(tmp_path):
-    assert tiny_study(tmp_path).companion is None
-    model = {"source": "local", "path": str(tmp_path / "model"), "reinitialise": 3}
-    assert tiny_study(tmp_path, subject=model, evaluation={}).companion is None
-    assert tiny_study(tmp_path, neurons="all", evaluation={}).companion.settings.neurons.sample == 8
-    assert tiny_study(
-        tmp_path, neurons=[5, 3, 1], evaluation={"reinitialised": {"units": 2}}
-    ).companion.settings.neurons == [5, 3]
+def test_the_assets_overview_begins_with_its_figures_and_the_preview_with_the_graph(finished):
+    study, home = finished.study, finished.home
+    report = evaluate(study, home)
+    assert report.reused
+    metadata = layer_metadata(session_of(study, home), evaluation.STAGE, LAYER, report)
+    means = rows_of(home, "layer_scores").filter(layer=LAYER, text="top")
+    for predictor in ("graph", "token_lookup"):
+        [row] = means.filter(predictor=predictor).to_dicts()
+        said = f"{predictor.replace('_', ' ')}, top"
+        assert metadata[f"mean F1, {said}"] == round(row["f1_all"], 4)
+        assert metadata[f"mean average precision, {said}"] == round(row["average_precision"], 4)
+    assert metadata["units evaluated"] == "4 of 4"
+    assert next(iter(metadata)) == "mean F1, graph, top"
+    first = metadata["preview"].records[: 4 * 4]
+    assert {record.data["predictor"] for record in first} == {"graph"}
 
 
 # -------------------------------------------------------------------------------------------- leaks
@@ -96,14 +120,12 @@ def planted(contexts: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([contexts, copied])
 
 
-def test_a_test_documents_text_planted_in_the_harvest_is_detected_and_blocks(finished, tmp_path, instance):
+def test_a_test_documents_text_planted_in_the_harvest_is_detected(finished, tmp_path):
     home = finished.copy_home(tmp_path)
-    assert evaluate(finished, home, instance, "corpus_tokens", "split_is_sound").passed
+    assert split_is_sound(session_of(finished.study, home)) == []
     rewrite(home, "contexts", None, planted)
-    evaluation = evaluate(finished, home, instance, "corpus_tokens", "split_is_sound")
-    assert not evaluation.passed
-    assert evaluation.blocking
-    assert "stands in the harvested document" in evaluation.description
+    [*_, last] = split_is_sound(session_of(finished.study, home))
+    assert "stands in the harvested document" in last
 
 
 def test_a_planted_document_ends_the_run_before_the_harvest(finished, tmp_path, instance):
@@ -115,70 +137,84 @@ def test_a_planted_document_ends_the_run_before_the_harvest(finished, tmp_path, 
 
 
 # -------------------------------------------------------------------------------------------- checks
+FAULTS = {check.name: check.faults for check in SCORE_CHECKS}
+
+
 @pytest.mark.parametrize(
-    ("check", "change", "says"),
+    ("check", "table", "change", "says"),
     [
         (
-            "graph_beats_token_lookup",
+            "graph_beats_token_lookup", "layer_scores",
             lambda frame: frame.with_columns(f1_gain=pl.lit(-0.25), f1_gain_low=pl.lit(-0.5), f1_gain_high=pl.lit(0.0)),
             "differs from the token lookup's by -0.25 (95 % interval -0.50 to +0.00)",
         ),
         (
-            "shuffled_control_is_near_zero",
-            lambda frame: frame.with_columns(f1_all=pl.lit(0.5)),
+            "shuffled_control_is_near_zero", "layer_scores", lambda frame: frame.with_columns(f1_all=pl.lit(0.5)),
             "the graph of another unit has a mean F1 of 0.50 on top",
         ),
+        (
+            "no_unit_is_missing", "evaluation", lambda frame: frame.filter(pl.col("predictor") != "skip_bigram"),
+            "4 units have no score of skip_bigram on top",
+        ),
     ],
-)
-def test_a_warning_says_what_the_reader_should_doubt(finished, tmp_path, instance, check, change, says):
+)  # fmt: skip
+def test_a_check_says_what_the_reader_should_doubt(finished, tmp_path, check, table, change, says):
     home = finished.copy_home(tmp_path)
-    rewrite(home, "layer_scores", 1, change)
-    evaluation = evaluate(finished, home, instance, "evaluation", check)
-    assert not evaluation.passed
-    assert evaluation.severity == dg.AssetCheckSeverity.WARN
-    assert not evaluation.blocking
-    assert says in evaluation.description
+    rewrite(home, table, LAYER, change)
+    assert any(says in fault for fault in FAULTS[check](session_of(finished.study, home), LAYER))
 
 
-def test_a_text_that_is_shorter_than_asked_for_is_warned_of(finished, tmp_path, instance):
-    evaluation = evaluate(finished, finished.copy_home(tmp_path), instance, "evaluation", "texts_are_there")
-    assert not evaluation.passed  # the tiny corpus is far below the defaults
-    assert evaluation.severity == dg.AssetCheckSeverity.WARN
-    assert "of 50,000 tokens: add text to the corpus, or raise harvest.held_out_share" in evaluation.description
-    assert "of 30,000 tokens" in evaluation.description
+def test_scores_that_lack_units_block_and_doubts_warn():
+    assert {check.name for check in SCORE_CHECKS if check.blocking} == {"no_unit_is_missing"}
+    assert {check.name for check in SCORE_CHECKS if not check.warns} == {"no_unit_is_missing"}
 
 
+def test_a_text_that_is_shorter_than_asked_for_is_warned_of(finished):
+    session = session_of(finished.study, finished.home)  # the tiny corpus is far below the defaults
+    random, out_of_domain = FAULTS["texts_are_there"](session, LAYER)
+    assert "of 50,000 tokens: add text to the corpus, or raise harvest.held_out_share" in random
+    assert "of 30,000 tokens" in out_of_domain
+
+
+# -------------------------------------------------------------------------------------------- doing only what is stale
 @pytest.mark.parametrize(
-    ("table", "change"),
+    ("table", "column", "value"),
     [
-        ("activations", lambda frame: frame.filter(pl.col("rank") < 8)),
-        ("rule_tests", lambda frame: frame.with_columns(fired=pl.lit(0, pl.Int32))),
-        ("graph_nodes", lambda frame: frame.with_columns(pl.col("end_activation") * 0.5)),
+        ("activations", "activation", pl.col("activation") * 0.5),
+        ("rule_tests", "fired", pl.col("fired") + 1),
+        ("rules", "count", pl.col("count") + 1),
+        ("saliencies", "activation", pl.col("activation") * 0.5),
+        ("pruned_examples", "reduced", ~pl.col("reduced")),
+        ("top_examples", "activation", pl.col("activation") * 0.5),
+        ("graph_nodes", "end_activation", pl.col("end_activation") * 0.5),
     ],
 )
-def test_whatever_scores_are_made_from_makes_them_stale(finished, tmp_path, instance, table, change):
-    home = finished.copy_home(tmp_path)
-    rewrite(home, table, 1, change)
-    keys = [finished.study.key("evaluation")]
-    result = (
-        definitions_of(finished.study, home)
-        .resolve_job_def("tiny")
-        .execute_in_process(instance=instance, tags={RANGE_START: "00", RANGE_END: "02"}, asset_selection=keys)
-    )
-    done = {layer: metadata["result"] for layer, metadata in metadata_of(result, "evaluation").items()}
-    assert done == {"00": "reused", "01": "computed", "02": "reused"}
+def test_a_units_rows_make_that_unit_stale_and_a_graph_those_whose_partner_it_is(
+    finished, tmp_path, scored, table, column, value
+):
+    home, study = finished.copy_home(tmp_path), finished.study
+    units = session_of(study, home).units(LAYER)
+    there = set(store_of(home).read(table, "tiny", LAYER).select(UNIT_KEY).iter_rows())
+    unit = next(unit for unit in units if unit in there)
+    own = (pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign)
+    change = pl.when(own).then(value).otherwise(column).alias(column)
+    rewrite(home, table, LAYER, lambda frame: frame.with_columns(change))
+    report = evaluate(study, home)
+    partners = shuffled_partners(units, study.settings.evaluation.seed, LAYER)
+    served = {other for other, partner in partners.items() if partner == unit} if table == "graph_nodes" else set()
+    assert set(scored) == {unit} | served
+    assert (report.computed, report.kept) == (len(scored), 4 - len(scored))
 
 
 def test_a_layer_that_lacks_its_inputs_does_not_stop_its_siblings(finished, tmp_path, instance):
     home = finished.copy_home(tmp_path)
     shutil.rmtree(home / "slices" / "graph_nodes" / "study=tiny" / "layer=2")
-    for layer in (0, 1, 2):
-        shutil.rmtree(home / "slices" / "layer_scores" / "study=tiny" / f"layer={layer}")
+    shutil.rmtree(home / "slices" / "layer_scores")
     result = (
         definitions_of(finished.study, home)
         .resolve_job_def("tiny")
         .execute_in_process(
-            instance=instance, tags={RANGE_START: "00", RANGE_END: "02"}, raise_on_error=False,
+            instance=instance, tags=finished.study.all_layers_tags, raise_on_error=False,
             asset_selection=[finished.study.key("evaluation")],
         )
     )  # fmt: skip
@@ -186,80 +222,71 @@ def test_a_layer_that_lacks_its_inputs_does_not_stop_its_siblings(finished, tmp_
     assert store_of(home).layers("layer_scores", "tiny") == [0, 1]
 
 
-def test_a_unit_without_a_score_or_a_place_in_the_ledger_blocks(finished, tmp_path, instance):
-    home = finished.copy_home(tmp_path)
-    rewrite(home, "evaluation", 1, lambda frame: frame.filter(pl.col("predictor") != "skip_bigram"))
-    evaluation = evaluate(finished, home, instance, "evaluation", "no_unit_is_missing")
-    assert not evaluation.passed
-    assert evaluation.blocking
-    assert "4 units have no score of skip_bigram on top" in evaluation.description
+def test_a_killed_evaluation_scores_only_the_blocks_that_it_had_not_finished(finished, tmp_path, scored, monkeypatch):
+    home, before = finished.copy_home(tmp_path), contents(finished.home)
+    for table in TABLES:
+        shutil.rmtree(home / "slices" / table / "study=tiny" / f"layer={LAYER}")
+    counted = evaluation.evaluate_units
 
+    def dies(units, material):
+        if scored:
+            raise MemoryError
+        return counted(units, material)
 
-# -------------------------------------------------------------------------------------------- doing only what is stale
-def test_means_that_a_killed_run_did_not_write_are_made_again_without_the_model(finished, tmp_path, instance):
-    home = finished.copy_home(tmp_path)
-    store = store_of(home)
-    before = store.manifest("layer_scores", "tiny", 1)
-    folder = home / "slices" / "layer_scores" / "study=tiny" / "layer=1"
-    shutil.rmtree(folder)
-    result = run_job(finished.study, home, instance)
-    after = store_of(home).manifest("layer_scores", "tiny", 1)
-    assert after.content_hash == before.content_hash
-    assert {m["result"] for m in metadata_of(result, "evaluation").values()} == {"reused"}
-
-
-def test_a_killed_evaluation_scores_only_the_blocks_that_it_had_not_finished(finished, tmp_path, monkeypatch):
-    home = finished.copy_home(tmp_path)
-    tables = ("evaluation", "counterexamples", "failures", "layer_scores")
-    before = {table: store_of(home).manifest(table, "tiny", 1).content_hash for table in tables}
-    for table in tables:
-        shutil.rmtree(home / "slices" / table / "study=tiny" / "layer=1")
-    evaluate_units, scored = evaluation.evaluate_units, []
-
-    def until(number):
-        def counted(units, *rest):
-            if len(scored) + len(units) > number:
-                raise MemoryError
-            scored.extend(units)
-            return evaluate_units(units, *rest)
-
-        monkeypatch.setattr(evaluation, "evaluate_units", counted)
-        return evaluation.STAGE.work(Session(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
-
+    monkeypatch.setattr(evaluation, "evaluate_units", dies)
     with pytest.raises(MemoryError):
-        until(2)
+        evaluate(finished.study, home)
+    monkeypatch.setattr(evaluation, "evaluate_units", counted)
     assert len(scored) == 2
-    report = until(4)
+    report = evaluate(finished.study, home)
     assert len(scored) == len(set(scored)) == 4
     assert (report.computed, report.kept) == (2, 2)
-    assert {table: store_of(home).manifest(table, "tiny", 1).content_hash for table in tables} == before
-    assert not list((home / "cache" / "sums").rglob("*.npz"))
+    assert contents(home) == before
 
 
-def test_draws_that_are_lost_are_made_again_for_all_units(finished, tmp_path, monkeypatch):
-    home = finished.copy_home(tmp_path)
-    before = store_of(home).manifest("layer_scores", "tiny", 1).content_hash
-    shutil.rmtree(home / "slices" / "layer_scores" / "study=tiny" / "layer=1")
-    damaged = home / "cache" / "sums" / "tiny" / "1.npz"
-    damaged.parent.mkdir(parents=True, exist_ok=True)
-    damaged.write_bytes(b"PK no archive")
-    evaluation.STAGE.work(Session(finished.study, Home(home), logging.getLogger()), 1, lambda *_: None)
-    assert store_of(home).manifest("layer_scores", "tiny", 1).content_hash == before
+def test_means_that_a_killed_run_did_not_write_are_made_again_without_scoring(finished, tmp_path, scored):
+    home, before = finished.copy_home(tmp_path), contents(finished.home)
+    shutil.rmtree(home / "slices" / "layer_scores" / "study=tiny" / f"layer={LAYER}")
+    assert evaluate(finished.study, home).reused
+    assert contents(home) == before
+    assert scored == []
 
 
-def test_more_neurons_keep_the_others_scores(finished, tmp_path, instance):
-    home = finished.copy_home(tmp_path)
-    before = rows_of(home, "evaluation")
-    more = finished.study.settings.model_copy(
-        update={"neurons": finished.study.settings.neurons.model_copy(update={"sample": 6})}
-    )
-    study = type(finished.study)("tiny", finished.study.folder, more)
-    run_job(study, home, instance)
-    after = rows_of(home, "evaluation")
-    keys = ["layer", "unit", "sign", "predictor", "text"]
-    others = pl.col("predictor") != "graph_shuffled"  # whose partner is another one among more units
-    assert after.filter(others).join(before, on=keys, how="semi").sort(keys).equals(before.filter(others).sort(keys))
-    assert after.select("layer", "unit").unique().height == 3 * 6
+def test_fresh_means_are_not_written_again_and_other_draws_make_them_anew(finished, tmp_path):
+    home, study = finished.copy_home(tmp_path), finished.study
+    written = store_of(home).manifest("layer_scores", "tiny", LAYER).written_at
+    evaluate(study, home)
+    assert store_of(home).manifest("layer_scores", "tiny", LAYER).written_at == written
+    rewrite(home, "document_scores", LAYER, lambda frame: frame.with_columns(true_positives=pl.lit(0, pl.Int32)))
+    before = contents(home)["layer_scores"]
+    evaluate(study, home)
+    assert contents(home)["layer_scores"] != before
+
+
+def test_a_new_unit_costs_itself_and_those_whose_partner_it_becomes(finished, tmp_path, scored):
+    """Its rows and the layer's means are those of an evaluation from scratch; all other rows stay."""
+    home, settings = finished.copy_home(tmp_path), finished.study.settings
+    more = settings.model_copy(update={"neurons": settings.neurons.model_copy(update={"sample": 5})})
+    study = Study("tiny", finished.study.folder, more)
+    session = session_of(study, home)
+    for name in study.stages:
+        layer_stage(name).work(session, LAYER, lambda *_: None)
+    old, now = session_of(finished.study, home).units(LAYER), session.units(LAYER)
+    [new] = set(now) - set(old)
+    seed = settings.evaluation.seed
+    before, after = shuffled_partners(old, seed, LAYER), shuffled_partners(now, seed, LAYER)
+    assert set(scored) == {new} | {unit for unit in old if before[unit] != after[unit]}
+    assert len(scored) < len(now)
+
+    found = {table: store_of(home).read(table, "tiny", LAYER) for table in TABLES}
+    kept = pl.col("predictor") != "graph_shuffled"
+    rows = found["evaluation"].filter(kept).join(pl.DataFrame([new], UNIT_KEY, orient="row"), on=UNIT_KEY, how="anti")
+    assert_frame_equal(rows, store_of(finished.home).read("evaluation", "tiny", LAYER).filter(kept))
+    for table in TABLES:
+        shutil.rmtree(home / "slices" / table / "study=tiny" / f"layer={LAYER}")
+    evaluate(study, home)
+    for table in TABLES:
+        assert_frame_equal(store_of(home).read(table, "tiny", LAYER), found[table])
 
 
 # -------------------------------------------------------------------------------------------- the paper's protocol
@@ -275,9 +302,9 @@ def paper(tmp_path_factory, finished):
 
 def test_the_papers_preset_does_nothing_else(paper):
     study, home, _ = paper
-    assert study.companion is None
     stages = {key.path[-1] for key in definitions_of(study, home).resolve_all_asset_keys()}
-    assert stages == {"subject_model", "corpus_tokens", *STAGES, "warehouse", "report"} - {"rule_tests"}
+    assert stages == {"subject_model", "corpus_tokens", *study.stages, "warehouse", "report"}
+    assert "rule_tests" not in study.stages
     rows = rows_of(home, "evaluation")
     assert set(rows["text"]) == {"top"}
     assert set(rows["predictor"]) == {"graph", "token_lookup", "ngram"}
@@ -297,25 +324,3 @@ def test_the_report_of_the_papers_preset_has_the_papers_table(paper):
     page = (home / "reports" / "tiny.html").read_text(encoding="utf-8")
     assert "non-firing" in page
     assert "Rule tests" not in page
-
-
-# -------------------------------------------------------------------------------------------- the report
-def test_the_report_of_a_real_run_asks_for_nothing(finished):
-    page = (finished.home / "reports" / "tiny.html").read_text(encoding="utf-8")
-    assert "default-src 'none'" in page
-    assert 'src="http' not in page
-    model = rows_of(finished.home, "subject_models").row(0, named=True)
-    assert model["file_sha256"] in page
-    assert finished.study.name in page
-
-
-@needs_browser
-def test_the_report_of_a_real_run_renders_in_a_browser(finished):
-    path = finished.home / "reports" / "tiny.html"
-    shown = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={finished.home / 'browser'}",
-         "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    for heading in ("Summary", "Protocol", "Results", "Controls", "Rule tests", "Failures", "Reproduce"):
-        assert f">{heading}<" in shown
