@@ -1,9 +1,11 @@
-"""Asset ``report``: one self-contained page of HTML about a study, from its slices."""
+"""Asset ``report``: one self-contained page of HTML about a study, from the published database."""
+
+from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 
 from n2g_assets.assets.resource import failing_clearly
-from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 
 
@@ -22,28 +24,36 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
             & ~dg.AutomationCondition.any_deps_in_progress()
             & ~dg.AutomationCondition.in_progress()
         ),
-        code_version="1",
+        code_version="2",
         kinds={"html"},
         required_resource_keys={"n2g"},
     )
     @failing_clearly()
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from n2g_assets.assets.report_facts import report_facts
-        from n2g_assets.report.render import render_report
+        from n2g_assets.report.page import render_report
         from n2g_assets.storage.files import write_atomically
+        from n2g_assets.storage.warehouse import open_database
 
-        session = Session(study, context.resources.n2g.open(), context.log)
-        facts = report_facts(session)
-        page = render_report(facts)
-        path = session.home.reports / f"{study.name}.html"
-        write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        home = context.resources.n2g.open().home
+        with open_database(home) as connection:
+            page = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
+        path = home.reports / f"{study.name}.html"
+        write_atomically(path, lambda temporary: temporary.write_text(page.html, encoding="utf-8"))
         return dg.MaterializeResult(
             metadata={
                 "page": dg.MetadataValue.path(str(path)),
                 "url": dg.MetadataValue.url(path.as_uri()),
-                "bytes": len(page.encode()),
-                "layers": len(facts.layer_scores["layer"].unique()),
+                "bytes": len(page.html.encode()),
+                "layers": len(page.layers),
             }
         )
 
     return report
+
+
+def commands_of(study: Study) -> list[str]:
+    """Command lines that make a study again where it lives: in this project, or in a user's own Dagster project."""
+    shipped = Path(__file__).parents[1] / "defs" / study.name
+    if study.folder.absolute() != shipped.absolute():
+        return [f"dg launch --job {study.name}"]
+    return ["make demo"] if study.name == "demo" else [f"n2g run {study.name}"]

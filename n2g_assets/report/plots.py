@@ -269,7 +269,8 @@ def _published_line(
 def _sums(rows: pl.DataFrame, predictor: str, *columns: str) -> list[Float64[np.ndarray, " bins"]]:
     """Columns of lists of one length, summed over a predictor's rows."""
     chosen = rows.filter(pl.col("predictor") == predictor)
-    return [np.array(chosen[name].to_list(), np.float64).sum(axis=0) for name in columns]
+    bins = [chosen[name].explode().cast(pl.Float64).to_numpy().reshape(len(chosen), -1) for name in columns]
+    return [values.sum(axis=0) for values in bins]
 
 
 def _ceiling(values: Iterable[float | None]) -> float:
@@ -320,7 +321,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
     size = figure.get_size_inches() * 72
     axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=max(int(height / 35), 3), steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=min(int(height / 24), 6), steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(_shares)
     return axes
 

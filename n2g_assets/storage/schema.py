@@ -24,7 +24,7 @@ from n2g_assets.core.tables import TABLES
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("units", "tokens", "failures", "layers")
+VIEWS = ("units", "tokens", "failures", "layers", "summaries")
 """The files of ``views/``, in the order in which they are run."""
 
 _HERE = "database_name = current_database() AND schema_name = 'main' AND NOT internal"

@@ -1,0 +1,274 @@
+"""The report: what it says, where its numbers come from, and that it keeps to itself."""
+
+import re
+from datetime import datetime
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from n2g_assets.core.errors import StorageError
+from n2g_assets.evaluation.failures import FAILURE_RULES
+from n2g_assets.report.page import render_report
+from n2g_assets.report.wording import share
+from n2g_assets_tests.report.published import HOSTILE, database, page, scores, study
+from n2g_assets_tests.storage.helpers import rows
+
+SECTIONS = [
+    "Summary", "Protocol", "Results", "Controls", "Rule tests", "Failures", "Counterexamples",
+    "Units and denominators", "Reproduce",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the words of every element by its tag, and all words."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+            self.words.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        for tag in set(self.open):
+            self.words[tag][-1] += data
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def text_of(html: str) -> str:
+    return " ".join("".join(Page(html).words["main"]).replace("\xa0", " ").split())
+
+
+def tables(html: str) -> dict[str, list[list[str]]]:
+    """The body of every table, by its caption."""
+    found = {}
+    for table in re.findall(r"<table>.*?</table>", html, re.DOTALL):
+        bodies = re.findall(r"<tbody>(.*?)</tbody>", table, re.DOTALL)
+        lines = [line for body in bodies for line in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)]
+        cells = [Page(f"<main>{line}</main>").words for line in lines]
+        caption = Page(table).words["caption"][0]
+        found[caption] = [[text.strip() for text in [*words.get("th", []), *words.get("td", [])]] for words in cells]
+    return found
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page({"toy": study()}, commands=["dg launch --job toy"], pictures=True)
+
+
+@pytest.fixture(scope="module")
+def paper() -> str:
+    return page({"toy": study(preset="paper")})
+
+
+# ------------------------------------------------------------------------------------------ the page
+def test_every_section_is_there_in_order_and_the_contents_point_at_them(html):
+    found = Page(html)
+    assert [title.strip() for title in found.words["h2"]] == SECTIONS
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    inside = [link["href"][1:] for link in found.attributes("a") if link["href"].startswith("#")]
+    assert set(inside) == set(ids)
+    assert found.open == []
+
+
+def test_the_page_asks_for_nothing_outside_itself(html, paper):
+    for one in (html, paper):
+        found = Page(one)
+        policies = [m["content"] for m in found.attributes("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+        assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+        assert not {tag for tag, _ in found.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
+        assert all(picture["src"].startswith("data:image/svg+xml;base64,") for picture in found.attributes("img"))
+        for tag, attributes in found.tags:
+            assert not any(name.startswith("on") for name in attributes)
+            outside = [name for name, value in attributes.items() if re.match(r"\s*(https?:|//)", value or "")]
+            assert outside == [] or (tag, outside) == ("a", ["href"])
+        assert not re.search(r"url\(|@import", "".join(found.words["style"]))
+
+
+def test_hostile_text_is_shown_as_text_wherever_it_comes_from():
+    model = rows("subject_models", {"model": HOSTILE, "n_layers": 30})
+    html = page({HOSTILE: study((7,), subject_models=model)}, HOSTILE, commands=[HOSTILE])
+    assert "<script" not in html
+    assert "<img src=http" not in html
+    assert text_of(html).count(HOSTILE) >= 12
+    assert "<img src=http://example.org/x>" in text_of(html)
+
+
+def test_the_same_database_gives_the_same_page_with_the_given_date(html):
+    again = page({"toy": study()}, commands=["dg launch --job toy"], pictures=True)
+    assert again == html
+    assert "3 November 2026, 09:05 UTC" in html
+
+
+def test_undefined_numbers_stand_as_a_dash_and_never_as_nan(html):
+    assert "–" in [text.strip() for text in Page(html).words["td"]]
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text_of(html))
+
+
+def test_the_preset_paper_prints_its_table_and_no_section_of_what_was_not_done(paper):
+    assert [title.strip() for title in Page(paper).words["h2"]] == [
+        "Summary", "Protocol", "Results", "Units and denominators", "Reproduce",
+    ]  # fmt: skip
+    assert "As published for SoLU-6L" in text_of(paper)
+    assert "Held-out text" not in text_of(paper)
+
+
+# ------------------------------------------------------------------------------------------ what is missing
+def test_a_study_that_is_not_published_or_not_evaluated_is_refused_with_what_to_do():
+    bare = {name: frame for name, frame in study().items() if name not in ("evaluation", "layer_scores")}
+    with database(toy=bare) as connection:
+        with pytest.raises(StorageError, match="'other' is not in the database: materialize its warehouse"):
+            render_report(connection, "other", made_at=datetime(2026, 1, 1))
+        with pytest.raises(StorageError, match="No layer of study 'toy' is evaluated yet"):
+            render_report(connection, "toy", made_at=datetime(2026, 1, 1))
+
+
+def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
+    some = scores((0,), (3,), ["graph"], ["top"])
+    checks = dict.fromkeys(("rule_tests", "failures", "counterexamples"))
+    frames = study((0, 1, 2, 3, 7), **some, **{name: rows(name) for name in checks})
+    text = text_of(page({"toy": frames}))
+    assert "Not evaluated yet: layers 1–3 and 7. Nothing below speaks of them." in text
+    for words in (
+        "No rule was tested.",
+        "No unit meets the rule of any kind",
+        "No control was scored.",
+        "None were kept",
+    ):
+        assert words in text
+    assert "Out-of-domain" not in text
+
+
+# ------------------------------------------------------------------------------------------ sentences
+def test_the_summary_says_where_graphs_fail_and_what_became_of_the_units(html):
+    text = text_of(html)
+    assert "On the units' own test contexts, the graphs' mean F1 of firing is between .60" in text
+    assert re.search(
+        r"The units' own test contexts: the graph .*is worse than a token lookup at layer 15 \(−\.07", text
+    )
+    assert "is better at layers 0 and 7." in text
+    assert "Of 12 units asked for, 9 went through every stage and 3 are dead; all stay in the denominator" in text
+    assert "units fire on 83 % of 36 texts made to match a rule" in text
+    assert "stay silent on 50 % of 18 texts with one context token changed" in text
+    assert "9 of 18 rules (50 %) rest on one prompt" in text
+    assert all(rule in text for rule in FAILURE_RULES.values())
+
+
+def test_one_unit_one_layer_and_one_rule_are_spoken_of_as_one():
+    frames = study((7,), (3,), dead=())
+    frames["evaluation"] = frames["evaluation"].with_columns(n_firings=pl.lit(0, pl.Int64), f1=None)
+    frames["rules"] = frames["rules"].filter(rule_id=1)
+    text = text_of(page({"toy": frames}))
+    assert "explains 1 unit of layer 7 of tiny-llama" in text
+    assert "There 1 of 1 unit never fires, and counts 0 however rightly it is predicted silent" in text
+    assert "The unit asked for went through every stage." in text
+    assert "1 of 1 rule (100 %) rests on one prompt" in text
+    assert "(out-of-domain text; 1 unit)" in text
+    assert not re.search(r"\b1 (units|layers|rules|texts)\b|1 of \d+ (units|rules) (never fire\b|rest\b)", text)
+    assert "0 are dead" not in text
+
+
+def test_one_of_many_units_never_fires_and_some_do(html):
+    def silenced(*units: int) -> str:
+        frames = study((7,))
+        silent = pl.col("unit").is_in(units)
+        firings = pl.when(silent).then(0).otherwise("n_firings")
+        frames["evaluation"] = frames["evaluation"].with_columns(n_firings=firings)
+        return text_of(page({"toy": frames}))
+
+    assert "There 1 of 3 units never fires, and counts 0" in silenced(3)
+    two = silenced(3, 5)
+    assert "There 2 of 3 units never fire, and count 0 however rightly they are predicted silent" in two
+    assert "no predictor could reach more than .250" in two
+    assert "never fire" not in text_of(html)
+
+
+def test_a_graph_that_beats_its_baselines_everywhere_is_said_to():
+    some = scores((0,), (3,), ["graph", "token_lookup"], ["top"])
+    text = text_of(page({"toy": study((0,), **some)}))
+    assert "The units' own test contexts: the graph beats a token lookup at every layer evaluated." in text
+
+
+def test_the_control_study_is_reported_with_its_units_where_it_is_published_and_its_lack_is_said(html):
+    assert "No control study of toy is in the database" in text_of(html)
+    control = study((7,), (3,), dead=())
+    control["studies"] = control["studies"].with_columns(control_of=pl.lit("toy"))
+    both = {"toy": study((7,)), "drawn_anew": control}
+    beside = page(both)
+    sentence = (
+        "The control study drawn_anew (the same model with its weights drawn anew) reaches a mean F1 of at most .56 "
+        "[.52, .60] at layer 7 (the units' own test contexts; 1 unit), where the graphs of toy reach .56 on the same "
+        "unit."
+    )
+    assert sentence in text_of(beside)
+    with database(**both) as connection:
+        view = connection.sql("FROM controls WHERE control_study = 'drawn_anew' AND text = 'top'").pl()
+    shown = tables(beside)["Mean F1 of firing over the units named: toy and its control study drawn_anew."][0]
+    graph, control = (share(view[name][0]) for name in ("graph_f1_all", "control_f1_all"))
+    assert [cell.split(" ")[0] for cell in shown] == ["Own", "7", "1", graph, "1", control]
+    assert "This study is the control of the study toy" in text_of(page(both, "drawn_anew"))
+
+
+def test_weights_of_four_bits_are_said_to_be_so(html):
+    model = rows("subject_models", {"model": "tiny", "n_layers": 30, "quantisation": "Q4_1"})
+    assert "The weights are 4-bit (Q4_1), dequantised" in text_of(page({"toy": study((7,), subject_models=model)}))
+    assert "dequantised" not in text_of(html)
+
+
+# ------------------------------------------------------------------------------------------ numbers
+def test_the_numbers_of_the_page_are_those_of_the_views(html):
+    with database(toy=study()) as connection:
+        summary = connection.sql("FROM layer_summary WHERE text = 'random' ORDER BY layer").pl()
+    found = tables(html)
+    overview = found["Mean F1 of firing over all units asked for, on held-out text."]
+    for line in overview:
+        here = summary.filter(layer=int(line[0]))
+        graph = here.filter(predictor="graph").row(0, named=True)
+        ends = f"[{share(graph['f1_all_low'])},\xa0{share(graph['f1_all_high'])}]"
+        assert line[1] == f"{share(graph['f1_all'])} {ends}"
+    details = found["All scores on held-out text. Units: with a score, of those asked for."]
+    assert len(details) == len(summary)
+    graph = summary.filter(predictor="graph", layer=0).row(0, named=True)
+    scored = ("precision", "recall", "auroc", "pearson_r", "coverage_firings", "coverage_mass")
+    assert {share(graph[name]) for name in scored} <= set(details[0])
+    assert details[0][:3] == ["0", "graph", "3/4"]
+
+
+def test_rule_tests_stand_apart_by_the_token_that_was_changed(html):
+    assert tables(html)["Rules tested on the model."] == [
+        ["0", "3", "3", "12", "1.000", "6", ".500", "3", "1.000"],
+        ["7", "3", "3", "12", ".750", "6", ".500", "3", "1.000"],
+        ["15", "3", "3", "12", ".750", "6", ".500", "3", "1.000"],
+    ]
+
+
+def test_the_papers_table_counts_by_both_conventions():
+    evaluation = rows(
+        "evaluation",
+        {"unit": 3, "true_positives": 1, "false_positives": 1, "false_negatives": 1, "true_negatives": 7,
+         "precision": 0.5, "recall": 0.5, "f1": 0.5, "n_firings": 2},
+        {"unit": 5, "false_negatives": 2, "true_negatives": 8, "recall": 0.0, "f1": 0.0, "n_firings": 2},
+        predictor="graph", text="top",
+    ).with_columns(
+        calibration_tokens=pl.lit([0] * 11, pl.List(pl.Int64)),
+        calibration_predicted=pl.lit([0.0] * 11), calibration_actual=pl.lit([0.0] * 11),
+    )  # fmt: skip
+    found = tables(page({"toy": study((0,), preset="paper", evaluation=evaluation)}))
+    silent = [(7 / 8 + 8 / 10) / 2, (7 / 8 + 1) / 2, (14 / 16 + 16 / 18) / 2]
+    left_out = found["Graph: means over units; units whose value is undefined are left out."]
+    zero = found["Graph: means over units; a unit whose value is undefined, or that has none, counts 0."]
+    assert left_out == [["0", ".500", ".250", ".250", *map(share, silent)]]
+    assert zero == [["0", ".125", ".125", ".125", *map(share, [value / 2 for value in silent])]]
