@@ -53,6 +53,7 @@ from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
+from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceStore
 
 LAYERS = (0, 7, 15, 22, 29)
@@ -170,7 +171,7 @@ def harvested_material(
             settings,
             top_contexts=method.top_contexts,
             contexts_per_document=method.contexts_per_document,
-            cache_folder=Path(folder),
+            cache=Cache(Home(Path(folder))),
         )
         for layer in layers:
             frames = found.frames(layer)

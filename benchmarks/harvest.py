@@ -42,6 +42,7 @@ from n2g_assets.model.batching import pad
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.sources import SubjectFiles
+from n2g_assets.storage.cache import Cache
 
 GOALS = {"float32": 0.85, "bfloat16": 0.6}
 TOKENS = HarvestSettings().shard_tokens
@@ -157,7 +158,7 @@ def _repeat(
             settings,
             top_contexts=20,
             contexts_per_document=2,
-            cache_folder=Path(folder),
+            cache=Cache(Home(Path(folder))),
             signs=[1],  # the default of a study
             progress=run_bare,
             exact_model=exact,

@@ -37,7 +37,8 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.metrics import count_firings
-from n2g_assets.evidence.harvest import LayerHarvest, harvest
+from n2g_assets.evidence.frames import LayerHarvest
+from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.selection import select_units
@@ -47,6 +48,7 @@ from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
+from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceStore
 
 KEPT_GOAL, SAME_GOAL = 0.99, 0.9
@@ -213,7 +215,7 @@ def measure(
                 settings.model_copy(update={"dtype": name}),
                 top_contexts=method.top_contexts,
                 contexts_per_document=method.contexts_per_document,
-                cache_folder=Path(folder),
+                cache=Cache(Home(Path(folder))),
                 exact_model=None if model is exact else exact,
             )
             frames = {layer: found.frames(layer) for layer in layers}

@@ -27,12 +27,13 @@ from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.method.selection import select_units
 from n2g_assets.model.identity import model_identity
+from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash
 from n2g_assets.storage.slices import Manifest, SliceStore
 
 if TYPE_CHECKING:
+    from n2g_assets.evidence.cached_activations import CachedActivations
     from n2g_assets.evidence.harvest import Harvest
-    from n2g_assets.evidence.readings import Readings
     from n2g_assets.model.batching import TokenBudget
     from n2g_assets.model.model import SubjectModel
     from n2g_assets.model.sources import SubjectFiles
@@ -49,7 +50,7 @@ class Session:
         self.retry_failed = retry_failed
         self.text_layers: tuple[int, ...] = ()
         """Layers whose units are read on the held-out texts together."""
-        self._cached_texts: dict[int, dict[str, Readings]] = {}
+        self._cached_texts: dict[int, dict[str, CachedActivations]] = {}
         self._proposer: Proposer | None = None
 
     @property
@@ -225,7 +226,7 @@ class Session:
             settings.harvest,
             top_contexts=settings.method.top_contexts,
             contexts_per_document=settings.method.contexts_per_document,
-            cache_folder=self.home.cache / "harvest",
+            cache=Cache(self.home),
             signs=settings.sign_numbers,
             progress=show,
             exact_model=None if exact else self.subject(),
@@ -250,7 +251,7 @@ class Session:
         fresh = self.held_out_contexts.get("random")
         return self.contexts if fresh is None else fresh
 
-    def cached_texts(self, layer: int) -> dict[str, Readings]:
+    def cached_texts(self, layer: int) -> dict[str, CachedActivations]:
         """The activations of a layer's units on the held-out texts; ``text_layers`` are read together, once."""
         if layer not in self._cached_texts:
             layers = self.text_layers if layer in self.text_layers else (layer,)
@@ -258,26 +259,26 @@ class Session:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
-    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Readings]:
+    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, CachedActivations]:
         """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""
-        from n2g_assets.evidence.readings import read_texts
+        from n2g_assets.evidence.cached_activations import read_texts
 
         neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
-        readings = {
+        found = {
             name: read_texts(
                 self.subject(),
                 contexts,
                 neurons,
                 self.settings.harvest,
-                cache_folder=self.home.cache / "readings",
+                cache=Cache(self.home),
                 progress=show,
             )
             for name, contexts in self.held_out_contexts.items()
         }
-        run = sum(one.tokens_run for one in readings.values())
+        run = sum(text.tokens_run for text in found.values())
         if run:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")
-        return readings
+        return found
 
     def prober(self, layer: int) -> Prober:
         """The prober of one layer; the model decides in float32."""

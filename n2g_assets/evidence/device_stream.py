@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from n2g_assets.evidence.leaders import EMPTY, Leaders, pack
-from n2g_assets.evidence.streaming import BOTH_SIGNS, LayerState, Layout, units_of
+from n2g_assets.evidence.state import BOTH_SIGNS, LayerState, Layout, units_of
+from n2g_assets.evidence.top_k import EMPTY, TopK, pack
 
 
 class DeviceStream:
@@ -39,14 +39,14 @@ class DeviceStream:
         *,
         signs: Sequence[int] = BOTH_SIGNS,
     ) -> None:
-        """As :func:`open_stream` describes it."""
+        """As :func:`n2g_assets.evidence.streaming.open_stream` describes it."""
         length, units = layout.context_length, 2 * d_mlp
         self.d_mlp, self.context_length = d_mlp, length
         self.tokens = 0
         self.total = torch.zeros(d_mlp, dtype=torch.float64, device=device)
         self.squares, self.positive, self.negative = (torch.zeros_like(self.total) for _ in range(3))
-        self.strongest = Leaders(units, strongest, max(length - 1, 1), length, device=device)
-        self.contexts = Leaders(
+        self.strongest = TopK(units, strongest, max(length - 1, 1), length, device=device)
+        self.contexts = TopK(
             units,
             top_contexts,
             1,
@@ -79,17 +79,17 @@ class DeviceStream:
         low, high = np.searchsorted(self.sampled, [context * self.context_length, (context + 1) * self.context_length])
         if high > low:
             self.sample[low:high] = whole[torch.from_numpy(self.sampled[low:high] % self.context_length)]
-        first_place = context * self.context_length + 1
+        first_offset = context * self.context_length + 1
         maxima = torch.cat([inner.amax(dim=0), -inner.amin(dim=0)])
-        strong, top = self.strongest.bounds(first_place), self._context_bounds(context, maxima, first_place)
+        strong, top = self.strongest.bounds(first_offset), self._context_bounds(context, maxima, first_offset)
         units = _nonzero(maxima > torch.minimum(strong, top))
         columns = inner.index_select(1, units % self.d_mlp)
         columns[:, int((units < self.d_mlp).sum()) :].neg_()
         by_unit = columns.t().contiguous()
         winners = _nonzero(maxima.index_select(0, units) > top.index_select(0, units))
-        self._take_positions(units, by_unit, strong.index_select(0, units), first_place)
+        self._take_positions(units, by_unit, strong.index_select(0, units), first_offset)
         if len(winners):
-            self._take_context(units.index_select(0, winners), by_unit.index_select(0, winners), whole[0], first_place)
+            self._take_context(units.index_select(0, winners), by_unit.index_select(0, winners), whole[0], first_offset)
 
     def add_batch(
         self,
@@ -120,7 +120,7 @@ class DeviceStream:
         self.negative += ones @ torch.lt(inner, 0, out=scratch)
 
     def _context_bounds(
-        self, context: int, maxima: Float32[Tensor, " units"], first_place: int
+        self, context: int, maxima: Float32[Tensor, " units"], first_offset: int
     ) -> Float32[Tensor, " units"]:
         """What a maximum has to exceed for its context to count: the floor, and the best before it of its document.
 
@@ -130,7 +130,7 @@ class DeviceStream:
         last, self.last_context = self.last_context, context
         if not 0 <= last < context or self.documents[last] != self.documents[context]:
             self.best.fill_(-torch.inf)
-        bounds = torch.maximum(self.contexts.bounds(first_place), self.best[-1])
+        bounds = torch.maximum(self.contexts.bounds(first_offset), self.best[-1])
         for best in self.best:
             lower = torch.minimum(best, maxima)
             torch.maximum(best, maxima, out=best)
@@ -142,14 +142,14 @@ class DeviceStream:
         units: Int64[Tensor, " n"],
         by_unit: Float32[Tensor, "n pos"],
         bounds: Float32[Tensor, " n"],
-        first_place: int,
+        first_offset: int,
     ) -> None:
         found = _nonzero(by_unit > bounds[:, None])
         rows = found.div(by_unit.shape[1], rounding_mode="floor")
         counts = torch.bincount(rows, minlength=len(units))
         ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts).index_select(0, rows)
-        places = found - rows * by_unit.shape[1] + first_place
-        entries = pack(by_unit.view(-1).index_select(0, found), places)
+        offsets = found - rows * by_unit.shape[1] + first_offset
+        entries = pack(by_unit.view(-1).index_select(0, found), offsets)
         self.strongest.append(units.index_select(0, rows), ranks, entries)
         self.strongest.cut()
 
@@ -158,18 +158,18 @@ class DeviceStream:
         units: Int64[Tensor, " n"],
         by_unit: Float32[Tensor, "n pos"],
         at_bos: Float32[Tensor, " d_mlp"],
-        first_place: int,
+        first_offset: int,
     ) -> None:
         peaks = by_unit.argmax(dim=1)
-        slots = self.contexts.append(units, 0, pack(by_unit.gather(1, peaks[:, None])[:, 0], first_place + peaks))
+        slots = self.contexts.append(units, 0, pack(by_unit.gather(1, peaks[:, None])[:, 0], first_offset + peaks))
         rows = self.contexts.window_row.index_select(0, units)
-        mine = _nonzero(rows >= 0)
-        if len(mine):
-            windows = by_unit.new_zeros(len(mine), self.context_length)
-            neurons, positive = units[mine] % self.d_mlp, units[mine] < self.d_mlp
+        recorded = _nonzero(rows >= 0)
+        if len(recorded):
+            windows = by_unit.new_zeros(len(recorded), self.context_length)
+            neurons, positive = units[recorded] % self.d_mlp, units[recorded] < self.d_mlp
             windows[:, 0] = torch.where(positive, at_bos[neurons], -at_bos[neurons])
-            windows[:, 1 : 1 + by_unit.shape[1]] = by_unit[mine]
-            self.contexts.windows[rows[mine], slots[mine]] = windows
+            windows[:, 1 : 1 + by_unit.shape[1]] = by_unit[recorded]
+            self.contexts.windows[rows[recorded], slots[recorded]] = windows
         self.contexts.cut()
 
     def finish(self) -> LayerState:

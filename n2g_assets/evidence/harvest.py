@@ -25,42 +25,32 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence.leaders import EMPTY, documents_of, pack, select, unpack, unpack_array
+from n2g_assets.evidence.frames import LayerHarvest, frames_of
 from n2g_assets.evidence.shards import HarvestCorpus, Shard, ShardStore, plan_shards
-from n2g_assets.evidence.streaming import BOTH_SIGNS, LayerState, Layout, lay_out, merge, open_stream, units_of
+from n2g_assets.evidence.state import BOTH_SIGNS, LayerState, Layout, lay_out, units_of
+from n2g_assets.evidence.streaming import merge, open_stream
+from n2g_assets.evidence.top_k import documents_of, pack, select, unpack
 from n2g_assets.model.batching import Batch, TokenBudget, is_out_of_memory, pad, run_batches
 from n2g_assets.model.model import SubjectModel
+from n2g_assets.storage.cache import Cache
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens to run)."""
 
 SAMPLE = 1024
 """Positions of the corpus behind ``neuron_stats.quantiles``."""
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-"""Those of ``neuron_stats.quantiles``."""
 _CODE_VERSION = "1"
 _SHORTLIST = 2
 """How many times as many contexts a harvest in bfloat16 keeps."""
-
-
-@dataclass(frozen=True)
-class LayerHarvest:
-    """What was harvested of one layer: all neurons, both signs, without the columns study and layer."""
-
-    neuron_stats: pl.DataFrame
-    activations: pl.DataFrame
-    top_contexts: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def harvest(
     *,
     top_contexts: int,
     contexts_per_document: int,
-    cache_folder: Path,
+    cache: Cache,
     signs: Sequence[int] = BOTH_SIGNS,
     progress: Progress | None = None,
     exact_model: SubjectModel | None = None,
@@ -112,7 +102,7 @@ def harvest(
         settings: How to batch and shard, and how many strong positions to keep.
         top_contexts: Strongest contexts kept for every unit.
         contexts_per_document: At most this many of them come from one document.
-        cache_folder: Where checkpoints are kept.
+        cache: Where checkpoints are kept.
         signs: The signs of the recorded neurons for which that is done.
         progress: Told the tokens done and the tokens to run.
         exact_model: The same model in float32; needed where ``model`` is not.
@@ -128,7 +118,7 @@ def harvest(
     budget = TokenBudget(settings.batch_tokens)
     job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded, signs, budget)
     corpus = HarvestCorpus.from_frame(contexts, settings.context_length)
-    store = ShardStore(cache_folder / job.key())
+    store = ShardStore(cache, job.key())
     shards = plan_shards(corpus, store, layers, settings.shard_tokens)
     lacking = [[layer for layer in layers if not store.has(layer, shard.shard_id)] for shard in shards]
     total = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if lacks)
@@ -161,7 +151,7 @@ def harvest(
             state = _narrow(state, units_of(recorded.get(layer, ()), signs, model.d_mlp))
             state = _measure_again(exact_model, layer, state, corpus, settings.context_length, budget)
             state = _shorten(state, corpus, settings.context_length, top_contexts, contexts_per_document)
-        return _frames(state, corpus, settings.context_length)
+        return frames_of(state, corpus, settings.context_length)
 
     reused = [shard for shard, lacks in zip(shards, lacking, strict=True) if not lacks]
     return Harvest(tuple(layers), done, sum(shard.n_tokens for shard in reused), run, len(reused), read)
@@ -290,8 +280,8 @@ def _room_for_streams(layers: int) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------ bfloat16
 def _narrow(state: LayerState, units: Int64[np.ndarray, " units"]) -> LayerState:
     """The state with the windows of some units alone; other studies may have recorded more."""
-    mine = torch.isin(state.recorded, torch.from_numpy(units))
-    return replace(state, recorded=state.recorded[mine], windows=state.windows[mine])
+    asked = torch.isin(state.recorded, torch.from_numpy(units))
+    return replace(state, recorded=state.recorded[asked], windows=state.windows[asked])
 
 
 def _measure_again(
@@ -314,16 +304,16 @@ def _measure_again(
 
     def run(batch: Batch) -> None:
         def take(activations: Float[Tensor, "batch pos d_mlp"]) -> None:
-            mine = activations.index_select(2, neurons.to(activations.device)).float().cpu() * signs
-            for row, number in zip(mine, asked[batch], strict=True):
+            measured = activations.index_select(2, neurons.to(activations.device)).float().cpu() * signs
+            for row, number in zip(measured, asked[batch], strict=True):
                 tokens = int(corpus.lengths[number])
                 activation, peak = row[1:tokens].max(dim=0)
                 unit, slot = (numbers == number).nonzero(as_tuple=True)
                 contexts[units[unit], slot] = pack(activation[unit], number * context_length + 1 + peak[unit])
                 windows[unit, slot, :tokens] = row[:tokens, unit].t()
                 unit, slot = (strong_numbers == number).nonzero(as_tuple=True)
-                places = unpack(state.strongest[units[unit], slot])[1]
-                strongest[units[unit], slot] = pack(row[places % context_length, unit], places)
+                offsets = unpack(state.strongest[units[unit], slot])[1]
+                strongest[units[unit], slot] = pack(row[offsets % context_length, unit], offsets)
 
         model.run(pad([corpus.tokens(number) for number in asked[batch]], model.bos_id), {layer: take})
 
@@ -341,70 +331,3 @@ def _shorten(
     contexts, chosen = select(state.contexts, top_contexts, documents, per_document)
     index = chosen[state.recorded][:, :, None].expand(-1, -1, context_length)
     return replace(state, contexts=contexts, windows=state.windows.gather(1, index))
-
-
-# ------------------------------------------------------------------------------------------ frames
-def _frames(state: LayerState, corpus: HarvestCorpus, context_length: int) -> LayerHarvest:
-    activations, _, _ = _entry_rows(state.strongest, corpus, context_length, "position")
-    top, present, numbers = _entry_rows(state.contexts, corpus, context_length, "peak")
-    lists = _windows(state, present, corpus.lengths[numbers], context_length)
-    return LayerHarvest(_stats(state), activations, top.with_columns(activations=lists))
-
-
-def _entry_rows(
-    entries: Int64[Tensor, "units n"], corpus: HarvestCorpus, context_length: int, position: str
-) -> tuple[pl.DataFrame, np.ndarray, Int64[np.ndarray, " rows"]]:
-    """Rows of the entries, unit by unit; which entries they are; and the number of each row's context."""
-    present = (entries != EMPTY).numpy()
-    activations, places = unpack_array(entries.numpy()[present])
-    units, ranks = np.nonzero(present)
-    numbers = places // context_length
-    d_mlp = entries.shape[0] // 2
-    frame = pl.DataFrame(
-        {
-            "unit": (units % d_mlp).astype(np.int32),
-            "sign": np.where(units < d_mlp, 1, -1).astype(np.int8),
-            "rank": ranks.astype(np.int32),
-            "context_id": corpus.context_ids.gather(numbers),
-            position: (places % context_length).astype(np.int32),
-            "activation": activations,
-        }
-    )
-    return frame, present, numbers
-
-
-def _windows(
-    state: LayerState, present: np.ndarray, lengths: Int64[np.ndarray, " rows"], context_length: int
-) -> pl.Series:
-    """For each top context, its activations where its unit is recorded, else NULL."""
-    units, ranks = np.nonzero(present)
-    row_of = np.full(len(present), -1)
-    row_of[state.recorded.numpy()] = np.arange(len(state.recorded))
-    rows = row_of[units]
-    held = rows >= 0
-    windows = state.windows.numpy()[rows[held], ranks[held]]
-    values = windows[np.arange(context_length)[None, :] < lengths[held][:, None]]
-    offsets = np.concatenate([[0], np.cumsum(np.where(held, lengths, 0))])
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(~held))
-    return pl.Series("activations", lists, dtype=pl.List(pl.Float32))
-
-
-def _stats(state: LayerState) -> pl.DataFrame:
-    tokens, d_mlp = int(state.tokens), len(state.total)
-    mean = state.total.numpy() / tokens
-    std = np.sqrt(np.maximum(state.squares.numpy() / tokens - mean**2, 0))
-    by_neuron = np.ascontiguousarray(state.sample.numpy().T)
-    by_neuron.sort(axis=1)  # with what follows less than half the time of quantiles alone
-    quantiles = np.quantile(by_neuron, QUANTILES, axis=1, overwrite_input=True).T.astype(np.float64)
-    return pl.DataFrame(
-        {
-            "unit": np.tile(np.arange(d_mlp, dtype=np.int32), 2),
-            "sign": np.repeat(np.array([1, -1], dtype=np.int8), d_mlp),
-            "n_tokens": np.full(2 * d_mlp, tokens),
-            "mean": np.concatenate([mean, -mean]),
-            "std": np.tile(std, 2),
-            "max": unpack(state.contexts[:, 0])[0].double().numpy(),
-            "share_positive": torch.cat([state.positive, state.negative]).numpy() / tokens,
-            "quantiles": pl.Series(np.concatenate([quantiles, -quantiles[:, ::-1]])).cast(pl.List(pl.Float64)),
-        }
-    )

@@ -6,7 +6,7 @@ are read from memory once. For each group:
 1. its activations are gathered, a row a neuron, without position 0 and padding;
 2. sums, sums of squares and counts of either sign are taken from a neuron's row, in float64, in any order;
 3. for each sign the row becomes *keys*, integers in the order of the activations (the upper half of the entries of
-   ``leaders``); blocks of positions whose largest key beats the unit's floor are read again, and what beats it joins
+   ``top_k``); blocks of positions whose largest key beats the unit's floor are read again, and what beats it joins
    the unit's strongest positions, which are cut back when they have doubled;
 4. a context whose largest key beats the unit's weakest context takes its place, or, where its document has as many as
    it may, that of the document's weakest. That is the exchange that keeps the greedy base of a matroid.
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
-from n2g_assets.evidence.leaders import EMPTY, LARGEST_PLACE
+from n2g_assets.evidence.top_k import EMPTY, LARGEST_OFFSET
 from n2g_assets.method.compiled import compiled
 
 GROUP = 16
@@ -65,7 +65,7 @@ class PaddedBatch(NamedTuple):
 
     activations: Float32[np.ndarray, "batch pos d_mlp"]
     lengths: Int64[np.ndarray, " batch"]
-    first_places: Int64[np.ndarray, " batch"]
+    first_offsets: Int64[np.ndarray, " batch"]
     """Place of position 1 of each context."""
     documents: Int64[np.ndarray, " batch"]
 
@@ -160,7 +160,7 @@ def _sign(row: Float32[np.ndarray, " size"], sign: int, signed: Float32[np.ndarr
 
 @compiled
 def _make_keys(bits: Int32[np.ndarray, " size"], keys: Int32[np.ndarray, " size"]) -> None:
-    """Fills in integers in the order of the float32 numbers with these bits, as ``leaders.pack`` does."""
+    """Fills in integers in the order of the float32 numbers with these bits, as ``top_k.pack`` does."""
     for at in range(len(bits)):
         keys[at] = bits[at] ^ ((bits[at] >> np.int32(31)) & _TO_KEY)
 
@@ -179,26 +179,26 @@ def _choose_positions(
     ``found`` is room to work in: new entries are written behind the place of those that the unit has.
     """
     row, held = kept.strongest[unit], kept.filled[unit]
-    floor_key, floor_place = _unpack(kept.floors[unit])
+    floor_key, floor_offset = _unpack(kept.floors[unit])
     n, at = held, 0
     for context in range(len(batch.lengths)):
         over = at + batch.lengths[context] - 1
-        place = batch.first_places[context]
+        offset = batch.first_offsets[context]
         while at < over:
             block = keys[at : min(at + _BLOCK, over)]
-            bound = floor_key - 1 if floor_place >= place else floor_key  # of equals the earlier wins
+            bound = floor_key - 1 if floor_offset >= offset else floor_key  # of equals the earlier wins
             if _largest(block) > bound:
                 for number in range(len(block)):  # without a branch: written anyway, and counted if it beats the bound
-                    found[n] = _pack(block[number], place + number)
+                    found[n] = _pack(block[number], offset + number)
                     n += np.int64(block[number] > bound)
                 if n >= (_ROOM + 1) * keep:
                     found[:held] = row[:held]
                     _keep_largest(found, n, keep)
                     n, held = keep, 0
                     kept.floors[unit] = found[:keep].min()
-                    floor_key, floor_place = _unpack(kept.floors[unit])
+                    floor_key, floor_offset = _unpack(kept.floors[unit])
             at += len(block)
-            place += len(block)
+            offset += len(block)
     if n > len(row):
         found[:held] = row[:held]
         _keep_largest(found, n, keep)
@@ -222,15 +222,15 @@ def _choose_contexts(
     entries, documents, at = kept.contexts[unit], kept.documents[unit], 0
     for context in range(len(batch.lengths)):
         inner = max(batch.lengths[context] - 1, 0)
-        place, document = batch.first_places[context], batch.documents[context]
+        offset, document = batch.first_offsets[context], batch.documents[context]
         block = keys[at : at + inner]
         at += inner
-        if not inner or _pack(_largest(block), place) <= kept.context_floors[unit]:
+        if not inner or _pack(_largest(block), offset) <= kept.context_floors[unit]:
             continue
         peak, key = 0, _largest(block)
         while block[peak] != key:
             peak += 1
-        entry = _pack(key, place + peak)
+        entry = _pack(key, offset + peak)
         slot = _slot(entries, documents, document, per_document)
         if entry <= entries[slot]:
             continue
@@ -304,13 +304,13 @@ def _largest(keys: Int32[np.ndarray, " size"]) -> np.int32:
 
 
 @compiled
-def _pack(key: int | np.int32, place: int) -> np.int64:
-    return (np.int64(key) << _HALF) | (LARGEST_PLACE - place)
+def _pack(key: int | np.int32, offset: int) -> np.int64:
+    return (np.int64(key) << _HALF) | (LARGEST_OFFSET - offset)
 
 
 @compiled
 def _unpack(entry: np.int64) -> tuple[np.int64, np.int64]:
-    """Key and place; an empty entry stands before everything."""
+    """Key and offset; an empty entry stands before everything."""
     if entry == EMPTY:
         return np.int64(_NO_KEY), np.int64(-1)
-    return entry >> _HALF, LARGEST_PLACE - (entry & LARGEST_PLACE)
+    return entry >> _HALF, LARGEST_OFFSET - (entry & LARGEST_OFFSET)

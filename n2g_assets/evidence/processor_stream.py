@@ -15,8 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from n2g_assets.evidence.kernels import GROUP, Kept, PaddedBatch, cut_back, take_in
-from n2g_assets.evidence.leaders import EMPTY
-from n2g_assets.evidence.streaming import BOTH_SIGNS, LayerState, Layout, units_of
+from n2g_assets.evidence.state import BOTH_SIGNS, LayerState, Layout, units_of
+from n2g_assets.evidence.top_k import EMPTY
 
 _PARTS = 4
 """Pieces of work a thread: so that none waits long for another that was interrupted."""
@@ -36,7 +36,7 @@ class ProcessorStream:
         *,
         signs: Sequence[int] = BOTH_SIGNS,
     ) -> None:
-        """As :func:`open_stream` describes it."""
+        """As :func:`n2g_assets.evidence.streaming.open_stream` describes it."""
         units = 2 * d_mlp
         self.layout = layout
         self.recorded = units_of(recorded, signs, d_mlp)
@@ -69,11 +69,11 @@ class ProcessorStream:
         """Take in a batch of contexts; see ``LayerStream``."""
         length, values = self.layout.context_length, activations.float().cpu().contiguous().numpy()
         self.tokens += int(np.maximum(lengths - 1, 0).sum())
-        places = contexts * length
-        lows, highs = np.searchsorted(self.layout.sampled, [places, places + length])
+        offsets = contexts * length
+        lows, highs = np.searchsorted(self.layout.sampled, [offsets, offsets + length])
         for row, low, high in zip(values, lows, highs, strict=True):
             self.sample[low:high] = row[self.layout.sampled[low:high] % length]
-        batch = PaddedBatch(values, lengths, places + 1, self.layout.documents[contexts])
+        batch = PaddedBatch(values, lengths, offsets + 1, self.layout.documents[contexts])
         _share_out(
             values.shape[2], lambda start, end: take_in(batch, self.kept, self.keep, self.per_document, start, end)
         )

@@ -1,10 +1,9 @@
 """Shards of the harvested corpus and their checkpoints.
 
-A shard is some whole documents. For every layer it has a checkpoint of its own: ``<shard>.safetensors`` with a
-``LayerState``, and beside it ``<shard>.json``, written after it, with its sha256 and the ids of the documents. On a
-later call, a shard is taken over if all of its documents are in the corpus still, in the same order and with the same
-tokens; documents that no shard covers become new shards. So a new document costs only its own forward pass, and a
-document that went costs that of the documents it shared a shard with.
+A shard consists of whole documents. For every layer it has a checkpoint: a cache entry with a ``LayerState`` and the
+ids of the documents. On a later call, a shard is taken over if all of its documents are in the corpus still, in the
+same order and with the same tokens; documents that no shard covers become new shards. So a new document costs only its
+own forward pass, and a document that went costs that of the documents it shared a shard with.
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64
 
 from n2g_assets.core.errors import CorpusError, StorageError
-from n2g_assets.evidence.leaders import LARGEST_PLACE
-from n2g_assets.evidence.streaming import LayerState
-from n2g_assets.storage.hashing import file_sha256
+from n2g_assets.evidence.state import LayerState
+from n2g_assets.evidence.top_k import LARGEST_OFFSET
+from n2g_assets.storage.cache import Cache
+
+_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class HarvestCorpus:
                 f"A context has {int(lengths.max())} tokens, more than harvest.context_length ({context_length}): "
                 "run the stage corpus_tokens again."
             )
-        if len(lengths) * context_length > LARGEST_PLACE:
+        if len(lengths) * context_length > LARGEST_OFFSET:
             raise CorpusError(
-                f"The harvest has {len(lengths)} contexts of {context_length} tokens, more than {LARGEST_PLACE} "
+                f"The harvest has {len(lengths)} contexts of {context_length} tokens, more than {LARGEST_OFFSET} "
                 "positions: set max_tokens for its sources."
             )
         names = contexts["document_id"].unique(maintain_order=True)
@@ -90,7 +88,7 @@ class HarvestCorpus:
         return order, np.searchsorted(self.documents[order], np.arange(len(self.document_ids) + 1))
 
     def contexts_of(self, documents: Sequence[int]) -> Int64[np.ndarray, " contexts"]:
-        """Numbers of the contexts of some documents, ascending."""
+        """Numbers of the contexts of these documents, ascending."""
         order, starts = self._by_document
         return np.sort(np.concatenate([order[starts[number] : starts[number + 1]] for number in documents]))
 
@@ -101,7 +99,7 @@ class HarvestCorpus:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some whole documents of a corpus."""
+    """Whole documents of a corpus."""
 
     shard_id: str
     """Hash of its documents, contexts and tokens."""
@@ -114,7 +112,7 @@ class Shard:
 
 
 def make_shard(corpus: HarvestCorpus, documents: Sequence[int]) -> Shard:
-    """The shard of some documents, given by their numbers, ascending."""
+    """The shard of these documents, given by their numbers, ascending."""
     contexts = corpus.contexts_of(documents)
     names = tuple(corpus.document_ids[number] for number in documents)
     digest = hashlib.sha256(json.dumps(names).encode())
@@ -158,34 +156,19 @@ def plan_shards(corpus: HarvestCorpus, store: ShardStore, layers: Sequence[int],
 
 
 class ShardStore:
-    """The checkpoints of one model, hook and setting of the harvest: ``layer=<layer>/<shard>.safetensors``."""
+    """The checkpoints of one model, hook and setting of the harvest: one cache entry a shard and layer."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._sound: dict[tuple[int, str], bool] = {}
+    def __init__(self, cache: Cache, key: str) -> None:
+        self.cache = cache
+        self.kind = f"harvest/{key}"
 
     def known(self) -> dict[str, tuple[str, ...]]:
-        """Every shard that has a checkpoint in some layer, with the ids of its documents."""
-        found = {}
-        for path in sorted(self.folder.glob("layer=*/*.json")):
-            manifest = _read_manifest(path)
-            if manifest is not None:
-                found[path.stem] = tuple(manifest["documents"])
-        return found
+        """Every shard that has a checkpoint of any layer, with the ids of its documents."""
+        return {about["shard"]: tuple(about["documents"]) for about in self.cache.listing(self.kind).values()}
 
     def has(self, layer: int, shard_id: str) -> bool:
-        """Whether there is a checkpoint whose file is what its manifest says."""
-        key = (layer, shard_id)
-        if key not in self._sound:
-            manifest = _read_manifest(self._path(layer, shard_id, "json"))
-            try:
-                self._sound[key] = (
-                    manifest is not None
-                    and file_sha256(self._path(layer, shard_id, "safetensors")) == manifest["sha256"]
-                )
-            except OSError:
-                self._sound[key] = False
-        return self._sound[key]
+        """Whether there is a whole checkpoint."""
+        return self.cache.find(self.kind, _key(layer, shard_id)) is not None
 
     def read(self, layer: int, shard_id: str) -> LayerState:
         """The state of a shard.
@@ -196,55 +179,29 @@ class ShardStore:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self._path(layer, shard_id, "safetensors")
+        entry = self.cache.find(self.kind, _key(layer, shard_id))
         try:
-            return LayerState(**load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
-            raise StorageError(
-                f"The checkpoint {path} cannot be read ({error}): materialize activation_cache again, which makes it "
-                "anew."
-            ) from error
+            if entry is not None:
+                return LayerState(**load_file(entry.path(_FILE)))
+        except (OSError, SafetensorError, TypeError):
+            self.cache.remove(self.kind, _key(layer, shard_id))
+        raise StorageError(
+            f"The checkpoint of layer {layer} of shard {shard_id} is gone or damaged: materialize activation_cache "
+            "again, which makes it anew."
+        )
 
     def write(self, layer: int, shard: Shard, state: LayerState) -> None:
-        """Write a checkpoint: the file, then its manifest, each moved into place at once.
+        """Writes a checkpoint.
 
         Raises:
             StorageError: The folder cannot be written, or the disk is full.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        path = self._path(layer, shard.shard_id, "safetensors")
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(state.tensors(), part)
-                manifest = {
-                    "documents": list(shard.document_ids),
-                    "tokens": shard.n_tokens,
-                    "sha256": file_sha256(part),
-                }
-                os.replace(part, path)
-                part.write_text(json.dumps(manifest), encoding="utf-8")
-                os.replace(part, path.with_suffix(".json"))
-            finally:
-                part.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"The checkpoint {path} cannot be written ({error}): free disk space, or set N2G_HOME to a folder that "
-                "can be written; finished shards are kept."
-            ) from error
-        self._sound[layer, shard.shard_id] = True
-
-    def _path(self, layer: int, shard_id: str, ending: str) -> Path:
-        return self.folder / f"layer={layer}" / f"{shard_id}.{ending}"
+        about = {"shard": shard.shard_id, "documents": list(shard.document_ids), "tokens": shard.n_tokens}
+        key = _key(layer, shard.shard_id)
+        self.cache.write(self.kind, key, lambda folder: save_file(state.tensors(), folder / _FILE), about)
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    complete = isinstance(manifest, dict) and isinstance(manifest.get("documents"), list) and "sha256" in manifest
-    return manifest if complete else None
+def _key(layer: int, shard_id: str) -> str:
+    return f"layer={layer}.{shard_id}"

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from n2g_assets.core.errors import CorpusError, StorageError, SubjectError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.tables import TABLES
-from n2g_assets.evidence.harvest import Harvest, LayerHarvest, harvest
+from n2g_assets.evidence.frames import LayerHarvest
+from n2g_assets.evidence.harvest import Harvest, harvest
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
+from n2g_assets.storage.cache import Cache
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 LENGTH = 16
@@ -97,7 +100,7 @@ def run(model, contexts, folder: Path, layers=LAYERS, recorded=RECORDED, setting
         settings,
         top_contexts=6,
         contexts_per_document=2,
-        cache_folder=folder,
+        cache=Cache(Home(folder)),
         **more,
     )
 
@@ -268,9 +271,9 @@ def test_a_killed_harvest_goes_on_at_the_missing_shards(model, contexts, tmp_pat
 
 def test_a_damaged_checkpoint_is_made_anew(model, contexts, tmp_path):
     whole = run(model, contexts, tmp_path)
-    paths = sorted(tmp_path.glob("*/layer=2/*.safetensors"))
+    paths = sorted(tmp_path.glob("cache/harvest/*/layer=2.*/state.safetensors"))
     paths[0].write_bytes(paths[0].read_bytes()[:-7] + b"garbage")
-    paths[1].with_suffix(".json").write_text(json.dumps({"documents": 3}))
+    paths[1].with_name("entry.json").write_text(json.dumps({"documents": 3}))
     again = run(model, contexts, tmp_path)
     assert again.shards_run == 2
     assert again.frames(2).activations.equals(whole.frames(2).activations)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.evidence.device_stream import DeviceStream
-from n2g_assets.evidence.leaders import EMPTY, LARGEST_PLACE, pack, select, unpack
 from n2g_assets.evidence.processor_stream import ProcessorStream
-from n2g_assets.evidence.streaming import LayerState, lay_out, merge, open_stream
+from n2g_assets.evidence.state import LayerState, lay_out
+from n2g_assets.evidence.streaming import merge, open_stream
+from n2g_assets.evidence.top_k import EMPTY, LARGEST_OFFSET, pack, select, unpack
 
 SAMPLE = 7
 CPU = torch.device("cpu")
@@ -113,8 +114,8 @@ def oracle_contexts(corpus: Corpus, unit: int, keep: int, per_document: int) -> 
 
 
 def listed(entries: torch.Tensor, length: int) -> list[tuple[float, int, int]]:
-    activations, places = unpack(entries[entries != EMPTY])
-    return [(float(a), int(p) // length, int(p) % length) for a, p in zip(activations, places, strict=True)]
+    activations, offsets = unpack(entries[entries != EMPTY])
+    return [(float(a), int(p) // length, int(p) % length) for a, p in zip(activations, offsets, strict=True)]
 
 
 @each_stream
@@ -286,15 +287,15 @@ def test_where_there_is_no_cuda_the_compiled_stream_is_opened(device):
 
 
 @given(
-    st.lists(st.tuples(st.floats(width=32, allow_nan=False), st.integers(0, LARGEST_PLACE)), min_size=2, max_size=20)
+    st.lists(st.tuples(st.floats(width=32, allow_nan=False), st.integers(0, LARGEST_OFFSET)), min_size=2, max_size=20)
 )
 def test_the_order_of_entries_is_activation_then_place(pairs):
-    activations, places = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    entries = pack(activations.float(), places)
+    activations, offsets = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    entries = pack(activations.float(), offsets)
     assert (entries > EMPTY).all()
     back, back_places = unpack(entries)
     assert torch.equal(back, activations.float() + 0.0)
-    assert torch.equal(back_places, places)
+    assert torch.equal(back_places, offsets)
     expected = sorted(range(len(pairs)), key=lambda i: (-pairs[i][0], pairs[i][1]))
     ordered = entries.sort(descending=True).values
     assert torch.equal(ordered, entries[torch.tensor(expected)])

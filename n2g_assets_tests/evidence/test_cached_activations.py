@@ -1,8 +1,9 @@
-"""Readings of a tiny model against one context at a time without padding; what is run again, and what is not."""
+"""Cached activations of a tiny model against one context at a time without padding; what is run again."""
 
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence import readings
-from n2g_assets.evidence.readings import Readings, read_texts
+from n2g_assets.evidence import cached_activations
+from n2g_assets.evidence.cached_activations import CachedActivations, read_texts
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
+from n2g_assets.storage.cache import Cache, Entry
 from n2g_assets_tests.evidence.test_harvest import (
     NEAR,
     CountingModel,
@@ -48,19 +50,27 @@ def contexts(model) -> pl.DataFrame:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(readings, "SHARD_TOKENS", 150)
+    monkeypatch.setattr(cached_activations, "SHARD_TOKENS", 150)
 
 
-def read(model, contexts, folder: Path, neurons=NEURONS, **more) -> Readings:
-    return read_texts(model, contexts, neurons, SETTINGS, cache_folder=folder, **more)
+def read(model, contexts, folder: Path, neurons=NEURONS, **more) -> CachedActivations:
+    return read_texts(model, contexts, neurons, SETTINGS, cache=Cache(Home(folder)), **more)
 
 
-def everything(found: Readings, layer: int, neurons: list[int]) -> np.ndarray:
+def everything(found: CachedActivations, layer: int, neurons: list[int]) -> np.ndarray:
     return np.concatenate([found.activations(layer, i, neurons) for i in range(len(found.shards))], axis=1)
 
 
 def one_by_one(model: SubjectModel, contexts: pl.DataFrame, layer: int, neurons: list[int]) -> np.ndarray:
     return np.concatenate(list(activations_one_by_one(model, contexts, layer).values()))[:, neurons].T
+
+
+def entries(folder: Path, layer: int | None = None) -> list[Entry]:
+    """All entries, or those of a layer."""
+    cache = Cache(Home(folder))
+    kinds = [f"activations/{path.name}" for path in (folder / "cache/activations").glob("*")]
+    found = [entry for kind in kinds for entry in cache.entries(kind)]
+    return [entry for entry in found if layer is None or entry.about["layer"] == layer]
 
 
 def n_tokens(contexts: pl.DataFrame) -> int:
@@ -69,7 +79,7 @@ def n_tokens(contexts: pl.DataFrame) -> int:
 
 # ------------------------------------------------------------------------------------------ what is read
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_solu])
-def test_readings_are_those_of_one_context_at_a_time_without_padding(make, tmp_path):
+def test_they_are_those_of_one_context_at_a_time_without_padding(make, tmp_path):
     subject = load_tiny(make(tmp_path / "model"))
     contexts = make_contexts(subject, range(9))
     assert contexts["token_ids"].list.len().n_unique() > 3, "there is padding to leak"
@@ -94,7 +104,7 @@ def test_shards_are_whole_documents_in_order(model, contexts, tmp_path):
 
 
 def test_a_document_that_is_longer_than_a_shard_stands_alone(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(readings, "SHARD_TOKENS", 20)
+    monkeypatch.setattr(cached_activations, "SHARD_TOKENS", 20)
     contexts = make_contexts(model, [5, 4, 10])
     found = read(model, contexts, tmp_path)
     assert [shard["document_id"].unique().to_list() for shard in found.shards] == [["doc05"], ["doc04"], ["doc10"]]
@@ -135,14 +145,14 @@ def test_one_pass_serves_all_layers_and_stops_at_the_deepest(model, contexts, tm
 
 def test_more_neurons_cost_their_own_pass_and_only_their_own_columns(model, contexts, tmp_path):
     read(model, contexts, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
     counting = CountingModel(model)
     grown = read(counting, contexts, tmp_path, {0: [47, 9, 3, 10], 2: [1]})
     assert set(counting.layers) == {(0,)}, "the pass ends at the layer with new neurons"
     assert grown.tokens_run == n_tokens(contexts)
-    new = [path for path in tmp_path.glob("*/*/*.safetensors") if path not in before]
+    new = [entry for entry in entries(tmp_path) if entry.path("activations.npy") not in before]
     assert len(new) == len(grown.shards)
-    assert all(load_file(path)["neurons"].tolist() == [9, 10] for path in new)
+    assert all(entry.about["neurons"] == [9, 10] for entry in new)
     assert all(path.read_bytes() == content for path, content in before.items())
     np.testing.assert_allclose(
         everything(grown, 0, [10, 3, 9, 47]), one_by_one(model, contexts, 0, [10, 3, 9, 47]), atol=NEAR
@@ -185,7 +195,8 @@ def test_a_killed_run_goes_on_with_the_next_shard(model, contexts, tmp_path):
     counting = CountingModel(model, fail_after=5)
     with pytest.raises(KeyboardInterrupt):
         read(counting, contexts, tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    names = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert names == {"activations.npy", "entry.json"}, "nothing is left of the shard that was not finished"
     seen: list[tuple[int, int]] = []
     resumed = read(model, contexts, tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert 0 < resumed.tokens_reused < n_tokens(contexts) == resumed.tokens_run + resumed.tokens_reused
@@ -194,7 +205,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(model, contexts, tmp_path):
 
 
 def test_two_runs_at_once_leave_sound_files(model, contexts, tmp_path):
-    inner: list[Readings] = []
+    inner: list[CachedActivations] = []
 
     def another(done: int, total: int) -> None:
         if not inner:
@@ -208,29 +219,11 @@ def test_two_runs_at_once_leave_sound_files(model, contexts, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------ damage
-def damage_last(content: bytes) -> bytes:
-    return content[:-1] + bytes([content[-1] ^ 1])
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damage_last,
-        lambda content: content[:-4],
-        lambda content: content + b"\0",
-        lambda content: content[: len(content) // 2],
-        lambda content: b"",
-        lambda content: content.replace(b'"I32"', b'"F32"'),
-        lambda content: content.replace(b'"shape": [3]', b'"shape": [9]'),
-        lambda content: content[:8] + b"\xff" + content[9:],
-    ],
-)
-def test_a_damaged_file_is_made_again_and_no_other(damage, model, contexts, tmp_path):
+def test_a_damaged_entry_is_made_again_and_no_other(model, contexts, tmp_path):
     first = read(model, contexts, tmp_path)
-    path = sorted(tmp_path.glob("*/layer=0/*.safetensors"))[1]
+    path = entries(tmp_path, 0)[1].path("activations.npy")
     whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    assert path.read_bytes() != whole
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     counting = CountingModel(model)
     again = read(counting, contexts, tmp_path)
     assert set(counting.layers) == {(0,)}
@@ -239,19 +232,10 @@ def test_a_damaged_file_is_made_again_and_no_other(damage, model, contexts, tmp_
     assert np.array_equal(everything(again, 0, [3]), everything(first, 0, [3]))
 
 
-def test_files_are_safetensors(model, contexts, tmp_path):
+def test_an_entry_that_went_since_says_what_to_do(model, contexts, tmp_path):
     found = read(model, contexts, tmp_path)
-    held = [load_file(path) for path in tmp_path.glob("*/layer=0/*.safetensors")]
-    assert sorted(each["activations"].shape[1] for each in held) == sorted(n_tokens(shard) for shard in found.shards)
-    first = next(each for each in held if each["activations"].shape[1] == n_tokens(found.shards[0]))
-    assert first["neurons"].tolist() == [0, 3, 47]
-    assert np.array_equal(first["activations"], found.activations(0, 0, [0, 3, 47]))
-
-
-def test_a_file_that_went_since_says_what_to_do(model, contexts, tmp_path):
-    found = read(model, contexts, tmp_path)
-    for path in tmp_path.glob("*/layer=2/*.safetensors"):
-        path.unlink()
+    for entry in entries(tmp_path, 2):
+        shutil.rmtree(entry.folder)
     with pytest.raises(StorageError, match="materialize evaluation again"):
         found.activations(2, 0, [1])
     assert found.activations(0, 0, [3]).shape[0] == 1
@@ -268,7 +252,7 @@ def test_a_layer_that_is_not_finite_fails_alone(poison, model, contexts, tmp_pat
     np.testing.assert_allclose(everything(found, 0, [3, 47]), one_by_one(model, contexts, 0, [3, 47]), atol=NEAR)
     with pytest.raises(SubjectError, match=r"in layer 2 are not finite .*choose another hook"):
         found.activations(2, 0, [1])
-    assert not list(tmp_path.glob("*/layer=2/*"))
+    assert not entries(tmp_path, 2)
     assert counting.layers[-1] == (0,), "after its first shard the layer is not read any more"
     assert read(broken, contexts, tmp_path, {2: [5]}).activations(2, 0, [5]).any(), "other neurons of it can be read"
 

@@ -1,7 +1,7 @@
 """The strongest entries of many rows at once, kept while entries stream in.
 
-An *entry* is an activation and a place: the number of a context times the context length, plus the position in it.
-Both are packed into one int64 whose order is "larger activation first, then smaller place", so that whatever is kept
+An *entry* is an activation and an offset: the number of a context times the context length, plus the position in it.
+Both are packed into one int64 whose order is "larger activation first, then smaller offset", so that whatever is kept
 is one tensor of numbers and every tie is broken by where it stands in the corpus.
 """
 
@@ -14,36 +14,36 @@ from torch import Tensor
 
 EMPTY = torch.iinfo(torch.int64).min
 """The entry that stands where there is none: less than any other."""
-LARGEST_PLACE = 0xFFFFFFFF
+LARGEST_OFFSET = 0xFFFFFFFF
 """Places above this cannot be packed."""
 
 
-def pack(activations: Float32[Tensor, "*n"], places: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
-    """Entries whose order is "larger activation first, then smaller place".
+def pack(activations: Float32[Tensor, "*n"], offsets: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
+    """Entries whose order is "larger activation first, then smaller offset".
 
     Args:
         activations: Any but NaN; 0.0 and -0.0 are equal.
-        places: From 0 to ``LARGEST_PLACE``.
+        offsets: From 0 to ``LARGEST_OFFSET``.
     """
     bits = (activations + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(torch.int64) << 32) | (LARGEST_PLACE - places)
+    return (ordered.to(torch.int64) << 32) | (LARGEST_OFFSET - offsets)
 
 
 def unpack(entries: Int64[Tensor, "*n"]) -> tuple[Float32[Tensor, "*n"], Int64[Tensor, "*n"]]:
-    """Activations and places of entries; of an empty one -inf and -1."""
+    """Activations and offsets of entries; of an empty one -inf and -1."""
     ordered = (entries >> 32).to(torch.int32)
     activations = (ordered >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(ordered).view(torch.float32)
     empty = entries == EMPTY
-    places = (entries & LARGEST_PLACE).neg_().add_(LARGEST_PLACE)
-    return activations.masked_fill_(empty, -torch.inf), places.masked_fill_(empty, -1)
+    offsets = (entries & LARGEST_OFFSET).neg_().add_(LARGEST_OFFSET)
+    return activations.masked_fill_(empty, -torch.inf), offsets.masked_fill_(empty, -1)
 
 
 def unpack_array(entries: Int64[np.ndarray, " n"]) -> tuple[Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Activations and places of entries that are not empty, as arrays, by one thread: quick on a busy machine too."""
+    """Activations and offsets of entries that are not empty, as arrays, by one thread: quick on a busy machine too."""
     ordered = (entries >> 32).astype(np.int32)
     activations = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
-    return activations, LARGEST_PLACE - (entries & LARGEST_PLACE)
+    return activations, LARGEST_OFFSET - (entries & LARGEST_OFFSET)
 
 
 def select(
@@ -76,7 +76,7 @@ def select(
     return kept, order.gather(1, chosen)
 
 
-class Leaders:
+class TopK:
     """The strongest entries of every unit, kept while entries stream in.
 
     Each unit has a row of slots. New entries are appended to it; when it may overflow it is cut back to the strongest
@@ -101,7 +101,7 @@ class Leaders:
             units: Number of rows.
             keep: Entries that count in a row.
             slack: The most entries that one call appends to a row.
-            context_length: What a place is divided by to give the number of its context.
+            context_length: What an offset is divided by to give the number of its context.
             device: Where the rows live.
             documents: For each context its document, for a cap a document; None sets none.
             per_document: The cap.
@@ -114,22 +114,22 @@ class Leaders:
         self.entries = torch.full((units, self.width), EMPTY, device=device)
         self.filled = torch.zeros(units, dtype=torch.int64, device=device)
         self.floor = torch.full((units,), -torch.inf, device=device)
-        self.floor_place = torch.full((units,), -1, dtype=torch.int64, device=device)
-        self.last_place = -1
+        self.floor_offset = torch.full((units,), -1, dtype=torch.int64, device=device)
+        self.last_offset = -1
         self.window_row = torch.full((units,), -1, dtype=torch.int64, device=device)
         self.window_row[self.recorded] = torch.arange(len(self.recorded), device=device)
         self.windows = torch.zeros(len(self.recorded), self.width, context_length, device=device)
 
-    def bounds(self, first_place: int) -> Float32[Tensor, " units"]:
-        """What an activation has to exceed to count, if it stands at ``first_place`` or later.
+    def bounds(self, first_offset: int) -> Float32[Tensor, " units"]:
+        """What an activation has to exceed to count, if it stands at ``first_offset`` or later.
 
         An activation that equals the floor counts only where it may stand earlier than what the floor belongs to.
         """
-        if first_place > self.last_place:
-            self.last_place = first_place
+        if first_offset > self.last_offset:
+            self.last_offset = first_offset
             return self.floor
         below = torch.nextafter(self.floor, self.floor.new_tensor(-torch.inf))
-        return torch.where(self.floor_place > first_place, below, self.floor)
+        return torch.where(self.floor_offset > first_offset, below, self.floor)
 
     def append(
         self, units: Int64[Tensor, " n"], ranks: Int64[Tensor, " n"] | int, entries: Int64[Tensor, " n"]
@@ -161,12 +161,12 @@ class Leaders:
         self.entries[rows] = EMPTY
         self.entries[rows, : self.keep] = kept
         self.filled[rows] = (kept != EMPTY).sum(dim=1)
-        self.floor[rows], self.floor_place[rows] = unpack(kept.amin(dim=1))
+        self.floor[rows], self.floor_offset[rows] = unpack(kept.amin(dim=1))
         held = self.window_row[rows]
-        mine = held >= 0
-        if bool(mine.any()):
-            index = chosen[mine][:, :, None].expand(-1, -1, self.context_length)
-            self.windows[held[mine], : self.keep] = self.windows[held[mine]].gather(1, index)
+        recorded = held >= 0
+        if bool(recorded.any()):
+            index = chosen[recorded][:, :, None].expand(-1, -1, self.context_length)
+            self.windows[held[recorded], : self.keep] = self.windows[held[recorded]].gather(1, index)
 
 
 def documents_of(
