@@ -89,13 +89,12 @@ class LayerScoring:
             rows[table] = session.read(table, layer, units=units)
         partners = [self._partners[unit] for unit in units if unit in self._partners]
         rows["graph_nodes"] = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
-        learns_from_harvest = {"ngram_backoff", "skip_bigram"} & set(study.predictors)
         material = LayerMaterial(
             layer=layer,
             rows=rows,
             a_max=a_max,
             vocabulary=session.vocabulary,
-            harvest=session.harvest_text if learns_from_harvest else None,
+            harvest=lambda: session.harvest_text,
             strongest=session.settings.harvest.strongest,
             texts=self._texts,
             partners=self._partners,

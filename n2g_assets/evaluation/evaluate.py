@@ -14,7 +14,7 @@ in one unit is its own: the unit is ``failed`` in the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -54,8 +54,8 @@ class LayerMaterial:
     a_max: Mapping[Unit, float]
     """Largest activation over the harvest of every unit."""
     vocabulary: Vocabulary
-    harvest: HarvestText | None
-    """What baselines learn from; None where no such baseline is asked for."""
+    harvest: Callable[[], HarvestText]
+    """What baselines learn from, read when one first asks for it."""
     strongest: int
     """Strong positions that the harvest keeps for a unit."""
     texts: Sequence[HeldOutText]

@@ -185,7 +185,7 @@ def polysemantic(rules: Rows) -> Finding | None:
     held = sorted(component_counts([(row["tokens"], row["count"]) for row in rules]), reverse=True)
     if len(held) < 2 or held[1] / sum(held) < COMPONENT_SHARE:
         return None
-    large = [one for one in held if one / sum(held) >= COMPONENT_SHARE]
+    large = [count for count in held if count / sum(held) >= COMPONENT_SHARE]
     listed = f"{', '.join(map(str, large[:-1]))} and {large[-1]}"
     return Finding(
         held[1] / sum(held),
@@ -203,7 +203,7 @@ def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> lis
 
     def top(form: bytes) -> bytes:
         while above.setdefault(form, form) != form:
-            above[form] = form = above[above[form]]  # halves the way for the next one
+            above[form] = form = above[above[form]]  # halves the way for the next search
         return form
 
     for forms, _ in rules:

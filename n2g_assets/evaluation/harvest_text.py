@@ -1,6 +1,6 @@
 """What baselines may learn from the harvest: its text, and what is known of a unit on every token of it.
 
-1. ``HarvestText``: the harvested contexts one behind another, once for all units of a study.
+1. ``HarvestText``: the harvested contexts in sequence, once for all units of a study.
 2. ``HarvestLabels``: the activation of one unit on the tokens where it is known. Documents of the unit's test contexts
    and their near-duplicates are left out.
 """
@@ -33,7 +33,7 @@ NEGLIGIBLE = 0.01
 
 @dataclass(frozen=True)
 class HarvestText:
-    """The harvested contexts one behind another: the same for all units of a study."""
+    """The harvested contexts in sequence: the same for all units of a study."""
 
     text: EncodedText
     """Their forms."""
@@ -57,12 +57,12 @@ class HarvestText:
         """
         lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
         first = np.cumsum(lengths) - lengths
-        places = np.arange(lengths.sum()) - np.repeat(first, lengths)
+        positions = np.arange(lengths.sum()) - np.repeat(first, lengths)
         token_ids = contexts["token_ids"].explode(empty_as_null=False).to_numpy()
         clusters = [cluster_of.get(document_id, document_id) for document_id in contexts["document_id"]]
         numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
         return cls(
-            EncodedText.from_forms(vocabulary.form_of[token_ids], places.astype(np.int32), len(vocabulary.forms)),
+            EncodedText.from_forms(vocabulary.form_of[token_ids], positions.astype(np.int32), len(vocabulary.forms)),
             dict(zip(contexts["context_id"], first.tolist(), strict=True)),
             np.repeat(np.array([numbers[cluster] for cluster in clusters], np.int32), lengths),
             numbers,

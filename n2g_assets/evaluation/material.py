@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -32,7 +32,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class LabelledText:
-    """Contexts of one unit one behind another, and what the unit does on them."""
+    """Contexts of one unit in sequence, and what the unit does on them."""
 
     text: EncodedText
     actual: Float64[np.ndarray, " tokens"]
@@ -77,8 +77,8 @@ class UnitMaterial:
     """Rows of ``graph_nodes`` of the unit's partner (``graph_shuffled``); None where there is no other graph."""
     activations: pl.DataFrame
     """The strong positions of the harvest."""
-    harvest: HarvestText | None
-    """None where no predictor that learns from the harvest is asked for."""
+    harvest: Callable[[], HarvestText]
+    """The harvested contexts, read when a predictor first asks for them."""
     strongest: int
     """Strong positions that the harvest keeps for a unit."""
     vocabulary: Vocabulary
@@ -96,14 +96,8 @@ class UnitMaterial:
 
     @cached_property
     def harvest_labels(self) -> HarvestLabels:
-        """What is known of the unit all over the harvest, without its test documents.
-
-        Raises:
-            ValueError: the harvest is not there.
-        """
-        if self.harvest is None:
-            raise ValueError("A predictor that learns from the harvest needs its text.")
+        """What is known of the unit all over the harvest, without its test documents."""
         return HarvestLabels.of(
-            self.harvest, self.activations, self.train_examples, self.test_documents, self.a_max,
+            self.harvest(), self.activations, self.train_examples, self.test_documents, self.a_max,
             strongest=self.strongest, threshold=self.method.firing_threshold,
         )  # fmt: skip

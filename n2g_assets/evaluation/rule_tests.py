@@ -3,22 +3,22 @@
 1. Of each unit take the ``tested_rules`` rules that predict firing with the most prompts behind them; of equals the
    lower number.
 2. A match is BOS, a run of 8 to 16 tokens of a random held-out context and the rule's tokens in text order, the
-   activating token last; where the rule takes any token, the run's own goes on. A form stands for several tokens: one
-   is drawn by how often each occurs in the contexts; where none occurs, the lowest token id is taken.
+   activating token last. Where the rule takes any token, the run continues. A form stands for several tokens: one is
+   drawn by how often each occurs in the contexts; where none occurs, the lowest token id is taken.
 3. A near miss is a match with one required token changed:
-   exchanged: another token, of another form, stands in its place;
-   moved: a context token goes to the nearest place to its left that the rule leaves free, and a fresh token stands in
-   its old place; behind the activating token a fresh token follows and is read;
+   exchanged: a token of another form stands in its position;
+   moved: a context token goes to the nearest position to its left that the rule leaves free, and a fresh token takes
+   its old position; after the activating token a fresh token follows, which is read;
    removed: it is deleted, so that for the activating token the text ends with the token before it.
-   The tokens that stand for context are changed, in turns that go on from rule to rule: that another activating token
-   is silent says little of a rule, as most tokens are. It is changed where a rule has no context, and in the turns in
-   which the graph goes on predicting firing whatever is drawn; ``near_miss_tokens`` says which of the two was changed.
+   The rule's context tokens are changed, in turns that continue from rule to rule: that another activating token is
+   silent says little of a rule, as most tokens are. The activating token is changed where a rule has no context, and in
+   those turns in which the graph still predicts firing whatever is drawn; ``near_miss_tokens`` says which was changed.
 4. A match is kept if the unit's whole graph predicts firing at its end, a near miss if it neither matches the rule nor
    is predicted to fire; else it is drawn anew, up to ``ROUNDS`` times, and left out if none was found.
 5. Measure all texts of all units in one call; the activation at the last token counts.
 
-Each rule draws from a generator seeded from seed, layer, neuron, sign and rule, and from the contexts alone, so that
-its texts are the same whichever other rules and units are tested beside it.
+Each rule draws from a generator seeded from seed, layer, unit, sign and rule, and from the contexts alone, so that its
+texts are the same whichever other rules and units are tested beside it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FreshText:
     """Held-out contexts to draw runs and tokens from."""
 
     tokens: Int32[np.ndarray, " tokens"]
-    """Tokens of all contexts one behind another, BOS left out."""
+    """Tokens of all contexts in sequence, BOS left out."""
     starts: Int64[np.ndarray, " contexts"]
     """Where each context starts; none is empty."""
     lengths: Int64[np.ndarray, " contexts"]
@@ -105,7 +105,7 @@ class FreshText:
         return {form: index for index, form in enumerate(self.vocabulary.forms)}
 
     def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
-        """A run of tokens as it stands in a random context; where that is too short, another run goes on."""
+        """A run of tokens as it stands in a random context; where that is too short, another run follows."""
         pieces: list[np.ndarray] = []
         while number:
             context = generator.integers(len(self.lengths))
@@ -148,40 +148,40 @@ class RuleTrial:
 
     @property
     def required(self) -> list[int]:
-        """The places of the rule, counted backwards from the activating token, at which a form must stand."""
-        return [back for back, form in enumerate(self.forms) if form is not None]
+        """Tokens before the activating one, at which a form must stand; 0 is the activating token itself."""
+        return [offset for offset, form in enumerate(self.forms) if form is not None]
 
     def is_matched(self, token_ids: Text, vocabulary: Vocabulary) -> bool:
         """Whether the rule matches at the end of a text."""
         if len(token_ids) <= len(self.forms):
             return False
-        return all(vocabulary.form_of[token_ids[-1 - back]] == self.forms[back] for back in self.required)
+        return all(vocabulary.form_of[token_ids[-1 - offset]] == self.forms[offset] for offset in self.required)
 
     def draw_match(self, fresh: FreshText) -> Text:
         """A fresh context with the rule's tokens at its end (step 2)."""
         before = int(self.generator.integers(FRESH_TOKENS[0], FRESH_TOKENS[1] + 1))
         text = np.append(np.int32(fresh.vocabulary.bos_id), fresh.run(before + len(self.forms), self.generator))
-        for back, form in enumerate(self.forms):
+        for offset, form in enumerate(self.forms):
             if form is not None:
-                text[-1 - back] = fresh.token_of(form, self.generator)
+                text[-1 - offset] = fresh.token_of(form, self.generator)
         return text.astype(np.int32)
 
-    def draw_near_miss(self, match: Text, change: str, back: int, fresh: FreshText) -> Text | None:
-        """A match with the token ``back`` places before the activating one changed (step 3); none where it cannot."""
-        place, form = len(match) - 1 - back, self.forms[back]
+    def draw_near_miss(self, match: Text, change: str, offset: int, fresh: FreshText) -> Text | None:
+        """A match with the token ``offset`` tokens before the activating one changed (step 3); none where it cannot."""
+        position, form = len(match) - 1 - offset, self.forms[offset]
         assert form is not None
         if change == REMOVED:
-            return np.delete(match, place)
+            return np.delete(match, position)
         token = fresh.token_unlike(form, self.generator)
         if token is None:
             return None
         text = match.copy()
-        if change == MOVED and back == 0:
+        if change == MOVED and offset == 0:
             return np.append(text, np.int32(token))
         if change == MOVED:
-            free = next(left for left in range(back + 1, len(match)) if left not in self.required)
-            text[len(match) - 1 - free] = match[place]
-        text[place] = token
+            free = next(left for left in range(offset + 1, len(match)) if left not in self.required)
+            text[len(match) - 1 - free] = match[position]
+        text[position] = token
         return text
 
 
@@ -259,11 +259,11 @@ def try_rules(
 
 
 def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, int]]:
-    """Changes and places of ``number`` near misses: each pair comes once before any comes again.
+    """Changes and offsets of ``number`` near misses: each pair comes once before any comes again.
 
     Args:
-        required: places of a rule at which a form must stand.
-        start: how many turns are behind already.
+        required: offsets of a rule at which a form must stand.
+        start: turns taken before.
         number: how many to take.
     """
     together = math.lcm(len(CHANGES), len(required))
@@ -295,39 +295,40 @@ def _draw_near_misses(
     trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
 ) -> None:
     """Gives each rule that has matches up to ``number`` near misses, in the order of their turns."""
+    # By rule and turn: the text, what was done to it, and at which offset.
     found: dict[tuple[int, int], tuple[Text, str, int]] = {}
     for of_context in (True, False):
         wanted = [
-            (trial, turn, change, back)
+            (trial, turn, change, offset)
             for trial in trials
             if trial.matches
-            for turn, (change, back) in enumerate(_turns_of(trial, of_context, number))
+            for turn, (change, offset) in enumerate(_turns_of(trial, of_context, number))
         ]
         for attempt in range(ROUNDS):
-            missing = [one for one in wanted if (one[0].rule_id, one[1]) not in found]
+            missing = [request for request in wanted if (request[0].rule_id, request[1]) not in found]
             if not missing:
                 break
-            drawn: list[tuple[tuple[int, int], tuple[Text, str, int]]] = []
-            for trial, turn, change, back in missing:
+            drawn: dict[tuple[int, int], tuple[Text, str, int]] = {}
+            for trial, turn, change, offset in missing:
                 match = trial.matches[(turn + attempt) % len(trial.matches)]
-                text = trial.draw_near_miss(match, change, back, fresh)
+                text = trial.draw_near_miss(match, change, offset, fresh)
                 if text is not None and not trial.is_matched(text, fresh.vocabulary):
-                    drawn.append(((trial.rule_id, turn), (text, change, back)))
-            fires = _predicted_to_fire([one[0] for _, one in drawn], graph, fresh.vocabulary, threshold)
-            found |= {key: one for (key, one), fire in zip(drawn, fires, strict=True) if not fire}
+                    drawn[trial.rule_id, turn] = text, change, offset
+            fires = _predicted_to_fire([text for text, _, _ in drawn.values()], graph, fresh.vocabulary, threshold)
+            found |= {key: near_miss for (key, near_miss), fire in zip(drawn.items(), fires, strict=True) if not fire}
     for trial in trials:
         for turn in range(number):
             if (trial.rule_id, turn) in found:
-                text, change, back = found[trial.rule_id, turn]
+                text, change, offset = found[trial.rule_id, turn]
                 trial.near_misses.append(text)
                 trial.changes.append(change)
-                trial.changed.append(CONTEXT if back else ACTIVATING)
+                trial.changed.append(CONTEXT if offset else ACTIVATING)
 
 
 def _turns_of(trial: RuleTrial, of_context: bool, number: int) -> list[tuple[str, int]]:
     """The turns of one rule over its context tokens, or over its activating token alone."""
-    places = [back for back in trial.required if bool(back) == of_context]
-    return turns(places, trial.rule_id * number, number) if places else []
+    offsets = [offset for offset in trial.required if bool(offset) == of_context]
+    return turns(offsets, trial.rule_id * number, number) if offsets else []
 
 
 def _predicted_to_fire(

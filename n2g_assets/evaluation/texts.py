@@ -31,7 +31,7 @@ class HeldOutText:
     contexts: pl.DataFrame
     """Columns context_id, document_id and token_ids: whole documents, in the order of the text."""
     encoded: EncodedText
-    """The contexts one behind another."""
+    """The contexts in sequence."""
     documents: Int32[np.ndarray, " tokens"]
     """Number of the document of every token."""
     document_ids: list[str]

@@ -152,7 +152,7 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
         },
         a_max=a_max,
         vocabulary=VOCABULARY,
-        harvest=HarvestText.of(harvest, VOCABULARY, cluster_of),
+        harvest=lambda: HarvestText.of(harvest, VOCABULARY, cluster_of),
         strongest=strongest,
         texts=[held_out(name, corpus, partial(activations_of, neurons)) for name, corpus in texts.items()],
         partners=shuffled_partners(units, EVALUATION.seed, LAYER),

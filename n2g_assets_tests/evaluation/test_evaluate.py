@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -177,6 +178,11 @@ def test_a_negative_unit_fires_where_its_neuron_is_most_negative(layer, result):
 
 
 # ------------------------------------------------------------------------------------------ by hand
+def not_read() -> NoReturn:
+    """The harvest, where no predictor learns from it."""
+    raise AssertionError("the harvest is read")
+
+
 def by_hand(
     unit: Unit,
     examples: Sequence[tuple[str, str, Sequence[float]]],
@@ -217,7 +223,7 @@ def by_hand(
     corpus = frame_of([(f"h{i}:0", f"h{i}", list(token_ids)) for i, token_ids in enumerate(activations)])
     held = held_out("random", corpus, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
     return LayerMaterial(
-        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=None, strongest=1,
+        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=not_read, strongest=1,
         texts=[held] if text else [], partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
     )  # fmt: skip
 

@@ -251,13 +251,13 @@ def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
             pl.when(there).then(turned).otherwise("activations")
         ),
         activations=old["activations"].with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
-    ).but(harvest=HarvestText.of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of))
+    ).but(harvest=lambda: HarvestText.of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of))
 
 
 # ------------------------------------------------------------------------------------------ what is asked for
 def test_what_is_not_at_hand_has_no_rows(layer, result):
     """As the preset ``paper`` asks; and a unit without a partner has no shuffled control."""
-    paper = layer.but(predictors=PAPER_PREDICTORS, texts=[], harvest=None).evaluate()
+    paper = layer.but(predictors=PAPER_PREDICTORS, texts=[], harvest=lambda: pytest.fail("it is read")).evaluate()
     keep = (pl.col("text") == "top") & pl.col("predictor").is_in(PAPER_PREDICTORS)
     assert_frame_equal(paper.tables["evaluation"], result.tables["evaluation"].filter(keep))
     assert paper.tables["counterexamples"].is_empty()
