@@ -8,7 +8,7 @@ are a slice with an input hash of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import dagster as dg
@@ -169,11 +169,10 @@ def _scored_texts(session: Session) -> set[str]:
 def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     """The layer's figures, then pictures: F1 by layer as far as layers are evaluated, and two of this layer."""
     name = session.study.name
-    there = [other for other in session.store.layers("layer_scores", name) if other in session.settings.layer_numbers]
-    means = pl.concat([session.read("layer_scores", other) for other in there]).drop("study")
+    means = session.read("layer_scores", layer).drop("study")
     metadata: dict[str, Any] = {}
     for text in session.study.texts:
-        scores = means.filter(pl.col("layer") == layer, pl.col("text") == text)
+        scores = means.filter(pl.col("text") == text)
         for predictor in ("graph", "token_lookup"):
             for row in scores.filter(pl.col("predictor") == predictor).iter_rows(named=True):
                 said = f"{predictor.replace('_', ' ')}, {text}"
@@ -181,20 +180,13 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
                 if row["average_precision"] is not None:
                     metadata[f"mean average precision, {said}"] = round(row["average_precision"], 4)
                 metadata.setdefault("units evaluated", f"{row['evaluated']} of {row['units']}")
+    by_layer = _f1_by_layer(session)
     for text in session.study.texts:
-        scores = means.filter(pl.col("text") == text)
+        scores = means.filter(pl.col("text") == text, pl.col("predictor") != "always_zero")
         if scores.is_empty():
             continue
-        published = PUBLISHED_F1 if text == "top" else None
-        figure = f1_by_layer(
-            scores,
-            title=f"{name}: F1 of firing by layer, text {text}",
-            published=published,
-            n_layers=session.model_row["n_layers"],
-        )
-        metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
-        of_layer = scores.filter(pl.col("layer") == layer, pl.col("predictor") != "always_zero")
-        figure = precision_recall(of_layer, title=f"{name}: precision and recall, layer {layer}, text {text}")
+        metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(by_layer[text])
+        figure = precision_recall(scores, title=f"{name}: precision and recall, layer {layer}, text {text}")
         metadata[f"precision and recall, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
     binned = [column for column in TABLES["evaluation"].schema if column.startswith("calibration_")]
     evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
@@ -204,6 +196,26 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     )
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
+
+
+@lru_cache(maxsize=1)
+def _f1_by_layer(session: Session) -> dict[str, str]:
+    """By text, the picture of F1 by layer; drawn once a run, since it shows all layers that are evaluated."""
+    name = session.study.name
+    there = [layer for layer in session.store.layers("layer_scores", name) if layer in session.settings.layer_numbers]
+    means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
+    images = {}
+    for text in session.study.texts:
+        scores = means.filter(pl.col("text") == text)
+        if scores.height:
+            figure = f1_by_layer(
+                scores,
+                title=f"{name}: F1 of firing by layer, text {text}",
+                published=PUBLISHED_F1 if text == "top" else None,
+                n_layers=session.model_row["n_layers"],
+            )
+            images[text] = as_markdown_image(figure)
+    return images
 
 
 STAGE = LayerStage(

@@ -74,7 +74,7 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
         with failing_clearly():
             session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
         layers = {key: study.partition_layers[key] for key in context.partition_keys}
-        finished: dict[str, dict[str, Any]] = {}
+        finished: dict[str, StageReport] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
             with failing_clearly(), progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
@@ -82,17 +82,18 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
         for key, layer in layers.items():
             try:
                 with progress(f"{study.name}/{stage.name} layer {key}", "units", context.log.info) as show:
-                    report = stage.work(session, layer, show)
-                finished[key] = layer_metadata(session, stage, layer, report)
-                context.log.info(f"{stage.name}, layer {key}: {_summary(report)}")
+                    finished[key] = stage.work(session, layer, show)
+                context.log.info(f"{stage.name}, layer {key}: {_summary(finished[key])}")
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
+        with failing_clearly():
+            described = {key: layer_metadata(session, stage, layers[key], report) for key, report in finished.items()}
         if failures:
-            for key, metadata in finished.items():
+            for key, metadata in described.items():
                 yield dg.AssetMaterialization(study.key(stage.name), partition=key, metadata=metadata)
             raise _failure(stage, list(finished), failures)
-        for key, metadata in finished.items():
+        for key, metadata in described.items():
             context.add_asset_metadata(metadata, partition_key=key)
         with failing_clearly():
             yield dg.MaterializeResult(check_results=list(check_results(session, stage.name, checks, layers)))

@@ -1,37 +1,72 @@
-"""One finished run of a tiny study, shared by the tests that only look at it."""
+"""One finished run of a tiny study, shared by the tests that only look at it, also between processes."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from filelock import FileLock
 
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
-from n2g_assets_tests.assets.studies import run_job, tiny_study
+from n2g_assets_tests.assets.studies import metadata_of, run_job, session_of, tiny_study
 
 
 @dataclass(frozen=True)
 class FinishedRun:
+    """A home that a job has filled, and what Dagster recorded of that run."""
+
     study: Study
     home: Path
-    instance: dg.DagsterInstance
-    result: dg.ExecuteInProcessResult
+    success: bool
+    metadata: dict[str, dict[str | None, dict[str, Any]]]
+    """By stage and partition."""
+    messages: list[str]
+    steps: list[str]
+    checks: list[Any]
+    """The evaluations of its asset checks."""
 
     def copy_home(self, folder: Path) -> Path:
         """A home of its own for a test that changes something."""
         return Path(shutil.copytree(self.home, folder / "home"))
 
+    def session(self) -> Session:
+        return session_of(self.study, self.home)
+
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
-    folder = tmp_path_factory.mktemp("tiny")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    kept = base / "finished.pickle"
+    with FileLock(base / "finished.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(_run(base / "finished")))
+    return pickle.loads(kept.read_bytes())
+
+
+def _run(folder: Path) -> FinishedRun:
+    folder.mkdir()
     study = tiny_study(folder)
     with dg.DagsterInstance.ephemeral() as instance:
-        yield FinishedRun(study, folder / "home", instance, run_job(study, folder / "home", instance))
+        result = run_job(study, folder / "home", instance)
+        stages = ("subject_model", "corpus_tokens", *study.stages, "warehouse", "report")
+        return FinishedRun(
+            study,
+            folder / "home",
+            result.success,
+            {stage: metadata_of(result, stage) for stage in stages},
+            [event.user_message for event in instance.all_logs(result.run_id)],
+            [event.step_key for event in result.all_events if event.is_step_success],
+            result.get_asset_check_evaluations(),
+        )
 
 
 @pytest.fixture

@@ -1,17 +1,28 @@
-"""Tiny studies that run through Dagster for real: a tiny model and a corpus of generated stories."""
+"""Tiny studies that run for real, through Dagster or stage by stage: a tiny model and a corpus of generated stories."""
 
 from __future__ import annotations
 
+import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
+from n2g_assets.assets import corpus_tokens, subject_model
+from n2g_assets.assets.check_kinds import check_results
+from n2g_assets.assets.checks import checks_of
 from n2g_assets.assets.resource import N2GResource
+from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import RANGE_END, RANGE_START, Study
+from n2g_assets.core.home import Home
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.definitions import build_defs
+from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.stages import StageReport
+from n2g_assets.study import layer_stage
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
@@ -50,6 +61,67 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
     return Study(name, folder, StudySettings(**(settings | changes)))
 
 
+# -------------------------------------------------------------------------------------------- without Dagster
+def no_progress(_done: int, _total: int) -> None:
+    pass
+
+
+def session_of(study: Study, home: Path) -> Session:
+    """A session as a step has it."""
+    return Session(study, Home(home), logging.getLogger())
+
+
+def run_stage(session: Session, name: str, layers: list[int] | None = None) -> dict[int, StageReport]:
+    """A stage's work on some layers, all of them by default, as its step does it."""
+    stage = layer_stage(name)
+    layers = session.settings.layer_numbers if layers is None else layers
+    if stage.prepare is not None:
+        stage.prepare(session, layers, no_progress)
+    return {layer: stage.work(session, layer, no_progress) for layer in layers}
+
+
+def run_stages(study: Study, home: Path, layers: list[int] | None = None) -> dict[str, dict[int, StageReport]]:
+    """All stages of a study, without checks, database or report."""
+    session = session_of(study, home)
+    subject_model.materialize(session)
+    corpus_tokens.materialize(session, no_progress)
+    return {name: run_stage(session, name, layers) for name in study.stages}
+
+
+def reused(reports: dict[int, StageReport]) -> dict[int, bool]:
+    """By layer, whether everything was there already."""
+    return {layer: report.reused for layer, report in reports.items()}
+
+
+def check(study: Study, home: Path, asset: str, name: str, layers: list[int] | None = None) -> dg.AssetCheckResult:
+    """What one check says of a home."""
+    session = session_of(study, home)
+    found = [one for one in checks_of(asset) if one.name == name]
+    keys = {key: layer for key, layer in study.partition_layers.items() if layers is None or layer in layers}
+    (result,) = check_results(session, asset, found, keys if asset in study.stages else None)
+    return result
+
+
+def rows_of(home: Path, table: str, study: str = "tiny", **where: Any) -> pl.DataFrame:
+    """All rows of a table's slices."""
+    frame = SliceStore(Home(home)).scan_all(table, study).collect()
+    return frame.filter(**where) if where else frame
+
+
+def rewrite(
+    home: Path, table: str, layer: int | None, change: Callable[[pl.DataFrame], pl.DataFrame], study: str = "tiny"
+) -> None:
+    """Replace a slice by a changed one that is whole in itself."""
+    store = SliceStore(Home(home))
+    before = store.manifest(table, study, layer)
+    assert before is not None
+    store.write(
+        table, change(store.read(table, study, layer)), study=study, layer=layer, input_hash=before.input_hash,
+        code_version=before.code_version, unit_hashes=before.unit_hashes, extra=before.extra,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------- through Dagster
 def definitions_of(study: Study, home: Path) -> dg.Definitions:
     """A fresh code location with one study and a home of its own."""
     return build_defs([study], resources={"n2g": N2GResource(home=str(home))})

@@ -24,8 +24,7 @@ from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import layer_stage
-from n2g_assets_tests.assets.studies import definitions_of, metadata_of, run_job
-from n2g_assets_tests.assets.test_checks import rewrite
+from n2g_assets_tests.assets.studies import definitions_of, rewrite, run_job
 
 LAYER = 1
 TABLES = (*evaluation.STAGE.tables, "layer_scores")
@@ -126,14 +125,6 @@ def test_a_test_documents_text_planted_in_the_harvest_is_detected(finished, tmp_
     rewrite(home, "contexts", None, planted)
     [*_, last] = split_is_sound(session_of(finished.study, home))
     assert "stands in the harvested document" in last
-
-
-def test_a_planted_document_ends_the_run_before_the_harvest(finished, tmp_path, instance):
-    home = finished.copy_home(tmp_path)
-    rewrite(home, "contexts", None, planted)
-    result = run_job(finished.study, home, instance, raise_on_error=False)
-    assert not result.success
-    assert metadata_of(result, "activation_cache") == {}
 
 
 # -------------------------------------------------------------------------------------------- checks

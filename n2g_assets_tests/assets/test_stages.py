@@ -1,0 +1,217 @@
+"""Stages do only what is stale: their functions called as their steps call them, without Dagster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from n2g_assets.assets import corpus_tokens, subject_model
+from n2g_assets.assets.study import Study
+from n2g_assets.core.settings import CHANGES_NO_ROW, EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
+from n2g_assets.core.tables import TABLES
+from n2g_assets_tests.assets.studies import (
+    no_progress,
+    reused,
+    rewrite,
+    rows_of,
+    run_stage,
+    run_stages,
+    session_of,
+    tiny_study,
+    write_corpus,
+)
+from n2g_assets_tests.tiny_models import tiny_gpt2
+
+LAYER = 1
+
+
+def changed(study: Study, **changes) -> Study:
+    """The study with some settings changed; ``room__name`` names a setting of a room such as ``method``."""
+    settings = study.settings.model_dump()
+    for name, value in changes.items():
+        room, _, field = name.rpartition("__")
+        (settings[room] if room else settings)[field] = value
+    return Study(study.name, study.folder, StudySettings(**settings))
+
+
+def stale_stages(study: Study, home: Path) -> set[str]:
+    """The stages that do something on a finished home."""
+    session = session_of(study, home)
+    results = {"subject_model": subject_model.materialize(session)[0]}
+    results["corpus_tokens"] = corpus_tokens.materialize(session, no_progress)[0]
+    stale = {name for name, result in results.items() if result == "computed"}
+    return stale | {name for name in study.stages if not all(reused(run_stage(session, name)).values())}
+
+
+# -------------------------------------------------------------------------------------------- what is stale
+def test_a_finished_study_is_fresh_and_says_how_long_it_took_when_it_was_computed(finished):
+    before = rows_of(finished.home, "graph_nodes")
+    again = run_stages(finished.study, finished.home)
+    assert all(all(reused(reports).values()) for reports in again.values())
+    for stage, reports in again.items():
+        recorded = finished.metadata[stage]
+        assert {key: round(report.seconds, 2) for key, report in zip(recorded, reports.values(), strict=True)} == {
+            key: metadata["seconds"] for key, metadata in recorded.items()
+        }
+    assert rows_of(finished.home, "graph_nodes").equals(before)
+
+
+def test_a_changed_cron_line_or_control_changes_the_studys_row_and_makes_nothing_stale(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    study = changed(finished.study, schedule="0 4 * * *", control_of="other")
+    assert stale_stages(study, home) == set()
+    assert '"0 4 * * *"' in rows_of(home, "studies")["settings"][0]
+    assert rows_of(home, "studies")["control_of"].to_list() == ["other"]
+
+
+@pytest.mark.parametrize(("package", "stale"), [("duckdb", set()), ("transformers", {"subject_model"})])
+def test_an_upgrade_of_a_library_makes_stale_what_uses_it(finished, tmp_path, monkeypatch, package, stale):
+    home = finished.copy_home(tmp_path)
+    version = importlib.metadata.version
+    monkeypatch.setattr(subject_model, "version", lambda name: "99.0" if name == package else version(name))
+    session = session_of(finished.study, home)
+    assert (subject_model.materialize(session)[0] == "computed") == bool(stale)
+    assert "99.0" in rows_of(home, "studies")["versions"][0]
+
+
+STALE_BY_SETTING = {
+    "method__seed": "top_examples",
+    "method__prune_keep": "pruned_examples",
+    "method__augment_threshold": "augmented_examples",
+    "method__important_threshold": "neuron_graphs",
+    "method__firing_threshold": "pruned_examples",
+    "method__normalise_tokens": "subject_model",
+    "evaluation__rule_texts": "rule_tests",
+    "evaluation__counterexamples": "evaluation",
+    "harvest__strongest": "activation_cache",
+    "harvest__held_out_share": "corpus_tokens",
+}
+"""By setting, the first stage that is handed it."""
+OTHER_VALUES = {"seed": 5, "normalise_tokens": False, "held_out_share": 0.4}
+
+
+@pytest.mark.parametrize(("setting", "first"), STALE_BY_SETTING.items())
+def test_a_changed_setting_makes_the_first_stage_stale_that_is_handed_it(finished, tmp_path, setting, first):
+    """Every stage before it is fresh; those after it follow its rows."""
+    home = finished.copy_home(tmp_path)
+    room, _, name = setting.partition("__")
+    before = getattr(getattr(finished.study.settings, room), name)
+    value = OTHER_VALUES.get(name, before - 1 if isinstance(before, int) else before * 0.9)
+    study = changed(finished.study, **{setting: value})
+    session = session_of(study, home)
+    order = ["subject_model", "corpus_tokens", *study.stages]
+    for stage in order[: order.index(first) + 1]:
+        if stage == "subject_model":
+            fresh = subject_model.materialize(session)[0] == "reused"
+        elif stage == "corpus_tokens":
+            fresh = corpus_tokens.materialize(session, no_progress)[0] == "reused"
+        else:
+            fresh = run_stage(session, stage, [LAYER])[LAYER].reused
+        assert fresh == (stage != first), stage
+
+
+def test_no_setting_of_a_room_is_left_out_of_what_is_hashed():
+    """Every setting is one that a stage is handed as part of a class, one named above, or marked as changing no row."""
+    elsewhere = {"preset", "mask_token", "max_tokens", "random_tokens", "out_of_domain_tokens"}
+    for kind in (MethodSettings, HarvestSettings, EvaluationSettings):
+        parents = {name for parent in kind.__mro__[1:] for name in getattr(parent, "model_fields", {})}
+        marked = {name for name, field in kind.model_fields.items() if field.json_schema_extra == CHANGES_NO_ROW}
+        hashed = set(kind().hashed())
+        assert hashed | marked == set(kind.model_fields)
+        if kind is MethodSettings:
+            assert set(kind.model_fields) <= parents | marked | elsewhere
+    assert set(MethodSettings().hashed()) & {"units_per_block"} == set()
+    assert set(HarvestSettings().hashed()) & {"batch_tokens", "shard_tokens", "device"} == set()
+
+
+def test_how_work_is_cut_up_makes_nothing_stale(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    study = changed(
+        finished.study, method__units_per_block=3, harvest__batch_tokens=300, harvest__shard_tokens=900,
+        harvest__device="auto",
+    )  # fmt: skip
+    assert stale_stages(study, home) == set()
+
+
+# -------------------------------------------------------------------------------------------- what it costs
+def test_more_neurons_compute_only_the_new_ones_and_keep_the_others_rows(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    larger = tiny_study(finished.study.folder, neurons={"sample": 6})
+    reports = run_stages(larger, home)
+    for stage in ("top_examples", "pruned_examples", "augmented_examples", "neuron_graphs", "rule_tests"):
+        for report in reports[stage].values():
+            assert (report.computed, report.kept) == (2, 4), stage
+    before, after = rows_of(finished.home, "graph_nodes"), rows_of(home, "graph_nodes")
+    old = before.select("layer", "unit", "sign").unique()
+    assert after.join(old, on=["layer", "unit", "sign"], how="semi").sort(TABLES["graph_nodes"].key).equals(before)
+
+
+def test_new_documents_cost_only_their_own_forward_pass(tmp_path, caplog):
+    study = tiny_study(tmp_path)
+    session = session_of(study, tmp_path / "home")
+    subject_model.materialize(session)
+    corpus_tokens.materialize(session, no_progress)
+    run_stage(session, "activation_cache")
+    known = set(rows_of(tmp_path / "home", "contexts")["context_id"])
+    write_corpus(tmp_path / "corpus", stories=4, first=500)
+    session = session_of(study, tmp_path / "home")
+    corpus_tokens.materialize(session, no_progress)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run_stage(session, "activation_cache")
+    contexts = rows_of(tmp_path / "home", "contexts", split="harvest")
+    new = contexts.filter(~pl.col("context_id").is_in(list(known)))["token_ids"].list.len().sum()
+    run = [int(m.split()[0].replace(",", "")) for m in caplog.messages if "tokens went through the model" in m]
+    assert sum(run) == new > 0
+
+
+def test_another_sign_that_is_asked_for_later_is_probed_and_costs_no_harvest(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    before = session_of(finished.study, home).read("top_examples", LAYER)
+    session = session_of(tiny_study(finished.study.folder, signs=["positive", "negative"]), home)
+    strong = session.read("top_contexts", LAYER, units=session.units(LAYER))
+    recorded = strong.filter(pl.col("activations").is_not_null())
+    assert set(recorded["sign"]) == {1}, "only the sign that the study asked for"
+
+    assert run_stage(session, "activation_cache", [LAYER])[LAYER].reused
+    report = run_stage(session, "top_examples", [LAYER])[LAYER]
+    assert (report.computed, report.kept) == (4, 4)
+    after = session.read("top_examples", LAYER)
+    assert after.filter(sign=1).equals(before)
+    probed = after.filter(sign=-1)
+    assert probed["unit"].n_unique() > 1
+    joined = probed.join(strong, on=["unit", "sign", "context_id"], suffix="_harvested")
+    assert len(joined) == len(probed)
+    apart = (joined["activation"] - joined["activation_harvested"]).abs().max()
+    assert apart <= 1e-4 * probed["activation"].max()
+
+
+# -------------------------------------------------------------------------------------------- damage and other models
+def test_a_damaged_slice_is_made_again_with_the_same_rows(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    (home / "slices" / "pruned_examples" / "study=tiny" / "layer=1" / "rows.parquet").write_bytes(b"PAR1 damaged")
+    reports = run_stages(finished.study, home)
+    assert reused(reports["pruned_examples"]) == {0: True, 1: False, 2: True}
+    assert reused(reports["neuron_graphs"]) == {0: True, 1: True, 2: True}
+    for table in ("pruned_examples", "saliencies", "graph_nodes"):
+        assert rows_of(home, table).equals(rows_of(finished.home, table))
+
+
+def test_rows_that_a_later_stage_reads_make_it_stale(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    rewrite(home, "pruned_examples", LAYER, lambda frame: frame.with_columns(pl.col("activation") * 0.99))
+    assert reused(run_stage(session_of(finished.study, home), "augmented_examples")) == {0: True, 1: False, 2: True}
+
+
+@pytest.mark.parametrize("signs", [["positive"], ["positive", "negative"]])
+def test_an_ungated_model_of_another_architecture_runs_from_a_local_folder(tmp_path, signs):
+    tiny_gpt2(tmp_path / "gpt2")
+    subject = {"source": "local", "path": "gpt2"}
+    study = tiny_study(tmp_path, name="other", subject=subject, layers=[1], signs=signs, neurons={"sample": 2})
+    run_stages(study, tmp_path / "home")
+    graphs = rows_of(tmp_path / "home", "graph_nodes", "other")
+    assert set(graphs["sign"]) == ({1, -1} if len(signs) == 2 else {1})
+    assert rows_of(tmp_path / "home", "subject_models", "other")["gated"].to_list() == [False]
