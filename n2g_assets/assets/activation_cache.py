@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.storage.stages import StageReport

@@ -9,10 +9,11 @@ import polars as pl
 
 from n2g_assets.assets.check_kinds import Check, check_results, check_specs
 from n2g_assets.assets.metadata import asset_metadata, preview, rounded
-from n2g_assets.assets.progress import Progress, progress
+from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import CorpusCut
 from n2g_assets.corpus.documents import read_documents, source_fingerprints
 from n2g_assets.storage.slices import hash_json
@@ -115,7 +116,7 @@ def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) ->
         bos_id=session.model_row["bos_id"],
         harvest=cut,
         needed_contexts=settings.method.top_contexts,
-        progress=lambda _source, done, expected: show(done, max(done, expected)),
+        progress=lambda done, total: show(done, max(done, total)),
     )
     common: dict[str, Any] = {
         "input_hash": input_hash,

@@ -15,10 +15,10 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
 from n2g_assets.assets.study import Study
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import GraphSettings
 from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.method.graph import build_graphs

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from n2g_assets.core.progress import Progress
 
 _SECONDS_BETWEEN_EVENTS = 10.0
 

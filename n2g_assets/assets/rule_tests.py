@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from n2g_assets.assets.progress import Progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import PredictionSettings, RuleTestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from n2g_assets.assets.progress import Progress, progress
+from n2g_assets.assets.progress import progress
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit

@@ -14,11 +14,12 @@ import polars as pl
 
 from n2g_assets.assets.check_kinds import Check, check_results, check_specs
 from n2g_assets.assets.metadata import asset_metadata, preview
-from n2g_assets.assets.progress import Progress, progress
+from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import N2GError, StorageError
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.settings import Settings
 from n2g_assets.core.tables import TABLES

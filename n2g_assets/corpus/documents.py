@@ -24,6 +24,7 @@ from jaxtyping import Int32
 
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
@@ -39,13 +40,10 @@ from n2g_assets.corpus.sources import (
 )
 from n2g_assets.corpus.splitting import split_documents
 
-__all__ = ["Corpus", "Encode", "Progress", "read_documents", "source_fingerprints"]
+__all__ = ["Corpus", "Encode", "read_documents", "source_fingerprints"]
 
 Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with the source's label, the tokens taken so far and the tokens expected (0 while unknown)."""
 
 _BATCH_CHARACTERS = 400_000
 
@@ -110,7 +108,7 @@ def read_documents(
         bos_id: Token id at position 0 of every context.
         harvest: Context length, held-out share and length of a near-duplicate run.
         needed_contexts: Harvested contexts that the method needs at least.
-        progress: Called after every batch.
+        progress: Called with the tokens of a source that are taken, after every batch.
 
     Raises:
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
@@ -120,7 +118,7 @@ def read_documents(
     taken: list[_Document] = []
     progress = progress or _silent
     for source in sources:
-        progress(source_label(source), 0, source.max_tokens or 0)
+        progress(0, source.max_tokens or 0)
         opened = open_source(source, study_folder=study_folder, home=home)
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
         taken += _take(source, opened, longest, encode, counts, progress)
@@ -144,7 +142,7 @@ def read_documents(
     )
 
 
-def _silent(source: str, done: int, expected: int) -> None:
+def _silent(done: int, total: int) -> None:
     pass
 
 
@@ -197,10 +195,10 @@ def _take(
                 tokens=np.asarray(tokens, dtype=np.int32),
             )
         expected = n_tokens * all_characters // max(n_characters, 1)
-        progress(label, n_tokens, min(limit or expected, max(expected, n_tokens)) if all_characters else limit or 0)
+        progress(n_tokens, min(limit or expected, max(expected, n_tokens)) if all_characters else limit or 0)
     if not n_texts:
         raise no_text(source)
-    progress(label, n_tokens, n_tokens)
+    progress(n_tokens, n_tokens)
 
 
 def _next_batch(documents: Iterator[RawDocument], room: int) -> list[RawDocument]:

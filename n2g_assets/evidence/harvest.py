@@ -33,6 +33,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.frames import LayerHarvest, frames_of
 from n2g_assets.evidence.shards import HarvestCorpus, Shard, ShardStore, plan_shards
@@ -42,9 +43,6 @@ from n2g_assets.evidence.top_k import documents_of, pack, select, unpack
 from n2g_assets.model.batching import Batch, TokenBudget, is_out_of_memory, pad, run_batches
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.cache import Cache
-
-Progress = Callable[[int, int], None]
-"""Called with (tokens done, tokens to run)."""
 
 SAMPLE = 1024
 """Positions of the corpus behind ``neuron_stats.quantiles``."""

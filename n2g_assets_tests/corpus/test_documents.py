@@ -148,9 +148,9 @@ def test_progress_ends_at_what_was_taken(tmp_path):
         needed_contexts=1,
         progress=lambda *call: calls.append(call),
     )
-    assert calls[0] == ("a", 0, 0)
-    assert calls[-1] == ("a", 600, 600)
-    assert all(done <= expected for _, done, expected in calls)
+    assert calls[0] == (0, 0)
+    assert calls[-1] == (600, 600)
+    assert all(done <= expected for done, expected in calls)
 
 
 def test_a_named_corpus_brings_its_kind_unless_the_study_names_one(tmp_path, monkeypatch):

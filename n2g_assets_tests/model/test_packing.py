@@ -17,7 +17,7 @@ from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_
 prompts_of_tokens = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(prompts_of_tokens, st.integers(1, 40))
 def test_every_path_spells_its_prompt_and_no_prefix_of_a_row_stands_twice(prompts, row_tokens):
     arrays = [np.array(prompt, np.int32) for prompt in prompts]
