@@ -83,16 +83,6 @@ def draw_graph(nodes: pl.DataFrame, *, title: str, subtitle: str = "", max_nodes
     return document(inside + 2 * _MARGIN, bottom + 50, title, parts)
 
 
-def node_boxes(layout: Layout) -> list[Box]:
-    """The rectangles of all nodes, end marks included, of a picture whose upper right corner is (0, 0)."""
-    trees, alone = _tree_boxes(layout, 0.0, 0.0), _alone_boxes(layout, 0.0, layout.rows * _ROW + 26)
-    nodes = [placed.node for placed in layout.nodes] + list(layout.alone)
-    return [
-        Box(place.x - _pill(node), place.y, place.width + _pill(node), place.height)
-        for node, place in zip(nodes, trees + alone, strict=True)
-    ]
-
-
 def _note(layout: Layout, total: int) -> str:
     if not total:
         return "The graph is empty: it predicts silence everywhere."

@@ -1,0 +1,56 @@
+"""How a browser shows pages and pictures: the one file whose tests need Chromium or Chrome."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from n2g_assets_tests.report.published import HOSTILE, page, study
+from n2g_assets_tests.report.test_page import SECTIONS, Page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page({"toy": study((7,))}, pictures=True)
+
+
+def browse(folder: Path, html: str, *flags: str) -> str:
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+        "--no-first-run", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={folder / 'profile'}", *flags, (folder / "report.html").as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+
+
+def test_every_section_and_every_picture_is_shown(tmp_path, html):
+    """The page's own policy forbids scripts: a copy with one that measures the pictures shows that they load."""
+    measure = (
+        "<script>addEventListener('load', () => { document.title = [...document.images].map(picture => "
+        "[picture.naturalWidth, picture.clientWidth, picture.clientHeight].join('x')).join(' ') })</script>"
+    )
+    copy = html.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';", 1)
+    copy = copy.replace("</head>", measure + "</head>", 1)
+    found = Page(browse(tmp_path, copy, "--dump-dom", "--window-size=1100,900"))
+    assert [title.strip() for title in found.words["h2"]] == SECTIONS
+    sizes = [[int(number) for number in size.split("x")] for size in found.words["title"][0].split()]
+    assert len(sizes) == html.count("<figure>") == 4 * 3 + 1
+    assert all(natural > 300 and width > 300 and height > 150 for natural, width, height in sizes)
+
+
+def test_the_pages_policy_lets_no_script_run(tmp_path, html):
+    scripted = html.replace("</head>", "<script>document.title = 'ran'</script></head>", 1)
+    found = Page(browse(tmp_path, scripted, "--dump-dom"))
+    assert found.words["title"][0] == "toy: report on token graphs"
+    assert any(HOSTILE in cell for cell in found.words["td"])
+
+
+def test_the_page_can_be_printed(tmp_path):
+    paper = page({"toy": study((7,), preset="paper")})
+    browse(tmp_path, paper, f"--print-to-pdf={tmp_path / 'report.pdf'}", "--no-pdf-header-footer")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
