@@ -34,7 +34,7 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
         from n2g_assets.storage.files import write_atomically
         from n2g_assets.storage.warehouse import open_database
 
-        home = context.resources.n2g.open().home
+        home = context.resources.n2g.open()
         with open_database(home) as connection:
             page = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
         path = home.reports / f"{study.name}.html"
