@@ -179,12 +179,13 @@ def _clear_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         if is_disk_full(error):
             raise disk_full_error(target) from error
-        named = isinstance(error, OSError) and error.filename and Path(os.fsdecode(error.filename))
-        if named and (named.is_relative_to(target.parent) or target.is_relative_to(named)):
-            raise StorageError(
-                f"{target.name} cannot be written in {target.parent} ({error.strerror or error}): "
-                "make the folder writable, or set N2G_HOME to one that is."
-            ) from error
+        if isinstance(error, OSError) and error.filename:
+            named = Path(os.fsdecode(error.filename))
+            if named.is_relative_to(target.parent) or target.is_relative_to(named):
+                raise StorageError(
+                    f"{target.name} cannot be written in {target.parent} ({error.strerror or error}): "
+                    "make the folder writable, or set N2G_HOME to one that is."
+                ) from error
         raise
 
 

@@ -20,7 +20,7 @@ from n2g_assets.evidence.cached_activations import CachedActivations, read_texts
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.cache import Cache, Entry
-from n2g_assets_tests.evidence.test_harvest import (
+from n2g_assets_tests.evidence.helpers import (
     NEAR,
     CountingModel,
     SmallMemory,
@@ -31,21 +31,6 @@ from n2g_assets_tests.tiny_models import load_tiny, tiny_gpt2, tiny_llama, tiny_
 
 SETTINGS = HarvestSettings(batch_tokens=96, device="cpu")
 NEURONS = {0: [3, 47, 0], 2: [1]}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("model") / "llama")
-
-
-@pytest.fixture(scope="module")
-def model(files) -> SubjectModel:
-    return load_tiny(files)
-
-
-@pytest.fixture(scope="module")
-def contexts(model) -> pl.DataFrame:
-    return make_contexts(model, range(14))
 
 
 @pytest.fixture(autouse=True)

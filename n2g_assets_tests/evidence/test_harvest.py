@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,151 +13,20 @@ import pytest
 import torch
 
 from n2g_assets.core.errors import CorpusError, StorageError, SubjectError
-from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.tables import TABLES
-from n2g_assets.evidence.frames import LayerHarvest
-from n2g_assets.evidence.harvest import Harvest, harvest
-from n2g_assets.model.load import load_subject
-from n2g_assets.model.model import SubjectModel
-from n2g_assets.storage.cache import Cache
-from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
-
-LENGTH = 16
-NEAR = 1e-4
-"""Activations of these models reach 10: a hundred-thousandth of that, a tenth of what promise 3 allows."""
-SETTINGS = HarvestSettings(context_length=LENGTH, strongest=40, batch_tokens=128, shard_tokens=160, device="cpu")
-LAYERS = (0, 2)
-RECORDED = {0: [3, 5], 2: [1]}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("model") / "llama")
-
-
-@pytest.fixture(scope="module")
-def model(files) -> SubjectModel:
-    return load_tiny(files)
-
-
-def make_contexts(model: SubjectModel, documents: range | list[int]) -> pl.DataFrame:
-    rows = []
-    for document in documents:
-        rng = np.random.default_rng(document)
-        for window in range(1 + document % 5):
-            length = LENGTH if window else int(rng.integers(2, LENGTH + 1))
-            tokens = [model.bos_id, *rng.integers(2, 300, length - 1).tolist()]
-            rows.append((f"doc{document:02d}:{window}", f"doc{document:02d}", tokens))
-    schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-@dataclass
-class CountingModel:
-    """Counts what goes through a subject model."""
-
-    inner: SubjectModel
-    tokens: int = 0
-    layers: tuple[tuple[int, ...], ...] = ()
-    fail_after: int | None = None
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def run(self, tokens, taps):
-        if self.fail_after is not None and len(self.layers) >= self.fail_after:
-            raise KeyboardInterrupt
-        self.tokens += int((tokens >= 0).sum())
-        self.layers += (tuple(taps),)
-        self.inner.run(tokens, taps)
-
-
-@dataclass
-class SmallMemory(CountingModel):
-    """Runs out of memory on batches of more than so many tokens, once their first layer has been read."""
-
-    limit: int = 0
-    failed: tuple[int, ...] = ()
-
-    def run(self, tokens, taps):
-        if tokens.numel() <= self.limit:
-            super().run(tokens, taps)
-            return
-        self.failed += (tokens.numel(),)
-        first = min(taps)
-        self.inner.run(tokens, {first: taps[first]})
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-
-
-def run(model, contexts, folder: Path, layers=LAYERS, recorded=RECORDED, settings=SETTINGS, **more) -> Harvest:
-    return harvest(
-        model,
-        contexts,
-        layers,
-        recorded,
-        settings,
-        top_contexts=6,
-        contexts_per_document=2,
-        cache=Cache(Home(folder)),
-        **more,
-    )
-
-
-def activations_one_by_one(model: SubjectModel, contexts: pl.DataFrame, layer: int) -> dict[str, np.ndarray]:
-    found = {}
-    for context_id, token_ids in contexts.select("context_id", "token_ids").iter_rows():
-        kept: list[torch.Tensor] = []
-        model.run(torch.tensor([token_ids]), {layer: kept.append})
-        found[context_id] = kept[0][0].float().numpy()
-    return found
-
-
-def assert_same_rows(left: pl.DataFrame, right: pl.DataFrame, position: str) -> None:
-    """Rows by rank: the same but for the last digits, and for the order of rows that these decide.
-
-    The last digits depend on the processor and on the shape of a batch. Contexts that begin alike have equal
-    activations there, so that rows of neighbouring ranks may change places, and the last may give way to one cut off.
-    """
-    left, right = (frame.sort("unit", "sign", "rank") for frame in (left, right))
-    assert left.select("unit", "sign", "rank").equals(right.select("unit", "sign", "rank"))
-    np.testing.assert_allclose(left["activation"], right["activation"], atol=NEAR)
-    gap = pl.col("activation").diff().abs().over("unit", "sign")
-    below = pl.col("activation").diff(-1).abs().over("unit", "sign")
-    clear = left.select((gap.fill_null(1) > 2 * NEAR) & (below.fill_null(0) > 2 * NEAR)).to_series()
-    assert clear.mean() > 0.6
-    key = ["unit", "sign", "context_id", position]
-    assert left.filter(clear).select(key).equals(right.filter(clear).select(key))
-
-
-def assert_same_windows(left: pl.DataFrame, right: pl.DataFrame) -> None:
-    """Contexts that both hold have the same activations; all but a few do."""
-    both = left.join(right, on=["unit", "sign", "context_id"], suffix="_right")
-    assert len(both) > 0.8 * len(left)
-    np.testing.assert_allclose(both["activations"].explode(), both["activations_right"].explode(), atol=NEAR)
-
-
-def same_frames(one: LayerHarvest, other: LayerHarvest) -> None:
-    """Equal within rounding; see :func:`assert_same_rows`."""
-    np.testing.assert_allclose(one.neuron_stats["mean"], other.neuron_stats["mean"], atol=NEAR)
-    np.testing.assert_allclose(one.neuron_stats["std"], other.neuron_stats["std"], atol=NEAR)
-    assert np.array_equal(one.neuron_stats["n_tokens"], other.neuron_stats["n_tokens"])
-    np.testing.assert_allclose(
-        one.neuron_stats["quantiles"].explode(), other.neuron_stats["quantiles"].explode(), atol=NEAR
-    )
-    for name, position in (("activations", "position"), ("top_contexts", "peak")):
-        assert_same_rows(getattr(one, name), getattr(other, name), position)
-
-
-@pytest.fixture(scope="module")
-def contexts(model) -> pl.DataFrame:
-    return make_contexts(model, range(14))
-
-
-@pytest.fixture(scope="module")
-def first(model, contexts, tmp_path_factory) -> tuple[Harvest, Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    return run(model, contexts, folder), folder
+from n2g_assets_tests.evidence.helpers import (
+    LAYERS,
+    LENGTH,
+    NEAR,
+    RECORDED,
+    SETTINGS,
+    CountingModel,
+    SmallMemory,
+    activations_one_by_one,
+    make_contexts,
+    run,
+    same_frames,
+)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -351,71 +219,6 @@ def test_what_is_kept_of_every_unit_does_not_fit_into_memory_says_what_to_do(mod
     huge = SETTINGS.model_copy(update={"strongest": 10**13})
     with pytest.raises(SubjectError, match=r"no memory left for what .* of 2 layers: lower harvest.strongest"):
         run(model, contexts, tmp_path, settings=huge)
-
-
-def test_bfloat16_top_contexts_of_recorded_units_are_chosen_and_stored_in_float32(
-    files, model, contexts, first, tmp_path
-):
-    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
-    with pytest.raises(ValueError, match="exact_model"):
-        run(half, contexts, tmp_path)
-    frames = run(half, contexts, tmp_path, exact_model=model).frames(0)
-    exact = first[0].frames(0)
-    mine, theirs = (f.top_contexts.filter(pl.col("unit").is_in(RECORDED[0])) for f in (frames, exact))
-    assert_same_rows(mine, theirs, "peak")
-    assert_same_windows(mine, theirs)
-    best = frames.top_contexts.filter(rank=0).sort("sign", "unit")["activation"].cast(pl.Float64)
-    assert best.equals(frames.neuron_stats.sort("sign", "unit")["max"], check_names=False)
-
-
-def test_bfloat16_a_max_and_the_strong_positions_in_shortlisted_contexts_of_recorded_units_are_float32(
-    files, model, contexts, first, tmp_path
-):
-    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
-    exact = first[0].frames(0)
-    for small in (False, True):
-        again = SmallMemory(model, limit=50) if small else model
-        frames = run(half, contexts, tmp_path, exact_model=again).frames(0)
-        every = activations_one_by_one(model, contexts, 0)
-        recorded = pl.col("unit").is_in(RECORDED[0])
-        off = {}
-        for name, others in (("recorded", recorded), ("others", ~recorded)):
-            mine, theirs = (f.neuron_stats.filter(others).sort("unit", "sign")["max"] for f in (frames, exact))
-            off[name] = (mine - theirs).abs().max()
-        assert off["recorded"] < NEAR < off["others"]
-        top = frames.top_contexts.select("unit", "sign", "context_id")
-        strong = frames.activations.filter(recorded)
-        assert strong.select("unit", "sign", "rank").equals(
-            exact.activations.filter(recorded).select("unit", "sign", "rank")
-        )
-        within = strong.join(top, on=["unit", "sign", "context_id"])
-        assert len(within) > 50
-        for neuron, sign, context_id, position, activation in within.select(
-            "unit", "sign", "context_id", "position", "activation"
-        ).iter_rows():
-            assert activation == pytest.approx(sign * every[context_id][position, neuron], abs=NEAR)
-        steps = strong.select(pl.col("activation").diff().over("unit", "sign").fill_null(0))
-        assert (steps["activation"] <= 0).all(), "ranks follow the activations as they are stored"
-
-
-def test_bfloat16_measures_again_the_recorded_units_of_the_study_and_gives_no_other_windows(
-    files, model, contexts, first, tmp_path
-):
-    half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
-    more, fewer, later = (CountingModel(model) for _ in range(3))
-    run(half, contexts, tmp_path, exact_model=more).frames(0)
-    frames = run(half, contexts, tmp_path, recorded={0: [3]}, signs=(1,), exact_model=fewer).frames(0)
-    assert 0 < fewer.tokens < more.tokens
-    recorded = frames.top_contexts.filter(pl.col("activations").is_not_null())
-    assert recorded.select("unit", "sign").unique().rows() == [(3, 1)], "those of others are bfloat16"
-    exact = first[0].frames(0).top_contexts.filter(unit=3, sign=1)
-    assert_same_rows(recorded, exact, "peak")
-    assert_same_windows(recorded, exact)
-
-    run(half, contexts, tmp_path / "positive", signs=(1,), exact_model=model)
-    frames = run(half, contexts, tmp_path / "positive", signs=(-1,), exact_model=later).frames(0)
-    assert later.tokens == 0
-    assert frames.top_contexts["activations"].null_count() == len(frames.top_contexts)
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("nan")])

@@ -64,7 +64,7 @@ def test_an_entry_is_made_once_and_found_again(cache: Cache) -> None:
     assert files_below(cache.home.cache) == {f"models/tiny/abc/{name}" for name in (*CONTENT, "entry.json")}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_flipped_bit_of_any_file_is_noticed_and_the_entry_is_made_again(whole: Home, data: st.DataObject) -> None:
     cache = Cache(whole)

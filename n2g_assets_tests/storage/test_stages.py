@@ -17,6 +17,7 @@ from n2g_assets.core.table import Column
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.storage.cache import sweep
 from n2g_assets.storage.files import read_sealed, write_parquet, write_sealed
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
@@ -251,36 +252,58 @@ def test_any_history_ends_with_the_rows_of_an_undisturbed_run(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from n2g_assets.storage import slices
 from n2g_assets.core.home import Home
+from n2g_assets.storage.files import temporary_folder
+from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.storage.helpers import UNITS, compute, fill
+home = Home(Path(sys.argv[1]))
 def stage(units):
-    if sys.argv[2] == "compute" and UNITS[4] in units:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return compute(units)
-class Store(slices.SliceStore):
-    def write(self, table, *rest, **named):
-        manifest = super().write(table, *rest, **named)
-        if sys.argv[2] == table:
+    if UNITS[4] in units:
+        with temporary_folder(home.slices / "rules"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return manifest
-fill(Store(Home(Path(sys.argv[1]))), compute=stage, code_version="2")
+    return compute(units)
+fill(SliceStore(home), compute=stage, code_version="2")
 """
 
 
-@pytest.mark.parametrize(("moment", "missing"), [("compute", set(UNITS[4:])), ("rules", set()), ("ledger", set())])
 def test_after_kill_9_the_same_command_goes_on_and_gives_the_same_rows(
-    store: SliceStore, tmp_path_factory: pytest.TempPathFactory, moment: str, missing: set[Unit]
+    store: SliceStore, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     fill(store, code_version="1")
-    process = start(KILLED, store.home.root, moment)
+    process = start(KILLED, store.home.root)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert len(sweep(store.home)) == 1, "what the dead writer held"
     again = Counting()
     report = fill(store, compute=again, code_version="2", lock_timeout=0)
-    assert again.units == missing
+    assert again.units == set(UNITS[4:])
     assert report.content_hashes == undisturbed(tmp_path_factory, code_version="2").content_hashes
     assert not [name for name in files_below(store.home.cache) if "blocks" in name]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("table", ["rules", "ledger"])
+def test_after_a_kill_between_two_slices_nothing_is_computed_again(
+    store: SliceStore, tmp_path_factory: pytest.TempPathFactory, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, code_version="1")
+    write = store.write
+
+    def write_and_die(name: str, *rest: object, **named: object) -> None:
+        write(name, *rest, **named)
+        if name == table:
+            raise Killed
+
+    monkeypatch.setattr(store, "write", write_and_die)
+    with pytest.raises(Killed):
+        fill(store, code_version="2")
+    again = Counting()
+    report = fill(SliceStore(store.home), compute=again, code_version="2", lock_timeout=0)
+    assert again.units == set()
+    assert report.content_hashes == undisturbed(tmp_path_factory, code_version="2").content_hashes
 
 
 TWO = """
