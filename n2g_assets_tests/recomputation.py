@@ -1,4 +1,4 @@
-"""Evidence on a study's real rows: ``python -m n2g_assets_tests.evidence --study demo --units 20``.
+"""Evidence on a study's real rows: ``python -m n2g_assets_tests.recomputation --study demo --units 20``.
 
 For random units it runs the model again on each top example, one context at a time, and predicts the test contexts with
 a slow, obvious predictor written here; both must give what is stored.

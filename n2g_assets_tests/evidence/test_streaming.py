@@ -119,7 +119,7 @@ def listed(entries: torch.Tensor, length: int) -> list[tuple[float, int, int]]:
 
 
 @each_stream
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     corpora(),
     st.integers(0, 2**32),

@@ -105,7 +105,7 @@ slow_path_strategy = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.lists(slow_path_strategy, max_size=9))
 def test_the_trie_holds_exactly_the_paths_and_their_copies_by_definition(paths):
     fast = [

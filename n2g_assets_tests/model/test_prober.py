@@ -171,7 +171,7 @@ def test_nothing_asked_runs_nothing(model):
     assert prober.calls == prober.tokens == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 200))
 def test_batches_hold_every_prompt_once_and_no_more_tokens_than_asked(lengths, batch_tokens):
     found = [rows for rows, _ in run_batches(np.array(lengths, np.int64), TokenBudget(batch_tokens), len)]
