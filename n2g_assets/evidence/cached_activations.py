@@ -310,7 +310,7 @@ class _Store:
         Raises:
             StorageError: The cache cannot be written, or the disk is full.
         """
-        columns.values.flush()  # type: ignore[attr-defined]
+        columns.values.flush()
         neurons = columns.neurons.tolist()
         key = hash_json([layer, shard.shard_id, neurons])
         about = {"layer": layer, "shard": shard.shard_id, "neurons": neurons}
