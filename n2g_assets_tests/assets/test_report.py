@@ -10,7 +10,6 @@ from n2g_assets.assets.report import commands_of, report_asset
 from n2g_assets.assets.resource import N2GResource
 from n2g_assets.study import shipped_study
 from n2g_assets_tests.assets.conftest import FinishedRun
-from n2g_assets_tests.assets.studies import metadata_of
 
 
 def test_without_a_published_database_it_says_what_is_missing(tmp_path: Path):
@@ -24,7 +23,7 @@ def test_without_a_published_database_it_says_what_is_missing(tmp_path: Path):
 
 def test_a_run_says_where_the_page_lies_and_how_large_it_is(finished: FinishedRun):
     page = finished.home / "reports" / f"{finished.study.name}.html"
-    metadata = metadata_of(finished.result, "report")[None]
+    metadata = finished.metadata["report"][None]
     assert metadata["page"] == str(page)
     assert metadata["url"] == page.as_uri()
     assert metadata["bytes"] == page.stat().st_size
