@@ -204,7 +204,6 @@ import os, signal, sys
 from pathlib import Path
 from n2g_assets.core.home import Home
 from n2g_assets.storage import warehouse
-from n2g_assets.storage.cache import sweep
 from n2g_assets.storage.slices import SliceStore
 real = os.replace
 def replace(source, target):
