@@ -260,10 +260,9 @@ def _build(path: Path, store: SliceStore, slices: Slices, memory_limit: str) -> 
         connection.execute("CREATE TEMP TABLE asked (study VARCHAR, layer INTEGER, unit INTEGER, sign TINYINT)")
         units = list(zip(*_units(store, slices), strict=True)) or [()] * 4
         connection.execute("INSERT INTO asked SELECT unnest(?), unnest(?), unnest(?), unnest(?)", [*map(list, units)])
-        connection.execute("BEGIN")
         for table in published_tables():
-            _fill(connection, store, table, {key: about for key, about in slices.items() if key.table == table.name})
-        connection.execute("COMMIT")
+            if found := {key: manifest for key, manifest in slices.items() if key.table == table.name}:
+                _fill(connection, store, table, found)
         counted = "SELECT study, table_name, CAST(sum(published_rows) AS BIGINT) FROM slices GROUP BY ALL ORDER BY ALL"
         rows: Rows = {}
         for study, name, count in connection.execute(counted).fetchall():
@@ -275,32 +274,30 @@ def _build(path: Path, store: SliceStore, slices: Slices, memory_limit: str) -> 
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, store: SliceStore, table: Table, slices: Slices) -> None:
-    """Inserts the rows of a table's slices, and their own rows in the table ``slices``."""
+    """Inserts the rows of a table's slices, all files at once, and a row of the table ``slices`` for each of them."""
+    paths = {str(store.path(key)): manifest for key, manifest in slices.items()}
+    patterns = [_literal_path(path) for path in paths]
     columns = ", ".join(identifier(column.name) for column in table.columns)
     chosen = "SEMI JOIN asked USING (study, layer, unit, sign)" if table.by_unit else ""
-    for key, manifest in slices.items():
-        inserted = connection.execute(
-            f"INSERT INTO {identifier(table.name)} ({columns}) "
-            f"SELECT {columns} FROM read_parquet(?, hive_partitioning = false) {chosen}",
-            [_literal_path(store.path(key))],
-        ).fetchall()[0][0]
-        about: dict[str, Any] = {
-            "study": manifest.study,
-            "layer": manifest.layer,
+    connection.execute(
+        f"INSERT INTO {identifier(table.name)} ({columns}) "
+        f"SELECT {columns} FROM read_parquet(?, hive_partitioning = false) {chosen}",
+        [patterns],
+    )
+    counted = f"SELECT filename, count(*) FROM read_parquet(?, hive_partitioning = false, filename = true) {chosen}"
+    inserted = dict(connection.execute(f"{counted} GROUP BY filename", [patterns]).fetchall())
+    names = TABLES["slices"].schema.names()
+    known = {name for name in names if name in Manifest.__dataclass_fields__}
+    for path, manifest in paths.items():
+        about = {name: getattr(manifest, name) for name in known} | {
             "table_name": manifest.table,
-            "part": manifest.part,
-            "input_hash": manifest.input_hash,
-            "content_hash": manifest.content_hash,
-            "code_version": manifest.code_version,
-            "rows": manifest.rows,
-            "published_rows": inserted,
+            "published_rows": inserted.get(path, 0),
             "written_at": datetime.fromisoformat(manifest.written_at).replace(tzinfo=None),
         }
-        names = TABLES["slices"].schema.names()
         marks = ", ".join("?" for _ in names)
         connection.execute(f"INSERT INTO slices VALUES ({marks})", [about[name] for name in names])
 
 
-def _literal_path(path: Path) -> str:
+def _literal_path(path: str) -> str:
     """A path that DuckDB does not take for a pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
+    return re.sub(r"([*?\[])", r"[\1]", path)
