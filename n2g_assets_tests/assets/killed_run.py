@@ -1,32 +1,31 @@
-"""Runs the job of a tiny study and dies by SIGKILL at its n-th file put into place: ``killed_run.py folder home n``."""
+"""Runs the stages of a tiny study and dies by SIGKILL before its n-th file is put into place: ``folder home n``."""
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import dagster as dg
-
-from n2g_assets_tests.assets.studies import WITH_CONTROL, run_job, tiny_study
+from n2g_assets_tests.assets.studies import run_stages, tiny_study
 
 
-def die_at(nth: int) -> None:
-    """Let this process be killed just before its n-th ``os.replace``."""
-    replace, seen = os.replace, 0
+def before_the(nth: int, die: Callable[[], None], name: str = "replace") -> Callable[..., Any]:
+    """``os.replace`` or ``os.rename``, which dies before its n-th call."""
+    call, seen = getattr(os, name), 0
 
-    def counting(*args, **kwargs):
+    def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal seen
         seen += 1
         if seen == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*args, **kwargs)
+            die()
+        return call(*args, **kwargs)
 
-    os.replace = counting
+    return counting
 
 
 if __name__ == "__main__":
     folder, home, nth = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    study = tiny_study(folder, evaluation=WITH_CONTROL)
-    die_at(nth)
-    with dg.DagsterInstance.ephemeral() as instance:
-        run_job(study, home, instance)
+    study = tiny_study(folder)
+    os.replace = before_the(nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    run_stages(study, home)

@@ -1,30 +1,26 @@
-"""Bad input stops a run at its first step that can know, with one sentence, and loses nothing."""
+"""Bad input is refused by the first function that can know, with one sentence, and loses nothing.
+
+``test_jobs`` shows that such a sentence is the headline of the step that fails.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import pytest
 
+from n2g_assets.assets import corpus_tokens, subject_model
+from n2g_assets.assets.resource import N2GResource
+from n2g_assets.core.errors import N2GError, StorageError
 from n2g_assets.study import N2GStudy
-from n2g_assets_tests.assets.studies import run_job, tiny_study
+from n2g_assets_tests.assets.studies import no_progress, session_of, tiny_study
 
 YAML = """
 subject: {source: local, path: model}
 corpus: [{source: files, path: corpus}]
 layers: 3
 """
-
-
-def failure_of(result) -> tuple[str, str]:
-    """The step that failed, and the message at the bottom of its causes."""
-    assert not result.success
-    event = next(event for event in result.all_events if event.is_step_failure)
-    failure = event.step_failure_data
-    if failure.user_failure_data and failure.user_failure_data.description:
-        return event.step_key.split("__")[-1], failure.user_failure_data.description
-    error = failure.error
-    while error.cause is not None:
-        error = error.cause
-    return event.step_key.split("__")[-1], error.message
 
 
 @pytest.mark.parametrize(
@@ -51,8 +47,12 @@ def test_the_same_yaml_without_a_mistake_is_taken():
     assert N2GStudy.resolve_from_yaml(YAML).layers == 3
 
 
+def materialize_corpus(session):
+    corpus_tokens.materialize(session, no_progress)
+
+
 @pytest.mark.parametrize(
-    ("changes", "step", "says"),
+    ("changes", "asset", "says"),
     [
         ({"layers": [0, 7]}, "subject_model", "has no layer 7"),
         ({"neurons": [3, 48]}, "subject_model", "does not have neuron 48"),
@@ -69,46 +69,38 @@ def test_the_same_yaml_without_a_mistake_is_taken():
         ({"corpus": [{"source": "files", "path": "broken.parquet"}]}, "corpus_tokens", "broken.parquet"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_sentence(tmp_path, instance, changes, step, says):
-    import re
-
+def test_what_does_not_fit_is_said_in_one_sentence(finished, tmp_path, changes, asset, says):
+    shutil.copytree(finished.study.folder / "model", tmp_path / "model")
+    shutil.copytree(finished.study.folder / "corpus", tmp_path / "corpus")
     (tmp_path / "latin1.txt").write_bytes("naïve".encode("latin-1"))
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    result = run_job(tiny_study(tmp_path, **changes), tmp_path / "home", instance, raise_on_error=False)
-    failed, message = failure_of(result)
-    assert failed == step
-    assert re.search(says, message, re.DOTALL)
-    assert "Traceback" not in message
+    session = session_of(tiny_study(tmp_path, **changes), finished.copy_home(tmp_path))
+    steps = {"subject_model": subject_model.materialize, "corpus_tokens": materialize_corpus}
+    if asset == "corpus_tokens":
+        subject_model.materialize(session)
+    with pytest.raises(N2GError) as raised:
+        steps[asset](session)
+    assert re.search(says, str(raised.value), re.DOTALL)
+    assert "Traceback" not in str(raised.value)
 
 
-def test_a_model_that_cannot_be_had_offline_is_said_quickly(tmp_path, instance, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"subject": {"source": "hub", "name": "nobody/nothing"}}, "nobody/nothing"),
+        ({"method": {"proposer": "masked_lm", "masked_lm": "nobody/nothing"}}, "proposer: infill"),
+    ],
+)
+def test_a_model_that_cannot_be_had_offline_is_said_before_any_work(finished, tmp_path, monkeypatch, changes, says):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    study = tiny_study(tmp_path, subject={"source": "hub", "name": "nobody/nothing"})
-    failed, message = failure_of(run_job(study, tmp_path / "home", instance, raise_on_error=False))
-    assert failed == "subject_model"
-    assert "nobody/nothing" in message
+    session = session_of(tiny_study(finished.study.folder, **changes), tmp_path / "home")
+    with pytest.raises(N2GError, match="nobody/nothing") as raised:
+        subject_model.materialize(session)
+    assert says in str(raised.value)
 
 
-def test_a_masked_language_model_that_cannot_be_had_is_said_before_the_harvest(tmp_path, instance, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    study = tiny_study(tmp_path, method={"proposer": "masked_lm", "masked_lm": "nobody/nothing"})
-    failed, message = failure_of(run_job(study, tmp_path / "home", instance, raise_on_error=False))
-    assert failed == "subject_model"
-    assert "nobody/nothing" in message
-    assert "proposer: infill" in message
-
-
-def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path, instance):
+def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path):
     (tmp_path / "home").write_text("a file in the way")
-    failed, message = failure_of(run_job(tiny_study(tmp_path), tmp_path / "home", instance, raise_on_error=False))
-    assert failed == "subject_model"
-    assert "N2G_HOME" in message
-
-
-def test_a_mistake_leaves_what_was_there(finished, tmp_path, instance):
-    home = finished.copy_home(tmp_path)
-    before = {path: path.read_bytes() for path in sorted(home.rglob("*.parquet"))}
-    wrong = tiny_study(finished.study.folder, layers=[0, 1, 9])
-    assert not run_job(wrong, home, instance, raise_on_error=False).success
-    assert {path: path.read_bytes() for path in sorted(home.rglob("*.parquet"))} == before
+    with pytest.raises(StorageError, match="N2G_HOME"):
+        N2GResource(home=str(tmp_path / "home")).open()

@@ -1,5 +1,6 @@
-"""``kill -9`` in any stage, then the same command: it goes on, and ends with the rows of an undisturbed run."""
+"""A run that dies in any stage, then the same command: it goes on, and ends with the rows of an undisturbed run."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,26 +11,50 @@ import polars as pl
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
+from n2g_assets_tests.assets.killed_run import before_the
+from n2g_assets_tests.assets.studies import run_stages
 
-KILLED_AT = 110
-"""Every try dies this many files further on: in the corpus, the shards, the blocks, the slices and the database."""
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_rows(finished, tmp_path):
-    home = tmp_path / "home"
-    deaths = 0
+class Death(BaseException):
+    """What nothing catches, as a kill."""
+
+
+def die() -> None:
+    raise Death
+
+
+def test_a_run_that_dies_again_and_again_ends_with_the_same_rows(finished, tmp_path, monkeypatch):
+    """Every try dies some files further on: in the corpus, the shards, the blocks and the slices of every stage."""
+    home, deaths = tmp_path / "home", 0
     while True:
-        command = [sys.executable, "-m", "n2g_assets_tests.assets.killed_run", finished.study.folder, home, KILLED_AT]
-        done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, cwd=SCRIPT.parents[2], check=False
-        )
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-        deaths += 1
-    assert deaths >= 3
-    undisturbed, killed = SliceStore(Home(finished.home)), SliceStore(Home(home))
+        with monkeypatch.context() as patched:
+            for name in ("replace", "rename"):
+                patched.setattr(os, name, before_the(23 if name == "replace" else 7, die, name))
+            try:
+                run_stages(finished.study, home)
+                break
+            except Death:
+                deaths += 1
+    assert deaths >= 4
+    assert_same_rows(finished.home, home)
+
+
+def test_a_killed_process_leaves_what_the_next_run_goes_on_from(finished, tmp_path):
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "n2g_assets_tests.assets.killed_run", finished.study.folder, home, 60]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, cwd=SCRIPT.parents[2], check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert SliceStore(Home(home)).keys("tiny"), "it had finished something"
+    run_stages(finished.study, home)
+    assert_same_rows(finished.home, home)
+
+
+def assert_same_rows(undisturbed_home: Path, killed_home: Path) -> None:
+    undisturbed, killed = SliceStore(Home(undisturbed_home)), SliceStore(Home(killed_home))
     assert killed.keys("tiny") == undisturbed.keys("tiny")
     for table in TABLES:
         before = undisturbed.scan_all(table, "tiny").collect()
