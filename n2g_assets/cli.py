@@ -23,9 +23,6 @@ from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
-from n2g_assets.definitions import build_defs
-from n2g_assets.report.summary import study_summary
-from n2g_assets.study import shipped_studies, shipped_study
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -64,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_demo(home: Home) -> int:
     """The study ``demo``, after the studies that name it as theirs to control; it does not need them."""
+    from n2g_assets.study import shipped_studies, shipped_study
+
     for control in shipped_studies():
         if shipped_study(control).settings.control_of == "demo" and run_study(home, control, show=False):
             _say(f"The control '{control}' failed, so that the report shows none; the study itself goes on.\n")
@@ -77,6 +76,8 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
         SettingsError: there is no such study, or it has no such layers.
         KeyboardInterrupt: the user or the system ended the run.
     """
+    from n2g_assets.report.summary import study_summary
+
     began = time.monotonic()
     job = study_job(study)
     assert job.partitions_def is not None
@@ -101,6 +102,9 @@ def study_job(study: str) -> dg.JobDefinition:
     Raises:
         SettingsError: there is no such study.
     """
+    from n2g_assets.definitions import build_defs
+    from n2g_assets.study import shipped_study
+
     project = _own_project(Path.cwd())
     if project is None:
         return build_defs([shipped_study(study)]).resolve_job_def(study)
@@ -139,7 +143,8 @@ def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str,
     places = set()
     for part in layers.split(","):
         ends = [end.strip() for end in part.split("...")]
-        if len(ends) > 2 or not all(end.isdecimal() and int(end) in by_number for end in ends):
+        known = len(ends) <= 2 and all(end.isdecimal() and int(end) in by_number for end in ends)
+        if not known or int(ends[0]) > int(ends[-1]):
             raise SettingsError(
                 f"--layers {layers} does not name layers of the study: it has {', '.join(keys)}, so give some of them, "
                 f"such as {int(keys[-1])} or {int(keys[0])}...{int(keys[-1])}, with commas between them."

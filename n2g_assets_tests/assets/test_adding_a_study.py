@@ -1,70 +1,231 @@
-"""A user adds a study by adding a folder with a ``defs.yaml``, here or in a Dagster project of their own."""
+"""A user adds a study by adding a folder with a ``defs.yaml`` to a Dagster project: every launch line then works.
+
+Each line is tried on an empty home. Two are real processes in a project folder of their own; the others run in process.
+"""
 
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
-from n2g_assets.assets.resource import N2GResource
+from n2g_assets import cli
+from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.home import Home
 from n2g_assets.study import N2GStudy
-from n2g_assets_tests.assets.studies import write_corpus
-from n2g_assets_tests.tiny_models import tiny_gpt2
+from n2g_assets_tests.assets.studies import rows_of, write_corpus
+from n2g_assets_tests.tiny_models import tiny_llama
 
-YAML = """
+STUDY = """\
 type: n2g_assets.N2GStudy
+
 attributes:
   subject: {source: local, path: model}
-  corpus:
-    - {source: files, path: texts, kind: notes}
-  layers: [1, 2]
-  neurons: [3, 5, 7]
-  hook: mlp.hook_post
-  harvest: {context_length: 32, device: cpu}
+  corpus: [{source: files, path: texts, kind: notes}]
+  layers: [0, 2]
+  neurons: [3]
+  preset: paper
+  harvest: {context_length: 32, strongest: 16, device: cpu}
   method: {substitutes: 1, min_contexts_per_side: 2, infill_candidates: 8, infill_rescored: 4}
+  evaluation: {bootstrap_draws: 20}
+"""
+PYPROJECT = """\
+[project]
+name = "own"
+version = "0.1"
+
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "own"
+"""
+DEFINITIONS = """\
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.definitions
+def defs():
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
 """
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A Dagster project of a user: nothing in it but what Dagster asks for, and the folder of one study."""
+    root = tmp_path_factory.mktemp("project")
+    study = root / "own" / "defs" / "notes"
+    study.mkdir(parents=True)
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "own" / "definitions.py").write_text(DEFINITIONS)
+    for package in (root / "own", root / "own" / "defs"):
+        (package / "__init__.py").touch()
+    (study / "defs.yaml").write_text(STUDY)
+    tiny_llama(study / "model")
+    write_corpus(study / "texts")
+    return root
+
+
+def run(project: Path, home: Path, *command: str) -> subprocess.CompletedProcess:
+    """A command in the project folder, with an empty home."""
+    home.mkdir()
+    package = str(Path(cli.__file__).parents[1])
+    environment = {**os.environ, "N2G_HOME": str(home), "PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    environment.pop("DAGSTER_HOME", None)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def assert_whole(home: Path, layers: set[int] = frozenset({0, 2})) -> None:
+    """The study went through to its database and its report."""
+    assert set(rows_of(home, "layer_scores", "notes")["layer"]) == layers
+    assert (home / "n2g.duckdb").is_file()
+    assert (home / "reports" / "notes.html").is_file()
+
+
+def assert_quiet(done: subprocess.CompletedProcess) -> None:
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    for word in ("BetaWarning", "SupersessionWarning", "telemetry", "no dagster.yaml", "Traceback"):
+        assert word not in said, word
+
+
+# -------------------------------------------------------------------------------------------- real processes
+def test_dg_launch_of_the_job_without_a_partition_takes_all_layers(project, tmp_path):
+    dg_command = str(Path(sys.executable).with_name("dg"))
+    assert_quiet(run(project, tmp_path / "home", dg_command, "launch", "--job", "notes"))
+    assert_whole(tmp_path / "home")
+
+
+def test_n2g_run_ends_by_saying_where_report_and_database_are(project, tmp_path):
+    done = run(project, tmp_path / "home", sys.executable, "-m", "n2g_assets.cli", "run", "notes", "--layers", "2")
+    assert_quiet(done)
+    assert_whole(tmp_path / "home", {2})
+    assert "reports/notes.html" in done.stdout
+    assert "n2g.duckdb" in done.stdout
+    assert "F1 of firing in study 'notes'" in done.stdout
+    assert (tmp_path / "home" / "dagster" / "dagster.yaml").read_text().find("telemetry") > 0
+
+
+# -------------------------------------------------------------------------------------------- in process
 @pytest.fixture
-def added(tmp_path):
-    with create_defs_folder_sandbox() as sandbox:
-        folder = sandbox.scaffold_component(
-            component_cls=N2GStudy, defs_path="my_gpt2", defs_yaml_contents=yaml.safe_load(YAML)
-        )
-        tiny_gpt2(folder / "model")
-        write_corpus(folder / "texts")
-        with sandbox.load_component_and_build_defs(defs_path="my_gpt2") as (component, definitions):
-            home = N2GResource(home=str(tmp_path / "home"))
-            own = dg.Definitions(resources={"n2g": home}, executor=dg.in_process_executor)
-            yield component, dg.Definitions.merge(definitions, own)
+def definitions(project, tmp_path, monkeypatch) -> dg.Definitions:
+    """The project's code location, as Dagster loads it, with an empty home."""
+    monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
+    monkeypatch.syspath_prepend(str(project))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        monkeypatch.delitem(sys.modules, name)
+    return dg.load_from_defs_folder(path_within_project=project)
 
 
-def test_the_folder_appears_under_its_name_with_its_job_and_schedule(added):
-    component, definitions = added
-    assert component.neurons == [3, 5, 7]
-    assert {key.path[0] for key in definitions.resolve_all_asset_keys()} == {
-        "my_gpt2", "my_gpt2_reinitialised",
-    }  # fmt: skip
+def test_the_group_from_the_page_or_the_command_line_runs_as_one_run_of_a_range(definitions, tmp_path, instance):
+    """What both launch: the assets of the group in the implicit job, with the tags of a range."""
     repository = definitions.get_repository_def()
-    assert "my_gpt2" in repository.job_names
-    assert [schedule.name for schedule in repository.schedule_defs] == ["my_gpt2_nightly"]
+    group = dg.AssetSelection.groups("notes").resolve(repository.asset_graph)
+    job = repository.get_implicit_job_def_for_assets(group)
+    result = job.execute_in_process(
+        instance=instance, asset_selection=list(group), tags={RANGE_START: "00", RANGE_END: "02"}
+    )
+    assert result.success
+    assert_whole(tmp_path / "home")
 
 
-def test_an_ungated_gelu_model_in_a_folder_of_its_own_runs_to_the_database(added, tmp_path, instance):
-    _, definitions = added
-    job = definitions.resolve_job_def("my_gpt2")
-    assert job.execute_in_process(instance=instance, partition_key="02").success
-    assert (tmp_path / "home" / "n2g.duckdb").exists()
+def test_one_partition_of_the_job_is_one_layer(definitions, tmp_path, instance):
+    assert definitions.resolve_job_def("notes").execute_in_process(instance=instance, partition_key="02").success
+    assert_whole(tmp_path / "home", {2})
 
 
+def test_the_project_shows_its_study_with_job_schedule_and_component(definitions):
+    assert {key.path[0] for key in definitions.resolve_all_asset_keys()} == {"notes"}
+    repository = definitions.get_repository_def()
+    assert "notes" in repository.job_names
+    assert [schedule.name for schedule in repository.schedule_defs] == ["notes_nightly"]
+    (component,) = definitions.component_tree.get_all_components(of_type=N2GStudy)
+    assert component.neurons == [3]
+
+
+def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SettingsError, match=r"no study 'demo'.*notes"):
+        cli.study_job("demo")
+
+
+# -------------------------------------------------------------------------------------------- the folder itself
 def test_a_folder_name_that_cannot_name_a_job_is_refused_with_one_that_can():
     with create_defs_folder_sandbox() as sandbox:
-        sandbox.scaffold_component(component_cls=N2GStudy, defs_path="my-gpt2", defs_yaml_contents=yaml.safe_load(YAML))
+        sandbox.scaffold_component(
+            component_cls=N2GStudy, defs_path="my-gpt2", defs_yaml_contents=yaml.safe_load(STUDY)
+        )
         with pytest.raises(Exception) as raised, sandbox.load_component_and_build_defs(defs_path="my-gpt2"):  # noqa: PT011
             pass
     errors = [raised.value]
     while errors[-1].__cause__ is not None:
         errors.append(errors[-1].__cause__)
     assert any("my_gpt2" in str(error) for error in errors if isinstance(error, SettingsError))
+
+
+def test_the_scaffolded_template_loads_as_it_is_and_with_every_line_that_is_commented_out(tmp_path):
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(component_cls=N2GStudy, defs_path="fresh")
+        with sandbox.load_component_and_build_defs(defs_path="fresh") as (component, definitions):
+            assert component.layers == [0, 7, 15]
+            assert definitions.resolve_job_def("fresh")
+        text = (folder / "defs.yaml").read_text()
+    attributes = yaml.safe_load(text)["attributes"]
+    lines = [line.strip().removeprefix("# ") for line in text.splitlines() if line.startswith(("  # ", "    # "))]
+    settings = [line for line in lines if ": " in line and line.split(":")[0].replace("_", "").isalpha()]
+    assert len(settings) > 8
+    for line in settings:
+        N2GStudy.resolve_from_yaml(yaml.safe_dump(attributes | yaml.safe_load(line)))
+
+
+# -------------------------------------------------------------------------------------------- layers and first starts
+KEYS = ["00", "07", "15"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "ranges"),
+    [
+        (None, [("00", "15")]),
+        ("7", [("07", "07")]),
+        ("07", [("07", "07")]),
+        ("0,7", [("00", "07")]),
+        ("15, 0", [("00", "00"), ("15", "15")]),
+        ("0...7", [("00", "07")]),
+        ("00...15", [("00", "15")]),
+    ],
+)
+def test_layers_are_taken_as_people_write_them(layers, ranges):
+    assert cli.partition_ranges(KEYS, layers) == ranges
+
+
+@pytest.mark.parametrize("layers", ["3", "all", "0...8", "", "0...7...15", "-7", "15...0"])
+def test_layers_that_the_study_lacks_are_said_with_those_that_it_has(layers):
+    with pytest.raises(SettingsError, match="it has 00, 07, 15, so give some of them, such as 15"):
+        cli.partition_ranges(KEYS, layers)
+
+
+def test_several_first_starts_on_one_new_home_leave_a_database_that_works(tmp_path):
+    command = [sys.executable, "-m", "n2g_assets.cli", "init"]
+    environment = {**os.environ, "N2G_HOME": str(tmp_path / "home")}
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, said
+    home = Home(tmp_path / "home")
+    assert all(f"DAGSTER_HOME={home.dagster}" in text for text in said)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        assert instance.get_runs() == []
+    shutil.rmtree(tmp_path / "home")
