@@ -36,7 +36,7 @@ from rows import row
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.metrics import count_firings
+from n2g_assets.evaluation.document_counts import count_documents
 from n2g_assets.evidence.frames import LayerHarvest
 from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.predict import TokenGraph
@@ -153,7 +153,8 @@ def _f1(
     found = []
     for nodes in graphs:
         predicted = TokenGraph.from_rows(nodes, vocabulary).predict(text)
-        counts = count_firings(actual[inside], predicted[inside].astype(np.float64), threshold)
+        pair = actual[inside], predicted[inside].astype(np.float64)
+        counts = count_documents(*pair, np.zeros(len(pair[0]), int), 1, threshold).total
         if not counts.n_firings or counts.f1 is None:
             return None
         found.append(counts.f1)

@@ -25,18 +25,13 @@ from n2g_assets.evaluation.document_counts import DocumentCounts
 FEWEST_DOCUMENTS = 5
 """Documents with a firing token from which a unit's score has an interval."""
 
-_EXACT_FLOAT32 = 2**24
 _DRAWS_AT_ONCE = 128  # their sums stay in the processor's cache
-_PERCENTILES = (2.5, 97.5)
 
 
 def poisson_weights(document_ids: Sequence[str], draws: int, seed: int) -> UInt8[np.ndarray, "draws documents"]:
     """How often each document is drawn: Poisson(1) from a generator of its own, seeded by ``seed`` and its id.
 
-    Args:
-        document_ids: by the documents' number in the text.
-        draws: number of draws; the first of more draws are the same.
-        seed: of the whole bootstrap, 0 or more.
+    The first of more draws are the same.
     """
     columns = [_weights_of(document_id, draws, seed) for document_id in document_ids]
     return np.stack(columns, axis=1) if columns else np.zeros((draws, 0), dtype=np.uint8)
@@ -51,36 +46,28 @@ def _weights_of(document_id: str, draws: int, seed: int) -> UInt8[np.ndarray, " 
     return weights
 
 
-def interval(draws: Float[np.ndarray, " draws"], score: float | None = None) -> tuple[float, float] | tuple[None, None]:
-    """The 95 % interval of a score, from its draws that are defined (no NaN); None twice where none is.
+def interval(draws: Float[np.ndarray, " draws"], score: float | None) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a score, from its draws that are defined (no NaN); None twice where none or no score is.
 
     Percentiles are corrected for the bias of the draws (Efron's BC): where most draws lie below the score, as they do
     for F1 on sparse text, higher percentiles are taken. An interval always holds its score.
-
-    Args:
-        draws: the score in every draw.
-        score: the score itself; without it the plain percentiles 2.5 and 97.5 are taken.
     """
     defined = draws[~np.isnan(draws)]
-    if not len(defined):
+    if score is None or not len(defined):
         return None, None
-    if score is None:
-        low, high = np.percentile(defined, _PERCENTILES)
-        return float(low), float(high)
     normal, n = NormalDist(), len(defined)
     tolerance = 1e-6 * max(1.0, abs(score))  # draws may be kept in float32
     below = np.count_nonzero(defined < score - tolerance)
     tied = np.count_nonzero(np.abs(defined - score) <= tolerance)
     bias = normal.inv_cdf(min(max((below + tied / 2) / n, 1 / (2 * n)), 1 - 1 / (2 * n)))
-    shares = [normal.cdf(2 * bias + normal.inv_cdf(percentile / 100)) for percentile in _PERCENTILES]
-    low, high = np.quantile(defined, shares)
+    low, high = np.quantile(defined, [normal.cdf(2 * bias + normal.inv_cdf(share)) for share in (0.025, 0.975)])
     return min(float(low), score), max(float(high), score)
 
 
 def draw_scores(
     counts: DocumentCounts, weights: UInt8[np.ndarray, "draws documents"]
-) -> tuple[Float64[np.ndarray, " draws"], Float64[np.ndarray, " draws"]]:
-    """F1 and average precision in every draw; NaN where not defined.
+) -> Float64[np.ndarray, "scores draws"]:
+    """F1 (row 0) and average precision (row 1) in every draw; NaN where not defined.
 
     Where the unit fires in the text, a draw without any of those firings says nothing of it and is not defined.
 
@@ -106,18 +93,17 @@ def draw_scores(
     of_documents = np.stack([hits, hits + counts.false_positives, hits + counts.false_negatives], axis=1)
     table = np.hstack([found.cumsum(axis=1), taken.cumsum(axis=1), of_documents])
     # Whole numbers below 2**24 are exact in float32, in which the product takes half the time.
-    exact = int(counts.n_tokens.sum()) * int(weights.max(initial=0)) < _EXACT_FLOAT32
+    exact = int(counts.n_tokens.sum()) * int(weights.max(initial=0)) < 2**24
     table = table.astype(np.float32 if exact else np.float64)
     parts = [
         _scores_of_draws((weights[start : start + _DRAWS_AT_ONCE] @ table).astype(np.float64), n)
         for start in range(0, len(weights), _DRAWS_AT_ONCE)
     ]
-    f1, average_precision = np.concatenate([np.zeros((2, 0)), *parts], axis=1)
-    return f1, average_precision
+    return np.concatenate(parts, axis=1)
 
 
 def _scores_of_draws(drawn: Float64[np.ndarray, "draws columns"], n: int) -> Float64[np.ndarray, "scores draws"]:
-    """F1 and average precision of draws, given what each found and took down to n levels, and its counts."""
+    """The scores of draws, given what each found and took down to n levels, and its counts."""
     found, taken, (true_positives, alarms, firings) = drawn[:, :n], drawn[:, n : 2 * n], drawn[:, 2 * n :].T
     firings = np.where(firings > 0, firings, np.nan) if n else firings
     area = found.copy()

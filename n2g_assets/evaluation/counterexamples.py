@@ -14,10 +14,8 @@ from n2g_assets.method.predict import TokenGraph
 
 FALSE_ALARM, MISS = "false_alarm", "miss"
 """Values of ``counterexamples.kind``."""
-RULE_WRONG = "rule fired wrongly"
-TOKEN_UNKNOWN = "token unknown"
-CONTEXT_UNMATCHED = "context unmatched"
-VALUE_LOW = "value too low"
+RULE_WRONG, TOKEN_UNKNOWN = "rule fired wrongly", "token unknown"
+CONTEXT_UNMATCHED, VALUE_LOW = "context unmatched", "value too low"
 """Values of ``counterexamples.cause``: a false alarm's; a miss on a token that is no activating node; one whose token
 is, but no path matches; one on which a path matches that predicts less than firing."""
 
@@ -33,17 +31,8 @@ def find_counterexamples(
 ) -> list[dict[str, Any]]:
     """Rows of ``counterexamples`` of one unit on one text, without ``study`` and ``layer``.
 
-    Of each kind the errors with the largest distance of prediction and activation are kept; of equals, the one that
-    comes first in the text.
-
-    Args:
-        unit: the unit.
-        graph: its graph.
-        rules: its rows of ``rules``.
-        text: a held-out text.
-        actual: normalised activation of every token of it.
-        threshold: share of a_max from which a token fires.
-        keep: errors kept of each kind.
+    Of each kind the ``keep`` errors with the largest distance of prediction and activation are kept; of equals, the
+    one that comes first in the text. ``rules`` are the unit's rows, ``actual`` its normalised activations.
     """
     predicted, ends = graph.predict_with_ends(text.encoded)
     known = set(graph.roots.tolist())

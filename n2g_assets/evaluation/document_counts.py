@@ -1,5 +1,8 @@
 """What a predictor does to a unit's tokens, counted by document: all that intervals and layer means are made of.
 
+A token *fires* where its normalised activation reaches the threshold (arXiv 2305.19911, section 4). A measure that has
+no denominator is None, never 0: whoever averages says what becomes of it.
+
 The *level* of a prediction is the prediction rounded down to thousandths, within 0 to 1000. What is less than a
 millionth below a thousandth counts as that thousandth, since float32 holds most thousandths a little too low. Levels
 serve ranking, calibration bins and drawn curves. Whether a token is predicted to fire is never read off a level but
@@ -10,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Float64, Int, Int64
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.metrics import Counts
 from n2g_assets.method.results import unit_schema
 
 LEVELS = 1000
@@ -26,7 +28,43 @@ LEVELS = 1000
 _SLACK = 1e-3  # of a level: a millionth of a_max
 _STRIDE = LEVELS + 1
 _COUNTS = ("n_tokens", "true_positives", "false_positives", "false_negatives")
+_CELLS = ("levels", "firing", "silent")
 _KEY = ["unit", "sign", "predictor", "text"]
+
+
+class Counts(NamedTuple):
+    """Tokens by what they do (fire or not) and what was predicted; the measures are those of firing."""
+
+    true_positives: int
+    false_positives: int
+    """Silent tokens that were predicted to fire."""
+    false_negatives: int
+    """Firing tokens that were predicted silent."""
+    true_negatives: int
+
+    @property
+    def n_firings(self) -> int:
+        """Tokens that fire."""
+        return self.true_positives + self.false_negatives
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the predicted firings that fire; None where nothing was predicted to fire."""
+        return _share(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the firings that were predicted; None where nothing fires."""
+        return _share(self.true_positives, self.n_firings)
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None where nothing fires and nothing was predicted to."""
+        return _share(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 @dataclass(frozen=True)
@@ -48,10 +86,8 @@ class DocumentCounts:
     @property
     def total(self) -> Counts:
         """The counts over all documents."""
-        hits, alarms, misses = (
-            int(part.sum()) for part in (self.true_positives, self.false_positives, self.false_negatives)
-        )
-        return Counts(hits, alarms, misses, int(self.n_tokens.sum()) - hits - alarms - misses)
+        n_tokens, hits, alarms, misses = (int(getattr(self, name).sum()) for name in _COUNTS)
+        return Counts(hits, alarms, misses, n_tokens - hits - alarms - misses)
 
     @property
     def n_firing_documents(self) -> int:
@@ -71,8 +107,8 @@ def count_documents(
     Args:
         actual: true normalised activations; position 0 of a context is left out by the caller.
         predicted: predicted normalised activations.
-        documents: number of each token's document.
-        n_documents: documents of the text, numbered from 0.
+        documents: number of each token's document, from 0.
+        n_documents: documents of the text.
         threshold: share of a_max from which a token fires, above 0.
 
     Raises:
@@ -105,15 +141,9 @@ def count_documents(
     firing = np.bincount(cell_of, np.append(fires[sorted_out], np.zeros(len(with_rest), bool)), len(cells))
     silent = np.bincount(cell_of, np.append(~fires[sorted_out], rest[with_rest]), len(cells))
     return DocumentCounts(
-        n_tokens=n_tokens,
-        true_positives=hits,
-        false_positives=alarms,
-        false_negatives=misses,
-        document=cells // _STRIDE,
-        level=cells % _STRIDE,
-        firing=firing.astype(np.int64),
-        silent=silent.astype(np.int64),
-    )
+        n_tokens, hits, alarms, misses, cells // _STRIDE, cells % _STRIDE, firing.astype(np.int64),
+        silent.astype(np.int64),
+    )  # fmt: skip
 
 
 def levels_of(predicted: Float[np.ndarray, " tokens"]) -> Int64[np.ndarray, " tokens"]:
@@ -131,56 +161,27 @@ def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], Do
             no row.
     """
     schema = unit_schema("document_scores")
-    rows: dict[str, list[Any]] = {name: [] for name in ("predictor", "text", "document_id", *_COUNTS)}
-    cells: dict[str, list[np.ndarray]] = {name: [] for name in ("row", "levels", "firing", "silent")}
-    before = 0
+    frames = [schema.to_frame()]
     for predictor, text, document_ids, counts in scored:
         there = np.flatnonzero(counts.n_tokens)
-        number = np.cumsum(counts.n_tokens > 0) - 1 + before
-        before += len(there)
-        rows["predictor"] += [predictor] * len(there)
-        rows["text"] += [text] * len(there)
-        rows["document_id"] += [document_ids[document] for document in there.tolist()]
-        for name in _COUNTS:
-            rows[name] += getattr(counts, name)[there].tolist()
-        for name, part in zip(
-            cells, (number[counts.document], counts.level, counts.firing, counts.silent), strict=True
-        ):
-            cells[name].append(part)
-    none = [np.zeros(0, np.int64)]
-    by_row = pl.DataFrame({name: np.concatenate(none + parts) for name, parts in cells.items()})
-    lists = by_row.group_by("row", maintain_order=True).agg(pl.all()).drop("row")
-    frame = pl.DataFrame(rows, schema={name: schema[name] for name in rows})
-    key = {name: pl.lit(value, schema[name]) for name, value in unit.key().items()}
-    return pl.concat([frame, lists], how="horizontal").with_columns(**key).select(schema.names()).cast(schema)
+        cells = pl.DataFrame([counts.document, counts.level, counts.firing, counts.silent], ["document", *_CELLS])
+        frame = cells.group_by("document", maintain_order=True).agg(_CELLS).with_columns(
+            **{name: pl.lit(value) for name, value in (*unit.key().items(), ("predictor", predictor), ("text", text))},
+            document_id=pl.Series([document_ids[document] for document in there.tolist()], dtype=pl.String),
+            **{name: pl.Series(getattr(counts, name)[there]) for name in _COUNTS},
+        )  # fmt: skip
+        frames.append(frame.select(schema.names()).cast(schema))
+    return pl.concat(frames)
 
 
 def counts_of_rows(
     document_scores: pl.DataFrame,
 ) -> Iterator[tuple[tuple[Unit, str, str], list[str], DocumentCounts]]:
     """The counts that rows of ``document_scores`` hold, by unit, predictor and text, with the ids of the documents."""
-    frame = document_scores.sort(*_KEY, "document_id")
-    groups = frame.select(*_KEY).group_by(*_KEY, maintain_order=True).len()
-    row_ends = np.cumsum(groups["len"].to_numpy()).astype(np.int64)
-    lengths = frame["levels"].list.len().to_numpy().astype(np.int64)
-    cell_ends = np.cumsum(lengths)
-    document_ids = frame["document_id"].to_list()
-    columns = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
-    flat = {
-        name: frame[name].explode(empty_as_null=False).to_numpy().astype(np.int64)
-        for name in ("levels", "firing", "silent")
-    }
-    for (number, sign, predictor, text, size), end in zip(groups.iter_rows(), row_ends.tolist(), strict=True):
-        start = end - size
-        cells = slice(int(cell_ends[start] - lengths[start]), int(cell_ends[end - 1]))
-        yield (
-            (Unit(number, sign), predictor, text),
-            document_ids[start:end],
-            DocumentCounts(
-                **{name: column[start:end] for name, column in columns.items()},
-                document=np.repeat(np.arange(size), lengths[start:end]),
-                level=flat["levels"][cells],
-                firing=flat["firing"][cells],
-                silent=flat["silent"][cells],
-            ),
-        )
+    groups = document_scores.sort(*_KEY, "document_id").partition_by(_KEY, as_dict=True, include_key=False)
+    for (number, sign, predictor, text), rows in groups.items():
+        columns = {name: rows[name].to_numpy().astype(np.int64) for name in _COUNTS}
+        levels, firing, silent = (rows[name].explode().to_numpy().astype(np.int64) for name in _CELLS)
+        document = np.repeat(np.arange(rows.height), rows["levels"].list.len())
+        counts = DocumentCounts(**columns, document=document, level=levels, firing=firing, silent=silent)
+        yield (Unit(number, sign), predictor, text), rows["document_id"].to_list(), counts

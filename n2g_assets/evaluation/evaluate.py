@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,7 +35,7 @@ from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.scores import score_row
 from n2g_assets.evaluation.texts import HeldOutText, quantile_tokens
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.method.results import BlockResult, Outcome, finish_block, frames_by_unit, unit_frame
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
 UNIT_INPUTS = (
     "top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests", "activations",
@@ -68,21 +67,11 @@ class LayerMaterial:
 
     def of_unit(self, table: str, unit: Unit) -> pl.DataFrame:
         """The rows of one unit in one of the tables."""
-        part = self._parts[table].get(unit)
-        return self.rows[table].clear() if part is None else part
-
-    @cached_property
-    def _parts(self) -> dict[str, dict[Unit, pl.DataFrame]]:
-        """By table and unit, its rows."""
-        return {table: frames_by_unit(frame) for table, frame in self.rows.items()}
+        return self.rows[table].filter(unit=unit.number, sign=unit.sign)
 
 
 def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
-    """Scores every predictor of some units of a layer on every text.
-
-    Args:
-        units: units that have a graph.
-        material: what they are evaluated with.
+    """Scores every predictor of some units of a layer, which have a graph, on every text.
 
     Returns:
         Tables ``evaluation``, ``document_scores``, ``counterexamples`` and ``failures`` and a ledger entry for every
@@ -108,24 +97,27 @@ def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResul
     return finish_block(units, tables, unusual)
 
 
-class _Scored(NamedTuple):
-    """One predictor on one text."""
-
-    predictor: str
-    text: str
-    document_ids: Sequence[str]
-    counts: DocumentCounts
-
-
 def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFrame]:
     """The rows of one unit by table."""
     settings, threshold, a_max = material.evaluation, material.method.firing_threshold, material.a_max[unit]
-    top_examples, rules = (material.of_unit(table, unit) for table in ("top_examples", "rules"))
-    test = LabelledText.of(top_examples.filter(pl.col("split") == "test"), a_max, material.vocabulary)
-    known = _unit_material(unit, material, test.document_ids)
+    of_unit = {table: material.of_unit(table, unit) for table in UNIT_INPUTS}
+    top_examples, partner = of_unit["top_examples"], material.partners.get(unit)
+    test = LabelledText.of(top_examples.filter(split="test"), a_max, material.vocabulary)
+    known = UnitMaterial(
+        unit=unit,
+        a_max=a_max,
+        train_examples=top_examples.filter(split="train"),
+        test_documents=test.document_ids,
+        partner_nodes=None if partner is None else material.of_unit("graph_nodes", partner),
+        harvest=material.harvest,
+        strongest=material.strongest,
+        vocabulary=material.vocabulary,
+        method=material.method,
+        **{table: of_unit[table] for table in ("pruned_examples", "saliencies", "graph_nodes", "activations")},
+    )
     predictors = fit_predictors(material.predictors, known)
     rows: list[dict[str, Any]] = []
-    scored: list[_Scored] = []
+    scored: list[tuple[str, str, Sequence[str], DocumentCounts]] = []
     wrong: list[dict[str, Any]] = []
 
     def score(
@@ -142,7 +134,7 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
             counts = count_documents(*pair, documents[where], len(document_ids), threshold)
             key = {**unit.key(), "predictor": name, "text": text, "ngram_n": getattr(predictors[name], "ngram_n", None)}
             rows.append(key | score_row(*pair, counts, weights, threshold))
-            scored.append(_Scored(name, text, document_ids, counts))
+            scored.append((name, text, document_ids, counts))
 
     predicted = {name: predictor.predict(test.text) for name, predictor in predictors.items()}
     score("top", test.actual, predicted, test.documents, test.document_ids, test.text.positions > 0)
@@ -155,30 +147,16 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
             drawn = quantile_tokens(text, actual, settings.quantile_contexts, seed)
             score("quantiles", actual, predicted, text.documents, text.document_ids, drawn)
         if "graph" in predictors:
-            wrong += find_counterexamples(unit, known.graph, rules, text, actual, threshold, settings.counterexamples)
-    tables = {"evaluation": unit_frame("evaluation", rows), "counterexamples": unit_frame("counterexamples", wrong)}
-    failures = name_failures(
-        [unit], top_examples=top_examples, pruned_examples=known.pruned_examples, rules=rules,
-        rule_tests=material.of_unit("rule_tests", unit), a_max=material.a_max, method=material.method, **tables,
-    )  # fmt: skip
-    return {**tables, "document_scores": document_rows(unit, scored), "failures": failures}
-
-
-def _unit_material(unit: Unit, material: LayerMaterial, test_documents: Sequence[str]) -> UnitMaterial:
-    """What predictors may know of a unit."""
-    partner = material.partners.get(unit)
-    return UnitMaterial(
-        unit=unit,
-        a_max=material.a_max[unit],
-        train_examples=material.of_unit("top_examples", unit).filter(pl.col("split") == "train"),
-        test_documents=test_documents,
-        partner_nodes=None if partner is None else material.of_unit("graph_nodes", partner),
-        harvest=material.harvest,
-        strongest=material.strongest,
-        vocabulary=material.vocabulary,
-        method=material.method,
-        **{
-            name: material.of_unit(name, unit)
-            for name in ("pruned_examples", "saliencies", "graph_nodes", "activations")
-        },
-    )
+            wrong += find_counterexamples(
+                unit, known.graph, of_unit["rules"], text, actual, threshold, settings.counterexamples
+            )
+    evaluation, counterexamples = unit_frame("evaluation", rows), unit_frame("counterexamples", wrong)
+    return {
+        "evaluation": evaluation,
+        "document_scores": document_rows(unit, scored),
+        "counterexamples": counterexamples,
+        "failures": name_failures(
+            unit, top_examples, of_unit["pruned_examples"], of_unit["rules"], evaluation, counterexamples,
+            of_unit["rule_tests"], a_max, threshold,
+        ),
+    }  # fmt: skip

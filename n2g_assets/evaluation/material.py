@@ -44,13 +44,20 @@ class LabelledText:
 
     @classmethod
     def of(cls, examples: pl.DataFrame, a_max: float, vocabulary: Vocabulary) -> LabelledText:
-        """The text of rows of ``top_examples`` of one unit, in order of rank."""
+        """The text of rows of ``top_examples`` of one unit, in order of rank.
+
+        Raises:
+            ValueError: an activation is NaN, which would silently count as silence.
+        """
         examples = examples.sort("rank")
         document_ids = examples["document_id"].unique().sort().to_list()
         numbers = [document_ids.index(document_id) for document_id in examples["document_id"]]
+        actual = examples["activations"].explode().to_numpy().astype(np.float64) / a_max
+        if np.isnan(actual).any():
+            raise ValueError("an activation is NaN")
         return cls(
             EncodedText.from_contexts([np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], vocabulary),
-            np.concatenate([np.asarray(found, np.float64) for found in examples["activations"]]) / a_max,
+            actual,
             np.repeat(numbers, examples["token_ids"].list.len().to_numpy()),
             document_ids,
         )
@@ -78,7 +85,7 @@ class UnitMaterial:
     activations: pl.DataFrame
     """The strong positions of the harvest."""
     harvest: Callable[[], HarvestText]
-    """The harvested contexts, read when a predictor first asks for them."""
+    """The harvested contexts."""
     strongest: int
     """Strong positions that the harvest keeps for a unit."""
     vocabulary: Vocabulary

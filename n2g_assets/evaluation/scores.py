@@ -1,11 +1,8 @@
 """How well one predictor tells one unit's activations on one text: every score of the table ``evaluation``.
 
-1. ``count_documents`` counts the tokens by document and level.
-2. ``score_row`` turns the counts into ranking scores (as scikit-learn's, on levels weighted by their tokens) and, with
-   the weights of the draws, into 95 % intervals (``bootstrap``); correlation, calibration and coverage come from the
-   activations themselves.
-
-A score that is not defined is None.
+Ranking scores are made of counts by document and level (``document_counts``), and 95 % intervals of these and the draws
+of documents (``bootstrap``); correlation, calibration and coverage come from the activations themselves. A score that
+is not defined is None.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ def score_row(
         actual: true normalised activations of all tokens but those at position 0.
         predicted: predicted normalised activations.
         counts: what ``count_documents`` makes of the two.
-        weights: how often each draw takes each document (``poisson_weights``).
+        weights: how often each draw takes each document.
         threshold: share of a_max from which a token fires.
 
     Returns:
@@ -44,42 +41,30 @@ def score_row(
     """
     total = counts.total
     auroc, average_precision = _ranking(counts)
-    ends: dict[str, float | None] = dict.fromkeys(
-        ("f1_low", "f1_high", "average_precision_low", "average_precision_high")
-    )
+    f1_low = f1_high = average_precision_low = average_precision_high = None
     if counts.n_firing_documents >= FEWEST_DOCUMENTS:
-        for name, score, draws in zip(
-            ("f1", "average_precision"), (total.f1, average_precision), draw_scores(counts, weights), strict=True
-        ):
-            ends[f"{name}_low"], ends[f"{name}_high"] = interval(draws, score)
+        f1_draws, average_precision_draws = draw_scores(counts, weights)
+        f1_low, f1_high = interval(f1_draws, total.f1)
+        average_precision_low, average_precision_high = interval(average_precision_draws, average_precision)
     truth, guess = actual.astype(np.float64), predicted.astype(np.float64)
     pearson_r, explained_variance = _linear(truth, guess)
     covered, mass = guess > 0, np.maximum(truth, 0)
     covered_firings = int(np.count_nonzero((actual >= threshold) & covered))
     bins = np.where(covered, 1 + np.minimum(levels_of(predicted) * 10 // LEVELS, CALIBRATION_BINS - 2), 0)
     return {
-        "n_tokens": int(counts.n_tokens.sum()),
-        "n_documents": int(np.count_nonzero(counts.n_tokens)),
-        "n_firings": total.n_firings,
-        "n_firing_documents": counts.n_firing_documents,
-        **total._asdict(),
-        "precision": total.precision,
-        "recall": total.recall,
-        "f1": total.f1,
-        "f1_low": ends["f1_low"],
-        "f1_high": ends["f1_high"],
-        "auroc": auroc,
-        "average_precision": average_precision,
-        "average_precision_low": ends["average_precision_low"],
-        "average_precision_high": ends["average_precision_high"],
-        "pearson_r": pearson_r,
-        "explained_variance": explained_variance,
+        "n_tokens": int(counts.n_tokens.sum()), "n_documents": int(np.count_nonzero(counts.n_tokens)),
+        "n_firings": total.n_firings, "n_firing_documents": counts.n_firing_documents, **total._asdict(),
+        "precision": total.precision, "recall": total.recall,
+        "f1": total.f1, "f1_low": f1_low, "f1_high": f1_high, "auroc": auroc,
+        "average_precision": average_precision, "average_precision_low": average_precision_low,
+        "average_precision_high": average_precision_high,
+        "pearson_r": pearson_r, "explained_variance": explained_variance,
         "coverage_firings": covered_firings / total.n_firings if total.n_firings else None,
         "coverage_mass": float(mass @ covered / mass.sum()) if mass.any() else None,
         "calibration_tokens": np.bincount(bins, minlength=CALIBRATION_BINS).tolist(),
         "calibration_predicted": np.bincount(bins, guess, CALIBRATION_BINS).tolist(),
         "calibration_actual": np.bincount(bins, truth, CALIBRATION_BINS).tolist(),
-    }
+    }  # fmt: skip
 
 
 def _linear(

@@ -38,8 +38,6 @@ def test_draws_that_lie_too_low_move_the_interval_up_by_as_much_and_too_high_one
     """Of a normal around score + bias the corrected interval is the one around score - bias, for which it stands."""
     low, high = interval(0.5 + 0.1 * (NORMAL + bias), 0.5)
     assert (low, high) == pytest.approx((0.5 + 0.1 * (-bias - 1.96), 0.5 + 0.1 * (-bias + 1.96)), abs=2e-3)
-    plain = interval(0.5 + 0.1 * (NORMAL + bias))
-    assert plain == pytest.approx((0.5 + 0.1 * (bias - 1.96), 0.5 + 0.1 * (bias + 1.96)), abs=2e-3)
 
 
 @given(st.floats(-0.5, 0.5), st.integers(2, 5))
@@ -68,11 +66,8 @@ def test_ties_with_the_score_stand_half_on_either_side_also_where_draws_were_rou
 
 
 def test_undefined_draws_are_left_out():
-    assert interval(np.array([math.nan, 1.0, 3.0, math.nan])) == pytest.approx((1.05, 2.95))
     assert interval(np.array([math.nan, 1.0, 3.0, math.nan]), 2.0) == pytest.approx((1.05, 2.95))
-    assert (
-        interval(np.full(3, math.nan)) == interval(np.full(3, math.nan), 0.5) == interval(np.zeros(0)) == (None, None)
-    )
+    assert interval(np.full(3, math.nan), 0.5) == interval(np.zeros(0), 0.5) == (None, None)
 
 
 def f1_of(right, alarms, firings):

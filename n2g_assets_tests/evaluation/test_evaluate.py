@@ -147,13 +147,22 @@ def test_counterexamples_are_the_most_confident_errors_and_of_equals_the_first_o
 
 
 def test_failures_are_those_of_the_rows_that_are_given_back(layer, result):
-    rows = layer.material.rows
-    expected = name_failures(
-        UNITS, rows["top_examples"], rows["pruned_examples"], rows["rules"], result.tables["evaluation"],
-        result.tables["counterexamples"], rows["rule_tests"], layer.material.a_max, METHOD,
-    )  # fmt: skip
-    assert expected.height
-    assert_frame_equal(result.tables["failures"], expected)
+    expected = [
+        name_failures(
+            unit,
+            *(mine(layer, table, unit) for table in ("top_examples", "pruned_examples", "rules")),
+            *(
+                result.tables[table].filter(unit=unit.number, sign=unit.sign)
+                for table in ("evaluation", "counterexamples")
+            ),
+            mine(layer, "rule_tests", unit),
+            A_MAX,
+            METHOD.firing_threshold,
+        )
+        for unit in UNITS
+    ]
+    assert result.tables["failures"].height
+    assert_frame_equal(result.tables["failures"], pl.concat(expected))
 
 
 def test_document_scores_add_up_to_the_rows_of_evaluation(result):

@@ -125,8 +125,8 @@ def a_reading_is_nan(layer: SmallLayer) -> SmallLayer:
     return layer.but(texts=[held_out(name, corpus, activations) for name, corpus in layer.texts.items()])
 
 
-def rules_lack_their_token(layer: SmallLayer) -> SmallLayer:
-    tokens = pl.when(of(BAD)).then(pl.lit([None], pl.List(pl.Binary))).otherwise("tokens")
+def rules_lack_their_tokens(layer: SmallLayer) -> SmallLayer:
+    tokens = pl.when(of(BAD)).then(pl.lit(None, pl.List(pl.Binary))).otherwise("tokens")
     return layer.with_rows(rules=layer.material.rows["rules"].with_columns(tokens=tokens))
 
 
@@ -142,7 +142,7 @@ def no_a_max(layer: SmallLayer) -> SmallLayer:
         pytest.param(last_context("test", lambda row: [*row[:-1], float("inf")]), "infinite", id="test infinite"),
         pytest.param(last_context("test", lambda row: row[:-1]), "", id="too short"),
         pytest.param(a_reading_is_nan, "NaN", id="held-out NaN"),
-        pytest.param(rules_lack_their_token, "", id="rules"),
+        pytest.param(rules_lack_their_tokens, "", id="rules"),
         pytest.param(no_a_max, "KeyError", id="no a_max"),
     ],
 )

@@ -5,31 +5,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.failures import FAILURE_RULES, component_counts, name_failures
 from n2g_assets.method.results import unit_schema
 from n2g_assets_tests.method.toy import conform
 
-UNIT, OTHER = Unit(7, 1), Unit(7, -1)
+UNIT = Unit(7, 1)
 A_MAX = 4.0
-METHOD = MethodSettings()
 
 
-def frame(table, rows, unit) -> pl.DataFrame:
+def frame(table, rows) -> pl.DataFrame:
     """Rows of a table of one unit; columns that are not given are NULL."""
     schema = unit_schema(table)
-    rows = [dict.fromkeys(schema) | unit.key() | row for row in rows]
+    rows = [dict.fromkeys(schema) | UNIT.key() | row for row in rows]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def tables_of(
-    unit=UNIT, peaks=(), reduced=(), rules=(), graph=(), causes=(), tests=(), split="test", kind="miss"
+    peaks=(), reduced=(), rules=(), graph=(), causes=(), tests=(), split="test", kind="miss"
 ) -> dict[str, pl.DataFrame]:
     """Everything ``name_failures`` reads, for one unit.
 
     Args:
-        unit: the unit.
         peaks: activation at the peak of each context of side ``split``.
         reduced: of each pruned context.
         rules: (forms, count) of each rule.
@@ -50,14 +47,13 @@ def tables_of(
         "counterexamples": [{"kind": kind, "rank": rank, "cause": cause} for rank, cause in enumerate(causes)],
         "rule_tests": [{"rule_id": i, "n_matches": n, "fired": fired} for i, (n, fired) in enumerate(tests)],
     }
-    return {name: frame(name, own, unit) for name, own in rows.items()}
+    return {name: frame(name, own) for name, own in rows.items()}
 
 
-def named(units=(UNIT,), a_max=A_MAX, method=METHOD, tables=None, **given) -> list[dict]:
-    tables = tables or tables_of(**given)
-    return conform("failures", name_failures(units, **tables, a_max=dict.fromkeys(units, a_max), method=method)).rows(
-        named=True
-    )
+def named(a_max=A_MAX, threshold=0.5, tables=None, **given) -> list[dict]:
+    failures = name_failures(UNIT, **(tables or tables_of(**given)), a_max=a_max, threshold=threshold)
+    assert set(failures.select("unit", "sign").iter_rows()) <= {UNIT}
+    return conform("failures", failures).rows(named=True)
 
 
 def kinds(**given) -> list[str]:
@@ -155,7 +151,7 @@ def test_weak_peak_below_half_of_the_test_contexts():
     )
     assert kinds(peaks=[2.0, 1.9]) == []
     assert kinds(peaks=[0.9, 0.9], split="train") == []
-    assert kinds(peaks=[2.0, 2.0], method=MethodSettings(firing_threshold=0.6)) == ["weak_peak"]
+    assert kinds(peaks=[2.0, 2.0], threshold=0.6) == ["weak_peak"]
     assert kinds(peaks=[2.0, 2.0], a_max=4.1) == ["weak_peak"]
 
 
@@ -203,14 +199,10 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-def test_a_unit_may_have_all_kinds_or_none_and_none_takes_from_another():
-    mine, others = tables_of(**EVERYTHING), tables_of(OTHER)
-    tables = {name: pl.concat([others[name], mine[name]]) for name in mine}
-    rows = name_failures([OTHER, UNIT], **tables, a_max={UNIT: A_MAX}, method=METHOD)
-    assert rows["kind"].to_list() == list(FAILURE_RULES)
-    assert rows.select("unit", "sign").unique().rows() == [UNIT]
-    assert named(tables=tables, units=[OTHER]) == []
-    assert named(tables=tables) == named(**EVERYTHING)
+def test_a_unit_may_have_all_kinds_or_none():
+    everything = name_failures(UNIT, **tables_of(**EVERYTHING), a_max=A_MAX, threshold=0.5)
+    assert everything["kind"].to_list() == list(FAILURE_RULES)
+    assert named() == []
 
 
 def test_only_the_graph_is_judged():
@@ -223,7 +215,3 @@ def test_only_the_graph_is_judged():
 def test_every_kind_has_its_rule_in_one_sentence(kind):
     assert FAILURE_RULES[kind].count(".") == 1
     assert FAILURE_RULES[kind].endswith(".")
-
-
-def test_no_units_give_an_empty_table():
-    assert named(units=[]) == []

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.metrics import count_firings
 from n2g_assets.evaluation.runs import Runs, mean_graph, means, runs_up_to
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.text import EncodedText
@@ -31,8 +30,7 @@ class NGram:
 
 def fit(material: UnitMaterial) -> NGram:
     """The n-gram whose n tells firing best on train contexts that it has not seen."""
-    train, threshold = material.train, material.method.firing_threshold
-    return choose(train.text, train.actual, threshold)
+    return choose(material.train.text, material.train.actual, material.method.firing_threshold)
 
 
 def choose(text: EncodedText, activations: Float[np.ndarray, " tokens"], threshold: float) -> NGram:
@@ -40,25 +38,22 @@ def choose(text: EncodedText, activations: Float[np.ndarray, " tokens"], thresho
 
     Each context is predicted from the others; the n with the highest F1 of firing, pooled over all contexts, wins, the
     smaller of equals. An undefined F1 loses against a defined one.
-
-    Args:
-        text: the train contexts.
-        activations: normalised activation of every token of them.
-        threshold: share of a_max from which a token fires.
     """
     runs = runs_up_to(text, max(SIZES))
-    scores = [_leave_one_out_f1(text, activations, runs[n - 1], threshold) for n in SIZES]
-    n = SIZES[int(np.argmax([-1.0 if f1 is None else f1 for f1 in scores]))]
+    n = max(SIZES, key=lambda size: _leave_one_out_f1(text, activations, runs[size - 1], threshold))
     return NGram(n, mean_graph(text, activations, n))
 
 
 def _leave_one_out_f1(
     text: EncodedText, activations: Float[np.ndarray, " tokens"], runs: Runs, threshold: float
-) -> float | None:
+) -> float:
+    """F1 of firing; -1 where nothing fires and nothing is predicted to."""
     context = np.cumsum(text.positions == 0)
     predicted = np.zeros(len(text), np.float32)
-    for left_out in range(1, context[-1] + 1 if len(context) else 1):
+    for left_out in np.unique(context):
         inside = context[runs.tokens] == left_out
         predicted[runs.tokens[inside]] = means(*runs.totals(activations, ~inside))[runs.numbers[inside]]
     counted = text.positions > 0
-    return count_firings(activations[counted], predicted[counted], threshold).f1
+    fires, alarm = activations[counted] >= threshold, predicted[counted] >= threshold
+    ends = np.count_nonzero(fires) + np.count_nonzero(alarm)
+    return 2 * np.count_nonzero(fires & alarm) / ends if ends else -1.0
