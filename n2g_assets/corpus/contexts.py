@@ -16,16 +16,7 @@ SHORTEST_PIECE = 8
 def cut_contexts(
     tokens: Int32[np.ndarray, " tokens"], *, context_length: int, bos_id: int
 ) -> list[Int32[np.ndarray, " context"]]:
-    """The contexts of one document, in order.
-
-    Args:
-        tokens: Token ids of the document, BOS not included.
-        context_length: Longest context in tokens, BOS included.
-        bos_id: Token id at position 0 of every context.
-
-    Returns:
-        Token ids of each context, BOS included; the context's number is its place in the list.
-    """
+    """The contexts of one document, in order, BOS included in each; ``tokens`` are without it."""
     step = context_length - 1
     pieces = [tokens[start : start + step] for start in range(0, len(tokens), step)]
     if len(pieces) > 1 and len(pieces[-1]) < SHORTEST_PIECE:

@@ -13,13 +13,13 @@ compared); texts are held batch by batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from jaxtyping import Int32
 
 from n2g_assets.core.errors import CorpusError
@@ -29,18 +29,8 @@ from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.raw import RawDocument
-from n2g_assets.corpus.sources import (
-    OpenSource,
-    no_text,
-    open_source,
-    source_fingerprints,
-    source_kind,
-    source_label,
-    text_sha256,
-)
+from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
 from n2g_assets.corpus.splitting import split_documents
-
-__all__ = ["Corpus", "Encode", "read_documents", "source_fingerprints"]
 
 Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
@@ -80,13 +70,6 @@ class _Document:
         return self.sha256[:16]
 
 
-@dataclass
-class _Counts:
-    seen: set[str] = field(default_factory=set)
-    duplicates: int = 0
-    empty: int = 0
-
-
 def read_documents(
     sources: Sequence[AnyCorpusSource],
     *,
@@ -106,7 +89,7 @@ def read_documents(
         home: Where fetched files and rendered texts are kept.
         encode: Tokenises a batch of texts.
         bos_id: Token id at position 0 of every context.
-        harvest: Context length, held-out share and length of a near-duplicate run.
+        harvest: How the corpus is cut.
         needed_contexts: Harvested contexts that the method needs at least.
         progress: Called with the tokens of a source that are taken, after every batch.
 
@@ -114,14 +97,15 @@ def read_documents(
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
         SourceError: A source cannot be had or is damaged.
     """
-    counts = _Counts()
+    counts: Counter[str] = Counter()
+    seen: set[str] = set()
     taken: list[_Document] = []
-    progress = progress or _silent
+    progress = progress or (lambda done, total: None)
     for source in sources:
         progress(0, source.max_tokens or 0)
         opened = open_source(source, study_folder=study_folder, home=home)
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
-        taken += _take(source, opened, longest, encode, counts, progress)
+        taken += _take(source, opened, longest, encode, seen, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, clusters, shared_run_share = _split(taken, harvest)
@@ -132,18 +116,7 @@ def read_documents(
             f"The corpus gives {n_harvested} harvested contexts of up to {harvest.context_length} tokens, fewer "
             f"than the {needed_contexts} that the method needs: add documents or raise 'max_tokens'."
         )
-    return Corpus(
-        documents=documents,
-        contexts=contexts,
-        duplicates=counts.duplicates,
-        empty=counts.empty,
-        clusters=clusters,
-        shared_run_share=shared_run_share,
-    )
-
-
-def _silent(done: int, total: int) -> None:
-    pass
+    return Corpus(documents, contexts, counts["duplicates"], counts["empty"], clusters, shared_run_share)
 
 
 def _take(
@@ -151,70 +124,54 @@ def _take(
     opened: OpenSource,
     longest: int | None,
     encode: Encode,
-    counts: _Counts,
+    seen: set[str],
+    counts: Counter[str],
     progress: Progress,
 ) -> Iterator[_Document]:
     """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
-    label, limit = source_label(source), source.max_tokens
-    kind = source_kind(source)
-    all_characters = opened.characters
+    label, limit, kind = source_label(source), source.max_tokens, source_kind(source)
     n_tokens = n_characters = n_texts = 0
     documents = iter(opened.documents)
     while limit is None or n_tokens < limit:
         # five characters a token are more than any tokenizer needs, so little is read beyond the limit
         room = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, 5 * (limit - n_tokens))
-        batch = _next_batch(documents, room)
+        batch = [(text_sha256(document.text), document) for document in _next_batch(documents, room)]
         if not batch:
             break
-        wanted = _unseen(batch, counts.seen)
-        token_ids = dict(zip(wanted, encode(list(wanted.values())), strict=True))
-        for document in batch:
+        unseen = {sha256: each.text for sha256, each in batch if sha256 not in seen and each.text.strip()}
+        token_ids = dict(zip(unseen, encode(list(unseen.values())), strict=True))
+        for sha256, document in batch:
             if limit is not None and n_tokens >= limit:
                 break
             if not document.text.strip():
-                counts.empty += 1
+                counts["empty"] += 1
                 continue
             n_texts += 1
-            sha256 = text_sha256(document.text)
-            if sha256 in counts.seen:
-                counts.duplicates += 1
+            if sha256 in seen:
+                counts["duplicates"] += 1
                 continue
-            counts.seen.add(sha256)
-            tokens = token_ids[sha256][:longest]
+            seen.add(sha256)
+            tokens = np.asarray(token_ids[sha256][:longest], dtype=np.int32)
             if len(tokens) == 0:
-                counts.empty += 1
+                counts["empty"] += 1
                 continue
             n_tokens += len(tokens)
             n_characters += len(document.text)
-            yield _Document(
-                sha256=sha256,
-                source=label,
-                name=document.name,
-                kind=kind,
-                out_of_domain=source.role == "out_of_domain",
-                tokens=np.asarray(tokens, dtype=np.int32),
-            )
-        expected = n_tokens * all_characters // max(n_characters, 1)
-        progress(n_tokens, min(limit or expected, max(expected, n_tokens)) if all_characters else limit or 0)
+            yield _Document(sha256, label, document.name, kind, source.role == "out_of_domain", tokens)
+        expected = n_tokens * opened.characters // max(n_characters, 1)
+        progress(n_tokens, min(limit or expected, max(expected, n_tokens)) if opened.characters else limit or 0)
     if not n_texts:
         raise no_text(source)
     progress(n_tokens, n_tokens)
 
 
-def _next_batch(documents: Iterator[RawDocument], room: int) -> list[RawDocument]:
-    batch: list[RawDocument] = []
+def _next_batch(documents: Iterator[RawDocument], room: int) -> Iterator[RawDocument]:
+    """Documents until they have ``room`` characters."""
     for document in documents:
-        batch.append(document)
+        yield document
         room -= len(document.text)
         if room <= 0:
-            break
-    return batch
-
-
-def _unseen(batch: list[RawDocument], seen: set[str]) -> dict[str, str]:
-    """The different texts of the batch that no earlier batch had, by their sha256."""
-    texts = {text_sha256(document.text): document.text for document in batch if document.text.strip()}
-    return {sha256: text for sha256, text in texts.items() if sha256 not in seen}
+            return
 
 
 def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, int, float]:
@@ -234,17 +191,10 @@ def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, in
         for document, cluster_id, held_out in zip(group, split.cluster_ids, split.held_out.tolist(), strict=True):
             side = "out_of_domain" if out_of_domain else "held_out" if held_out else "harvest"
             rows.append(
-                {
-                    "document_id": document.document_id,
-                    "source": document.source,
-                    "name": document.name,
-                    "kind": document.kind,
-                    "split": side,
-                    "cluster_id": cluster_id,
-                    "n_tokens": len(document.tokens),
-                    "sha256": document.sha256,
-                }
-            )
+                {"document_id": document.document_id, "source": document.source, "name": document.name,
+                 "kind": document.kind, "split": side, "cluster_id": cluster_id, "n_tokens": len(document.tokens),
+                 "sha256": document.sha256}
+            )  # fmt: skip
     schema = {name: dtype for name, dtype in TABLES["documents"].schema.items() if name != "study"}
     frame = pl.DataFrame(rows, schema=schema).sort("document_id")
     sizes = frame.group_by("cluster_id", pl.col("split") == "out_of_domain").len("size")
@@ -254,25 +204,13 @@ def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, in
 def _contexts(documents: pl.DataFrame, taken: list[_Document], context_length: int, bos_id: int) -> pl.DataFrame:
     """The table ``contexts``, in the order of the documents."""
     tokens = {document.document_id: document.tokens for document in taken}
-    context_ids: list[str] = []
-    document_ids: list[str] = []
-    splits: list[str] = []
-    windows: list[Int32[np.ndarray, " context"]] = []
-    for document_id, split in documents.select("document_id", "split").iter_rows():
-        for number, window in enumerate(
-            cut_contexts(tokens[document_id], context_length=context_length, bos_id=bos_id)
-        ):
-            context_ids.append(f"{document_id}:{number}")
-            document_ids.append(document_id)
-            splits.append(split)
-            windows.append(window)
-    offsets = np.concatenate([[0], np.cumsum([len(window) for window in windows])])
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(windows), pa.int32()))
+    rows = [
+        (f"{document_id}:{number}", document_id, split, window)
+        for document_id, split in documents.select("document_id", "split").iter_rows()
+        for number, window in enumerate(cut_contexts(tokens[document_id], context_length=context_length, bos_id=bos_id))
+    ]
+    context_ids, document_ids, splits, windows = zip(*rows, strict=True)
+    token_ids = pl.Series(windows, dtype=pl.List(pl.Int32))
     return pl.DataFrame(
-        {
-            "context_id": context_ids,
-            "document_id": document_ids,
-            "split": splits,
-            "token_ids": pl.Series(lists, dtype=pl.List(pl.Int32)),
-        }
+        {"context_id": context_ids, "document_id": document_ids, "split": splits, "token_ids": token_ids}
     )

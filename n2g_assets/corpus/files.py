@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
-    """The files that a path, folder or glob means.
-
-    Args:
-        path: As the study names it; a relative one counts from ``study_folder``.
-        study_folder: Folder of the study.
+    """The files that a path, folder or glob means; a relative one counts from ``study_folder``.
 
     Returns:
         The folder that document names count from, and the files in sorted order, at least one.
@@ -45,7 +42,8 @@ def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
     if full.is_file():
         return full.parent, [full]
     if full.is_dir():
-        files = sorted(file for file in full.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(full)))
+        shown = (file for file in full.rglob("*") if not re.search(r"(^|/)\.", file.relative_to(full).as_posix()))
+        files = sorted(file for file in shown if file.is_file())
         if not files:
             raise CorpusError(f"The corpus folder {full} holds no files: put text, JSONL or Parquet files into it.")
         return full, files
@@ -59,12 +57,7 @@ def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
 
 
 def read_files(source: FilesSource, root: Path, files: list[Path]) -> Iterator[RawDocument]:
-    """The documents of the files, in order, read as they are asked for.
-
-    Args:
-        source: Format and text field.
-        root: Folder that names count from.
-        files: What ``find_files`` found.
+    """The documents of the files, in order, read as they are asked for; their names count from ``root``.
 
     Raises:
         CorpusError: A file is not UTF-8.
@@ -108,10 +101,6 @@ def _named_if_unreadable(file: Path) -> Iterator[None]:
             f"The corpus file {file} cannot be read ({error.strerror or error}): "
             "make it readable or take it out of the corpus."
         ) from error
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:

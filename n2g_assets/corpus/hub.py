@@ -28,17 +28,12 @@ class Listing:
     """The Parquet files of one split at one commit."""
 
     commit: str
-    """Commit of the data set."""
     files: list[str]
     """Paths inside the data set, sorted."""
 
 
 def read_hub(source: HubSource, home: Home) -> Iterator[RawDocument]:
-    """The documents of a data set's split, in the order of its files and rows.
-
-    Args:
-        source: Name, split, revision and text field.
-        home: Where fetched files and the listing are kept.
+    """The documents of a data set's split, in the order of its files and rows; ``home`` keeps what is fetched.
 
     Raises:
         SourceError: The hub cannot be reached, does not know the data set, or it has no such split or field.
@@ -91,7 +86,8 @@ def _ask_hub(source: HubSource) -> Listing:
             if revision != _CONVERTED:
                 raise
             break  # the hub has made no Parquet version of it
-        parquet = sorted(sibling.rfilename for sibling in info.siblings or () if _is_parquet(sibling.rfilename))
+        names = (sibling.rfilename for sibling in info.siblings or ())
+        parquet = sorted(name for name in names if name.endswith(".parquet"))
         files = choose_split(parquet, source.split)
         if files and info.sha:
             return Listing(info.sha, files)
@@ -103,10 +99,6 @@ def _ask_hub(source: HubSource) -> Listing:
         f"(it has {', '.join(map(ascii, seen[:6])) or 'no Parquet files'}): name another split, or fetch the files and "
         "use them as a source of files."
     )
-
-
-def _is_parquet(name: str) -> bool:
-    return name.endswith(".parquet")
 
 
 def choose_split(files: list[str], split: str) -> list[str]:

@@ -6,11 +6,9 @@ import polars as pl
 
 
 def first_documents(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFrame:
-    """The contexts of the first documents that together reach a number of tokens.
+    """The contexts of the first documents that together reach a number of tokens, BOS not counted; None takes all.
 
-    Args:
-        contexts: rows of ``contexts``, in the order of their documents' hashes, which is a random one.
-        max_tokens: tokens to reach, BOS not counted; None takes all.
+    ``contexts`` are in the order of their documents' hashes, which is a random one.
     """
     if max_tokens is None:
         return contexts
@@ -29,14 +27,8 @@ def harvested_contexts(contexts: pl.DataFrame, max_tokens: int | None) -> pl.Dat
 def held_out_texts(contexts: pl.DataFrame, random_tokens: int, out_of_domain_tokens: int) -> dict[str, pl.DataFrame]:
     """The contexts of each text that no graph is built from; a text without documents is left out.
 
-    Args:
-        contexts: rows of ``contexts``.
-        random_tokens: tokens of held-out documents, the text ``random``.
-        out_of_domain_tokens: tokens of out-of-domain documents, the text ``out_of_domain``.
+    Text ``random`` is the first ``random_tokens`` of the held-out documents, ``out_of_domain`` likewise.
     """
-    splits = {"random": ("held_out", random_tokens), "out_of_domain": ("out_of_domain", out_of_domain_tokens)}
-    texts = {
-        name: first_documents(contexts.filter(pl.col("split") == split), tokens)
-        for name, (split, tokens) in splits.items()
-    }
+    asked = [("random", "held_out", random_tokens), ("out_of_domain", "out_of_domain", out_of_domain_tokens)]
+    texts = {name: first_documents(contexts.filter(pl.col("split") == split), n) for name, split, n in asked}
     return {name: frame for name, frame in texts.items() if frame.height}

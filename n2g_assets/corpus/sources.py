@@ -46,12 +46,7 @@ def source_kind(source: AnyCorpusSource) -> str:
 
 
 def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> OpenSource:
-    """The texts of a source, in order.
-
-    Args:
-        source: The source.
-        study_folder: Folder that relative paths count from.
-        home: Where fetched files and rendered texts are kept.
+    """The texts of a source, in order; relative paths count from ``study_folder``, ``home`` keeps what is fetched.
 
     Raises:
         CorpusError: A path is missing or a file is not UTF-8.
@@ -76,11 +71,6 @@ def source_fingerprints(
 
     Files are hashed and checked while they are read, so bad files are found before anything is computed. Named corpora
     are identified by their pin, hub data sets by their commit; only a hub data set's list of files is fetched.
-
-    Args:
-        sources: The study's corpus.
-        study_folder: Folder that relative paths count from.
-        home: Where a hub data set's list of files is kept.
 
     Raises:
         CorpusError: A path is missing, a file is not UTF-8, or all files of a source are empty.

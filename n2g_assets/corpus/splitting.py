@@ -107,10 +107,6 @@ def find_leaks(contexts: pl.DataFrame, run: int) -> list[tuple[str, str]]:
 
     It reads the windows that were cut, not the clusters that were stored. Much is twice the share of near-duplicates,
     so that windows dropped at the ends of documents raise no alarm.
-
-    Args:
-        contexts: Table ``contexts``.
-        run: Length of a run in tokens.
     """
     documents = contexts.group_by("document_id", "split", maintain_order=True).agg(
         pl.col("token_ids").list.slice(1).explode()

@@ -47,29 +47,16 @@ _TEXT_IN_FIRST = {
 }
 _TEXT_IN_SECOND = {"lang", "transl", "color", "font color", "simplenuclide", "abbrlink"}
 _FIXED_TEXT = {
-    "·": "·",
-    "!": "|",
-    "nbsp": " ",
-    "spaces": " ",
-    "'s": "'s",
-    "'": "'",
-    "ndash": "–",
-    "spaced ndash": " – ",
+    **{"·": "·", "!": "|", "nbsp": " ", "spaces": " ", "'s": "'s", "'": "'", "=": "="},
+    **{"ndash": "–", "en dash": "–", "spaced ndash": " – ", "snd": " – ", "mdash": "—", "--": "—"},
 }
-_FIXED_TEXT |= {"snd": " – ", "mdash": "—", "=": "=", "--": "—", "en dash": "–"}
 _LINKS_BETWEEN = {"to": " to ", "and": " and ", "-": "–", "–": "–", "by": " by ", "x": " by ", "or": " or "}
 
 
 def read_wikipedia(file: IO[bytes], file_hash: str, home: Home) -> Iterator[RawDocument]:
-    """The articles of a dump, in its order.
+    """The articles of a ``pages-articles`` dump (bz2), in its order, each with its title as first line.
 
-    Args:
-        file: A ``pages-articles`` dump, bz2 of MediaWiki XML.
-        file_hash: What identifies its content.
-        home: Where the rendered articles are kept.
-
-    Yields:
-        One document an article: its title, and its text with the title as first line.
+    They are kept in the cache of ``home`` under ``file_hash``, which identifies the dump's content.
     """
 
     def fill(folder: Path) -> None:
@@ -167,7 +154,7 @@ def _render_tag(tag: Tag) -> str:
         return "\n"
     if name == "math":
         return f"${' '.join(str(tag.contents).split())}$"
-    return _render(tag.contents) if tag.contents is not None else ""
+    return _render(tag.contents)
 
 
 def _name(template: Template) -> str:
@@ -180,34 +167,23 @@ def _argument(template: Template, number: int) -> str:
 
 def _render_template(template: Template) -> str:
     name = _name(template)
-    words = [_argument(template, number) for number in (1, 2, 3)]
-    text = ""
-    if name in _FIXED_TEXT:
-        text = _FIXED_TEXT[name]
-    elif name in _TEXT_IN_FIRST or name.startswith("lang-"):
-        text = words[0]
+    first, second, third, fourth = (_argument(template, number) for number in (1, 2, 3, 4))
+    text = _FIXED_TEXT.get(name, "")
+    if name in _TEXT_IN_FIRST or name.startswith("lang-"):
+        text = first
     elif name in _TEXT_IN_SECOND:
-        text = words[1]
+        text = second
     elif name in ("as of", "asof"):
-        text = " ".join(["As of", *filter(None, words)])
-    elif name in ("convert", "cvt"):
-        text = _render_convert(template)
+        text = " ".join(["As of", *filter(None, (first, second, third))])
+    elif name in ("convert", "cvt"):  # {{convert|5|km}}, {{convert|5|to|7|km}}
+        link = _LINKS_BETWEEN.get(second)
+        text = (f"{first} {second}" if link is None else f"{first}{link}{third} {fourth}").strip()
     elif name == "val":
-        text = f"{words[0]} {_unit(template)}".strip()
+        unit = str(template.get("u").value).strip() if template.has("u") else ""
+        text = f"{first} {unit}".strip()
     elif name == "frac":
-        text = "/".join(filter(None, words))
+        text = "/".join(filter(None, (first, second, third)))
     return text
-
-
-def _unit(template: Template) -> str:
-    return str(template.get("u").value).strip() if template.has("u") else ""
-
-
-def _render_convert(template: Template) -> str:
-    words = [_argument(template, number) for number in range(1, 5)]
-    if words[1] in _LINKS_BETWEEN:  # {{convert|5|to|7|km}}
-        return f"{words[0]}{_LINKS_BETWEEN[words[1]]}{words[2]} {words[3]}".strip()
-    return f"{words[0]} {words[1]}".strip()
 
 
 _TIDY = tuple(

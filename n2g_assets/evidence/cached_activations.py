@@ -141,7 +141,7 @@ def _key(model: SubjectModel) -> str:
     """Hash of all that the activations depend on beside the tokens."""
     facts = {
         "code_version": _CODE_VERSION,
-        "model": model.facts.file_sha256,
+        "model": model.facts["file_sha256"],
         "hook": model.hook.name,
         "dtype": str(model.dtype),
     }

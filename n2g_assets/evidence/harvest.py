@@ -171,7 +171,7 @@ class _Job:
         """Hash of all that decides what a shard's checkpoint holds, but for the recorded units."""
         facts = {
             "code_version": _CODE_VERSION,
-            "model": self.model.facts.file_sha256,
+            "model": self.model.facts["file_sha256"],
             "hook": self.model.hook.name,
             "dtype": str(self.model.dtype),
             "context_length": self.settings.context_length,

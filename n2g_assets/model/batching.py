@@ -51,13 +51,8 @@ def run_batches(
 ) -> Iterator[tuple[Batch, Result]]:
     """Runs prompts batch by batch, the longest first; where memory runs out, the same prompts again in smaller batches.
 
-    Args:
-        lengths: Tokens of each prompt.
-        budget: The largest number of tokens of a batch; halved where memory runs out.
-        run: Works on a batch; it may be called again for a part of the same prompts.
-
     Yields:
-        Each batch and what ``run`` gave for it.
+        Each batch and what ``run`` gave for it; ``run`` may be called again for a part of the same prompts.
 
     Raises:
         SubjectError: A single prompt does not fit into memory.

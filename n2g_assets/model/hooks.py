@@ -75,10 +75,7 @@ def quiet_transformers() -> Iterator[None]:
 def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> TransformerBridge:
     """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
 
-    Args:
-        plain: A transformers language model, or one of TransformerLens' own.
-        folder: Where it was loaded from; the bridge reads config.json there.
-        tokenizer: Its tokenizer.
+    ``plain`` is a model of transformers or of TransformerLens; the bridge reads config.json in its ``folder``.
 
     Raises:
         SubjectError: The bridge does not know the architecture.

@@ -17,12 +17,8 @@ _SECONDS = 10.0
 def fetch_model(name: str, revision: str | None, *, what: str, setting: str, cure: str) -> Path:
     """The folder of a model's files at one commit, whose name is the commit.
 
-    Args:
-        name: The hub's name of the model.
-        revision: Branch, tag or commit; None takes the default branch.
-        what: What the model is, for messages.
-        setting: The setting that names it, for messages.
-        cure: What else a user can do if it cannot be had, for messages.
+    ``revision`` is a branch, tag or commit; None takes the default branch. Messages say ``what`` the model is, the
+    ``setting`` that names it, and as ``cure`` what else a user can do.
 
     Raises:
         SourceError: The hub does not know it, it is gated or has no safetensors, or it is neither in the local cache

@@ -44,13 +44,6 @@ class InfillProposer:
     name = "infill"
 
     def __init__(self, model: SubjectModel, vocabulary: Vocabulary, settings: AugmentSettings) -> None:
-        """A proposer.
-
-        Args:
-            model: The subject model.
-            vocabulary: Its tokens.
-            settings: ``infill_candidates``, ``infill_rescored`` and ``infill_right_tokens`` are read.
-        """
         self.model, self.vocabulary = model, vocabulary
         self.right_tokens = settings.infill_right_tokens
         self.allowed = _proposable(model, vocabulary)
@@ -182,15 +175,11 @@ def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d
     backend = model.tokenizer.backend
     special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
     special |= {*model.tokenizer.transformers.all_special_ids, vocabulary.bos_id, vocabulary.mask_id}
-    allowed = [
-        bool(token) and number not in special and _is_text(token) for number, token in enumerate(vocabulary.tokens)
-    ]
-    return torch.tensor(allowed)
+    return torch.tensor([_is_text(token) and number not in special for number, token in enumerate(vocabulary.tokens)])
 
 
 def _is_text(token: bytes) -> bool:
     try:
-        token.decode()
+        return token.decode() != ""
     except UnicodeDecodeError:
         return False
-    return True

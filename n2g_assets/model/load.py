@@ -7,6 +7,7 @@ parameters, to find where a TransformerLens hook reads (``hooks``) and to check 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -33,14 +34,8 @@ def load_subject(
 ) -> SubjectModel:
     """Load a subject model and check it.
 
-    Args:
-        files: The model on disk.
-        hook: TransformerLens hook inside a block, such as ``mlp.hook_post``.
-        harvest: Only ``device`` is read.
-        mask_token: ``auto``, or the text of one token.
-        dtype: Arithmetic.
-        lock_file: Locked during each forward pass, so that runs on one machine compute one after the other: side by
-            side, each slows the other down. None locks nothing.
+    ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
+    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is held during each forward pass (see ``lock``).
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -76,6 +71,10 @@ def load_subject(
     with model.lock:
         model.facts = verify_subject(model, bridge, files)
     return model
+
+
+loaded_subject = lru_cache(maxsize=2)(load_subject)
+"""``load_subject``, once a process."""
 
 
 def _choose_device(device: str) -> torch.device:

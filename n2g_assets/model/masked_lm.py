@@ -37,12 +37,7 @@ class MaskedLMProposer:
     name = "masked_lm"
 
     def __init__(self, folder: Path, model: SubjectModel, vocabulary: Vocabulary) -> None:
-        """Load the masked language model.
-
-        Args:
-            folder: Its folder in Hugging Face layout; see ``sources.resolve_masked_lm``.
-            model: The subject model, whose tokenizer encodes the substitutes.
-            vocabulary: Its tokens.
+        """Load the masked language model of a folder; the subject model encodes the substitutes.
 
         Raises:
             SourceError: Its files are damaged, or are no masked language model.
@@ -131,11 +126,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             masked, info = AutoModelForMaskedLM.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
     except Exception as error:  # damaged files fail in many ways, each with a class of its own
         reason = " ".join(str(error).split())[:200]

@@ -39,48 +39,18 @@ class _DepthReached(Exception):  # noqa: N818  (a signal, no error)
     """Raised in the deepest hook: no later layer is wanted."""
 
 
-@dataclass(frozen=True)
-class SubjectFacts:
-    """A subject model in numbers: the columns of ``subject_models`` beyond the study."""
-
-    model: str
-    source: str
-    file_sha256: str
-    revision: str | None
-    architecture: str
-    n_layers: int
-    d_mlp: int
-    d_model: int
-    d_vocab: int
-    max_context: int
-    activation: str
-    gated: bool
-    dtype: str
-    quantisation: str | None
-    device: str
-    bos_id: int
-    mask_id: int
-    hook: str
-    nats_per_token: float
-    logit_difference: float
-
-
 @dataclass(eq=False)
 class SubjectModel:
     """A language model whose units can be read at one hook; built by ``load.load_subject``."""
 
     name: str
-    """Name of the model."""
     hook: ResolvedHook
-    """The hook that is read."""
     n_layers: int
-    """Number of layers."""
     d_mlp: int
     """Neurons of a layer, measured at the hook (for the hooks of an MLP, the MLP's width)."""
     d_model: int
     """Width of the residual stream."""
     d_vocab: int
-    """Number of token ids."""
     max_context: int
     """Longest context in tokens."""
     activation: str
@@ -88,15 +58,12 @@ class SubjectModel:
     gated: bool
     """Whether the MLP multiplies its activation with a gate (then units fire both ways)."""
     device: torch.device
-    """Where it runs."""
     dtype: torch.dtype
-    """Its arithmetic."""
     bos_id: int
     """Token id at position 0 of every context."""
     mask_id: int
     """Token id that masks another in saliency."""
     tokenizer: SubjectTokenizer = field(repr=False)
-    """Its tokenizer."""
     plain: torch.nn.Module = field(repr=False)
     """The model that runs: transformers', or TransformerLens' own for models in its format."""
     unembedding: torch.nn.Module = field(repr=False)
@@ -105,8 +72,8 @@ class SubjectModel:
     """Held during each forward pass: a reentrant file lock that runs on one machine share, or nothing."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
-    facts: SubjectFacts = field(repr=False, init=False)
-    """What the check at load found, as a row for ``subject_models``."""
+    facts: dict[str, Any] = field(repr=False, init=False)
+    """What the check at load found: the row of ``subject_models`` without the study."""
 
     @property
     def rounding(self) -> float:
@@ -124,12 +91,7 @@ class SubjectModel:
         )
 
     def check_study(self, layers: Sequence[int], neurons: Sequence[int] | int, context_length: int) -> None:
-        """Check a study against the model.
-
-        Args:
-            layers: Layers of the study.
-            neurons: The neurons, or how many are sampled a layer.
-            context_length: Tokens of a context, BOS included.
+        """Check a study against the model; ``neurons`` lists them, or says how many are sampled a layer.
 
         Raises:
             SubjectError: A layer or neuron that the model does not have.
@@ -137,10 +99,9 @@ class SubjectModel:
         """
         for layer in layers:
             if layer not in self.hook.layers:
-                have = self.hook.layers
                 raise SubjectError(
                     f"{self.name} has no layer {layer} with the hook '{self.hook.name}': choose layers from "
-                    f"{_ranges(have)}."
+                    f"{_ranges(self.hook.layers)}."
                 )
         wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < self.d_mlp]
         if wrong:
@@ -170,12 +131,14 @@ class SubjectModel:
             return
         deepest = max(taps)
         tokens, inputs = self._on_device(tokens, inputs)
-        if self.bridge is not None:
-            with self.lock:
-                self._run_bridge(self.bridge, tokens, taps, deepest)
-            return
-        assert self.hook.taps is not None
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
+            if self.bridge is not None:
+                readers: list[Any] = [
+                    (self.hook.full_name(layer), _reader(callback)) for layer, callback in taps.items()
+                ]
+                self.bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=readers)
+                return
+            assert self.hook.taps is not None
             for layer, callback in taps.items():
                 hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], callback, stop=layer == deepest))
             with suppress(_DepthReached):
@@ -184,20 +147,24 @@ class SubjectModel:
     def read(
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
-        """Activations of the given neurons of one layer; where the architecture allows it, no others are computed.
-
-        Args:
-            tokens: As for :meth:`run`.
-            layer: Where the pass stops.
-            neurons: The neurons, in any order.
-            inputs: As for :meth:`run`.
-        """
+        """Activations of some neurons of a layer, in the order given; others are computed only where it must be."""
         neurons = neurons.to(self.device)
         if self.narrows:
             return self._read_narrow(tokens, layer, neurons, **inputs)
+        return self._read_layer(tokens, layer, **inputs).index_select(2, neurons)
+
+    def _read_layer(
+        self, tokens: Int64[Tensor, "batch pos"], layer: int, **inputs: Tensor
+    ) -> Float[Tensor, "batch pos width"]:
         found: list[Tensor] = []
-        self.run(tokens, {layer: lambda activations: found.append(activations.index_select(2, neurons))}, **inputs)
+        self.run(tokens, {layer: found.append}, **inputs)
         return found[0]
+
+    def _read_narrow(
+        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
+    ) -> Float[Tensor, "batch pos neurons"]:
+        with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
+            return self._read_layer(tokens, layer, **inputs)
 
     @cached_property
     def packs(self) -> int:
@@ -212,19 +179,18 @@ class SubjectModel:
         ids[0] = self.bos_id
         prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
         layer = self.hook.layers[-1]
-        read: list[Tensor] = []
         rows = pack(prompts)
         tokens, inputs = inputs_of(rows, self.bos_id, self.dtype)
         try:
-            self.run(tokens, {layer: lambda found: read.append(found.float())}, **inputs)
+            together = self._read_layer(tokens, layer, **inputs).float()
         except (TypeError, ValueError, RuntimeError, IndexError) as error:  # an architecture that takes no masks
             if is_out_of_memory(error):
                 raise
             return 0
-        self.run(pad(prompts, self.bos_id), {layer: lambda found: read.append(found.float())})
-        for row, packed in zip(rows, read[0], strict=True):
+        apart = self._read_layer(pad(prompts, self.bos_id), layer).float()
+        for row, packed in zip(rows, together, strict=True):
             for number, path in row.paths.items():
-                alone = read[1][number, 1 : len(path)]
+                alone = apart[number, 1 : len(path)]
                 if not float((packed[path[1:]] - alone).abs().max()) <= self.rounding * float(alone.abs().max()):
                     return 0
         return longest
@@ -246,7 +212,13 @@ class SubjectModel:
         tokens = torch.tensor([[self.bos_id, *range(0, self.d_vocab, 1 + self.d_vocab // 8)]])
         neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
         for layer in layers:
-            whole, narrow = self._read_whole_and_narrow(tokens, layer, neurons)
+            whole = self._read_layer(tokens, layer)
+            try:
+                narrow = self._read_narrow(tokens, layer, neurons)
+            except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
+                if is_out_of_memory(error):
+                    raise
+                return False
             if narrow.shape[2] != 3:
                 return False
             apart = (whole[:, 1:, neurons] - narrow[:, 1:]).abs()
@@ -254,43 +226,9 @@ class SubjectModel:
                 return False
         return True
 
-    def _read_whole_and_narrow(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"]
-    ) -> tuple[Float[Tensor, "batch pos d_mlp"], Float[Tensor, "batch pos width"]]:
-        """Activations of all neurons and of the asked ones; all again where the MLP cannot compute some alone."""
-        found: list[Tensor] = []
-        self.run(tokens, {layer: found.append})
-        try:
-            return found[0], self._read_narrow(tokens, layer, neurons)
-        except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
-            if is_out_of_memory(error):
-                raise
-            return found[0], found[0]
-
-    def _read_narrow(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
-    ) -> Float[Tensor, "batch pos neurons"]:
-        found: list[Tensor] = []
-        with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
-            self.run(tokens, {layer: found.append}, **inputs)
-        return found[0]
-
     def _input_matrices(self, layer: int) -> list[torch.nn.Module]:
         assert self.hook.taps is not None
         return input_matrices(self.plain, self.hook.taps[layer], self.d_mlp)
-
-    def _run_bridge(
-        self, bridge: TransformerBridge, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback], deepest: int
-    ) -> None:
-        def read(layer: int) -> Callable[..., None]:
-            def tap(activations: Tensor, hook: Any) -> None:
-                taps[layer](activations.flatten(2))
-
-            return tap
-
-        fwd_hooks: list[Any] = [(self.hook.full_name(layer), read(layer)) for layer in taps]
-        with torch.inference_mode():
-            bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=fwd_hooks)
 
     def logits(
         self,
@@ -298,38 +236,32 @@ class SubjectModel:
         at: tuple[Sequence[int], Sequence[int]] | None = None,
         **inputs: Tensor,
     ) -> Float32[Tensor, "... d_vocab"]:
-        """Next-token logits, over the full depth, in float32.
+        """Next-token logits on the model's device, over the full depth, in float32: ``[batch, pos, d_vocab]``.
 
-        Args:
-            tokens: Token ids, BOS at position 0, padded on the right.
-            at: Rows and positions whose logits are wanted; the others are then never computed. None takes all.
-            **inputs: What else the transformers model is to get: ``attention_mask``, ``position_ids``.
-
-        Returns:
-            ``[batch, pos, d_vocab]``, or ``[len(at[0]), d_vocab]``, on the model's device.
+        With ``at``, rows and positions, only those are computed: ``[len(at[0]), d_vocab]``. ``tokens`` and ``inputs``
+        are those of :meth:`run`.
         """
         tokens, inputs = self._on_device(tokens, inputs)
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
-            if at is None:
-                return self._all_logits(tokens, inputs)
-            rows = torch.as_tensor(at[0], dtype=torch.long, device=self.device)
-            positions = torch.as_tensor(at[1], dtype=torch.long, device=self.device)
+            if at is not None:
+                chosen = tuple(torch.as_tensor(each, dtype=torch.long, device=self.device) for each in at)
 
-            def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                return (args[0][rows, positions].unsqueeze(0), *args[1:])
+                def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+                    return (args[0][chosen].unsqueeze(0), *args[1:])
 
-            # Whatever follows the unembedding (soft caps, scales) works on each element alone, so it may see few rows.
-            hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
-            return self._all_logits(tokens, inputs)[0]
+                # What follows the unembedding (soft caps, scales) works on each element alone, so it may see few rows.
+                hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
+            output = self.plain(tokens, use_cache=False, **inputs)
+            logits = (output if isinstance(output, Tensor) else output.logits).float()
+            return logits if at is None else logits[0]
 
     def _on_device(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
-    def _all_logits(
-        self, tokens: Int64[Tensor, "batch pos"], inputs: Mapping[str, Tensor]
-    ) -> Float32[Tensor, "rows columns d_vocab"]:
-        output = self.plain(tokens, use_cache=False, **inputs)
-        return (output if isinstance(output, Tensor) else output.logits).float()
+
+def _reader(callback: Callback) -> Callable[..., None]:
+    """A hook of the bridge that hands activations to ``callback``."""
+    return lambda activations, hook: callback(activations.flatten(2))
 
 
 def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool) -> Any:

@@ -25,13 +25,7 @@ class LayerProber:
     """The prober of one layer (``method.probing.Prober``)."""
 
     def __init__(self, model: SubjectModel, layer: int, budget: TokenBudget) -> None:
-        """A prober.
-
-        Args:
-            model: The subject model, in float32, since decisions rest on its activations.
-            layer: Layer of the units.
-            budget: The largest number of tokens of one forward pass, padding included.
-        """
+        """A prober; the model is in float32, since decisions rest on its activations."""
         self.model, self.layer, self.budget = model, layer, budget
         self.calls = 0
         """Forward passes so far."""

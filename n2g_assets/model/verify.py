@@ -8,15 +8,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
-from n2g_assets.model.model import SubjectFacts, SubjectModel
+from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.sources import SubjectFiles
 
 if TYPE_CHECKING:
@@ -33,12 +32,14 @@ VERIFICATION_TEXT = (
 )
 """The fixed text that both models read."""
 
+_RECORDED = ("n_layers", "d_mlp", "d_model", "d_vocab", "max_context", "activation", "gated", "bos_id", "mask_id")
+"""Attributes of the model that its row takes over."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
 
 
-def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> SubjectFacts:
-    """Check a model against the bridge, and describe it in numbers.
+def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> dict[str, Any]:
+    """Check a model against the bridge, and describe it: its row of ``subject_models`` without the study.
 
     Raises:
         SubjectError: Logits or activations differ by more than rounding.
@@ -58,49 +59,35 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
     model.run(tokens, {layer: partial(read.__setitem__, layer) for layer in layers})
     for layer, name in zip(layers, names, strict=True):
         _agree(model, f"activations at {name}", read[layer], cache[name].flatten(2))
-    return SubjectFacts(
-        model=model.name,
-        source=files.source,
-        file_sha256=files.file_sha256,
-        revision=files.revision,
-        architecture=type(model.plain).__name__,
-        n_layers=model.n_layers,
-        d_mlp=model.d_mlp,
-        d_model=model.d_model,
-        d_vocab=model.d_vocab,
-        max_context=model.max_context,
-        activation=model.activation,
-        gated=model.gated,
-        dtype=str(model.dtype).removeprefix("torch."),
-        quantisation=files.quantisation,
-        device=model.device.type,
-        bos_id=model.bos_id,
-        mask_id=model.mask_id,
-        hook=model.hook.name,
-        nats_per_token=nats,
-        logit_difference=difference,
-    )
+    return {
+        "model": model.name,
+        **{name: getattr(files, name) for name in ("source", "file_sha256", "revision", "quantisation")},
+        "architecture": type(model.plain).__name__,
+        **{name: getattr(model, name) for name in _RECORDED},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "hook": model.hook.name,
+        "nats_per_token": nats,
+        "logit_difference": difference,
+    }
 
 
 def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None:
+    """Refuse a model where ||ours - theirs|| / ||theirs|| is too large at a position of [batch, pos, width].
+
+    Short vectors count as 1 % of the longest.
+    """
     if ours.shape != theirs.shape:
         raise SubjectError(
             f"The {what} of {model.name} have the shape {tuple(ours.shape)} in transformers but "
             f"{tuple(theirs.shape)} in TransformerLens: choose another hook, such as mlp.hook_post."
         )
-    difference = _difference(ours.float(), theirs.float())
+    # BOS is left out: its vectors can be hundreds of times longer, and they are never read.
+    apart = (ours.float() - theirs.float())[:, 1:].norm(dim=-1)
+    length = theirs.float()[:, 1:].norm(dim=-1)
+    difference = float((apart / length.clamp(min=max(float(length.max()) * 0.01, 1e-12))).max())
     if not difference <= _TOLERANCE[model.dtype]:
         raise SubjectError(
             f"The {what} of {model.name} differ between transformers and TransformerLens by {difference:.1%}: choose "
             "another hook or model, or another version of transformer-lens."
         )
-
-
-def _difference(ours: Float[Tensor, "batch pos width"], theirs: Float[Tensor, "batch pos width"]) -> float:
-    """The largest ||ours - theirs|| / ||theirs|| of a position after BOS, short vectors taken as 1 % of the longest.
-
-    BOS is left out: its vectors can be hundreds of times longer, and they are never read.
-    """
-    apart = (ours - theirs)[:, 1:].norm(dim=-1)
-    length = theirs[:, 1:].norm(dim=-1)
-    return float((apart / length.clamp(min=max(float(length.max()) * 0.01, 1e-12))).max())

@@ -31,14 +31,9 @@ _SPACE = "\u2581"
 def build_vocabulary(
     tokenizer: SubjectTokenizer, d_vocab: int, *, normalise: bool, bos_id: int, mask_id: int
 ) -> Vocabulary:
-    """The subject model's tokens.
+    """The subject model's ``d_vocab`` tokens, which may be more than the tokenizer's.
 
-    Args:
-        tokenizer: Its tokenizer.
-        d_vocab: Token ids of the model, which may be more than the tokenizer's.
-        normalise: Match tokens under :func:`n2g_assets.method.normalise.normalise`, instead of as they are.
-        bos_id: Token id at position 0 of every context.
-        mask_id: Token id that masks another in saliency.
+    With ``normalise`` they are matched under :func:`n2g_assets.method.normalise.normalise`, else as they are.
     """
     known = _token_bytes(tokenizer.backend)
     tokens = [known.get(token_id) for token_id in range(d_vocab)]
@@ -96,10 +91,8 @@ def _kinds(specification: Mapping[str, Any]) -> Iterator[str]:
 
     def walk(part: Any) -> Iterator[str]:
         if isinstance(part, Mapping):
-            if part.get("type") == "Replace" and _SPACE in (
-                part.get("content"),
-                *dict(part.get("pattern") or {}).values(),
-            ):
+            replaced = [part.get("content"), *dict(part.get("pattern") or {}).values()]
+            if part.get("type") == "Replace" and _SPACE in replaced:
                 yield _SPACE
             yield str(part.get("type"))
             for value in part.values():

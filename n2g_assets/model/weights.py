@@ -28,11 +28,10 @@ class PlainModel:
     unembedding: torch.nn.Module
     """The last matrix in it: hidden states to logits."""
     d_vocab: int
-    """Number of token ids."""
     max_context: int | None
-    """Longest context in tokens; None where the config does not say."""
+    """Tokens; None where the config does not say."""
     activation: str | None
-    """Activation function of the MLP; None where the config does not say."""
+    """Of the MLP; None where the config does not say."""
 
 
 def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> PlainModel:
@@ -61,14 +60,9 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> PlainModel:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
+        trust_remote_code=False, output_loading_info=True,
+    )  # fmt: skip
     module, info = loaded
     _refuse_missing(folder, [*info["missing_keys"], *info["mismatched_keys"]])
     config = module.config.get_text_config()

