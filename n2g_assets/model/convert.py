@@ -66,15 +66,21 @@ def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
         raise SourceError(
             f"The GGUF file {gguf_file} cannot be read ({type(error).__name__}: {error}): fetch it anew."
         ) from error
-    tokenizer, ids, texts = _tokenizer(metadata), _special_ids(metadata), metadata["tokenizer.ggml.tokens"]
+    tokenizer, texts = _tokenizer(metadata), metadata["tokenizer.ggml.tokens"]
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     config |= {f"{name}_token_id": ids[name] for name in ("bos", "eos", "pad")}
-    special = {f"{name}_token": texts[ids[name]] for name in ("bos", "eos", "unk", "pad") if ids[name] is not None}
+    special = {f"{name}_token": texts[number] for name, number in ids.items() if number is not None}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return _quantisation(reader)
+    weights: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        weights[str(tensor.tensor_type.name)] += int(tensor.n_elements)
+    [(kind, _)] = weights.most_common(1)
+    return None if kind in _FLOATS else kind
 
 
 class _Metadata(dict[str, Any]):
@@ -125,11 +131,6 @@ def _config(metadata: _Metadata, tensor_names: set[str]) -> dict[str, Any]:
     }
 
 
-def _special_ids(metadata: _Metadata) -> dict[str, int | None]:
-    keys = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
-    return {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
-
-
 def _tensors(reader: GGUFReader, config: dict[str, Any], metadata: _Metadata) -> dict[str, np.ndarray]:
     from gguf import dequantize
 
@@ -145,14 +146,6 @@ def _tensors(reader: GGUFReader, config: dict[str, Any], metadata: _Metadata) ->
             values = _rows_as_halves(values, config["num_key_value_heads"])
         tensors[name] = values
     return tensors
-
-
-def _quantisation(reader: GGUFReader) -> str | None:
-    weights: Counter[str] = Counter()
-    for tensor in reader.tensors:
-        weights[str(tensor.tensor_type.name)] += int(tensor.n_elements)
-    kind = max(weights, key=weights.__getitem__)
-    return None if kind in _FLOATS else kind
 
 
 def _transformers_name(name: str) -> str | None:

@@ -48,7 +48,7 @@ class ResolvedHook:
     name: str
     """The hook inside a block, such as ``mlp.hook_post``."""
     layers: tuple[int, ...]
-    """Layers that have the hook, ascending."""
+    """Those that have the hook, ascending."""
     taps: dict[int, Tap] | None
     """For each of them what is read in the plain model; None where the hook can only be read through the bridge."""
 

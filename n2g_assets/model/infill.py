@@ -76,19 +76,14 @@ class InfillProposer:
             )
             for number, old, row in zip(rescored, best, total, strict=True):
                 ids[number, : self.rescored] = old[np.lexsort((old, -row))]
-        answers = [self._substitutes(row, score) for row, score in zip(ids, scores, strict=True)]
+        found = [row[np.isfinite(score)].tolist() for row, score in zip(ids, scores, strict=True)]
+        answers = [[Substitute(self.vocabulary.tokens[i].decode(), (i,)) for i in row] for row in found]
         self.seconds += time.perf_counter() - began
         return [[[] if number is None else answers[number] for number in row] for row in asked]
 
     def _gap(self, prompt: Int32[np.ndarray, " length"], position: int) -> Gap:
         prompt = np.asarray(prompt, np.int32)
         return prompt[:position].tobytes(), prompt[position : position + 1 + self.right_tokens].tobytes()
-
-    def _substitutes(
-        self, ids: Int64[np.ndarray, " candidates"], scores: Float32[np.ndarray, " candidates"]
-    ) -> list[Substitute]:
-        found = ids[: int(np.isfinite(scores).sum())].tolist()
-        return [Substitute(self.vocabulary.tokens[token_id].decode(), (token_id,)) for token_id in found]
 
     def _by_left(
         self, lefts: Sequence[Int32[np.ndarray, " left"]], originals: Int64[np.ndarray, " gaps"]

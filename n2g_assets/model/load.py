@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -46,27 +46,17 @@ def load_subject(
     tokenizer = SubjectTokenizer.load(files.folder)
     plain = load_plain(files.folder, getattr(torch, dtype), device)
     bridge = boot_bridge(plain.module, files.folder, tokenizer.transformers)
-    resolved = resolve_hook(bridge, hook, plain.module, int(bridge.cfg.n_layers))
+    config: Any = bridge.cfg
+    n_layers = int(config.n_layers)
+    resolved = resolve_hook(bridge, hook, plain.module, n_layers)
     model = SubjectModel(
-        name=files.name,
-        hook=resolved,
-        n_layers=int(bridge.cfg.n_layers),
-        d_mlp=0,
-        d_model=int(bridge.cfg.d_model),
-        d_vocab=plain.d_vocab,
-        max_context=int(plain.max_context or bridge.cfg.n_ctx),
-        activation=plain.activation or str(bridge.cfg.act_fn),
-        gated=bool(getattr(bridge.cfg, "gated_mlp", False)),
-        device=device,
-        dtype=getattr(torch, dtype),
-        bos_id=tokenizer.bos_id(plain.d_vocab),
-        mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
-        tokenizer=tokenizer,
-        plain=plain.module,
-        unembedding=plain.unembedding,
-        lock=forward_pass_lock(lock_file),
+        name=files.name, hook=resolved, n_layers=n_layers, d_mlp=0, d_model=int(config.d_model), d_vocab=plain.d_vocab,
+        max_context=int(plain.max_context or config.n_ctx), activation=plain.activation or str(config.act_fn),
+        gated=bool(getattr(config, "gated_mlp", False)), device=device, dtype=getattr(torch, dtype),
+        bos_id=tokenizer.bos_id(plain.d_vocab), mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
+        tokenizer=tokenizer, plain=plain.module, unembedding=plain.unembedding, lock=forward_pass_lock(lock_file),
         bridge=bridge if resolved.taps is None else None,
-    )
+    )  # fmt: skip
     model.d_mlp = _measure_width(model)
     with model.lock:
         model.facts = verify_subject(model, bridge, files)

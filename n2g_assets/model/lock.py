@@ -14,11 +14,7 @@ _POLL_SECONDS = 0.002
 
 
 def forward_pass_lock(path: Path | None) -> AbstractContextManager[object]:
-    """A lock between processes and threads, reentrant within a thread; it ends with its process.
-
-    Args:
-        path: The lock file; its folder is made. None locks nothing.
-    """
+    """A lock between processes and threads, reentrant within a thread; it ends with its process. None locks nothing."""
     if path is None:
         return nullcontext()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -272,16 +272,12 @@ def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool)
         if stop:
             raise _DepthReached
 
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(args[0] if args else kwargs["hidden_states"])
-
-    def after(_module: Any, _args: Any, output: Any) -> None:
-        read(output)
-
     module = plain.get_submodule(tap.module)
-    if tap.side == "input":
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(after)
+    if tap.side == "output":
+        return module.register_forward_hook(lambda _module, _args, output: read(output))
+    return module.register_forward_pre_hook(
+        lambda _module, args, kwargs: read(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
 
 
 def _ranges(numbers: Sequence[int]) -> str:

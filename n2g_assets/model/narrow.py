@@ -8,12 +8,12 @@ another kind, the check at first use finds it, and all neurons are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from n2g_assets.model.hooks import Tap
@@ -37,17 +37,12 @@ def only(matrices: Sequence[torch.nn.Module], neurons: Int64[Tensor, " neurons"]
     """Inside the block each matrix computes the asked neurons alone, in their order."""
     try:
         for matrix in matrices:
-            matrix.forward = _narrowed(matrix, neurons)
+            weight, bias = matrix.weight, matrix.bias
+            assert isinstance(weight, Tensor)
+            rows = weight[neurons] if isinstance(matrix, torch.nn.Linear) else weight[:, neurons].t()
+            few = bias[neurons] if isinstance(bias, Tensor) else None
+            matrix.forward = partial(torch.nn.functional.linear, weight=rows, bias=few)
         yield
     finally:
         for matrix in matrices:
             matrix.__dict__.pop("forward", None)
-
-
-def _narrowed(
-    matrix: torch.nn.Module, neurons: Int64[Tensor, " neurons"]
-) -> Callable[[Float[Tensor, "... d_model"]], Float[Tensor, "... neurons"]]:
-    weight, bias = matrix.weight, matrix.bias
-    assert isinstance(weight, Tensor)
-    rows = weight[neurons] if isinstance(matrix, torch.nn.Linear) else weight[:, neurons].t()
-    return partial(torch.nn.functional.linear, weight=rows, bias=bias[neurons] if isinstance(bias, Tensor) else None)

@@ -37,8 +37,8 @@ def build_vocabulary(
     """
     known = _token_bytes(tokenizer.backend)
     tokens = [known.get(token_id) for token_id in range(d_vocab)]
-    forms = [
-        _unused(token_id) if token is None else normalised_form(token) if normalise else token
+    forms = [  # an id without text gets one that no other token has: 0xFF occurs in no UTF-8
+        b"\xff<unused %d>" % token_id if token is None else normalised_form(token) if normalise else token
         for token_id, token in enumerate(tokens)
     ]
     return _vocabulary([token or b"" for token in tokens], forms, bos_id, mask_id)
@@ -64,11 +64,6 @@ def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: i
     index = {form: i for i, form in enumerate(dict.fromkeys(forms))}
     form_of = np.fromiter((index[form] for form in forms), np.int32, len(forms))
     return Vocabulary(tuple(tokens), tuple(index), form_of, bos_id, mask_id)
-
-
-def _unused(token_id: int) -> bytes:
-    """A form for a token id without text; 0xFF occurs in no UTF-8, so no other token has it."""
-    return b"\xff<unused %d>" % token_id
 
 
 def _token_bytes(backend: Tokenizer) -> dict[int, bytes]:
