@@ -11,7 +11,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +41,7 @@ def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
     if full.is_file():
         return full.parent, [full]
     if full.is_dir():
-        shown = (file for file in full.rglob("*") if not re.search(r"(^|/)\.", file.relative_to(full).as_posix()))
-        files = sorted(file for file in shown if file.is_file())
+        files = sorted(file for file in full.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(full)))
         if not files:
             raise CorpusError(f"The corpus folder {full} holds no files: put text, JSONL or Parquet files into it.")
         return full, files
@@ -101,6 +99,10 @@ def _named_if_unreadable(file: Path) -> Iterator[None]:
             f"The corpus file {file} cannot be read ({error.strerror or error}): "
             "make it readable or take it out of the corpus."
         ) from error
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:
