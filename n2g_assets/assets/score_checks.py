@@ -61,10 +61,7 @@ def _beats_lookup(session: Session, layer: int) -> list[str]:
 
 def _texts_there(session: Session, layer: int) -> list[str]:
     settings = session.settings.evaluation
-    wanted: dict[str, int] = {
-        "random": settings.random_tokens,
-        "out_of_domain": settings.out_of_domain_tokens,
-    }
+    wanted: dict[str, int] = {"random": settings.random_tokens, "out_of_domain": settings.out_of_domain_tokens}
     faults = []
     for name, asked in wanted.items():
         frame = session.held_out_contexts.get(name)

@@ -266,12 +266,7 @@ class Session:
         neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
         found = {
             name: read_texts(
-                self.subject(),
-                contexts,
-                neurons,
-                self.settings.harvest,
-                cache=Cache(self.home),
-                progress=show,
+                self.subject(), contexts, neurons, self.settings.harvest, cache=Cache(self.home), progress=show
             )
             for name, contexts in self.held_out_contexts.items()
         }

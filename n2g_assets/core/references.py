@@ -16,33 +16,26 @@ def _reference(name: str, row: str, *columns: Column) -> Table:
     return Table(name, row, "reference", (columns[0], _PLACE, *columns[1:]), (columns[0].name,))
 
 
-REFERENCES: dict[str, Table] = {
-    table.name: table
-    for table in (
-        _reference(
-            "stages",
-            "per-layer stage of the pipeline",
-            Column("stage", pl.String, "name: the value of ledger.stage"),
-            Column("tables", pl.List(pl.String), "tables that it writes, besides the ledger"),
-            Column("upstream", pl.List(pl.String), "stages and assets that it reads"),
-        ),
-        _reference(
-            "texts",
-            "text on which predictors are scored",
-            Column("text", pl.String, "name: the value of evaluation.text"),
-            Column("label", pl.String, "name for reading"),
-            Column("meaning", pl.String, "what it is"),
-        ),
-        _reference(
-            "predictors",
-            "predictor of a unit's activation",
-            Column("predictor", pl.String, "name: the value of evaluation.predictor"),
-            Column("label", pl.String, "name for reading"),
-            Column("role", pl.String, "explanation (what is judged), baseline (what it has to beat) or control"),
-            Column("meaning", pl.String, "what it is"),
-        ),
-    )
-}
+_TABLES = (
+    _reference("stages", "per-layer stage of the pipeline",
+        Column("stage", pl.String, "name: the value of ledger.stage"),
+        Column("tables", pl.List(pl.String), "tables that it writes, besides the ledger"),
+        Column("upstream", pl.List(pl.String), "stages and assets that it reads"),
+    ),
+    _reference("texts", "text on which predictors are scored",
+        Column("text", pl.String, "name: the value of evaluation.text"),
+        Column("label", pl.String, "name for reading"),
+        Column("meaning", pl.String, "what it is"),
+    ),
+    _reference("predictors", "predictor of a unit's activation",
+        Column("predictor", pl.String, "name: the value of evaluation.predictor"),
+        Column("label", pl.String, "name for reading"),
+        Column("role", pl.String, "explanation (what is judged), baseline (what it has to beat) or control"),
+        Column("meaning", pl.String, "what it is"),
+    ),
+)  # fmt: skip
+
+REFERENCES: dict[str, Table] = {table.name: table for table in _TABLES}
 """The reference tables by name."""
 
 

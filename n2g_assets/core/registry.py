@@ -73,42 +73,33 @@ STAGES: tuple[Stage, ...] = (
     Stage("neuron_graphs", ("graph_nodes", "rules"), ("augmented_examples", "pruned_examples")),
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage(
-        "evaluation",
-        ("evaluation", "document_scores", "counterexamples", "failures"),
+        "evaluation", ("evaluation", "document_scores", "counterexamples", "failures"),
         ("neuron_graphs", "top_examples", "rule_tests"),
     ),
-)
+)  # fmt: skip
 """The per-layer stages in the order of the pipeline."""
 
 TEXTS: tuple[Text, ...] = (
     Text(
-        "top",
-        "Own test contexts",
-        "the units' own test contexts",
+        "top", "Own test contexts", "the units' own test contexts",
         "The paper's protocol: the half of a unit's strongest contexts that its graph was not built from. It flatters "
         "every predictor: each of these contexts was chosen because the unit is strong in it.",
         presets=("full", "paper"),
     ),
     Text(
-        "quantiles",
-        "Every strength",
-        "contexts of every strength",
+        "quantiles", "Every strength", "contexts of every strength",
         "Contexts of held-out documents, drawn where the unit's activation lies in each tenth of its positive ones; "
         "all of their tokens are scored. Most tenths are far below firing, so that few tokens fire here.",
     ),
     Text(
-        "random",
-        "Held-out text",
-        "held-out text",
+        "random", "Held-out text", "held-out text",
         "All tokens of whole documents that no graph was built from, as they come: here false alarms show.",
     ),
     Text(
-        "out_of_domain",
-        "Out-of-domain text",
-        "out-of-domain text",
+        "out_of_domain", "Out-of-domain text", "out-of-domain text",
         "All tokens of documents of another kind than the harvest.",
     ),
-)
+)  # fmt: skip
 """The texts in order."""
 
 PREDICTORS: tuple[Predictor, ...] = (

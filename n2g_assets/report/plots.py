@@ -58,11 +58,7 @@ def as_address(svg: str) -> str:
 
 
 def f1_by_layer(
-    scores: pl.DataFrame,
-    *,
-    title: str,
-    published: Mapping[int, float] | None = None,
-    n_layers: int | None = None,
+    scores: pl.DataFrame, *, title: str, published: Mapping[int, float] | None = None, n_layers: int | None = None
 ) -> str:
     """Mean F1 of firing over all units asked for (``f1_all``) with 95 % intervals, by layer and predictor.
 
