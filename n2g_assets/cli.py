@@ -25,6 +25,8 @@ from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 
 _INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
+"""What a step raises on Ctrl-C and on SIGTERM."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except N2GError as error:
         _say(str(error))
         return 1
-    except KeyboardInterrupt:
-        _say("\nInterrupted. What was finished is kept: the same command goes on from there.")
+    except KeyboardInterrupt as interrupt:
+        where = f" in {interrupt}" if str(interrupt) else ""
+        _say(f"\nInterrupted{where}. What was finished is kept: the same command goes on from there.")
         return _INTERRUPTED
 
 
@@ -74,7 +77,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
 
     Raises:
         SettingsError: there is no such study, or it has no such layers.
-        KeyboardInterrupt: the user or the system ended the run.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended the run; it names the step.
     """
     from n2g_assets.report.summary import study_summary
 
@@ -84,7 +87,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     ranges = partition_ranges(job.partitions_def.get_partition_keys(), layers)
     os.environ["N2G_PROGRESS"] = "lines"
     _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
-    with dg.DagsterInstance.get() as instance, _sigterm_interrupts():
+    with dg.DagsterInstance.get() as instance:
         succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
     if not succeeded:
         _say("What was finished is kept: the same command goes on from there.")
@@ -140,7 +143,7 @@ def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str,
     if layers is None:
         return [(keys[0], keys[-1])]
     by_number = {int(key): place for place, key in enumerate(keys)}
-    places = set()
+    places: set[int] = set()
     for part in layers.split(","):
         ends = [end.strip() for end in part.split("...")]
         known = len(ends) <= 2 and all(end.isdecimal() and int(end) in by_number for end in ends)
@@ -162,13 +165,20 @@ def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, first: str, la
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )
+    failures = [event for event in result.all_events if event.is_step_failure]
+    for event in failures:
+        if event.step_failure_data.error and event.step_failure_data.error.cls_name in _INTERRUPTS:
+            raise KeyboardInterrupt(_asset_of(event))
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
             _say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
-    for event in result.all_events:
-        if event.is_step_failure:
-            _say(f"FAILED {(event.step_key or '').replace('__', '/')}: {_cause(event)}")
+    for event in failures:
+        _say(f"FAILED {_asset_of(event)}: {_cause(event)}")
     return result.success
+
+
+def _asset_of(event: dg.DagsterEvent) -> str:
+    return (event.step_key or "").replace("__", "/")
 
 
 def _cause(event: dg.DagsterEvent) -> str:
@@ -186,6 +196,7 @@ def _cause(event: dg.DagsterEvent) -> str:
 def _say_where(home: Home, study: str) -> None:
     shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
     python = os.path.relpath(sys.executable)
+    command = os.path.relpath(Path(sys.executable).with_name("n2g"))
     query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
     _say(f"""
 The report:   {report}
@@ -193,7 +204,7 @@ The database: {shown}
   SQL:  {python} -c "import duckdb; {query}"
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
-  UI:   n2g ui""")
+  UI:   {command} ui""")
 
 
 def _open_ui(port: int) -> int:
@@ -202,16 +213,6 @@ def _open_ui(port: int) -> int:
     project = _own_project(Path.cwd())
     command += ["--target-path", str(project)] if project else ["-m", "n2g_assets.definitions"]
     os.execv(Path(sys.executable).with_name("dg"), command)
-
-
-class _sigterm_interrupts:  # noqa: N801
-    """SIGTERM ends what is inside as Ctrl-C does: with what is finished recorded."""
-
-    def __enter__(self) -> None:
-        self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-    def __exit__(self, *_error: object) -> None:
-        signal.signal(signal.SIGTERM, self.before)
 
 
 def _relative(path: Path) -> str:

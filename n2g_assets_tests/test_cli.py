@@ -1,0 +1,71 @@
+"""The command line: what it says of a run that fails or is interrupted, and of a control that fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from n2g_assets import cli
+from n2g_assets.assets import subject_model
+from n2g_assets.core.errors import SubjectError
+from n2g_assets.core.home import Home
+from n2g_assets.definitions import build_defs
+from n2g_assets_tests.assets.studies import tiny_study
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """``n2g run tiny`` on an empty home."""
+    monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    study = tiny_study(tmp_path, preset="paper")
+    monkeypatch.setattr(cli, "study_job", lambda name: build_defs([study]).resolve_job_def(name))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_where_and_that_what_was_finished_is_kept(tiny, monkeypatch, capsys, number):
+    monkeypatch.setattr(subject_model, "materialize", lambda _session: os.kill(os.getpid(), number))
+    assert cli.main(["run", "tiny"]) == 130
+    said = capsys.readouterr().out
+    assert "Interrupted in tiny/subject_model. What was finished is kept" in said
+    assert "FAILED" not in said
+
+
+def test_a_run_that_fails_names_the_step_and_the_cause(tiny, monkeypatch, capsys):
+    def fail(_session):
+        raise SubjectError("The model has no layer 7: choose from 0 to 2.")
+
+    monkeypatch.setattr(subject_model, "materialize", fail)
+    assert cli.main(["run", "tiny"]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED tiny/subject_model: The model has no layer 7: choose from 0 to 2." in said
+    assert "the same command goes on from there" in said
+
+
+def test_a_run_that_fails_by_an_error_of_another_kind_names_it(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(subject_model, "materialize", lambda _session: {}["weights"])
+    assert cli.main(["run", "tiny"]) == 1
+    assert "FAILED tiny/subject_model: 'weights'" in capsys.readouterr().out
+
+
+def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    assert cli.main(["run", "demmo"]) == 1
+    assert "There is no study 'demmo': choose one of demo, demo_reinitialised, smollm2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("control_fails", [False, True])
+def test_the_demo_runs_its_control_first_and_goes_on_without_it(tmp_path, monkeypatch, capsys, control_fails):
+    ran = []
+
+    def run_study(_home, study, *, show=True):
+        ran.append((study, show))
+        return int(control_fails and study == "demo_reinitialised")
+
+    monkeypatch.setattr(cli, "run_study", run_study)
+    assert cli.run_demo(Home(tmp_path)) == 0
+    assert ran == [("demo_reinitialised", False), ("demo", True)]
+    assert ("The control 'demo_reinitialised' failed" in capsys.readouterr().out) == control_fails
