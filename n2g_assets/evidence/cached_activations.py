@@ -12,11 +12,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +24,9 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import StorageError, SubjectError
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence.harvest import Progress
+from n2g_assets.evidence.shards import Shard, TokenCorpus, cut
 from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.cache import Cache
@@ -35,10 +34,8 @@ from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 
 SHARD_TOKENS = 16_384
-"""A shard is full before the document with which it would hold more tokens than this; a longer one stands alone."""
 _FILE = "activations.npy"
-_CODE_VERSION = "1"
-_CHUNK = 2**20
+_CODE_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,11 @@ def read_texts(
     longest = int(contexts["token_ids"].list.len().max() or 0)  # type: ignore[arg-type]
     for layer, asked in wanted.items():
         model.check_study([layer], asked.tolist(), longest)
-    store = _Store(cache, _key(model))
-    shards = _cut(contexts)
+    if contexts["document_id"].rle_id().n_unique() != contexts["document_id"].n_unique():
+        raise ValueError("The contexts of a document must stand one behind another.")
+    store = _Store(cache, model)
+    corpus = TokenCorpus.from_frame(contexts)
+    shards = cut(corpus, range(len(corpus.document_ids)), SHARD_TOKENS)
     lacking = [
         {layer: left for layer, asked in wanted.items() if len(left := store.lacking(layer, shard, asked))}
         for shard in shards
@@ -117,7 +117,7 @@ def read_texts(
         new = {layer: asked for layer, asked in lacks.items() if layer not in not_finite}
         if not new:
             continue
-        for tokens in _run(model, shard, new, budget, store, not_finite):
+        for tokens in _run(model, corpus, shard, new, budget, store, not_finite):
             done += tokens
             if progress is not None:
                 progress(done, total)
@@ -134,68 +134,14 @@ def read_texts(
         return store.read(layer, shards[number], asked)
 
     reused = sum(shard.n_tokens for shard, lacks in zip(shards, lacking, strict=True) if not lacks)
-    return CachedActivations(tuple(shard.contexts for shard in shards), done, reused, read)
-
-
-def _key(model: SubjectModel) -> str:
-    """Hash of all that the activations depend on beside the tokens."""
-    facts = {
-        "code_version": _CODE_VERSION,
-        "model": model.facts["file_sha256"],
-        "hook": model.hook.name,
-        "dtype": str(model.dtype),
-    }
-    return hash_json(facts)
-
-
-# ------------------------------------------------------------------------------------------ shards
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """Some whole documents of a text."""
-
-    shard_id: str
-    contexts: pl.DataFrame
-    tokens: list[Int32[np.ndarray, " length"]]
-    """Token ids of each context."""
-    starts: Int64[np.ndarray, " contexts_and_end"]
-    """Where each context starts among the shard's tokens."""
-
-    @property
-    def n_tokens(self) -> int:
-        return int(self.starts[-1])
-
-
-def _cut(contexts: pl.DataFrame) -> list[_Shard]:
-    """Shards of about ``SHARD_TOKENS``, which depend on what stands before them alone: a text that grows keeps them."""
-    documents = contexts.select(pl.col("document_id").rle().struct.unnest())
-    if documents["value"].n_unique() != len(documents):
-        raise ValueError("The contexts of a document must stand one behind another.")
-    lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
-    ends = np.cumsum(documents["len"].to_numpy().astype(np.int64))
-    cuts, held = [0], 0
-    for start, end in itertools.pairwise([0, *ends.tolist()]):
-        size = int(lengths[start:end].sum())
-        if held and held + size > SHARD_TOKENS:
-            cuts.append(start)
-            held = 0
-        held += size
-    return [_make_shard(contexts[start:end]) for start, end in itertools.pairwise([*cuts, len(contexts)]) if end]
-
-
-def _make_shard(contexts: pl.DataFrame) -> _Shard:
-    tokens = [np.asarray(ids, np.int32) for ids in contexts["token_ids"]]
-    digest = hashlib.sha256()
-    for context_id, ids in zip(contexts["context_id"], tokens, strict=True):
-        digest.update(f"{context_id}\n{len(ids)}\n".encode())
-        digest.update(ids.tobytes())
-    starts = np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])])
-    return _Shard(digest.hexdigest()[:24], contexts, tokens, starts)
+    return CachedActivations(tuple(contexts[shard.contexts] for shard in shards), done, reused, read)
 
 
 # ------------------------------------------------------------------------------------------ one pass
 def _run(
     model: SubjectModel,
-    shard: _Shard,
+    corpus: TokenCorpus,
+    shard: Shard,
     new: Mapping[int, Int32[np.ndarray, " neurons"]],
     budget: TokenBudget,
     store: _Store,
@@ -205,12 +151,14 @@ def _run(
 
     Layers whose activations are not finite are added to ``not_finite`` instead.
     """
-    lengths = np.diff(shard.starts)
+    lengths = corpus.lengths[shard.contexts]
     with temporary_folder(store.folder) as folder:
-        columns = {layer: _Columns(asked, shard, model.device, folder / f"{layer}.npy") for layer, asked in new.items()}
+        columns = {
+            layer: _Columns(asked, lengths, model.device, folder / f"{layer}.npy") for layer, asked in new.items()
+        }
 
         def run(batch: Batch) -> None:  # filling in the same columns twice does no harm
-            tokens = pad([shard.tokens[number] for number in batch], model.bos_id)
+            tokens = pad([corpus.tokens(number) for number in shard.contexts[batch]], model.bos_id)
             model.run(tokens, {layer: partial(taken.add_batch, batch) for layer, taken in columns.items()})
 
         for batch, _ in run_batches(lengths, budget, run):
@@ -229,50 +177,49 @@ class _Columns:
     So memory does not grow with the number of units.
     """
 
-    def __init__(self, neurons: Int32[np.ndarray, " neurons"], shard: _Shard, device: torch.device, path: Path) -> None:
+    def __init__(
+        self,
+        neurons: Int32[np.ndarray, " neurons"],
+        lengths: Int64[np.ndarray, " contexts"],
+        device: torch.device,
+        path: Path,
+    ) -> None:
         self.neurons = neurons
         self.finite = True
         self.path = path
-        self._starts = shard.starts
+        self._ends = np.cumsum(lengths)
+        self._lengths = lengths
         self._index = torch.from_numpy(neurons.astype(np.int64)).to(device)
-        shape = (len(neurons), shard.n_tokens)
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            left = 4 * shape[0] * shape[1]
-            while left:  # written, not only sized: a full disk is then an error here, not a crash at the map
-                left -= file.write(bytes(min(left, _CHUNK)))
+        # zeros are written, not only a size: a full disk is then an error here, not a crash at the map
+        np.save(path, np.broadcast_to(np.float32(0), (len(neurons), self._ends[-1])))
         self.values = np.load(path, mmap_mode="r+")
 
     def add_batch(self, batch: Int64[np.ndarray, " batch"], activations: Float[Tensor, "batch pos d_mlp"]) -> None:
         """Take over the columns of a batch of contexts, without its padding."""
         rows = activations.index_select(2, self._index).float().cpu().numpy()
-        for number, row in zip(batch, rows, strict=True):
-            start, end = self._starts[number : number + 2]
-            inside = row[: end - start]
-            self.finite = self.finite and bool(np.isfinite(inside).all())
-            self.values[:, start:end] = inside.T
+        for row, end, length in zip(rows, self._ends[batch], self._lengths[batch], strict=True):
+            self.finite = self.finite and bool(np.isfinite(row[:length]).all())
+            self.values[:, end - length : end] = row[:length].T
 
 
 # ------------------------------------------------------------------------------------------ the cache
 class _Store:
     """The entries of one model and hook."""
 
-    def __init__(self, cache: Cache, key: str) -> None:
+    def __init__(self, cache: Cache, model: SubjectModel) -> None:
+        key = hash_json([_CODE_VERSION, model.facts["file_sha256"], model.hook.name, str(model.dtype)])
         self.cache = cache
         self.folder = cache.home.cache / "activations" / key
         self._kind = f"activations/{key}"
         self._held: dict[tuple[int, str], list[tuple[str, Int32[np.ndarray, " neurons"]]]] = {}
-
-    @cached_property
-    def _listed(self) -> dict[tuple[int, str], list[tuple[str, Int32[np.ndarray, " neurons"]]]]:
-        """By layer and shard, the keys of the entries that were there at first, with their neurons."""
-        found: dict[tuple[int, str], list[tuple[str, Int32[np.ndarray, " neurons"]]]] = {}
-        for key, about in self.cache.listing(self._kind).items():
-            found.setdefault((about["layer"], about["shard"]), []).append((key, np.array(about["neurons"], np.int32)))
-        return found
+        self._listed: dict[tuple[int, str], list[tuple[str, Int32[np.ndarray, " neurons"]]]] = {}
+        """By layer and shard, the keys of the entries that were there at first, with their neurons, ascending."""
+        for name, about in cache.listing(self._kind).items():
+            place = (about["layer"], about["shard"])
+            self._listed.setdefault(place, []).append((name, np.array(about["neurons"], np.int32)))
 
     def lacking(
-        self, layer: int, shard: _Shard, asked: Int32[np.ndarray, " neurons"]
+        self, layer: int, shard: Shard, asked: Int32[np.ndarray, " neurons"]
     ) -> Int32[np.ndarray, " new_neurons"]:
         """The asked neurons that no whole entry holds; entries that hold others only are not looked through."""
         held = self._held.setdefault((layer, shard.shard_id), [])
@@ -283,14 +230,11 @@ class _Store:
                 left = np.setdiff1d(left, neurons)
         return left
 
-    def read(self, layer: int, shard: _Shard, asked: Sequence[int]) -> Float32[np.ndarray, "neurons tokens"]:
-        rows_of: dict[int, list[int]] = {}
-        for row, neuron in enumerate(asked):
-            rows_of.setdefault(int(neuron), []).append(row)
+    def read(self, layer: int, shard: Shard, asked: Sequence[int]) -> Float32[np.ndarray, "neurons tokens"]:
         found = np.empty((len(asked), shard.n_tokens), np.float32)
         for key, neurons in self._held[layer, shard.shard_id]:
-            wanted = [(at, neuron) for at, neuron in enumerate(neurons.tolist()) if neuron in rows_of]
-            if not wanted:
+            rows = np.flatnonzero(np.isin(asked, neurons))
+            if not len(rows):
                 continue
             entry = self.cache.find(self._kind, key)
             if entry is None:
@@ -299,20 +243,18 @@ class _Store:
                     "which makes them anew."
                 )
             values = np.load(entry.path(_FILE), mmap_mode="r")
-            for at, neuron in wanted:
-                found[rows_of.pop(neuron)] = values[at]
-        assert not rows_of
+            for row in rows:
+                found[row] = values[np.searchsorted(neurons, asked[row])]
         return found
 
-    def write(self, layer: int, shard: _Shard, columns: _Columns) -> None:
+    def write(self, layer: int, shard: Shard, columns: _Columns) -> None:
         """Makes the finished columns of a shard an entry.
 
         Raises:
             StorageError: The cache cannot be written, or the disk is full.
         """
         columns.values.flush()
-        neurons = columns.neurons.tolist()
-        key = hash_json([layer, shard.shard_id, neurons])
-        about = {"layer": layer, "shard": shard.shard_id, "neurons": neurons}
+        about = {"layer": layer, "shard": shard.shard_id, "neurons": columns.neurons.tolist()}
+        key = hash_json(about)
         self.cache.write(self._kind, key, lambda folder: columns.path.rename(folder / _FILE), about)
         self._held[layer, shard.shard_id].append((key, columns.neurons))

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from n2g_assets.evidence.shards import HarvestCorpus
+from n2g_assets.evidence.shards import TokenCorpus
 from n2g_assets.evidence.state import LayerState
-from n2g_assets.evidence.top_k import EMPTY, unpack, unpack_array
+from n2g_assets.evidence.top_k import EMPTY, unpack
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Those of ``neuron_stats.quantiles``."""
@@ -28,20 +28,20 @@ class LayerHarvest:
     top_contexts: pl.DataFrame
 
 
-def frames_of(state: LayerState, corpus: HarvestCorpus, context_length: int) -> LayerHarvest:
+def frames_of(state: LayerState, corpus: TokenCorpus, context_length: int) -> LayerHarvest:
     """All rows of a layer."""
-    activations, _, _ = _entry_rows(state.strongest, corpus, context_length, "position")
+    activations, *_ = _entry_rows(state.strongest, corpus, context_length, "position")
     top, present, numbers = _entry_rows(state.contexts, corpus, context_length, "peak")
     lists = _windows(state, present, corpus.lengths[numbers], context_length)
     return LayerHarvest(_stats(state), activations, top.with_columns(activations=lists))
 
 
 def _entry_rows(
-    entries: Int64[Tensor, "units n"], corpus: HarvestCorpus, context_length: int, position: str
+    entries: Int64[Tensor, "units n"], corpus: TokenCorpus, context_length: int, position: str
 ) -> tuple[pl.DataFrame, np.ndarray, Int64[np.ndarray, " rows"]]:
     """Rows of the entries, unit by unit; which entries they are; and the number of each row's context."""
     present = (entries != EMPTY).numpy()
-    activations, offsets = unpack_array(entries.numpy()[present])
+    activations, offsets = (part.numpy() for part in unpack(entries[entries != EMPTY]))
     units, ranks = np.nonzero(present)
     numbers = offsets // context_length
     d_mlp = entries.shape[0] // 2
@@ -63,11 +63,9 @@ def _windows(
 ) -> pl.Series:
     """For each top context, its activations where its unit is recorded, else NULL."""
     units, ranks = np.nonzero(present)
-    row_of = np.full(len(present), -1)
-    row_of[state.recorded.numpy()] = np.arange(len(state.recorded))
-    rows = row_of[units]
-    held = rows >= 0
-    windows = state.windows.numpy()[rows[held], ranks[held]]
+    recorded = state.recorded.numpy()
+    held = np.isin(units, recorded)
+    windows = state.windows.numpy()[np.searchsorted(recorded, units[held]), ranks[held]]
     values = windows[np.arange(context_length)[None, :] < lengths[held][:, None]]
     offsets = np.concatenate([[0], np.cumsum(np.where(held, lengths, 0))])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(~held))

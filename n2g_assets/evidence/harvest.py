@@ -18,11 +18,8 @@ Activations at all positions of a context are then given only where they are flo
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,13 +33,14 @@ from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.frames import LayerHarvest, frames_of
-from n2g_assets.evidence.shards import HarvestCorpus, Shard, ShardStore, plan_shards
+from n2g_assets.evidence.shards import Shard, ShardStore, TokenCorpus, plan_shards
 from n2g_assets.evidence.state import BOTH_SIGNS, LayerState, Layout, lay_out, units_of
-from n2g_assets.evidence.streaming import merge, open_stream
+from n2g_assets.evidence.streaming import LayerStream, merge
 from n2g_assets.evidence.top_k import documents_of, pack, select, unpack
-from n2g_assets.model.batching import Batch, TokenBudget, is_out_of_memory, pad, run_batches
+from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import hash_json
 
 SAMPLE = 1024
 """Positions of the corpus behind ``neuron_stats.quantiles``."""
@@ -55,7 +53,6 @@ _SHORTLIST = 2
 class Harvest:
     """A finished harvest; the frames of a layer are made when they are asked for, so that one layer is in memory."""
 
-    layers: tuple[int, ...]
     tokens_run: int
     """Tokens, BOS included, that went through the model now."""
     tokens_reused: int
@@ -115,7 +112,8 @@ def harvest(
     shortlist = _SHORTLIST if exact_model is not None else 1
     budget = TokenBudget(settings.batch_tokens)
     job = _Job(model, settings, top_contexts * shortlist, contexts_per_document * shortlist, recorded, signs, budget)
-    corpus = HarvestCorpus.from_frame(contexts, settings.context_length)
+    corpus = TokenCorpus.from_frame(contexts)
+    corpus.check_harvest(settings.context_length)
     store = ShardStore(cache, job.key())
     shards = plan_shards(corpus, store, layers, settings.shard_tokens)
     lacking = [[layer for layer in layers if not store.has(layer, shard.shard_id)] for shard in shards]
@@ -152,7 +150,7 @@ def harvest(
         return frames_of(state, corpus, settings.context_length)
 
     reused = [shard for shard, lacks in zip(shards, lacking, strict=True) if not lacks]
-    return Harvest(tuple(layers), done, sum(shard.n_tokens for shard in reused), run, len(reused), read)
+    return Harvest(done, sum(shard.n_tokens for shard in reused), run, len(reused), read)
 
 
 @dataclass(frozen=True)
@@ -180,10 +178,10 @@ class _Job:
             "contexts_per_document": self.contexts_per_document,
             "sample": SAMPLE,
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+        return hash_json(facts)
 
     def run(
-        self, corpus: HarvestCorpus, shard: Shard, layers: Sequence[int], store: ShardStore, not_finite: set[int]
+        self, corpus: TokenCorpus, shard: Shard, layers: Sequence[int], store: ShardStore, not_finite: set[int]
     ) -> Iterator[int]:
         """Run a shard and write its checkpoints; yields the tokens done of it after each batch.
 
@@ -199,33 +197,29 @@ class _Job:
         while True:
             try:
                 yield from self._stream(corpus, shard, layers, layout, store, not_finite)
+                return
             except _Interrupted:
-                continue
-            return
+                pass
+            except MemoryError as error:
+                raise SubjectError(
+                    f"There is no memory left for what the harvest keeps of every unit of {len(layers)} layers: lower "
+                    "harvest.strongest, or ask for fewer layers or neurons."
+                ) from error
 
     def _stream(
         self,
-        corpus: HarvestCorpus,
+        corpus: TokenCorpus,
         shard: Shard,
         layers: Sequence[int],
         layout: Layout,
         store: ShardStore,
         not_finite: set[int],
     ) -> Iterator[int]:
-        with _room_for_streams(len(layers)):
-            streams = {
-                layer: open_stream(
-                    self.model.d_mlp,
-                    layout,
-                    strongest=self.settings.strongest,
-                    top_contexts=self.top_contexts,
-                    contexts_per_document=self.contexts_per_document,
-                    recorded=self.recorded.get(layer, ()),
-                    signs=self.signs,
-                    device=self.model.device,
-                )
-                for layer in layers
-            }
+        keep = (self.settings.strongest, self.top_contexts, self.contexts_per_document)
+        streams = {
+            layer: LayerStream(self.model.d_mlp, layout, *keep, self.recorded.get(layer, ()), signs=self.signs)
+            for layer in layers
+        }
         all_lengths, done, whole = corpus.lengths[shard.contexts], 0, True
 
         def run(batch: Batch) -> int:
@@ -252,27 +246,13 @@ class _Job:
                 store.write(layer, shard, state)
             return finite
 
-        with _room_for_streams(len(layers)), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             finite = list(pool.map(close, layers))
         not_finite.update(layer for layer, sound in zip(layers, finite, strict=True) if not sound)
 
 
 class _Interrupted(Exception):  # noqa: N818  (a signal, no error)
     """The device ran out of memory: the shard has to begin anew, with the smaller batches that follow."""
-
-
-@contextmanager
-def _room_for_streams(layers: int) -> Iterator[None]:
-    """Turn the error of a device that has no memory left for the streams into one with a cure."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SubjectError(
-            f"The device has no memory left for what the harvest keeps of every unit of {layers} layers: lower "
-            "harvest.strongest, ask for fewer neurons, or set harvest.device to cpu."
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------ bfloat16
@@ -286,7 +266,7 @@ def _measure_again(
     model: SubjectModel,
     layer: int,
     state: LayerState,
-    corpus: HarvestCorpus,
+    corpus: TokenCorpus,
     context_length: int,
     budget: TokenBudget,
 ) -> LayerState:
@@ -322,7 +302,7 @@ def _measure_again(
 
 
 def _shorten(
-    state: LayerState, corpus: HarvestCorpus, context_length: int, top_contexts: int, per_document: int
+    state: LayerState, corpus: TokenCorpus, context_length: int, top_contexts: int, per_document: int
 ) -> LayerState:
     """The state with the shortlist cut to the strongest contexts."""
     documents = documents_of(state.contexts, torch.from_numpy(corpus.documents), context_length)

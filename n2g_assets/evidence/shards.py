@@ -1,9 +1,9 @@
-"""Shards of the harvested corpus and their checkpoints.
+"""The contexts that are read, cut into shards of whole documents, and the checkpoints of the harvest's shards.
 
-A shard consists of whole documents. For every layer it has a checkpoint: a cache entry with a ``LayerState`` and the
-ids of the documents. On a later call, a shard is taken over if all of its documents are in the corpus still, in the
-same order and with the same tokens; documents that no shard covers become new shards. So a new document costs only its
-own forward pass, and a document that went costs that of the documents it shared a shard with.
+A checkpoint is a cache entry with a ``LayerState`` and the ids of the shard's documents, one a layer. A later harvest
+takes a shard over if all of its documents are in the corpus still, in the same order and with the same tokens;
+documents that no shard covers become new shards. So a new document costs only its own forward pass, and a document that
+went costs that of the documents it shared a shard with.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +28,8 @@ _FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class HarvestCorpus:
-    """The contexts of the harvest, numbered in corpus order; documents are numbered by their first context."""
+class TokenCorpus:
+    """Contexts, numbered in their order; documents are numbered by their first context."""
 
     context_ids: pl.Series
     document_ids: list[str]
@@ -42,13 +42,27 @@ class HarvestCorpus:
     """Where each context starts in ``token_ids``."""
 
     @classmethod
-    def from_frame(cls, contexts: pl.DataFrame, context_length: int) -> HarvestCorpus:
-        """From rows (context_id, document_id, token_ids), in corpus order.
+    def from_frame(cls, contexts: pl.DataFrame) -> TokenCorpus:
+        """From rows (context_id, document_id, token_ids), in corpus order."""
+        names = contexts["document_id"].unique(maintain_order=True)
+        numbers = pl.DataFrame({"document_id": names, "number": np.arange(len(names))})
+        documents = contexts.select("document_id").join(numbers, on="document_id", how="left", maintain_order="left")
+        lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
+        return cls(
+            contexts["context_id"],
+            names.to_list(),
+            documents["number"].to_numpy().astype(np.int64),
+            contexts["token_ids"].explode().drop_nulls().to_numpy().astype(np.int32),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def check_harvest(self, context_length: int) -> None:
+        """Whether these contexts can be harvested.
 
         Raises:
             CorpusError: There is no context of two tokens or more, or there are too many tokens.
         """
-        lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
+        lengths = self.lengths
         if not len(lengths) or int(lengths.max()) < 2:
             raise CorpusError("The harvest has no text: add documents to the corpus, or lower harvest.held_out_share.")
         if int(lengths.max()) > context_length:
@@ -61,36 +75,11 @@ class HarvestCorpus:
                 f"The harvest has {len(lengths)} contexts of {context_length} tokens, more than {LARGEST_OFFSET} "
                 "positions: set max_tokens for its sources."
             )
-        names = contexts["document_id"].unique(maintain_order=True)
-        numbers = pl.DataFrame({"document_id": names, "number": np.arange(len(names))})
-        documents = contexts.select("document_id").join(numbers, on="document_id", how="left", maintain_order="left")
-        return cls(
-            contexts["context_id"],
-            names.to_list(),
-            documents["number"].to_numpy().astype(np.int64),
-            contexts["token_ids"].explode().drop_nulls().to_numpy().astype(np.int32),
-            np.concatenate([[0], np.cumsum(lengths)]),
-        )
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, " contexts"]:
         """Tokens of each context, BOS included."""
         return np.diff(self.starts)
-
-    @cached_property
-    def number_of(self) -> dict[str, int]:
-        """Number of each document by its id."""
-        return {document_id: number for number, document_id in enumerate(self.document_ids)}
-
-    @cached_property
-    def _by_document(self) -> tuple[Int64[np.ndarray, " contexts"], Int64[np.ndarray, " documents_and_end"]]:
-        order = np.argsort(self.documents, kind="stable")
-        return order, np.searchsorted(self.documents[order], np.arange(len(self.document_ids) + 1))
-
-    def contexts_of(self, documents: Sequence[int]) -> Int64[np.ndarray, " contexts"]:
-        """Numbers of the contexts of these documents, ascending."""
-        order, starts = self._by_document
-        return np.sort(np.concatenate([order[starts[number] : starts[number + 1]] for number in documents]))
 
     def tokens(self, context: int) -> Int32[np.ndarray, " pos"]:
         """Token ids of a context, BOS included."""
@@ -111,9 +100,9 @@ class Shard:
     """Tokens, BOS included."""
 
 
-def make_shard(corpus: HarvestCorpus, documents: Sequence[int]) -> Shard:
+def make_shard(corpus: TokenCorpus, documents: Sequence[int]) -> Shard:
     """The shard of these documents, given by their numbers, ascending."""
-    contexts = corpus.contexts_of(documents)
+    contexts = np.flatnonzero(np.isin(corpus.documents, documents))
     names = tuple(corpus.document_ids[number] for number in documents)
     digest = hashlib.sha256(json.dumps(names).encode())
     for context_id, context in zip(corpus.context_ids.gather(contexts), contexts, strict=True):
@@ -122,14 +111,15 @@ def make_shard(corpus: HarvestCorpus, documents: Sequence[int]) -> Shard:
     return Shard(digest.hexdigest()[:24], names, contexts, int(corpus.lengths[contexts].sum()))
 
 
-def plan_shards(corpus: HarvestCorpus, store: ShardStore, layers: Sequence[int], shard_tokens: int) -> list[Shard]:
+def plan_shards(corpus: TokenCorpus, store: ShardStore, layers: Sequence[int], shard_tokens: int) -> list[Shard]:
     """Shards that cover the corpus: those whose checkpoints can be taken over, and new ones for the rest.
 
     Where known shards overlap, those that save most of the forward pass win, then the larger ones.
     """
     fitting = []
+    number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
     for shard_id, document_ids in store.known().items():
-        numbers = [corpus.number_of.get(document_id, -1) for document_id in document_ids]
+        numbers = [number_of.get(document_id, -1) for document_id in document_ids]
         if numbers and min(numbers) >= 0 and all(a < b for a, b in itertools.pairwise(numbers)):
             shard = make_shard(corpus, numbers)
             if shard.shard_id == shard_id:
@@ -141,18 +131,25 @@ def plan_shards(corpus: HarvestCorpus, store: ShardStore, layers: Sequence[int],
         if covered.isdisjoint(numbers):
             covered.update(numbers)
             shards.append(shard)
-    sizes = np.bincount(corpus.documents, weights=corpus.lengths, minlength=len(corpus.document_ids))
-    group: list[int] = []
-    for number in range(len(corpus.document_ids)):
-        if number in covered:
-            continue
-        if group and sizes[group].sum() + sizes[number] > shard_tokens:
-            shards.append(make_shard(corpus, group))
-            group = []
-        group.append(number)
-    if group:
-        shards.append(make_shard(corpus, group))
+    shards += cut(corpus, [number for number in range(len(corpus.document_ids)) if number not in covered], shard_tokens)
     return sorted(shards, key=lambda shard: int(shard.contexts[0]))
+
+
+def cut(corpus: TokenCorpus, documents: Iterable[int], shard_tokens: int) -> list[Shard]:
+    """Shards of these documents; each is full before the document with which it would hold more tokens.
+
+    A document that is longer stands alone. A shard depends on what stands before it alone.
+    """
+    sizes = np.bincount(corpus.documents, weights=corpus.lengths)
+    groups: list[list[int]] = []
+    held = np.inf
+    for number in documents:
+        if held + sizes[number] > shard_tokens:
+            groups.append([])
+            held = 0
+        groups[-1].append(number)
+        held += sizes[number]
+    return [make_shard(corpus, group) for group in groups]
 
 
 class ShardStore:
@@ -176,19 +173,15 @@ class ShardStore:
         Raises:
             StorageError: The checkpoint is gone or damaged.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         entry = self.cache.find(self.kind, _key(layer, shard_id))
-        try:
-            if entry is not None:
-                return LayerState(**load_file(entry.path(_FILE)))
-        except (OSError, SafetensorError, TypeError):
-            self.cache.remove(self.kind, _key(layer, shard_id))
-        raise StorageError(
-            f"The checkpoint of layer {layer} of shard {shard_id} is gone or damaged: materialize activation_cache "
-            "again, which makes it anew."
-        )
+        if entry is None:
+            raise StorageError(
+                f"The checkpoint of layer {layer} of shard {shard_id} is gone or damaged: materialize activation_cache "
+                "again, which makes it anew."
+            )
+        return LayerState(**load_file(entry.path(_FILE)))
 
     def write(self, layer: int, shard: Shard, state: LayerState) -> None:
         """Writes a checkpoint.
