@@ -1,9 +1,4 @@
-"""What baselines may learn from the harvest: its text, and what is known of a unit on every token of it.
-
-1. ``HarvestText``: the harvested contexts in sequence, once for all units of a study.
-2. ``HarvestLabels``: the activation of one unit on the tokens where it is known. Documents of the unit's test contexts
-   and their near-duplicates are left out.
-"""
+"""What baselines may learn from the harvest: its text, and what is known of a unit on every token of it."""
 
 from __future__ import annotations
 
@@ -15,7 +10,6 @@ import polars as pl
 from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 
 from n2g_assets.core.errors import RowsError
-from n2g_assets.evaluation.runs import form_count
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
@@ -36,7 +30,6 @@ class HarvestText:
     """The harvested contexts in sequence: the same for all units of a study."""
 
     text: EncodedText
-    """Their forms."""
     offsets: Mapping[str, int]
     """By context id, the token at which it begins (its BOS)."""
     clusters: Int32[np.ndarray, " tokens"]
@@ -48,13 +41,7 @@ class HarvestText:
 
     @classmethod
     def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str]) -> HarvestText:
-        """The text of the harvested contexts.
-
-        Args:
-            contexts: columns ``context_id``, ``document_id`` and ``token_ids``, in any order.
-            vocabulary: forms under which tokens match.
-            cluster_of: by document id, the id of the cluster of its near-duplicates.
-        """
+        """The text of contexts with the columns ``context_id``, ``document_id`` and ``token_ids``, in their order."""
         lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
         first = np.cumsum(lengths) - lengths
         positions = np.arange(lengths.sum()) - np.repeat(first, lengths)
@@ -98,7 +85,6 @@ class HarvestLabels:
     """What is known of one unit on the tokens of the harvest, its test documents left out."""
 
     harvest: HarvestText
-    """The tokens."""
     counted: Bool[np.ndarray, " tokens"]
     """Tokens whose activation is known; never BOS."""
     values: Float32[np.ndarray, " tokens"]
@@ -131,9 +117,9 @@ class HarvestLabels:
         Args:
             harvest: the harvested contexts.
             activations: the unit's rows of ``activations``.
-            train: its rows of ``top_examples`` that are on the train side.
+            train: its rows of ``top_examples`` on the train side.
             test_documents: documents of its rows on the test side.
-            a_max: its largest activation over the harvest, positive.
+            a_max: its largest activation over the harvest.
             strongest: rows that the harvest keeps for a unit; fewer rows are all that there are.
             threshold: share of a_max from which a token fires.
 
@@ -149,13 +135,10 @@ class HarvestLabels:
         strengths = _normalised(activations["activation"], a_max)
         listed, strengths = listed[counted[listed]], strengths[counted[listed]]
         values[listed] = strengths
+        unknown = np.zeros(len(text), bool)
         if len(activations) >= strongest and len(listed) and strengths.min() >= threshold:
-            is_listed = np.zeros(form_count(text), bool)
-            is_listed[text.forms[listed]] = True
-            unknown = counted & is_listed[text.forms]
+            unknown = counted & np.isin(text.forms, text.forms[listed])
             unknown[listed] = False
-        else:
-            unknown = np.zeros(len(text), bool)
 
         for first, row in zip(harvest.starts_of(train["context_id"]), train["activations"], strict=True):
             values[first : first + len(row)] = _normalised(row, a_max)
@@ -170,18 +153,14 @@ class HarvestLabels:
 
     def tokens_of_active_forms(self) -> Int64[np.ndarray, " tokens"]:
         """The tokens that count and whose form is active (above 0) somewhere."""
-        text = self.harvest.text
-        active = np.zeros(form_count(text), bool)
-        active[text.forms[self.values > 0]] = True
-        return np.flatnonzero(self.counted & active[text.forms])
+        forms = self.harvest.text.forms
+        return np.flatnonzero(self.counted & np.isin(forms, forms[self.values > 0]))
 
 
 def shrunk(
-    sums: Float64[np.ndarray, " runs"],
-    counts: Int64[np.ndarray, " runs"],
-    shorter: Float[np.ndarray, " runs"] | float,
+    sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"], shorter: Float[np.ndarray, " runs"] | float,
     shrinkage: float,
-) -> Float64[np.ndarray, " runs"]:
+) -> Float64[np.ndarray, " runs"]:  # fmt: skip
     """Means that are pulled towards the value of the shorter context, as ``shrinkage`` more occurrences would."""
     return (sums + shrinkage * shorter) / (counts + shrinkage)
 

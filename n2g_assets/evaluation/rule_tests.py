@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -36,7 +35,7 @@ from n2g_assets.core.settings import PredictionSettings, RuleTestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Prober, Vocabulary
-from n2g_assets.method.results import BlockResult, finish_block, frames_by_unit, rows_by_unit, unit_frame
+from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
 from n2g_assets.method.text import EncodedText
 
 CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
@@ -89,20 +88,10 @@ class FreshText:
             raise ValueError("Rules cannot be tested without held-out contexts to take fresh text from.")
         lengths = np.array([len(run) for run in runs], np.int64)
         tokens = np.concatenate(runs).astype(np.int32)
-        return cls(
-            tokens=tokens,
-            starts=np.cumsum(lengths) - lengths,
-            lengths=lengths,
-            frequency=np.bincount(tokens, minlength=len(vocabulary.form_of)),
-            by_form=np.argsort(vocabulary.form_of, kind="stable"),
-            form_starts=np.searchsorted(np.sort(vocabulary.form_of), np.arange(len(vocabulary.forms) + 1)),
-            vocabulary=vocabulary,
-        )
-
-    @cached_property
-    def form_ids(self) -> dict[bytes, int]:
-        """Index of every form."""
-        return {form: index for index, form in enumerate(self.vocabulary.forms)}
+        frequency = np.bincount(tokens, minlength=len(vocabulary.form_of))
+        by_form = np.argsort(vocabulary.form_of, kind="stable")
+        form_starts = np.searchsorted(vocabulary.form_of[by_form], np.arange(len(vocabulary.forms) + 1))
+        return cls(tokens, np.cumsum(lengths) - lengths, lengths, frequency, by_form, form_starts, vocabulary)
 
     def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
         """A run of tokens as it stands in a random context; where that is too short, another run follows."""
@@ -175,9 +164,9 @@ class RuleTrial:
         token = fresh.token_unlike(form, self.generator)
         if token is None:
             return None
-        text = match.copy()
         if change == MOVED and offset == 0:
-            return np.append(text, np.int32(token))
+            return np.append(match, np.int32(token))
+        text = match.copy()
         if change == MOVED:
             free = next(left for left in range(offset + 1, len(match)) if left not in self.required)
             text[len(match) - 1 - free] = match[position]
@@ -195,17 +184,7 @@ def try_rules(
     method: PredictionSettings,
     evaluation: RuleTestSettings,
 ) -> BlockResult:
-    """Tests the rules of a block of units on the model.
-
-    Args:
-        units: the block, all of the prober's layer.
-        rules: table ``rules``; rows of other units are ignored.
-        graph_nodes: table ``graph_nodes``; rows of other units are ignored.
-        fresh: held-out contexts to take fresh text from, and the vocabulary whose forms tokens match under.
-        a_max: largest activation of each unit over the harvest.
-        prober: asked once, for all texts of all units.
-        method: ``firing_threshold`` is read.
-        evaluation: ``seed``, ``tested_rules`` and ``rule_texts`` are read.
+    """Tests the rules of a block of units of the prober's layer on the model; rows of other units are ignored.
 
     Returns:
         Table ``rule_tests`` and a ledger entry for every unit; a unit without a rule that predicts firing has no
@@ -214,27 +193,27 @@ def try_rules(
     Raises:
         RowsError: a graph's rows are damaged or belong to another vocabulary.
     """
-    threshold = np.float32(method.firing_threshold)
+    threshold, number = method.firing_threshold, evaluation.rule_texts
     own_rules = rows_by_unit(units, rules.sort("rule_id"))
-    own_nodes = frames_by_unit(graph_nodes)
     trials: list[RuleTrial] = []
     for unit in units:
-        claims = [rule for rule in own_rules[unit] if np.float32(rule["activation"]) >= threshold]
+        claims = [rule for rule in own_rules[unit] if np.float32(rule["activation"]) >= np.float32(threshold)]
         chosen = sorted(claims, key=lambda rule: -rule["count"])[: evaluation.tested_rules]
         if not chosen:
             continue
-        graph = TokenGraph.from_rows(own_nodes.get(unit, graph_nodes.clear()), fresh.vocabulary)
+        graph = TokenGraph.from_rows(graph_nodes.filter(unit=unit.number, sign=unit.sign), fresh.vocabulary)
+        seed = [evaluation.seed, prober.layer, unit.number, int(unit.sign < 0)]
         own = [
             RuleTrial(
                 unit,
                 rule["rule_id"],
-                [None if form is None else fresh.form_ids[form] for form in rule["tokens"]],
-                _generator(evaluation.seed, prober.layer, unit, rule["rule_id"]),
+                [None if form is None else fresh.vocabulary.form_ids[form] for form in rule["tokens"]],
+                np.random.default_rng(np.random.SeedSequence([*seed, rule["rule_id"]])),
             )
             for rule in sorted(chosen, key=lambda rule: rule["rule_id"])
         ]
-        _draw_matches(own, graph, fresh, method.firing_threshold, evaluation.rule_texts)
-        _draw_near_misses(own, graph, fresh, method.firing_threshold, evaluation.rule_texts)
+        _draw_matches(own, graph, fresh, threshold, number)
+        _draw_near_misses(own, graph, fresh, threshold, number)
         trials += own
     texts = [(trial.unit, text) for trial in trials for text in (*trial.matches, *trial.near_misses)]
     answers = iter(prober.activations([text for _, text in texts], [unit for unit, _ in texts]) if texts else [])
@@ -244,37 +223,26 @@ def try_rules(
             np.array([next(answers)[-1] for _ in drawn], np.float64) / a_max[trial.unit]
             for drawn in (trial.matches, trial.near_misses)
         )
-        of_context = np.array(trial.changed, str) == CONTEXT
+        silent, of_context = missed < threshold, np.array(trial.changed, str) == CONTEXT
         rows.append({
             **trial.unit.key(), "rule_id": trial.rule_id,
-            "n_matches": len(matched), "fired": int((matched >= method.firing_threshold).sum()),
-            "n_near_misses": len(missed), "silent": int((missed < method.firing_threshold).sum()),
+            "n_matches": len(matched), "fired": int((matched >= threshold).sum()),
+            "n_near_misses": len(missed), "silent": int(silent.sum()),
             "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
             "near_miss_ids": [text.tolist() for text in trial.near_misses], "near_miss_activations": missed,
             "near_miss_changes": trial.changes, "near_miss_tokens": trial.changed,
-            "n_context_near_misses": int(of_context.sum()),
-            "context_silent": int((of_context & (missed < method.firing_threshold)).sum()),
+            "n_context_near_misses": int(of_context.sum()), "context_silent": int((of_context & silent).sum()),
         })  # fmt: skip
     return finish_block(units, {"rule_tests": unit_frame("rule_tests", rows)})
 
 
 def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, int]]:
-    """Changes and offsets of ``number`` near misses: each pair comes once before any comes again.
-
-    Args:
-        required: offsets of a rule at which a form must stand.
-        start: turns taken before.
-        number: how many to take.
-    """
+    """Changes and offsets of the turns from ``start`` on: each pair comes once before any comes again."""
     together = math.lcm(len(CHANGES), len(required))
     return [
         (CHANGES[turn % len(CHANGES)], required[(turn + turn // together) % len(required)])
         for turn in range(start, start + number)
     ]
-
-
-def _generator(seed: int, layer: int, unit: Unit, rule_id: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, layer, unit.number, int(unit.sign < 0), rule_id]))
 
 
 def _draw_matches(
@@ -295,20 +263,20 @@ def _draw_near_misses(
     trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
 ) -> None:
     """Gives each rule that has matches up to ``number`` near misses, in the order of their turns."""
-    # By rule and turn: the text, what was done to it, and at which offset.
-    found: dict[tuple[int, int], tuple[Text, str, int]] = {}
+    found: dict[tuple[int, int], tuple[Text, str, int]] = {}  # by rule and turn: text, change and offset
     for of_context in (True, False):
         wanted = [
             (trial, turn, change, offset)
             for trial in trials
             if trial.matches
-            for turn, (change, offset) in enumerate(_turns_of(trial, of_context, number))
+            if (offsets := [offset for offset in trial.required if bool(offset) == of_context])
+            for turn, (change, offset) in enumerate(turns(offsets, trial.rule_id * number, number))
         ]
         for attempt in range(ROUNDS):
             missing = [request for request in wanted if (request[0].rule_id, request[1]) not in found]
             if not missing:
                 break
-            drawn: dict[tuple[int, int], tuple[Text, str, int]] = {}
+            drawn = {}
             for trial, turn, change, offset in missing:
                 match = trial.matches[(turn + attempt) % len(trial.matches)]
                 text = trial.draw_near_miss(match, change, offset, fresh)
@@ -317,18 +285,10 @@ def _draw_near_misses(
             fires = _predicted_to_fire([text for text, _, _ in drawn.values()], graph, fresh.vocabulary, threshold)
             found |= {key: near_miss for (key, near_miss), fire in zip(drawn.items(), fires, strict=True) if not fire}
     for trial in trials:
-        for turn in range(number):
-            if (trial.rule_id, turn) in found:
-                text, change, offset = found[trial.rule_id, turn]
-                trial.near_misses.append(text)
-                trial.changes.append(change)
-                trial.changed.append(CONTEXT if offset else ACTIVATING)
-
-
-def _turns_of(trial: RuleTrial, of_context: bool, number: int) -> list[tuple[str, int]]:
-    """The turns of one rule over its context tokens, or over its activating token alone."""
-    offsets = [offset for offset in trial.required if bool(offset) == of_context]
-    return turns(offsets, trial.rule_id * number, number) if offsets else []
+        made = [found[trial.rule_id, turn] for turn in range(number) if (trial.rule_id, turn) in found]
+        trial.near_misses = [text for text, _, _ in made]
+        trial.changes = [change for _, change, _ in made]
+        trial.changed = [CONTEXT if offset else ACTIVATING for _, _, offset in made]
 
 
 def _predicted_to_fire(

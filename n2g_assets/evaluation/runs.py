@@ -52,33 +52,23 @@ def longer_runs(text: EncodedText, runs: Runs, k: int, where: Bool[np.ndarray, "
 def runs_up_to(text: EncodedText, n: int) -> list[Runs]:
     """The runs of 1, 2, .. n forms that end at any token but BOS."""
     levels = [runs_of_one(text, np.flatnonzero(text.positions > 0))]
-    for k in range(2, n + 1):
-        levels.append(longer_runs(text, levels[-1], k))
+    while len(levels) < n:
+        levels.append(longer_runs(text, levels[-1], len(levels) + 1))
     return levels
-
-
-def form_count(text: EncodedText) -> int:
-    """Number of forms of the vocabulary that a text is encoded with."""
-    return len(text.starts) - 1
 
 
 def trie_of(levels: Sequence[Runs]) -> tuple[Int32[np.ndarray, " nodes"], Int32[np.ndarray, " nodes"]]:
     """Parents and forms of the nodes of a trie whose depths are runs of 1, 2, .. forms, level by level."""
     sizes = [len(level.forms) for level in levels]
     parents = [level.parents + sum(sizes[: max(0, depth - 1)]) for depth, level in enumerate(levels)]
-    return (
-        np.concatenate(parents).astype(np.int32),
-        np.concatenate([level.forms for level in levels]).astype(np.int32),
-    )
+    forms = [level.forms for level in levels]
+    return np.concatenate(parents).astype(np.int32), np.concatenate(forms).astype(np.int32)
 
 
 def mean_graph(text: EncodedText, activations: Float[np.ndarray, " tokens"], n: int) -> TokenGraph:
     """The graph that predicts, after each run of n forms, the mean activation seen there; 0 after any other run.
 
-    Args:
-        text: what is learnt from.
-        activations: normalised activation of every token of it; those of BOS are not read.
-        n: forms of a run.
+    ``activations`` are normalised, one a token of the text; those of BOS are not read.
 
     Raises:
         ValueError: there are not as many activations as tokens.
@@ -89,7 +79,7 @@ def mean_graph(text: EncodedText, activations: Float[np.ndarray, " tokens"], n: 
     parents, forms = trie_of(levels)
     values = np.full(len(forms), np.nan, np.float32)
     values[len(forms) - len(levels[-1].forms) :] = means(*levels[-1].totals(activations))
-    return TokenGraph.from_nodes(parents, forms, values, form_count(text))
+    return TokenGraph.from_nodes(parents, forms, values, text.n_forms)
 
 
 def means(sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"]) -> Float64[np.ndarray, " runs"]:
@@ -98,6 +88,5 @@ def means(sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"]
 
 
 def _runs(text: EncodedText, k: int, tokens: Int64[np.ndarray, " ends"], shorter: Int64[np.ndarray, " ends"]) -> Runs:
-    n_forms = form_count(text)
-    pairs, numbers = np.unique((shorter + 1) * n_forms + text.forms[tokens - (k - 1)], return_inverse=True)
-    return Runs(pairs // n_forms - 1, pairs % n_forms, tokens, numbers)
+    pairs, numbers = np.unique((shorter + 1) * text.n_forms + text.forms[tokens - (k - 1)], return_inverse=True)
+    return Runs(pairs // text.n_forms - 1, pairs % text.n_forms, tokens, numbers)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Vocabulary
@@ -55,14 +55,10 @@ class HeldOutText:
         numbers: dict[str, int] = {}
         documents = [numbers.setdefault(document_id, len(numbers)) for document_id in contexts["document_id"]]
         return cls(
-            name=name,
-            contexts=contexts,
-            encoded=EncodedText.from_contexts(token_ids, vocabulary),
-            documents=np.repeat(np.array(documents, np.int32), lengths),
-            document_ids=list(numbers),
-            windows=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
-            read=read,
-        )
+            name, contexts, EncodedText.from_contexts(token_ids, vocabulary),
+            documents=np.repeat(np.array(documents, np.int32), lengths), document_ids=list(numbers),
+            windows=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), read=read,
+        )  # fmt: skip
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, " tokens"]:
@@ -78,12 +74,6 @@ def quantile_tokens(
     1. The positions where the unit is positive are cut into ten groups of equal size by their activation.
     2. Of each group, the weakest first, positions are drawn at random; the contexts of the first ``per_decile`` whose
        contexts were not drawn before are taken.
-
-    Args:
-        text: a held-out text.
-        activations: of the unit on it.
-        per_decile: contexts a group.
-        seed: of the draw.
     """
     positive = text.inside & (activations > 0)
     windows = text.windows[positive].astype(np.int64)
@@ -92,14 +82,8 @@ def quantile_tokens(
     chosen: set[int] = set()
     for group in np.array_split(order, DECILES):
         left = per_decile
-        for drawn in _first_of_each(windows[generator.permutation(group)]).tolist():
+        for drawn in dict.fromkeys(windows[generator.permutation(group)].tolist()):
             if left and drawn not in chosen:
                 chosen.add(drawn)
                 left -= 1
     return text.inside & np.isin(text.windows, np.array(sorted(chosen), np.int64))
-
-
-def _first_of_each(values: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " different"]:
-    """The different values in the order in which they come first."""
-    _, first = np.unique(values, return_index=True)
-    return values[np.sort(first)]

@@ -74,15 +74,7 @@ def augment_examples(
     proposer: Proposer,
     settings: AugmentSettings,
 ) -> BlockResult:
-    """Tries variants of the pruned prompts of a block of units.
-
-    Args:
-        units: the block, all of the prober's layer.
-        pruned_examples: table ``pruned_examples``; rows of other units are ignored.
-        vocabulary: forms under which tokens match.
-        prober: asked once, for all variants.
-        proposer: asked once, for all prompts and positions.
-        settings: ``augment_threshold``, ``substitutes`` and ``substitute_keep`` are read.
+    """Tries variants of the pruned prompts of a block of units of the prober's layer; other units' rows are ignored.
 
     Returns:
         Table ``augmented_examples`` and a ledger entry for every unit.

@@ -96,9 +96,9 @@ def make_path(
 
     Args:
         forms: form of every token of the prompt.
-        importances: importance of every token of the prompt for this position.
+        importances: importance of every token for this position.
         position: the activating position, from 1.
-        activation: normalised activation at that position.
+        activation: normalised, at that position.
         threshold: ``important_threshold``.
     """
     nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
@@ -189,16 +189,7 @@ def build_graphs(
     vocabulary: Vocabulary,
     settings: GraphSettings,
 ) -> BlockResult:
-    """Builds the token graphs of a block of units and writes out their rules.
-
-    Args:
-        units: the block.
-        pruned_examples: table ``pruned_examples``; rows of other units are ignored, here and below.
-        saliencies: table ``saliencies``.
-        augmented_examples: table ``augmented_examples``; only rows that were kept are read.
-        a_max: largest activation of each unit over the harvest.
-        vocabulary: forms under which tokens match.
-        settings: ``firing_threshold`` and ``important_threshold`` are read.
+    """Builds the token graphs of a block of units and writes out their rules; other units' rows are ignored.
 
     Returns:
         Tables ``graph_nodes`` and ``rules`` and a ledger entry for every unit: ``failed`` where merging would make

@@ -14,7 +14,6 @@ The walk itself is compiled (:mod:`n2g_assets.method.walk`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import itemgetter
 
 import numpy as np
@@ -70,10 +69,9 @@ class TokenGraph:
         columns = (graph_nodes[name].to_list() for name in ("node_id", "parent_id", "token", "end_activation"))
         rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
         parents, forms = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
-        form_ids = _form_ids(_ByIdentity(vocabulary.forms))
         seen: dict[int | None, int] = {None: -1}
         for index, (node_id, parent_id, token, _) in enumerate(rows):
-            parent, form = seen.get(parent_id), -1 if token is None else form_ids.get(token)
+            parent, form = seen.get(parent_id), -1 if token is None else vocabulary.form_ids.get(token)
             if parent is None or form is None or (parent_id is None and token is None):
                 raise RowsError(
                     f"Node {node_id} of a token graph has a parent or token that does not fit: the rows are damaged or "
@@ -98,7 +96,7 @@ class TokenGraph:
             parents: index of each node's parent in these arrays; -1 for activating nodes.
             forms: index into ``Vocabulary.forms`` that each node matches; -1 for ignore nodes, which have a parent.
             values: normalised activation predicted by the path that ends at each node; NaN where none ends.
-            n_forms: number of forms of the vocabulary.
+            n_forms: forms of the vocabulary.
 
         Raises:
             ValueError: a parent does not come before its child, or a form is none that the node may have.
@@ -132,17 +130,10 @@ class TokenGraph:
         order = np.lexsort((forms, parents))
         bounds = np.cumsum(np.bincount(parents + 1, minlength=len(parents) + 1)).astype(np.int32)
         return cls(
-            n_forms=n_forms,
-            n_roots=int(bounds[0]),
-            forms=forms[order],
-            children_start=bounds[order],
-            children_end=bounds[order + 1],
-            lengths=lengths[order],
-            ranks=ranks[order],
-            best_below=best_below[order],
-            value_at=values[ends],
-            end_at=node_ids[ends],
-        )
+            n_forms=n_forms, n_roots=int(bounds[0]), forms=forms[order],
+            children_start=bounds[order], children_end=bounds[order + 1], lengths=lengths[order],
+            ranks=ranks[order], best_below=best_below[order], value_at=values[ends], end_at=node_ids[ends],
+        )  # fmt: skip
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Predicted normalised activation at every token, 0 where no end is reached.
@@ -157,11 +148,7 @@ class TokenGraph:
     def predict_with_ends(
         self, text: EncodedText
     ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
-        """Predicted normalised activation at every token, and the end whose path gave it.
-
-        Returns:
-            Values (0 where no end is reached) and ends (-1 there): ``graph_nodes.node_id`` of a graph from rows, the
-            index of the node for one from nodes.
+        """Predicted normalised activation at every token and the end (``end_at``) whose path gave it; 0 and -1 if none.
 
         Raises:
             ValueError: the text is of another vocabulary.
@@ -175,44 +162,12 @@ class TokenGraph:
     ) -> None:
         from n2g_assets.method.walk import walk_back
 
-        if len(text.starts) != self.n_forms + 1:
+        if text.n_forms != self.n_forms:
             raise ValueError(
-                f"The text has {len(text.starts) - 1} forms, the graph {self.n_forms}: encode it with the vocabulary "
+                f"The text has {text.n_forms} forms, the graph {self.n_forms}: encode it with the vocabulary "
                 "that the graph was made with."
             )
         walk_back(
-            self.forms,
-            self.children_start,
-            self.children_end,
-            self.lengths,
-            self.ranks,
-            self.best_below,
-            self.n_roots,
-            self.value_at,
-            self.end_at,
-            text.forms,
-            text.positions,
-            text.by_form,
-            text.starts,
-            values,
-            ends,
-        )
-
-
-class _ByIdentity:
-    """The forms of a vocabulary as a key for ``lru_cache`` that compares by identity, not form by form."""
-
-    def __init__(self, forms: tuple[bytes, ...]) -> None:
-        self.forms = forms
-
-    def __hash__(self) -> int:
-        return id(self.forms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.forms is other.forms
-
-
-@lru_cache(maxsize=4)
-def _form_ids(key: _ByIdentity) -> dict[bytes, int]:
-    """Index of every form."""
-    return {form: index for index, form in enumerate(key.forms)}
+            self.forms, self.children_start, self.children_end, self.lengths, self.ranks, self.best_below, self.n_roots,
+            self.value_at, self.end_at, text.forms, text.positions, text.by_form, text.starts, values, ends,
+        )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -77,6 +78,11 @@ class Vocabulary:
     """Token id that stands at position 0 of every context."""
     mask_id: int
     """Token id that masks another in saliency."""
+
+    @cached_property
+    def form_ids(self) -> dict[bytes, int]:
+        """Index of every form."""
+        return {form: index for index, form in enumerate(self.forms)}
 
     def form(self, token_id: int) -> bytes:
         """The form, as bytes, under which a token id is matched."""

@@ -147,13 +147,9 @@ def prune_contexts(
 
 
 def _wave(still_open: Sequence[_Trial], tried: int, tokens: int, full_batch_tokens: int) -> range:
-    """Lengths of the suffixes to try together: the next length, and more while they fit into a full batch.
+    """Lengths of the suffixes to try together: the one after ``tried``, and more while they fit into a full batch.
 
-    Args:
-        still_open: contexts of which no suffix has passed.
-        tried: length of the suffixes that were tried last.
-        tokens: tokens that the wave asks for already.
-        full_batch_tokens: as the prober gives it.
+    ``tokens`` are those that the wave asks for already.
     """
     longest = max((trial.longest for trial in still_open), default=tried)
     last = tried
@@ -173,15 +169,7 @@ def prune_examples(
     prober: Prober,
     settings: PruneSettings,
 ) -> BlockResult:
-    """Prunes the train contexts of a block of units and measures the importance of what is kept.
-
-    Args:
-        units: the block, all of the prober's layer.
-        top_examples: table ``top_examples``; only rows with split ``train`` are read.
-        a_max: largest activation of each unit over the harvest.
-        vocabulary: its ``bos_id`` and ``mask_id`` are read.
-        prober: asked once a wave of pruning.
-        settings: ``prune_keep``, ``prune_max_prefix`` and ``firing_threshold`` are read.
+    """Prunes the train contexts of a block of units of the prober's layer and measures the importance of what is kept.
 
     Returns:
         Tables ``pruned_examples`` and ``saliencies``, and a ledger entry for every unit.
@@ -198,11 +186,8 @@ def prune_examples(
         example, salient = prompt_rows(prompt, positions, importance_rows(prompt.activations, masked, positions))
         examples.append(example)
         saliencies += salient
-    tables = {
-        "pruned_examples": unit_frame("pruned_examples", examples),
-        "saliencies": unit_frame("saliencies", saliencies),
-    }
-    return finish_block(units, tables)
+    rows = {"pruned_examples": examples, "saliencies": saliencies}
+    return finish_block(units, {table: unit_frame(table, of_table) for table, of_table in rows.items()})
 
 
 def prompt_rows(
@@ -212,10 +197,7 @@ def prompt_rows(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A pruned prompt's row of ``pruned_examples``, and its rows of ``saliencies``.
 
-    Args:
-        prompt: what pruning kept.
-        positions: its activating positions, ascending; the peak is the last.
-        importances: importance of every token for each activating position.
+    ``positions`` are its activating positions, ascending; the peak is the last.
     """
     full, kept = prompt.context.activation, float(prompt.activations[-1])
     key = {**prompt.context.unit.key(), "rank": prompt.context.rank}

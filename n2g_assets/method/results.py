@@ -66,21 +66,20 @@ def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[
     return rows
 
 
-def frames_by_unit(frame: pl.DataFrame) -> dict[Unit, pl.DataFrame]:
-    """The rows of each unit as a frame of their own, in the order of the frame; units without rows have none."""
-    parts = frame.partition_by("unit", "sign", as_dict=True, maintain_order=True)
-    return {Unit(number, sign): part for (number, sign), part in parts.items()}
-
-
 def finish_block(
     units: Sequence[Unit], tables: Mapping[str, pl.DataFrame], unusual: Mapping[Unit, Outcome] | None = None
 ) -> BlockResult:
     """A block's result: every unit is ok, except those in ``unusual`` and those with a number that is not finite."""
     ledger = {unit: (unusual or {}).get(unit, Outcome("ok")) for unit in units}
     for table, frame in tables.items():
-        for column in _floats(frame):
-            bad = frame.filter(~_finite(frame, column)).select("unit", "sign").unique().iter_rows()
-            for unit in (Unit(*row) for row in bad):
+        for column, dtype in frame.schema.items():
+            if dtype in (pl.Float32, pl.Float64):
+                finite = pl.col(column).is_finite()
+            elif dtype in (pl.List(pl.Float32), pl.List(pl.Float64)):
+                finite = pl.col(column).list.eval(pl.element().is_finite()).list.all()
+            else:
+                continue
+            for unit in map(Unit._make, frame.filter(~finite).select("unit", "sign").unique().iter_rows()):
                 if ledger[unit].status == "ok":
                     reason = f"{table}.{column} is not finite: check the subject model for overflow."
                     ledger[unit] = Outcome("failed", reason)
@@ -89,16 +88,3 @@ def finish_block(
         key = key_frame(lost)
         tables = {table: frame.join(key, on=["unit", "sign"], how="anti") for table, frame in tables.items()}
     return BlockResult(dict(tables), ledger)
-
-
-def _floats(frame: pl.DataFrame) -> list[str]:
-    kinds = (pl.Float32, pl.Float64, pl.List(pl.Float32), pl.List(pl.Float64))
-    return [name for name, dtype in frame.schema.items() if dtype in kinds]
-
-
-def _finite(frame: pl.DataFrame, column: str) -> pl.Expr:
-    """Whether every number of a value is finite; NULL counts as finite."""
-    values = pl.col(column)
-    if isinstance(frame.schema[column], pl.List):
-        return values.list.eval(pl.element().is_finite()).list.all().fill_null(True)
-    return values.is_finite().fill_null(True)

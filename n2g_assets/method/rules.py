@@ -18,11 +18,7 @@ from n2g_assets.method.display import display_text
 
 
 def rule_rows(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of ``rules`` of one graph, without the unit.
-
-    Args:
-        nodes: rows of ``graph_nodes`` of one unit in the order of ``node_id``.
-    """
+    """The rows of ``rules`` of one graph, without the unit; ``nodes`` are its rows in the order of ``node_id``."""
     forms: dict[int, tuple[bytes | None, ...]] = {}
     ends = []
     for node in nodes:
@@ -34,15 +30,11 @@ def rule_rows(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ends.sort(key=lambda node: (-node["end_activation"], node["node_id"]))
     return [
         {
-            "rule_id": rule_id,
-            "end_node_id": end["node_id"],
-            "pattern": pattern(forms[end["node_id"]]),
-            "tokens": list(forms[end["node_id"]]),
-            "activation": end["end_activation"],
-            "count": end["end_count"],
+            "rule_id": rule_id, "end_node_id": end["node_id"], "pattern": pattern(forms[end["node_id"]]),
+            "tokens": list(forms[end["node_id"]]), "activation": end["end_activation"], "count": end["end_count"],
         }
         for rule_id, end in enumerate(ends)
-    ]
+    ]  # fmt: skip
 
 
 def pattern(forms: Sequence[bytes | None]) -> str:

@@ -26,10 +26,7 @@ def importance_rows(
 ) -> Float32[np.ndarray, "activating length"]:
     """I_k(j) for every activating position j (rows) and every position k (columns; 0 for BOS and for k > j).
 
-    Args:
-        activations: a(prompt, ·).
-        masked: row k-1 is a(prompt with k masked, ·).
-        positions: the activating positions, none of them 0.
+    ``activations`` are a(prompt, ·), row k-1 of ``masked`` is a(prompt with k masked, ·); no position is 0.
     """
     rows = np.zeros((len(positions), len(activations)), np.float32)
     for row, position in zip(rows, positions, strict=True):

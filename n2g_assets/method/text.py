@@ -43,5 +43,10 @@ class EncodedText:
         starts = np.concatenate([[0], np.cumsum(np.bincount(forms[inside], minlength=n_forms))])
         return cls(forms.astype(np.int32), positions.astype(np.int32), by_form, starts.astype(np.int64))
 
+    @property
+    def n_forms(self) -> int:
+        """Number of forms of the vocabulary."""
+        return len(self.starts) - 1
+
     def __len__(self) -> int:
         return len(self.forms)

@@ -53,16 +53,9 @@ def choose_top_examples(
     settings: TopExampleSettings,
     cluster_of: Mapping[str, str] | None = None,
 ) -> BlockResult:
-    """Chooses and splits the top examples of a block of units.
+    """Chooses and splits the top examples of a block of units of the prober's layer; other units' rows are ignored.
 
-    Args:
-        units: the block, all of the prober's layer.
-        top_contexts: table ``top_contexts``; rows of other units are ignored.
-        contexts: table ``contexts``; holds at least the contexts that ``top_contexts`` names.
-        a_max: largest activation of each unit over the harvest.
-        prober: measures the windows whose ``activations`` are NULL, in one call.
-        settings: ``top_contexts``, ``contexts_per_document``, ``min_contexts_per_side`` and ``seed`` are read.
-        cluster_of: by document id, the id of its near-duplicates; without it each document stands alone.
+    ``cluster_of`` holds, by document id, the id of its near-duplicates; without it each document stands alone.
 
     Returns:
         Table ``top_examples`` and a ledger entry for every unit: ``dead`` where a_max is not positive,
@@ -101,7 +94,7 @@ def choose_top_examples(
 def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Unit) -> list[str]:
     """The side, ``train`` or ``test``, of every context, given its document.
 
-    The documents are shuffled by a generator seeded from seed, layer, neuron and sign. Then each goes to the train side
+    The documents are shuffled by a generator seeded from seed, layer, unit and sign. Then each goes to the train side
     if the documents after it can still fill that side to its best size, which is the number of contexts nearest to one
     half (of two equally near, the larger).
     """

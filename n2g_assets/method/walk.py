@@ -20,11 +20,7 @@ def measure_paths(
 ) -> None:
     """Fills in how many nodes the path from the activating node to each node has, and how many of them are exact.
 
-    Args:
-        parents: index of each node's parent, which comes before it; -1 for activating nodes.
-        forms: form of each node; -1 for ignore nodes.
-        lengths: filled in: nodes of each path.
-        exact: filled in: nodes of each path that match one form.
+    ``parents`` and ``forms`` are as ``TokenGraph.from_nodes`` takes them.
     """
     for node in range(len(parents)):
         parent = parents[node]
@@ -64,22 +60,8 @@ def walk_back(
 ) -> None:
     """Walks back from every token that an activating node matches; keeps the end of highest rank that is reached.
 
-    Args:
-        node_forms: fields of ``TokenGraph``, as the next eight.
-        children_start: index of the first child of each node.
-        children_end: index after the last child of each node.
-        lengths: nodes of the path to each node.
-        ranks: rank of the end at each node; -1 where no path ends.
-        best_below: highest rank at a node or below it.
-        n_roots: number of activating nodes, which are the first nodes.
-        value_at: value of the end of each rank.
-        end_at: node id of the end of each rank.
-        forms: fields of ``EncodedText``, as the next three.
-        positions: position of every token in its context.
-        by_form: the tokens that are no BOS, by form.
-        starts: where each form begins among them.
-        values: filled in where an end was reached.
-        ends: filled in at the same tokens, unless it is empty.
+    The first nine arguments are fields of ``TokenGraph``, the next four fields of ``EncodedText``. ``values`` are
+    filled in where an end is reached, and so are ``ends``, unless they are empty.
     """
     waiting = np.empty(len(node_forms), np.int32)
     root, roots_end = 0, 0
@@ -111,13 +93,9 @@ def walk_back(
 
 @compiled
 def _push_children(
-    node_forms: Int32[np.ndarray, " nodes"],
-    start: int,
-    end: int,
-    wanted: int,
-    waiting: Int32[np.ndarray, " nodes"],
-    n_waiting: int,
-) -> int:
+    node_forms: Int32[np.ndarray, " nodes"], start: int, end: int, wanted: int,
+    waiting: Int32[np.ndarray, " nodes"], n_waiting: int,
+) -> int:  # fmt: skip
     """Puts the siblings ``start`` to ``end`` that match any token, then those that match ``wanted``, on the stack.
 
     Siblings are ordered by form, so the matching ones are found by bisection. Returns the stack's new height.

@@ -25,11 +25,6 @@ def shuffled_partners(units: Sequence[Unit], seed: int, layer: int) -> dict[Unit
 
     The choice is a rendezvous hash (Thaler and Ravishankar, 1998): a unit that joins changes the partner only of those
     units whose partner it becomes, about one, and a unit that leaves only of those whose partner it was.
-
-    Args:
-        units: the units that have a graph.
-        seed: of the draw.
-        layer: the layer.
     """
     if len(units) < 2:
         return {}

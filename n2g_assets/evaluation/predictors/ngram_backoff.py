@@ -9,7 +9,7 @@ import numpy as np
 
 from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE, HarvestLabels, shrunk
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import form_count, longer_runs, runs_of_one, trie_of
+from n2g_assets.evaluation.runs import longer_runs, runs_of_one, trie_of
 from n2g_assets.method.predict import TokenGraph
 
 LONGEST_RUN = 4
@@ -22,11 +22,7 @@ def fit(material: UnitMaterial) -> TokenGraph:
 
 
 def fit_backoff(
-    labels: HarvestLabels,
-    *,
-    longest: int = LONGEST_RUN,
-    shrinkage: float = SHRINKAGE,
-    negligible: float = NEGLIGIBLE,
+    labels: HarvestLabels, *, longest: int = LONGEST_RUN, shrinkage: float = SHRINKAGE, negligible: float = NEGLIGIBLE
 ) -> TokenGraph:
     """Fits the n-gram on what is known of a unit.
 
@@ -37,12 +33,6 @@ def fit_backoff(
     Only forms that are active somewhere have runs. A run that changes its parent's value by less than ``negligible``
     and leads to none that does more is left out: each of the runs above a position may so shift its prediction by less
     than that.
-
-    Args:
-        labels: what is known of the unit.
-        longest: forms of the longest runs.
-        shrinkage: occurrences that the shorter run's value counts for.
-        negligible: change of the normalised activation that is not worth a node.
     """
     from n2g_assets.method.walk import raise_to_parents
 
@@ -61,5 +51,5 @@ def fit_backoff(
     raise_to_parents(parents, kept)
     number, remembered = np.append(np.cumsum(kept, dtype=np.int32) - 1, np.int32(-1)), kept > 0
     return TokenGraph.from_nodes(
-        number[parents[remembered]], forms[remembered], values[remembered].astype(np.float32), form_count(text)
+        number[parents[remembered]], forms[remembered], values[remembered].astype(np.float32), text.n_forms
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE, HarvestLabels, shrunk
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import form_count, runs_of_one
+from n2g_assets.evaluation.runs import runs_of_one
 from n2g_assets.method.text import EncodedText
 
 FARTHEST = 8
@@ -72,15 +72,9 @@ def fit(material: UnitMaterial) -> SkipBigrams:
 def fit_skip_bigrams(
     labels: HarvestLabels, *, shrinkage: float = SHRINKAGE, negligible: float = NEGLIGIBLE
 ) -> SkipBigrams:
-    """Counts the pairs of a unit; those that change their form's value by less than ``negligible`` are left out.
-
-    Args:
-        labels: what is known of the unit.
-        shrinkage: occurrences that the form's own value counts for.
-        negligible: change of the normalised activation that is not worth a pair.
-    """
-    text, n_forms = labels.harvest.text, form_count(labels.harvest.text)
-    tokens = labels.tokens_of_active_forms()
+    """Counts the pairs of a unit; those that change their form's value by less than ``negligible`` are left out."""
+    text = labels.harvest.text
+    n_forms, tokens = text.n_forms, labels.tokens_of_active_forms()
     runs = runs_of_one(text, tokens)
     own = np.zeros(n_forms)
     own[runs.forms] = shrunk(*runs.totals(labels.values), labels.mean, shrinkage)
@@ -110,4 +104,4 @@ def _reaching(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance:
 def _pairs(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int) -> Int64[np.ndarray, " tokens"]:
     """Key of the pair of each token's form and the form so many tokens before it."""
     forms = text.forms[tokens].astype(np.int64)
-    return (forms * FARTHEST + distance - 1) * form_count(text) + text.forms[tokens - distance]
+    return (forms * FARTHEST + distance - 1) * text.n_forms + text.forms[tokens - distance]
