@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -155,33 +155,47 @@ def levels_of(predicted: Float[np.ndarray, " tokens"]) -> Int64[np.ndarray, " to
 def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], DocumentCounts]]) -> pl.DataFrame:
     """Rows of table ``document_scores`` of one unit, without ``study`` and ``layer``.
 
-    Args:
-        unit: the unit.
-        scored: predictor, text, ids of the text's documents by number, and the counts. A document without a token has
-            no row.
+    They are made from predictor, text, ids of the text's documents by number, and counts. A document without a token
+    has no row.
     """
     schema = unit_schema("document_scores")
-    frames = [schema.to_frame()]
+    columns: dict[str, list[Any]] = {name: [] for name in ("predictor", "text", "document_id", *_COUNTS)}
+    cells = [np.zeros((1 + len(_CELLS), 0), np.int64)]
     for predictor, text, document_ids, counts in scored:
         there = np.flatnonzero(counts.n_tokens)
-        cells = pl.DataFrame([counts.document, counts.level, counts.firing, counts.silent], ["document", *_CELLS])
-        frame = cells.group_by("document", maintain_order=True).agg(_CELLS).with_columns(
-            **{name: pl.lit(value) for name, value in (*unit.key().items(), ("predictor", predictor), ("text", text))},
-            document_id=pl.Series([document_ids[document] for document in there.tolist()], dtype=pl.String),
-            **{name: pl.Series(getattr(counts, name)[there]) for name in _COUNTS},
-        )  # fmt: skip
-        frames.append(frame.select(schema.names()).cast(schema))
-    return pl.concat(frames)
+        row = np.cumsum(counts.n_tokens > 0) - 1 + len(columns["predictor"])
+        cells.append(np.stack([row[counts.document], counts.level, counts.firing, counts.silent]))
+        columns["predictor"] += [predictor] * len(there)
+        columns["text"] += [text] * len(there)
+        columns["document_id"] += [document_ids[document] for document in there.tolist()]
+        for name in _COUNTS:
+            columns[name] += getattr(counts, name)[there].tolist()
+    by_cell = pl.DataFrame(dict(zip(("row", *_CELLS), np.concatenate(cells, axis=1), strict=True)))
+    lists = by_cell.group_by("row", maintain_order=True).agg(_CELLS).drop("row")
+    frame = pl.DataFrame(columns, schema={name: schema[name] for name in columns})
+    key = {name: pl.lit(value, schema[name]) for name, value in unit.key().items()}
+    return pl.concat([frame, lists], how="horizontal").with_columns(**key).select(schema.names()).cast(schema)
 
 
 def counts_of_rows(
     document_scores: pl.DataFrame,
 ) -> Iterator[tuple[tuple[Unit, str, str], list[str], DocumentCounts]]:
     """The counts that rows of ``document_scores`` hold, by unit, predictor and text, with the ids of the documents."""
-    groups = document_scores.sort(*_KEY, "document_id").partition_by(_KEY, as_dict=True, include_key=False)
-    for (number, sign, predictor, text), rows in groups.items():
-        columns = {name: rows[name].to_numpy().astype(np.int64) for name in _COUNTS}
-        levels, firing, silent = (rows[name].explode().to_numpy().astype(np.int64) for name in _CELLS)
-        document = np.repeat(np.arange(rows.height), rows["levels"].list.len())
-        counts = DocumentCounts(**columns, document=document, level=levels, firing=firing, silent=silent)
-        yield (Unit(number, sign), predictor, text), rows["document_id"].to_list(), counts
+    frame = document_scores.sort(*_KEY, "document_id")
+    columns = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
+    level, firing, silent = (frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS)
+    lengths, document_ids = frame["levels"].list.len().to_numpy(), frame["document_id"].to_list()
+    cells_before = np.append(0, np.cumsum(lengths, dtype=np.int64)).tolist()
+    start = 0
+    for number, sign, predictor, text, size in frame.group_by(_KEY, maintain_order=True).len().iter_rows():
+        rows = slice(start, start + size)
+        cells = slice(cells_before[start], cells_before[start + size])
+        start += size
+        counts = DocumentCounts(
+            **{name: column[rows] for name, column in columns.items()},
+            document=np.repeat(np.arange(size), lengths[rows]),
+            level=level[cells],
+            firing=firing[cells],
+            silent=silent[cells],
+        )
+        yield (Unit(number, sign), predictor, text), document_ids[rows], counts

@@ -138,10 +138,9 @@ def _polysemantic(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> Findin
 
 
 def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> list[int]:
-    """Prompts behind each component of rules; two rules are in one where a chain of shared forms leads across.
+    """Prompts behind each component of rules, given forms (None: any token, which joins nothing) and prompts of each.
 
-    Args:
-        rules: forms (None: any token, which joins nothing) and prompts behind each rule.
+    Two rules are in one component where a chain of shared forms leads across.
     """
     components: list[tuple[set[bytes], int]] = []
     for tokens, count in rules:

@@ -114,14 +114,8 @@ class HarvestLabels:
         Activations below 0 count as 0: the baselines predict how strongly a unit fires, and of tokens that are not
         listed only silence is known.
 
-        Args:
-            harvest: the harvested contexts.
-            activations: the unit's rows of ``activations``.
-            train: its rows of ``top_examples`` on the train side.
-            test_documents: documents of its rows on the test side.
-            a_max: its largest activation over the harvest.
-            strongest: rows that the harvest keeps for a unit; fewer rows are all that there are.
-            threshold: share of a_max from which a token fires.
+        ``activations`` are the unit's rows of that table, ``train`` its rows of ``top_examples`` on the train side. The
+        harvest keeps ``strongest`` rows for a unit; fewer rows are all that there are.
 
         Raises:
             RowsError: a context is not among the harvested ones.
@@ -137,7 +131,7 @@ class HarvestLabels:
         values[listed] = strengths
         unknown = np.zeros(len(text), bool)
         if len(activations) >= strongest and len(listed) and strengths.min() >= threshold:
-            unknown = counted & np.isin(text.forms, text.forms[listed])
+            unknown = counted & _of_forms(text, text.forms[listed])
             unknown[listed] = False
 
         for first, row in zip(harvest.starts_of(train["context_id"]), train["activations"], strict=True):
@@ -153,8 +147,15 @@ class HarvestLabels:
 
     def tokens_of_active_forms(self) -> Int64[np.ndarray, " tokens"]:
         """The tokens that count and whose form is active (above 0) somewhere."""
-        forms = self.harvest.text.forms
-        return np.flatnonzero(self.counted & np.isin(forms, forms[self.values > 0]))
+        text = self.harvest.text
+        return np.flatnonzero(self.counted & _of_forms(text, text.forms[self.values > 0]))
+
+
+def _of_forms(text: EncodedText, forms: Int32[np.ndarray, " asked"]) -> Bool[np.ndarray, " tokens"]:
+    """Whether each token has one of these forms; a table of all forms takes a fifth of the time of ``np.isin``."""
+    among = np.zeros(text.n_forms, bool)
+    among[forms] = True
+    return among[text.forms]
 
 
 def shrunk(

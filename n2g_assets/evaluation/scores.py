@@ -26,12 +26,8 @@ def score_row(
 ) -> dict[str, object]:
     """The scores of one unit, predictor and text.
 
-    Args:
-        actual: true normalised activations of all tokens but those at position 0.
-        predicted: predicted normalised activations.
-        counts: what ``count_documents`` makes of the two.
-        weights: how often each draw takes each document.
-        threshold: share of a_max from which a token fires.
+    ``actual`` and ``predicted`` are normalised activations of all tokens but those at position 0, ``counts`` what
+    ``count_documents`` makes of them.
 
     Returns:
         The columns of table ``evaluation`` from ``n_tokens`` to ``calibration_actual``.

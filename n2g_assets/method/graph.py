@@ -92,15 +92,7 @@ class GraphTooLargeError(Exception):
 def make_path(
     forms: Sequence[bytes], importances: Sequence[float], position: int, activation: float, threshold: float
 ) -> Path:
-    """The path of one activating position (step 2).
-
-    Args:
-        forms: form of every token of the prompt.
-        importances: importance of every token for this position.
-        position: the activating position, from 1.
-        activation: normalised, at that position.
-        threshold: ``important_threshold``.
-    """
+    """The path of one activating position, from 1, given form and importance of every token of its prompt (step 2)."""
     nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
     for before in range(position - 1, 0, -1):
         if importances[before] >= threshold:
