@@ -39,6 +39,7 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
             page = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
         path = home.reports / f"{study.name}.html"
         write_atomically(path, lambda temporary: temporary.write_text(page.html, encoding="utf-8"))
+        context.log.info(f"The report of study '{study.name}' is {path}, the database {home.database}.")
         return dg.MaterializeResult(
             metadata={
                 "page": dg.MetadataValue.path(str(path)),

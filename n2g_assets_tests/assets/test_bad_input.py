@@ -89,11 +89,11 @@ def test_what_does_not_fit_is_said_in_one_sentence(finished, tmp_path, changes, 
     ("changes", "says"),
     [
         ({"subject": {"source": "hub", "name": "nobody/nothing"}}, "nobody/nothing"),
-        ({"method": {"proposer": "masked_lm", "masked_lm": "nobody/nothing"}}, "proposer: infill"),
+        ({"method": {"proposer": "masked_lm", "masked_lm": "nobody/nothing"}}, "proposer to infill"),
     ],
 )
 def test_a_model_that_cannot_be_had_offline_is_said_before_any_work(finished, tmp_path, monkeypatch, changes, says):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     session = session_of(tiny_study(finished.study.folder, **changes), tmp_path / "home")
     with pytest.raises(N2GError, match="nobody/nothing") as raised:
         subject_model.materialize(session)

@@ -71,6 +71,13 @@ def test_metadata_says_what_was_done(finished):
     assert len(shown) == 1  # one picture of all layers, not as many as were done when a layer was
 
 
+def test_a_run_ends_by_saying_where_report_and_database_are(finished):
+    said = [message for message in finished.messages if message.startswith("The report of study 'tiny' is ")]
+    assert said == [
+        f"The report of study 'tiny' is {finished.home}/reports/tiny.html, the database {finished.home}/n2g.duckdb."
+    ]
+
+
 def test_every_unit_stands_in_the_ledger_of_every_stage(finished):
     ledger = rows_of(finished.home, "ledger")
     assert ledger.group_by("layer", "stage").len()["len"].to_list() == [4] * (3 * len(STAGES))
