@@ -243,7 +243,7 @@ class _Store:
                     "which makes them anew."
                 )
             values = np.load(entry.path(_FILE), mmap_mode="r")
-            for row in rows:
+            for row in rows.tolist():
                 found[row] = values[np.searchsorted(neurons, asked[row])]
         return found
 

@@ -1,4 +1,4 @@
-"""The loops of streaming selection on the processor, compiled; :mod:`n2g_assets.evidence.processor_stream` calls them.
+"""The loops of streaming selection on the processor, compiled; ``streaming`` calls them.
 
 The neurons are worked on a group at a time, as many as fill a line of the processor's cache, so that the activations
 are read from memory once. For each group:

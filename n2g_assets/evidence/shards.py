@@ -105,7 +105,7 @@ def make_shard(corpus: TokenCorpus, documents: Sequence[int]) -> Shard:
     contexts = np.flatnonzero(np.isin(corpus.documents, documents))
     names = tuple(corpus.document_ids[number] for number in documents)
     digest = hashlib.sha256(json.dumps(names).encode())
-    for context_id, context in zip(corpus.context_ids.gather(contexts), contexts, strict=True):
+    for context_id, context in zip(corpus.context_ids.gather(contexts), contexts.tolist(), strict=True):
         digest.update(f"\n{context_id}\n".encode())
         digest.update(corpus.tokens(context).tobytes())
     return Shard(digest.hexdigest()[:24], names, contexts, int(corpus.lengths[contexts].sum()))

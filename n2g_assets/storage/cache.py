@@ -85,13 +85,9 @@ class Cache:
     def write(
         self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
     ) -> Entry:
-        """Makes an entry, in place of one that is there.
+        """Makes an entry, in place of one that is there; ``fill`` writes its files into the folder that it is given.
 
-        Args:
-            kind: what it is, a name or a path of names.
-            key: hash of what decides its content.
-            fill: writes the files into the folder that it is given.
-            about: what else is to be known of it, as JSON.
+        Its kind is a name or a path of names; ``about`` is what else is to be known of it, as JSON.
 
         Raises:
             StorageError: the disk is full, or the cache cannot be written.
@@ -137,15 +133,9 @@ class Cache:
         """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``)."""
         found = {}
         for folder in sorted(self._folder(kind).glob("*")):
-            if _KEY.fullmatch(folder.name):
-                with suppress(OSError, ValueError, KeyError, TypeError):
-                    found[folder.name] = self._read_about(kind, folder.name)[0]
+            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or the folder of a writer
+                found[folder.name] = self._read_about(kind, folder.name)[0]
         return found
-
-    def entries(self, kind: str) -> list[Entry]:
-        """The whole entries of a kind, in the order of their keys; damaged ones are removed with a warning."""
-        keys = sorted(folder.name for folder in self._folder(kind).glob("*") if _KEY.fullmatch(folder.name))
-        return [entry for key in keys if (entry := self.find(kind, key)) is not None]
 
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""

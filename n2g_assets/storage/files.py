@@ -163,14 +163,6 @@ def is_disk_full(error: BaseException) -> bool:
     return library in _LIBRARIES and any(os.strerror(code) in str(error) for code in _DISK_FULL)
 
 
-def disk_full_error(path: Path) -> StorageError:
-    """The error for a file that could not be written because the disk is full."""
-    return StorageError(
-        f"The disk is full: {path.name} could not be written in {path.parent}, what was there is unharmed; "
-        "free some space and run the same command again."
-    )
-
-
 @contextmanager
 def _clear_errors(target: Path) -> Iterator[None]:
     """Turns what the file system says about writing ``target`` into an error with a cure."""
@@ -178,7 +170,10 @@ def _clear_errors(target: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise disk_full_error(target) from error
+            raise StorageError(
+                f"The disk is full: {target.name} could not be written in {target.parent}, what was there is unharmed; "
+                "free some space and run the same command again."
+            ) from error
         if isinstance(error, OSError) and error.filename:
             named = Path(os.fsdecode(error.filename))
             if named.is_relative_to(target.parent) or target.is_relative_to(named):
@@ -194,10 +189,7 @@ def _clear_errors(target: Path) -> Iterator[None]:
 def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Holds an OS file lock that ends with its process, whatever ends it; waits for another holder.
 
-    Args:
-        folder: where lock files lie; created if need be.
-        name: what is locked, such as ``database`` or ``top_examples/demo/7``.
-        timeout: seconds to wait.
+    Its name, such as ``database`` or ``top_examples/demo/7``, says what is locked; the folder is made if need be.
 
     Raises:
         StorageError: another process, which is named, still holds it after ``timeout`` seconds.

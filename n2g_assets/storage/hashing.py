@@ -21,7 +21,6 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 
 _DIGEST_BYTES = 16
-Hasher = Any  # hashlib's own type has no public name
 
 
 def hash_json(value: Any) -> str:
@@ -39,11 +38,9 @@ def schema_hash(tables: Iterable[str]) -> str:
 
 def content_hash(frame: pl.DataFrame) -> str:
     """Hash of a frame's rows in the order they stand in (``SliceStore.write`` sorts them by the key first)."""
-    digest = _new()
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for column in frame.get_columns():
-        digest.update(_header(column))
-        for piece in _pieces(column):
-            digest.update(piece.data)
+        _feed(digest, column, _pieces(column), 0, frame.height)
     digest.update(frame.height.to_bytes(8, "little"))
     return digest.hexdigest()
 
@@ -69,15 +66,13 @@ def unit_rows_hashes(frame: pl.DataFrame, units: Iterable[Unit]) -> dict[Unit, s
         Unit(number, sign): (int(end) - size, int(end))
         for (number, sign, size), end in zip(groups.iter_rows(), ends, strict=True)
     }
-    columns = [(_header(column), _pieces(column)) for column in rows.get_columns()]
+    columns = [(column, _pieces(column)) for column in rows.get_columns()]
     answer = {}
     for unit in units:
         start, end = spans.get(unit, (0, 0))
-        digest = _new()
-        for header, pieces in columns:
-            digest.update(header)
-            for piece in pieces:
-                digest.update(piece.data[piece.offsets[start] : piece.offsets[end]])
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for column, pieces in columns:
+            _feed(digest, column, pieces, start, end)
         digest.update((end - start).to_bytes(8, "little"))
         answer[unit] = digest.hexdigest()
     return answer
@@ -96,12 +91,11 @@ class _Piece(NamedTuple):
     offsets: np.ndarray
 
 
-def _new() -> Hasher:
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
-
-
-def _header(column: pl.Series) -> bytes:
-    return f"{column.name}\0{column.dtype}\0".encode()
+def _feed(digest: Any, column: pl.Series, pieces: list[_Piece], start: int, end: int) -> None:
+    """Takes a column's name and type and the bytes of some of its rows into a hash."""
+    digest.update(f"{column.name}\0{column.dtype}\0".encode())
+    for piece in pieces:
+        digest.update(piece.data[piece.offsets[start] : piece.offsets[end]])
 
 
 def _pieces(column: pl.Series) -> list[_Piece]:
@@ -114,21 +108,20 @@ def _pieces(column: pl.Series) -> list[_Piece]:
 def _flatten(array: pa.Array) -> list[_Piece]:
     pieces = [_fixed(np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False), dtype=np.uint8))]
     kind = array.type
-    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+    if pa.types.is_large_list(kind):
         lengths = _lengths(pc.list_value_length(array))
         pieces.append(_fixed(lengths))
         bounds = _bounds(lengths)
         for inner in _flatten(array.flatten()):
             pieces.append(_Piece(inner.data, inner.offsets[bounds]))
-    elif pa.types.is_large_string(kind) or pa.types.is_string(kind) or pa.types.is_large_binary(kind):
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         filled = pc.fill_null(array.cast(pa.large_binary()), b"")
         lengths = _lengths(pc.binary_length(filled))
         pieces.append(_fixed(lengths))
         pieces.append(_Piece(_joined_bytes(filled), _bounds(lengths)))
-    elif pa.types.is_boolean(kind):
-        pieces.append(_fixed(pc.fill_null(array, False).to_numpy(zero_copy_only=False).astype(np.uint8)))
-    elif pa.types.is_timestamp(kind):
-        pieces.append(_fixed(pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)))
+    elif pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
+        whole = array.cast(pa.uint8() if pa.types.is_boolean(kind) else pa.int64())
+        pieces.append(_fixed(pc.fill_null(whole, 0).to_numpy(zero_copy_only=False)))
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         pieces.append(_fixed(pc.fill_null(array, 0).to_numpy(zero_copy_only=False)))
     else:

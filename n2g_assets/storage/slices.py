@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import ConfigDict, TypeAdapter
@@ -121,17 +121,8 @@ class SliceStore:
     ) -> Manifest:
         """Replaces one slice; what was there stays until the new one is complete.
 
-        Args:
-            table: a name of ``tables.TABLES``.
-            frame: its rows, with all columns; any order.
-            study: the study.
-            layer: the layer, for tables of a layer.
-            part: ``rows``, or the stage for the ledger.
-            input_hash: hash of what the rows were made from.
-            code_version: code version of the stage.
-            unit_hashes: by ``unit:sign``, the hash of what that unit's rows were made from.
-            seconds: how long it took to compute the rows.
-            extra: anything else to keep with the slice, as JSON.
+        The rows have all columns of the table and any order; what else is given is kept in the manifest, ``extra`` as
+        JSON.
 
         Raises:
             StorageError: the rows do not fit the table, repeat a key or belong to another slice, or the disk is full.
@@ -141,23 +132,14 @@ class SliceStore:
         frame = _schema(key).conform(frame)
         _check_keys(key, frame)
         with temporary_folder(path) as folder:
-            size, sha256 = write_parquet(frame, folder / "rows", _row_group(frame))
+            row_group = max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
+            size, sha256 = write_parquet(frame, folder / "rows", row_group)
             manifest = Manifest(
-                table=table,
-                study=study,
-                layer=layer,
-                part=part,
-                input_hash=input_hash,
-                content_hash=content_hash(frame),
-                code_version=code_version,
-                rows=frame.height,
+                table, study, layer, part, input_hash, content_hash(frame), code_version, frame.height,
                 written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-                file_bytes=size,
-                file_sha256=sha256,
-                unit_hashes=dict(unit_hashes or {}),
-                seconds=seconds,
-                extra=dict(extra or {}),
-            )
+                file_bytes=size, file_sha256=sha256,
+                unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
+            )  # fmt: skip
             write_sealed(folder / "manifest", asdict(manifest))
             os.replace(folder / "rows", path)
             os.replace(folder / "manifest", path.with_suffix(".json"))
@@ -168,16 +150,11 @@ class SliceStore:
         """The manifest of a slice, or None if it is absent, half-written or damaged (then it is to be made again)."""
         key = SliceKey(table, study, layer, part)
         state = self._inspect(key)
-        if isinstance(state, str):
-            if state != "absent":
-                say_damaged(f"The slice {key}", state)
-            return None
-        return state
-
-    def status(self, key: SliceKey) -> Literal["ok", "absent", "damaged"]:
-        """Whether a slice is there and whole."""
-        state = self._inspect(key)
-        return "ok" if isinstance(state, Manifest) else "absent" if state == "absent" else "damaged"
+        if isinstance(state, Manifest):
+            return state
+        if state != "absent":
+            say_damaged(f"The slice {key}", state)
+        return None
 
     def read(
         self,
@@ -189,15 +166,9 @@ class SliceStore:
         columns: Sequence[str] | None = None,
         units: Sequence[Unit] | None = None,
     ) -> pl.DataFrame:
-        """The rows of one slice, in the order of the table's key.
+        """The rows of one slice, in the order of the table's key; of these columns and units alone.
 
-        Args:
-            table: a name of ``tables.TABLES``.
-            study: the study.
-            layer: the layer, for tables of a layer.
-            part: ``rows``, or the stage for the ledger.
-            columns: these columns alone, in this order.
-            units: the rows of these units alone, of a table that is kept by unit; memory is that of their rows.
+        Only a table that is kept by unit can be asked for some units; memory is then that of their rows.
 
         Raises:
             StorageError: the slice is absent, damaged or half-written.
@@ -267,15 +238,7 @@ class SliceStore:
     # ---------------------------------------------------------------------------------------- locks
     @contextmanager
     def lock(self, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-        """Holds an OS file lock that ends with its process, whatever ends it; waits for another holder.
-
-        Args:
-            name: what is locked, such as ``database`` or ``top_examples/demo/7``.
-            timeout: seconds to wait.
-
-        Raises:
-            StorageError: another process, which is named, still holds it after ``timeout`` seconds.
-        """
+        """Holds a lock of this home; see ``files.hold_lock``."""
         with hold_lock(self.home.locks, name, timeout):
             yield
 
@@ -332,11 +295,6 @@ def _only_units(rows: pl.LazyFrame, units: Sequence[Unit]) -> pl.LazyFrame:
     wanted = pl.LazyFrame(list(units), schema={"unit": pl.Int32, "sign": pl.Int8}, orient="row")
     near = pl.col("unit").is_between(min(neurons), max(neurons)) if neurons else pl.lit(False)
     return rows.filter(near).join(wanted, on=["unit", "sign"], how="semi", maintain_order="left")
-
-
-def _row_group(frame: pl.DataFrame) -> int:
-    """Rows of a row group."""
-    return max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
 
 
 def _schema(key: SliceKey) -> Table:

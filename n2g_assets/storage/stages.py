@@ -19,7 +19,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import polars as pl
 
 from n2g_assets.core.errors import N2GError
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
@@ -83,7 +84,7 @@ def fill_units(
     carried: Mapping[Unit, Outcome],
     compute: Callable[[list[Unit]], BlockResult],
     block_size: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = lambda done, total: None,
     retry_failed: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> StageReport:
@@ -93,8 +94,8 @@ def fill_units(
         store: where slices and checkpoints lie.
         stage: name of the stage: the part of its ledger slice.
         tables: the tables that it writes, all of them by unit.
-        study: the study.
-        layer: the layer.
+        study: whose units they are.
+        layer: of the units.
         code_version: changes when the stage's code would give other rows.
         settings_hash: hash of the settings that the stage reads.
         units: the units asked for; others that a slice holds are dropped from it.
@@ -118,7 +119,7 @@ def fill_units(
     hashes = {unit: hash_json([*common, *_origin(unit, unit_inputs, carried)]) for unit in units}
     input_hash = hash_json([*common, [[str(unit), hashes[unit]] for unit in units]])
     ended = {unit: outcome for unit, outcome in carried.items() if unit in hashes}
-    work = _Work(store, stage, tuple(tables), study, layer, hashes)
+    work = _Work(store, stage, tuple(tables), study, layer, code_version, hashes, input_hash)
     with store.lock(f"{stage}/{study}/{layer}", lock_timeout):
         manifests = work.manifests()
         before = work.outcomes_of_slice(manifests)
@@ -127,8 +128,8 @@ def fill_units(
         unchanged = all(manifest and manifest.input_hash == input_hash for manifest in manifests.values())
         if unchanged and not again:
             work.remove_checkpoints()
-            _tell(progress, len(units), len(units))
-            return work.report(manifests, before, computed=None, carried=len(ended), input_hash=input_hash)
+            progress(len(units), len(units))
+            return work.report(manifests, before, computed=None, carried=len(ended))
 
         outcomes = dict(ended)
         from_slice = {unit: outcome for unit, outcome in before.items() if unit not in again and unit not in ended}
@@ -137,25 +138,17 @@ def fill_units(
         for block in blocks:
             outcomes |= {unit: block.outcomes[unit] for unit in block.units}
         missing = [unit for unit in units if unit not in outcomes]
-        _tell(progress, len(outcomes), len(units))
+        progress(len(outcomes), len(units))
         for start in range(0, len(missing), block_size):
             part = missing[start : start + block_size]
             result = _attempt(compute, part, work)
             blocks.append(work.checkpoint(part, result))
             outcomes |= {unit: result.ledger[unit] for unit in part}
-            _tell(progress, len(outcomes), len(units))
+            progress(len(outcomes), len(units))
 
-        written = work.write(
-            units=units,
-            from_slice=from_slice,
-            blocks=blocks,
-            outcomes=outcomes,
-            input_hash=input_hash,
-            code_version=code_version,
-            seconds=time.perf_counter() - started,
-        )
+        written = work.write(from_slice, blocks, outcomes, seconds=time.perf_counter() - started)
         work.remove_checkpoints()
-        return work.report(written, outcomes, computed=len(missing), carried=len(ended), input_hash=input_hash)
+        return work.report(written, outcomes, computed=len(missing), carried=len(ended))
 
 
 @dataclass(frozen=True)
@@ -179,17 +172,14 @@ class _Work:
     tables: tuple[str, ...]
     study: str
     layer: int
+    code_version: str
     hashes: dict[Unit, str]
+    """By unit, in the order asked."""
+    input_hash: str
 
-    @property
-    def cache(self) -> Cache:
-        """The cache that holds the finished blocks."""
-        return Cache(self.store.home)
-
-    @property
-    def kind(self) -> str:
-        """Their kind in the cache."""
-        return f"blocks/{self.stage}/{self.study}/{self.layer}"
+    def __post_init__(self) -> None:
+        self.cache = Cache(self.store.home)
+        self.kind = f"blocks/{self.stage}/{self.study}/{self.layer}"
 
     # ------------------------------------------------------------------------------------ slices
     def manifests(self) -> dict[str, Manifest | None]:
@@ -202,8 +192,9 @@ class _Work:
         whole = [manifest for manifest in manifests.values() if manifest is not None]
         if len(whole) < len(manifests):
             return {}
-        rows = self.store.read("ledger", self.study, self.layer, self.stage)
-        outcomes = _outcomes(rows)
+        columns = ["unit", "sign", "status", "reason"]
+        rows = self.store.read("ledger", self.study, self.layer, self.stage, columns=columns).iter_rows()
+        outcomes = {Unit(number, sign): Outcome(status, reason) for number, sign, status, reason in rows}
         return {
             unit: outcomes[unit]
             for unit, wanted in self.hashes.items()
@@ -212,34 +203,35 @@ class _Work:
 
     def write(
         self,
-        *,
-        units: Sequence[Unit],
-        from_slice: Iterable[Unit],
+        from_slice: Collection[Unit],
         blocks: Sequence[_Block],
         outcomes: Mapping[Unit, Outcome],
-        input_hash: str,
-        code_version: str,
+        *,
         seconds: float,
     ) -> dict[str, Manifest | None]:
         """Writes every table's slice from the old slice and the blocks, one after another, and the ledger last."""
-        from_slice = list(from_slice)
         common: dict[str, Any] = {
             "study": self.study,
             "layer": self.layer,
-            "input_hash": input_hash,
-            "code_version": code_version,
+            "input_hash": self.input_hash,
+            "code_version": self.code_version,
             "seconds": seconds,
-            "unit_hashes": {str(unit): self.hashes[unit] for unit in units},
+            "unit_hashes": {str(unit): unit_hash for unit, unit_hash in self.hashes.items()},
         }
         written: dict[str, Manifest | None] = {}
         for table in self.tables:
             frames = [TABLES[table].empty()]
             if from_slice:
                 frames.append(_only(self.store.read(table, self.study, self.layer), from_slice))
-            frames += [_only(_read(block.entry.path(f"{table}.parquet")), block.units) for block in blocks]
+            paths = [block.entry.path(f"{table}.parquet") for block in blocks]
+            stored = [pl.read_parquet(path, glob=False, hive_partitioning=False) for path in paths]
+            frames += [_only(frame, block.units) for frame, block in zip(stored, blocks, strict=True)]
             written[table] = self.store.write(table, pl.concat(frames), **common)
         ledger = pl.DataFrame(
-            [(unit.number, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason) for unit in units],
+            [
+                (unit.number, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason)
+                for unit in self.hashes
+            ],
             schema=["unit", "sign", "stage", "status", "reason"],
             orient="row",
         )
@@ -290,7 +282,6 @@ class _Work:
         *,
         computed: int | None,
         carried: int,
-        input_hash: str,
     ) -> StageReport:
         """What was done, and what is there now; ``computed`` is None where everything was there already."""
         whole = {table: manifest for table, manifest in manifests.items() if manifest is not None}
@@ -306,7 +297,7 @@ class _Work:
             rows={table: manifest.rows for table, manifest in whole.items()},
             ledger=dict(Counter(outcome.status for outcome in outcomes.values())),
             content_hashes={table: manifest.content_hash for table, manifest in whole.items()},
-            input_hash=input_hash,
+            input_hash=self.input_hash,
         )
 
 
@@ -348,27 +339,13 @@ def _check(result: BlockResult, units: Sequence[Unit], tables: Sequence[str]) ->
             raise ValueError(f"the stage gave rows of table {table} for units that are not in the block")
 
 
-def _read(path: Path) -> pl.DataFrame:
-    return pl.read_parquet(path, glob=False, hive_partitioning=False)
-
-
 def _only(frame: pl.DataFrame, units: Iterable[Unit]) -> pl.DataFrame:
     wanted = pl.DataFrame(list(units), schema={"unit": pl.Int64, "sign": pl.Int64}, orient="row")
     key = [pl.col("unit").cast(pl.Int64), pl.col("sign").cast(pl.Int64)]
     return frame.join(wanted, left_on=key, right_on=["unit", "sign"], how="semi", maintain_order="left")
 
 
-def _outcomes(ledger: pl.DataFrame) -> dict[Unit, Outcome]:
-    rows = ledger.select("unit", "sign", "status", "reason").iter_rows()
-    return {Unit(number, sign): Outcome(status, reason) for number, sign, status, reason in rows}
-
-
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
     message = _PATH.sub(r"\1", lines[0])
     return f"{type(error).__name__}: {message}"[:_REASON_LENGTH]
-
-
-def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)

@@ -56,7 +56,7 @@ def test_wikipedia_is_read_from_its_wheel_and_kept_in_the_cache(named, tmp_path)
     page = "<page><title>Aa</title><ns>0</ns><revision><text>A [[river]].</text></revision></page>"
     xml = bz2.compress(f'<mediawiki xmlns="http://www.mediawiki.org/x/">{page}</mediawiki>'.encode())
     assert named("wikipedia", {CATALOGUE["wikipedia"].members: xml}) == [("Aa", "Aa\n\nA river.\n")]
-    assert len(Cache(Home(tmp_path)).entries("wikipedia")) == 1
+    assert len(Cache(Home(tmp_path)).listing("wikipedia")) == 1
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

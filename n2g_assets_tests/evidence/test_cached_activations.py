@@ -54,8 +54,8 @@ def entries(folder: Path, layer: int | None = None) -> list[Entry]:
     """All entries, or those of a layer."""
     cache = Cache(Home(folder))
     kinds = [f"activations/{path.name}" for path in (folder / "cache/activations").glob("*")]
-    found = [entry for kind in kinds for entry in cache.entries(kind)]
-    return [entry for entry in found if layer is None or entry.about["layer"] == layer]
+    found = [cache.find(kind, key) for kind in kinds for key in cache.listing(kind)]
+    return [entry for entry in found if entry and layer in (None, entry.about["layer"])]
 
 
 def n_tokens(contexts: pl.DataFrame) -> int:

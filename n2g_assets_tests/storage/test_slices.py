@@ -108,7 +108,6 @@ def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: Sli
     else:
         path.with_suffix(".json").unlink()
     assert store.manifest("rules", "demo", 7) is None
-    assert store.status(SliceKey("rules", "demo", 7)) == "damaged"
     for read in (store.read, lambda *_: store.scan_all("rules", "demo")):
         with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
             read("rules", "demo", 7)
@@ -158,7 +157,6 @@ def test_a_slice_with_the_columns_of_another_version_is_made_again(
         wider = replace(TABLES[table], columns=(*TABLES[table].columns, Column("new", pl.Int32, "new")))
         monkeypatch.setattr(slices, "TABLES", {**TABLES, table: wider})
         assert store.manifest(table, "demo", 7) is None
-        assert store.status(SliceKey(table, "demo", 7)) == "damaged"
         assert f"The slice {table} of study demo, layer 7 is damaged (its columns are not those of" in caplog.text
         with pytest.raises(StorageError, match="its columns are not those of the table"):
             store.read(table, "demo", 7)
@@ -271,7 +269,7 @@ def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None
         write(store, "rules", good, layer=8)
     with pytest.raises(StorageError, match="lack columns"):
         write(store, "rules", good.drop("pattern"))
-    assert store.status(SliceKey("rules", "demo", 7)) == "absent"
+    assert not store.path(SliceKey("rules", "demo", 7)).exists()
 
 
 HOLD = """
