@@ -210,8 +210,9 @@ The database: {shown}
 def _open_ui(port: int) -> int:
     _say(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C stops it)")
     command = ["dg", "dev", "--use-active-venv", "--host", "127.0.0.1", "--port", str(port)]
-    project = _own_project(Path.cwd())
-    command += ["--target-path", str(project)] if project else ["-m", "n2g_assets.definitions"]
+    project = _own_project(Path.cwd()) or Path(__file__).parents[1]
+    in_project = (project / "pyproject.toml").is_file()  # not where this package is installed from a wheel
+    command += ["--target-path", str(project)] if in_project else ["-m", "n2g_assets.definitions"]
     os.execv(Path(sys.executable).with_name("dg"), command)
 
 

@@ -7,6 +7,7 @@ none. Where a measure has no denominator, its kind is not named.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,15 +143,17 @@ def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> lis
 
     Two rules are in one component where a chain of shared forms leads across.
     """
-    components: list[tuple[set[bytes], int]] = []
-    for tokens, count in rules:
-        forms, prompts = {form for form in tokens if form is not None}, count
-        apart = []
-        for other_forms, other_prompts in components:
-            if forms.isdisjoint(other_forms):
-                apart.append((other_forms, other_prompts))
-            else:
-                forms |= other_forms
-                prompts += other_prompts
-        components = [*apart, (forms, prompts)]
-    return [prompts for _, prompts in components]
+    import igraph
+
+    form_ids: dict[bytes, int] = {}
+    edges = [
+        (rule, len(rules) + form_ids.setdefault(form, len(form_ids)))
+        for rule, (tokens, _) in enumerate(rules)
+        for form in tokens
+        if form is not None
+    ]
+    graph = igraph.Graph(n=len(rules) + len(form_ids), edges=edges)
+    prompts: Counter[int] = Counter()
+    for component, (_, count) in zip(graph.connected_components().membership, rules, strict=False):
+        prompts[component] += count
+    return list(prompts.values())
