@@ -52,53 +52,37 @@ def _fill(session: Session, layer: int, show: Progress) -> StageReport:
     ledger = _write_ledger(session, layer, units, input_hash)
     manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
-        stage=STAGE.name,
-        study=session.study.name,
-        layer=layer,
-        reused=reused,
-        computed=0 if reused else len(units),
-        kept=len(units) if reused else 0,
-        carried=0,
-        seconds=manifests[STAGE.tables[0]].seconds,
+        stage=STAGE.name, study=session.study.name, layer=layer, input_hash=input_hash, reused=reused,
+        computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
+        seconds=manifests[STAGE.tables[0]].seconds, ledger=ledger,
         rows={table: manifest.rows for table, manifest in manifests.items()},
-        ledger=ledger,
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},
-        input_hash=input_hash,
-    )
+    )  # fmt: skip
 
 
 def _write_ledger(session: Session, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
     stats = session.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
     dead = pl.col("max") <= 0
+    reason = pl.format("a_max is {}: the unit is never positive in the harvest.", "max")
     ledger = stats.select(
-        "unit",
-        "sign",
-        pl.lit(STAGE.name).alias("stage"),
+        "unit", "sign", pl.lit(STAGE.name).alias("stage"),
         pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("ok")).alias("status"),
-        pl.when(dead)
-        .then(pl.format("a_max is {}: the unit is never positive in the harvest.", "max"))
-        .otherwise(pl.lit(""))
-        .alias("reason"),
-    )
+        pl.when(dead).then(reason).otherwise(pl.lit("")).alias("reason"),
+    )  # fmt: skip
     ledger_hash = hash_json([input_hash, units])
     if not session.is_fresh(["ledger"], ledger_hash, layer, part=STAGE.name):
-        session.write(
-            "ledger", ledger, layer=layer, part=STAGE.name, input_hash=ledger_hash, code_version=_CODE_VERSION
-        )
+        part, version = STAGE.name, _CODE_VERSION
+        session.write("ledger", ledger, layer=layer, part=part, input_hash=ledger_hash, code_version=version)
     return dict(ledger.group_by("status").len().iter_rows())
 
 
 def _input_hash(session: Session, layer: int) -> str:
     settings = session.settings
     inputs = {
-        "code_version": _CODE_VERSION,
-        "model": session.model_hash,
-        "contexts": session.harvest_hash,
-        "layer": layer,
-        "harvest": settings.harvest.hashed(),
-        "top_contexts": settings.method.top_contexts,
+        "code_version": _CODE_VERSION, "model": session.model_hash, "contexts": session.harvest_hash, "layer": layer,
+        "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
         "contexts_per_document": settings.method.contexts_per_document,
-    }
+    }  # fmt: skip
     return hash_json(inputs)
 
 

@@ -13,7 +13,6 @@ from n2g_assets.storage.stages import StageReport
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, STAGE, layer,
-        previous="pruned_examples",
         inputs=("pruned_examples",),
         settings=[session.settings.method.part(AugmentSettings)],
         compute=lambda units, a_max, settings: augment_examples(

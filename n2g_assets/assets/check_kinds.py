@@ -42,16 +42,10 @@ def check_results(
 ) -> Iterator[dg.AssetCheckResult]:
     """Runs the checks of one asset.
 
-    Args:
-        session: what the step works with.
-        asset: the asset.
-        checks: its checks.
-        layers: by partition key, the layers of the run, for which each check speaks; it names those in which something
-            is wrong. None for an asset without layers.
+    ``layers`` are the layers of the run by partition key; a check speaks for all of them, and names those in which
+    something is wrong. None for an asset without layers.
     """
-    for check in checks:
-        if not check.applies(session.study):
-            continue
+    for check in (check for check in checks if check.applies(session.study)):
         if layers is None:
             said, metadata = check.faults(session), {}
         else:

@@ -1,14 +1,5 @@
 """Asset checks: what must hold of what a stage has just written.
 
-- ``rows_are_sound``: schema, keys unique and complete against the ledger, no NaN; on every per-layer asset.
-- ``activations_recomputed`` (blocking): stored activations of a sample equal those of a fresh pass of plain
-  transformers, one context at a time without padding; on ``activation_cache`` and ``top_examples``.
-- ``train_and_test_disjoint`` (blocking): no document, or near-duplicate of one, stands on both sides of a unit; on
-  ``top_examples``.
-- ``split_is_sound`` (blocking): contexts and documents agree, near-duplicates stand on one side, and no held-out
-  text stands in the harvest; on ``corpus_tokens``.
-- ``model_is_sane``: the cross-entropy on English prose is that of a trained model; on ``subject_model``.
-
 Those of the scores stand in ``score_checks``. A check is a function of a session and, where its asset has layers, of a
 layer; it returns a sentence for each fault. It runs in the step of its asset.
 """
@@ -164,7 +155,10 @@ def model_is_sane(session: Session) -> list[str]:
 
 # -------------------------------------------------------------------------------------------- all of them
 _SOUND = "Schema, keys unique and complete against the ledger, no NaN."
-_RECOMPUTED = "Stored activations of a sample equal a fresh pass of plain transformers, within 1e-4 of a_max."
+_RECOMPUTED = (
+    "Stored activations of a sample equal those of a fresh pass of plain transformers, one context at a time without "
+    "padding, within 1e-4 of a_max."
+)
 
 
 def _recomputed(table: str) -> Check:
@@ -179,8 +173,7 @@ _OWN: dict[str, tuple[Check, ...]] = {
         Check(
             "split_is_sound",
             "Contexts and documents agree on their split, and no held-out text or near-duplicate is harvested.",
-            split_is_sound,
-            blocking=True,
+            split_is_sound, blocking=True,
         ),
     ),
     "activation_cache": (_recomputed("top_contexts"),),
@@ -189,12 +182,11 @@ _OWN: dict[str, tuple[Check, ...]] = {
         Check(
             "train_and_test_disjoint",
             "No document, and no near-duplicate of one, stands on both sides of a unit, and none of them is held out.",
-            train_and_test_disjoint,
-            blocking=True,
+            train_and_test_disjoint, blocking=True,
         ),
     ),
     "evaluation": SCORE_CHECKS,
-}
+}  # fmt: skip
 
 
 def checks_of(asset: str) -> tuple[Check, ...]:

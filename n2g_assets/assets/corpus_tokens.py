@@ -1,18 +1,20 @@
 """Asset ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.check_kinds import Check, check_results, check_specs
-from n2g_assets.assets.metadata import asset_metadata, preview, rounded
+from n2g_assets.assets.check_kinds import Check
+from n2g_assets.assets.metadata import preview, rounded
 from n2g_assets.assets.progress import progress
-from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
+from n2g_assets.assets.whole import whole_asset
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import CorpusCut
 from n2g_assets.corpus.documents import read_documents
@@ -24,51 +26,36 @@ _TABLES = ("contexts", "documents")
 
 
 def corpus_asset(study: Study, checks: Sequence[Check]) -> dg.AssetsDefinition:
-    """The unpartitioned asset of the study's corpus."""
-
-    @dg.asset(
-        key=study.key("corpus_tokens"),
-        group_name=study.name,
-        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
+    """The asset of the study's corpus."""
+    return whole_asset(
+        study, "corpus_tokens", _work,
         description="The corpus as documents, split once into harvested, held-out and out-of-domain ones "
         "(near-duplicates stay together), and as contexts of token ids.",
-        deps=[study.key("subject_model")],
-        code_version=_CODE_VERSION,
-        check_specs=check_specs(study, "corpus_tokens", checks),
-        metadata=asset_metadata(_TABLES),
-        kinds={"polars", "parquet"},
-        required_resource_keys={"n2g"},
-    )
-    @failing_clearly()
-    def corpus_tokens(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        session = Session(study, context.resources.n2g.open(), context.log)
-        with progress(f"{study.name}/corpus_tokens", "tokens", context.log.info) as show:
-            result, seconds = materialize(session, show)
-        counted = session.manifest("contexts").extra
-        documents, contexts = session.read("documents"), session.read("contexts")
-        tokens = (
-            documents.group_by("split", "source")
-            .agg(pl.len().alias("documents"), pl.col("n_tokens").sum())
-            .sort("split", "source")
-        )
-        splits = dict(documents.group_by("split").agg(pl.col("n_tokens").sum()).iter_rows())
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(session.manifest("contexts").content_hash),
-            metadata={
-                "dagster/row_count": contexts.height,
-                "result": result,
-                "seconds": seconds,
-                "documents": documents.height,
-                **{name: rounded(value) for name, value in counted.items()},
-                **{f"tokens {split}": count for split, count in sorted(splits.items())},
-                "held-out share of tokens": rounded(_held_out_share(splits)),
-                "tokens by source": preview(tokens),
-                "preview": preview(documents, ["source", "name", "kind", "split", "n_tokens"]),
-            },
-            check_results=list(check_results(session, "corpus_tokens", checks)),
-        )
+        deps=["subject_model"], tables=_TABLES, checks=checks, code_version=_CODE_VERSION, kinds={"polars", "parquet"},
+    )  # fmt: skip
 
-    return corpus_tokens
+
+def _work(session: Session) -> dg.MaterializeResult:
+    with progress(f"{session.study.name}/corpus_tokens", "tokens", session.log.info) as show:
+        result, seconds = materialize(session, show)
+    manifest, documents = session.manifest("contexts"), session.read("documents")
+    sources = documents.group_by("split", "source").agg(pl.len().alias("documents"), pl.col("n_tokens").sum())
+    splits = dict(documents.group_by("split").agg(pl.col("n_tokens").sum()).iter_rows())
+    held_out, harvested = splits.get("held_out", 0), splits.get("harvest", 0)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(manifest.content_hash),
+        metadata={
+            "dagster/row_count": manifest.rows,
+            "result": result,
+            "seconds": seconds,
+            "documents": documents.height,
+            **{name: rounded(value) for name, value in manifest.extra.items()},
+            **{f"tokens {split}": count for split, count in sorted(splits.items())},
+            "held-out share of tokens": rounded(held_out / max(held_out + harvested, 1)),
+            "tokens by source": preview(sources.sort("split", "source")),
+            "preview": preview(documents, ["source", "name", "kind", "split", "n_tokens"]),
+        },
+    )
 
 
 def materialize(session: Session, show: Progress) -> tuple[str, float]:
@@ -86,21 +73,14 @@ def materialize(session: Session, show: Progress) -> tuple[str, float]:
     return result, round(session.manifest(_TABLES[0]).seconds, 2)
 
 
-def _held_out_share(tokens: Mapping[str, int]) -> float:
-    return tokens.get("held_out", 0) / max(tokens.get("held_out", 0) + tokens.get("harvest", 0), 1)
-
-
 def _input_hash(session: Session, cut: CorpusCut) -> str:
     settings = session.settings
-    return hash_json(
-        {
-            "code_version": _CODE_VERSION,
-            "model": session.model_hash,
-            "sources": source_fingerprints(settings.corpus, study_folder=session.study.folder, home=session.home),
-            "cut": cut.hashed(),
-            "top_contexts": settings.method.top_contexts,
-        }
-    )
+    inputs = {
+        "code_version": _CODE_VERSION, "model": session.model_hash, "cut": cut.hashed(),
+        "sources": source_fingerprints(settings.corpus, study_folder=session.study.folder, home=session.home),
+        "top_contexts": settings.method.top_contexts,
+    }  # fmt: skip
+    return hash_json(inputs)
 
 
 def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) -> None:
@@ -110,20 +90,12 @@ def _write(session: Session, cut: CorpusCut, input_hash: str, show: Progress) ->
     settings = session.settings
     tokenizer = SubjectTokenizer.load(session.subject_files.folder)
     corpus = read_documents(
-        settings.corpus,
-        study_folder=session.study.folder,
-        home=session.home,
-        encode=tokenizer.encode,
-        bos_id=session.model_row["bos_id"],
-        harvest=cut,
-        needed_contexts=settings.method.top_contexts,
+        settings.corpus, study_folder=session.study.folder, home=session.home, encode=tokenizer.encode,
+        bos_id=session.model_row["bos_id"], harvest=cut, needed_contexts=settings.method.top_contexts,
         progress=lambda done, total: show(done, max(done, total)),
-    )
-    common: dict[str, Any] = {
-        "input_hash": input_hash,
-        "code_version": _CODE_VERSION,
-        "seconds": time.monotonic() - began,
-    }
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    common: dict[str, Any] = {"input_hash": input_hash, "code_version": _CODE_VERSION, "seconds": seconds}
     session.write("documents", corpus.documents, **common)
     counted = {
         "duplicate documents dropped": corpus.duplicates,

@@ -44,7 +44,6 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
     scoring = LayerScoring(session, layer)
     report = fill_layer(
         session, STAGE, layer,
-        previous="neuron_graphs",
         inputs=_unit_inputs(session.study),
         settings=[session.settings.method.part(GraphSettings), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
@@ -90,18 +89,10 @@ class LayerScoring:
         partners = [self._partners[unit] for unit in units if unit in self._partners]
         rows["graph_nodes"] = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
         material = LayerMaterial(
-            layer=layer,
-            rows=rows,
-            a_max=a_max,
-            vocabulary=session.vocabulary,
-            harvest=lambda: session.harvest_text,
-            strongest=session.settings.harvest.strongest,
-            texts=self._texts,
-            partners=self._partners,
-            predictors=study.predictors,
-            method=method,
-            evaluation=evaluation,
-        )
+            layer=layer, rows=rows, a_max=a_max, vocabulary=session.vocabulary, harvest=lambda: session.harvest_text,
+            strongest=session.settings.harvest.strongest, texts=self._texts, partners=self._partners,
+            predictors=study.predictors, method=method, evaluation=evaluation,
+        )  # fmt: skip
         return evaluate_units(units, material)
 
     @property
@@ -139,7 +130,10 @@ class LayerScoring:
 def _write_means(session: Session, layer: int) -> None:
     """Brings the slice ``layer_scores`` up to date: the means of what the units' slices hold."""
     settings, units = session.settings.evaluation, session.units(layer)
-    texts = [text for text in session.study.texts if text in _scored_texts(session)]
+    there = {"top", *session.held_out_contexts}
+    if "random" in there:
+        there.add("quantiles")  # its contexts are drawn from the held-out text
+    texts = [text for text in session.study.texts if text in there]
     expected = [(predictor, text) for text in texts for predictor in session.study.predictors]
     contents = [session.manifest(table, layer).content_hash for table in ("evaluation", "document_scores")]
     input_hash = hash_json(
@@ -158,12 +152,6 @@ def _write_means(session: Session, layer: int) -> None:
         blocks(), units_asked=len(units), draws=settings.bootstrap_draws, seed=settings.seed, expected=expected
     )
     session.write("layer_scores", means, layer=layer, input_hash=input_hash, code_version=_MEANS_CODE_VERSION)
-
-
-def _scored_texts(session: Session) -> set[str]:
-    """The texts that there are tokens for; contexts of every strength are drawn from the held-out text."""
-    texts = {"top", *session.held_out_contexts}
-    return texts | {"quantiles"} if "random" in texts else texts
 
 
 def _figures(session: Session, layer: int) -> Mapping[str, Any]:
@@ -191,9 +179,8 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     binned = [column for column in TABLES["evaluation"].schema if column.startswith("calibration_")]
     evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
     text = "random" if "random" in set(evaluation["text"]) else "top"
-    figure = calibration(
-        evaluation.filter(pl.col("text") == text), title=f"{name}: calibration, layer {layer}, text {text}"
-    )
+    binned_rows = evaluation.filter(pl.col("text") == text)
+    figure = calibration(binned_rows, title=f"{name}: calibration, layer {layer}, text {text}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
 
@@ -208,12 +195,9 @@ def _f1_by_layer(session: Session) -> dict[str, str]:
     for text in session.study.texts:
         scores = means.filter(pl.col("text") == text)
         if scores.height:
-            figure = f1_by_layer(
-                scores,
-                title=f"{name}: F1 of firing by layer, text {text}",
-                published=PUBLISHED_F1 if text == "top" else None,
-                n_layers=session.model_row["n_layers"],
-            )
+            published = PUBLISHED_F1 if text == "top" else None
+            title, n_layers = f"{name}: F1 of firing by layer, text {text}", session.model_row["n_layers"]
+            figure = f1_by_layer(scores, title=title, published=published, n_layers=n_layers)
             images[text] = as_markdown_image(figure)
     return images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,8 +16,7 @@ _PREVIEW_ROWS = 8
 _CELL_CHARACTERS = 40
 
 
-def table_schema(table: Table) -> dg.TableSchema:
-    """The Dagster column schema of a table, with the meaning of every column."""
+def _schema(table: Table) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -30,12 +30,13 @@ def table_schema(table: Table) -> dg.TableSchema:
     )
 
 
-def asset_metadata(tables: tuple[str, ...]) -> dict[str, Any]:
-    """Metadata of an asset that holds for every materialization: the schema of each of its tables."""
-    first, *others = tables
-    schemas: dict[str, Any] = {"dagster/column_schema": dg.MetadataValue.table_schema(table_schema(TABLES[first]))}
-    schemas |= {f"schema of {name}": dg.MetadataValue.table_schema(table_schema(TABLES[name])) for name in others}
-    return schemas
+def asset_metadata(tables: Sequence[str]) -> dict[str, Any]:
+    """Metadata of an asset that holds for every materialization: the schema of each of its tables, the main one first.
+
+    It holds the meaning of every column.
+    """
+    names = ["dagster/column_schema", *(f"schema of {table}" for table in tables[1:])]
+    return dict(zip(names, (dg.MetadataValue.table_schema(_schema(TABLES[table])) for table in tables), strict=False))
 
 
 def preview(frame: pl.DataFrame, columns: list[str] | None = None) -> dg.MetadataValue:

@@ -20,7 +20,6 @@ from n2g_assets.storage.stages import StageReport
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, STAGE, layer,
-        previous="augmented_examples",
         inputs=("pruned_examples", "saliencies", "augmented_examples"),
         settings=[session.settings.method.part(GraphSettings)],
         compute=lambda units, a_max, settings: build_graphs(
@@ -39,11 +38,8 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     number, sign, _ = sizes.row(sizes.height // 2)
     graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
     title = f"{session.study.name}: {unit_text(layer, number, sign)}"
-    return {
-        "a graph": dg.MetadataValue.md(
-            as_markdown_image(draw_graph(graph, title=title, subtitle="graph of median size"))
-        )
-    }
+    picture = draw_graph(graph, title=title, subtitle="graph of median size")
+    return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
 
 
 STAGE = LayerStage(

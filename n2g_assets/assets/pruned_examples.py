@@ -13,7 +13,6 @@ from n2g_assets.storage.stages import StageReport
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, STAGE, layer,
-        previous="top_examples",
         inputs=("top_examples",),
         settings=[session.settings.method.part(PruneSettings)],
         compute=lambda units, a_max, settings: prune_examples(

@@ -29,7 +29,6 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
 
     return fill_layer(
         session, STAGE, layer,
-        previous="neuron_graphs",
         inputs=("rules", "graph_nodes"),
         settings=[
             session.settings.method.part(PredictionSettings), session.settings.evaluation.part(RuleTestSettings),

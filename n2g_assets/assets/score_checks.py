@@ -1,15 +1,8 @@
-"""Asset checks of the scores: what must hold of them, and what a reader should be warned of.
-
-- ``no_unit_is_missing`` (blocking): every unit asked for is in the ledger of every stage, and every unit that is ok has
-  a row for every predictor and text that the study scores.
-- ``graph_beats_token_lookup`` (warns): on the units' own test contexts the graphs' mean F1 is the higher one, and the
-  interval of the difference says so.
-- ``texts_are_there`` (warns): every text has the tokens that the settings ask for.
-- ``shuffled_control_is_near_zero`` (warns): the graph of another unit predicts next to nothing. Where it does not,
-  firing is so common, or so alike among units, that F1 says little.
-"""
+"""Asset checks of the scores: what must hold of them, and what a reader should be warned of."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import polars as pl
 
@@ -23,27 +16,23 @@ NEAR_ZERO = 0.1
 def _none_missing(session: Session, layer: int) -> list[str]:
     asked = {tuple(unit) for unit in session.units(layer)}
     faults = []
-    stages = [
-        key.part for key in session.store.keys(session.study.name) if key.table == "ledger" and key.layer == layer
-    ]
-    for stage in stages:
-        rows = session.read("ledger", layer, part=stage)
-        missing = asked - set(rows.select("unit", "sign").iter_rows())
+    for key in session.store.keys(session.study.name):
+        if key.table != "ledger" or key.layer != layer:
+            continue
+        missing = asked - set(session.read("ledger", layer, part=key.part).select("unit", "sign").iter_rows())
         if missing:
-            faults.append(f"{len(missing)} units are missing from the ledger of {stage}: materialize it again")
+            faults.append(f"{len(missing)} units are missing from the ledger of {key.part}: materialize it again")
     ended = session.read("ledger", layer, part="evaluation")
     sound = set(ended.filter(pl.col("status") == "ok").select("unit", "sign").iter_rows())
     evaluation = session.read("evaluation", layer, columns=["unit", "sign", "predictor", "text"])
     texts = [text for text in session.study.texts if text in set(evaluation["text"])]
-    lone = len(sound) < 2  # then there is no other unit's graph
-    for predictor in session.study.predictors:
-        if predictor == "graph_shuffled" and lone:
+    for predictor, text in product(session.study.predictors, texts):
+        if predictor == "graph_shuffled" and len(sound) < 2:  # there is no other unit's graph
             continue
-        for text in texts:
-            rows = evaluation.filter(pl.col("predictor") == predictor, pl.col("text") == text)
-            missing = sound - set(rows.select("unit", "sign").iter_rows())
-            if missing:
-                faults.append(f"{len(missing)} units have no score of {predictor} on {text}: materialize it again")
+        rows = evaluation.filter(pl.col("predictor") == predictor, pl.col("text") == text)
+        missing = sound - set(rows.select("unit", "sign").iter_rows())
+        if missing:
+            faults.append(f"{len(missing)} units have no score of {predictor} on {text}: materialize it again")
     return faults
 
 
@@ -61,9 +50,9 @@ def _beats_lookup(session: Session, layer: int) -> list[str]:
 
 def _texts_there(session: Session, layer: int) -> list[str]:
     settings = session.settings.evaluation
-    wanted: dict[str, int] = {"random": settings.random_tokens, "out_of_domain": settings.out_of_domain_tokens}
+    wanted = (("random", settings.random_tokens), ("out_of_domain", settings.out_of_domain_tokens))
     faults = []
-    for name, asked in wanted.items():
+    for name, asked in wanted:
         frame = session.held_out_contexts.get(name)
         tokens = 0 if frame is None else int((frame["token_ids"].list.len().cast(pl.Int64) - 1).sum())
         if tokens < asked:
@@ -87,30 +76,23 @@ def _means(session: Session, layer: int, predictor: str) -> pl.DataFrame:
 
 SCORE_CHECKS = (
     Check(
-        "no_unit_is_missing",
-        "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor and text.",
-        _none_missing,
-        blocking=True,
+        "no_unit_is_missing", "Every unit is in the ledger of every stage; every unit that is ok has a row a predictor "
+        "and text that the study scores.",
+        _none_missing, blocking=True,
     ),
     Check(
         "graph_beats_token_lookup",
         "On the units' own test contexts the graphs' mean F1 is above that of the token lookup, interval and all.",
-        _beats_lookup,
-        warns=True,
+        _beats_lookup, warns=True,
     ),
     Check(
-        "texts_are_there",
-        "Every held-out text has as many tokens as the settings ask for.",
-        _texts_there,
-        warns=True,
-        applies=lambda study: "random" in study.texts,
+        "texts_are_there", "Every held-out text has as many tokens as the settings ask for.",
+        _texts_there, warns=True, applies=lambda study: "random" in study.texts,
     ),
     Check(
         "shuffled_control_is_near_zero",
         f"The graph of another unit of the layer has a mean F1 below {NEAR_ZERO} on every text.",
-        _near_zero,
-        warns=True,
-        applies=lambda study: "graph_shuffled" in study.predictors,
+        _near_zero, warns=True, applies=lambda study: "graph_shuffled" in study.predictors,
     ),
-)
+)  # fmt: skip
 """The checks of the asset ``evaluation`` that speak of its scores."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,30 +43,19 @@ class Session:
     """What the steps of one study work with."""
 
     def __init__(self, study: Study, home: Home, log: logging.Logger, *, retry_failed: bool = False) -> None:
-        self.study = study
-        self.home = home
+        self.study, self.home, self.log, self.retry_failed = study, home, log, retry_failed
+        self.settings: StudySettings = study.settings
         self.store = SliceStore(home)
-        self.log = log
-        self.retry_failed = retry_failed
         self.text_layers: tuple[int, ...] = ()
         """Layers whose units are read on the held-out texts together."""
         self._cached_texts: dict[int, dict[str, CachedActivations]] = {}
         self._proposer: Proposer | None = None
 
-    @property
-    def settings(self) -> StudySettings:
-        """The study's settings."""
-        return self.study.settings
-
     # ------------------------------------------------------------------------------------ what is stored
     def read(
-        self,
-        table: str,
-        layer: int | None = None,
-        part: str = "rows",
-        columns: Sequence[str] | None = None,
-        units: Sequence[Unit] | None = None,
-    ) -> pl.DataFrame:
+        self, table: str, layer: int | None = None, part: str = "rows",
+        columns: Sequence[str] | None = None, units: Sequence[Unit] | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
         """The rows of one of this study's slices, or those of some units alone.
 
         Raises:
@@ -122,17 +111,9 @@ class Session:
         return dict(self.read("documents", columns=["document_id", "cluster_id"]).iter_rows())
 
     def write(
-        self,
-        table: str,
-        frame: pl.DataFrame,
-        *,
-        layer: int | None = None,
-        part: str = "rows",
-        input_hash: str,
-        code_version: str,
-        seconds: float = 0.0,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Manifest:
+        self, table: str, frame: pl.DataFrame, *, layer: int | None = None, part: str = "rows", input_hash: str,
+        code_version: str, seconds: float = 0.0, extra: Mapping[str, Any] | None = None,
+    ) -> Manifest:  # fmt: skip
         """Replace one of this study's slices; the columns of study and layer are added."""
         added = [pl.lit(self.study.name).alias("study")]
         if TABLES[table].scope == "layer":
@@ -145,23 +126,16 @@ class Session:
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
         """Whether these slices are there, whole, made from the same inputs and with the columns of today's tables."""
         manifests = {table: self.store.manifest(table, self.study.name, layer, part) for table in tables}
-        return all(
-            manifest is not None and manifest.input_hash == _with_schema(input_hash, table)
-            for table, manifest in manifests.items()
-        )
+        return all(found and found.input_hash == _with_schema(input_hash, name) for name, found in manifests.items())
 
     @property
     def clusters_hash(self) -> str:
         """Hash of which documents are near-duplicates of which."""
-        return hash_json(
-            sorted([document, cluster] for document, cluster in self.cluster_of.items() if document != cluster)
-        )
+        return hash_json(sorted(pair for pair in self.cluster_of.items() if pair[0] != pair[1]))
 
-    @contextmanager
-    def holding(self, what: str) -> Iterator[None]:
+    def holding(self, what: str) -> AbstractContextManager[None]:
         """Hold the lock of one of this study's assets; a second run waits for the first."""
-        with self.store.lock(f"{what}/{self.study.name}"):
-            yield
+        return self.store.lock(f"{what}/{self.study.name}")
 
     @cached_property
     def harvest_hash(self) -> str:
@@ -174,6 +148,9 @@ class Session:
     def units(self, layer: int) -> list[Unit]:
         """The units of a layer that the study asks about."""
         return select_units(self.settings.neurons, self.settings.sign_numbers, layer, self.model_row["d_mlp"])
+
+    def _neurons(self, layers: Sequence[int]) -> dict[int, list[int]]:
+        return {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
 
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
@@ -217,20 +194,12 @@ class Session:
         from n2g_assets.evidence.harvest import harvest
 
         settings = self.settings
-        exact = settings.harvest.dtype == "float32"
         harvested = harvest(
-            self.subject(settings.harvest.dtype),
-            self.contexts,
-            layers,
-            {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers},
-            settings.harvest,
-            top_contexts=settings.method.top_contexts,
-            contexts_per_document=settings.method.contexts_per_document,
-            cache=Cache(self.home),
-            signs=settings.sign_numbers,
-            progress=show,
-            exact_model=None if exact else self.subject(),
-        )
+            self.subject(settings.harvest.dtype), self.contexts, layers, self._neurons(layers), settings.harvest,
+            top_contexts=settings.method.top_contexts, contexts_per_document=settings.method.contexts_per_document,
+            cache=Cache(self.home), signs=settings.sign_numbers, progress=show,
+            exact_model=None if settings.harvest.dtype == "float32" else self.subject(),
+        )  # fmt: skip
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
@@ -252,7 +221,7 @@ class Session:
         return self.contexts if fresh is None else fresh
 
     def cached_texts(self, layer: int) -> dict[str, CachedActivations]:
-        """The activations of a layer's units on the held-out texts; ``text_layers`` are read together, once."""
+        """The activations of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
         if layer not in self._cached_texts:
             layers = self.text_layers if layer in self.text_layers else (layer,)
             with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
@@ -301,18 +270,15 @@ class Session:
 
     def proposer(self, settings: AugmentSettings) -> Proposer:
         """The proposer of substitutes that the settings name, loaded once a session."""
-        if self._proposer is None:
-            self._proposer = self._make_proposer(settings)
-        return self._proposer
-
-    def _make_proposer(self, settings: AugmentSettings) -> Proposer:
-        if settings.proposer == "masked_lm":
+        if self._proposer is None and settings.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
-            return MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
-        from n2g_assets.model.infill import InfillProposer
+            self._proposer = MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
+        elif self._proposer is None:
+            from n2g_assets.model.infill import InfillProposer
 
-        return InfillProposer(self.subject(), self.vocabulary, settings)
+            self._proposer = InfillProposer(self.subject(), self.vocabulary, settings)
+        return self._proposer
 
 
 def _with_schema(input_hash: str, table: str) -> str:

@@ -28,9 +28,6 @@ from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
 
-Extra = Callable[[Session, int], Mapping[str, Any]]
-LayerWork = Callable[[Session, int, Progress], StageReport]
-
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""
 
@@ -51,11 +48,11 @@ class LayerStage:
     description: str
     code_version: str
     """Raised by hand when the same inputs would give other rows."""
-    work: LayerWork
+    work: Callable[[Session, int, Progress], StageReport]
     """Computes or reuses one layer."""
     prepare: Callable[[Session, Sequence[int], Progress], None] | None = None
     """Work for all layers of the run together, before the loop."""
-    extra: Extra | None = None
+    extra: Callable[[Session, int], Mapping[str, Any]] | None = None
     """More metadata, such as figures and pictures; it stands first."""
     preview_columns: list[str] | None = None
     preview_first: pl.Expr | None = None
@@ -160,26 +157,16 @@ def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, 
 
 
 def fill_layer(
-    session: Session,
-    stage: LayerStage,
-    layer: int,
-    *,
-    previous: str,
-    inputs: Sequence[str],
-    settings: Sequence[Settings],
-    compute: Callable[..., BlockResult],
-    show: Progress,
-    without: Sequence[str] = (),
-    also: Any = None,
+    session: Session, stage: LayerStage, layer: int, *, inputs: Sequence[str], settings: Sequence[Settings],
+    compute: Callable[..., BlockResult], show: Progress, without: Sequence[str] = (), also: Any = None,
     also_by_unit: Mapping[Unit, Any] | None = None,
-) -> StageReport:
+) -> StageReport:  # fmt: skip
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
     Args:
         session: what the step works with.
-        stage: the stage.
+        stage: the stage; the first asset it reads is the stage whose ledger says which units have already ended.
         layer: the layer.
-        previous: stage whose ledger says which units have already ended.
         inputs: tables whose rows of a unit are that unit's input.
         settings: what the work is handed of the study's settings, and nothing else: they enter the hash.
         compute: called with a block of units, their a_max and each of ``settings``.
@@ -191,35 +178,27 @@ def fill_layer(
     units = session.units(layer)
     a_max = session.a_max(layer, units)
     hashes = {name: input_hashes(session, name, layer, units, without) for name in inputs}
+    previous = named(STAGES)[stage.name].upstream[0]
     ledger = session.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:
         raise StorageError(
             f"{previous} of layer {layer} has not seen {len(missing)} of the units asked for: materialize it first."
         )
-    ended = ledger.filter(pl.col("status") != "ok")
-    carried = {
-        Unit(row["unit"], row["sign"]): Outcome(row["status"], row["reason"]) for row in ended.iter_rows(named=True)
-    }
+    ended = ledger.filter(pl.col("status") != "ok").select("unit", "sign", "status", "reason")
+    others = also_by_unit or {}
     return fill_units(
         session.store,
-        stage=stage.name,
-        tables=stage.tables,
-        study=session.study.name,
-        layer=layer,
-        code_version=stage.code_version,
+        stage=stage.name, tables=stage.tables, study=session.study.name, layer=layer, code_version=stage.code_version,
         settings_hash=hash_json([session.model_hash, [part.hashed() for part in settings], also]),
         units=units,
         unit_inputs={
-            unit: hash_json([a_max[unit], (also_by_unit or {}).get(unit), *(hashes[name][unit] for name in inputs)])
-            for unit in units
+            unit: hash_json([a_max[unit], others.get(unit), *(hashes[name][unit] for name in inputs)]) for unit in units
         },
-        carried=carried,
+        carried={Unit(number, sign): Outcome(*how) for number, sign, *how in ended.iter_rows()},
         compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}, *settings),
-        block_size=session.settings.method.units_per_block,
-        progress=show,
-        retry_failed=session.retry_failed,
-    )
+        block_size=session.settings.method.units_per_block, progress=show, retry_failed=session.retry_failed,
+    )  # fmt: skip
 
 
 def input_hashes(

@@ -1,5 +1,7 @@
 """Asset ``subject_model``: fetches, converts, loads and verifies the model."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Sequence
@@ -10,11 +12,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.check_kinds import Check, check_results, check_specs
-from n2g_assets.assets.metadata import asset_metadata, preview, rounded
-from n2g_assets.assets.resource import failing_clearly
+from n2g_assets.assets.check_kinds import Check
+from n2g_assets.assets.metadata import preview, rounded
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
+from n2g_assets.assets.whole import whole_asset
 from n2g_assets.core.settings import NeuronSample
 from n2g_assets.storage.slices import hash_json
 
@@ -43,7 +45,7 @@ class _Asked:
     """The content hash of the masked language model, where one proposes substitutes."""
 
     @classmethod
-    def of(cls, session: Session) -> "_Asked":
+    def of(cls, session: Session) -> _Asked:
         settings, method = session.settings, session.settings.method
         neurons = settings.neurons
         return cls(
@@ -60,38 +62,27 @@ class _Asked:
 
 
 def subject_asset(study: Study, checks: Sequence[Check]) -> dg.AssetsDefinition:
-    """The unpartitioned asset of the study's subject model."""
-
-    @dg.asset(
-        key=study.key("subject_model"),
-        group_name=study.name,
-        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
+    """The asset of the study's subject model."""
+    return whole_asset(
+        study, "subject_model", _work,
         description="The language model whose units are explained: fetched, checked against its sha256, verified to "
         "give the same logits and activations in transformers and in TransformerLens.",
-        code_version=_CODE_VERSION,
-        check_specs=check_specs(study, "subject_model", checks),
-        metadata=asset_metadata((*_TABLES, "studies")),
-        kinds={"torch", "huggingface"},
-        required_resource_keys={"n2g"},
-    )
-    @failing_clearly()
-    def subject_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        session = Session(study, context.resources.n2g.open(), context.log)
-        result, seconds = materialize(session)
-        row = session.model_row
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(session.model_hash),
-            metadata={
-                "dagster/row_count": 1,
-                "result": result,
-                "seconds": seconds,
-                **{name: rounded(value) for name, value in row.items() if name != "study"},
-                "preview": preview(session.read("vocabulary").drop("study").slice(1000)),
-            },
-            check_results=list(check_results(session, "subject_model", checks)),
-        )
+        tables=(*_TABLES, "studies"), checks=checks, code_version=_CODE_VERSION, kinds={"torch", "huggingface"},
+    )  # fmt: skip
 
-    return subject_model
+
+def _work(session: Session) -> dg.MaterializeResult:
+    result, seconds = materialize(session)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(session.model_hash),
+        metadata={
+            "dagster/row_count": 1,
+            "result": result,
+            "seconds": seconds,
+            **{name: rounded(value) for name, value in session.model_row.items() if name != "study"},
+            "preview": preview(session.read("vocabulary").drop("study").slice(1000)),
+        },
+    )
 
 
 def materialize(session: Session) -> tuple[str, float]:
@@ -111,14 +102,8 @@ def materialize(session: Session) -> tuple[str, float]:
 
 
 def _input_hash(session: Session, asked: _Asked) -> str:
-    return hash_json(
-        {
-            "code_version": _CODE_VERSION,
-            "file_sha256": session.subject_files.file_sha256,
-            "settings": asdict(asked),
-            "versions": {name: version(name) for name in _USED},
-        }
-    )
+    inputs = {"code_version": _CODE_VERSION, "file_sha256": session.subject_files.file_sha256}
+    return hash_json(inputs | {"settings": asdict(asked), "versions": {name: version(name) for name in _USED}})
 
 
 def _write(session: Session, asked: _Asked, input_hash: str) -> None:

@@ -13,7 +13,6 @@ from n2g_assets.storage.stages import StageReport
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, STAGE, layer,
-        previous="activation_cache",
         inputs=("top_contexts",),
         without=("activations",),
         settings=[session.settings.method.part(TopExampleSettings)],

@@ -23,7 +23,7 @@ class Stage:
     tables: tuple[str, ...]
     """Tables that it writes, the main one first."""
     upstream: tuple[str, ...]
-    """Assets that it reads."""
+    """Assets that it reads; after the first stage, the first one's ledger says which units have ended."""
     presets: tuple[Preset, ...] = ("full", "paper")
     """Presets of a study that have this stage."""
 

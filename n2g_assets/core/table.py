@@ -12,23 +12,12 @@ from n2g_assets.core.errors import StorageError
 Dtype = pl.DataType | type[pl.DataType]
 
 _DUCKDB_TYPES: dict[Dtype, str] = {
-    pl.String: "VARCHAR",
-    pl.Binary: "BLOB",
-    pl.Boolean: "BOOLEAN",
-    pl.Int8: "TINYINT",
-    pl.Int32: "INTEGER",
-    pl.Int64: "BIGINT",
-    pl.Float32: "REAL",
-    pl.Float64: "DOUBLE",
-    pl.Datetime("us"): "TIMESTAMP",
-    pl.List(pl.Int32): "INTEGER[]",
-    pl.List(pl.Int64): "BIGINT[]",
-    pl.List(pl.List(pl.Int32)): "INTEGER[][]",
-    pl.List(pl.Float32): "REAL[]",
-    pl.List(pl.Float64): "DOUBLE[]",
-    pl.List(pl.Binary): "BLOB[]",
+    pl.String: "VARCHAR", pl.Binary: "BLOB", pl.Boolean: "BOOLEAN", pl.Int8: "TINYINT", pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT", pl.Float32: "REAL", pl.Float64: "DOUBLE", pl.Datetime("us"): "TIMESTAMP",
+    pl.List(pl.Int32): "INTEGER[]", pl.List(pl.Int64): "BIGINT[]", pl.List(pl.List(pl.Int32)): "INTEGER[][]",
+    pl.List(pl.Float32): "REAL[]", pl.List(pl.Float64): "DOUBLE[]", pl.List(pl.Binary): "BLOB[]",
     pl.List(pl.String): "VARCHAR[]",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

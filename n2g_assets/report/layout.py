@@ -67,9 +67,8 @@ def lay_out(nodes: pl.DataFrame, max_nodes: int = 40) -> Layout:
         nodes: the unit's rows of the table ``graph_nodes``.
         max_nodes: nodes drawn, runs counted once; the strongest rule is shown even if it alone is longer.
     """
-    everything = {
-        node.node_id: node for node in (Node(*row) for row in nodes.select(Node._fields).sort("node_id").iter_rows())
-    }
+    rows_in_order = nodes.select(Node._fields).sort("node_id").iter_rows()
+    everything = {row[0]: Node(*row) for row in rows_in_order}
     shown = _strongest(everything, max_nodes)
     placed: list[PlacedNode] = []
     alone: list[Node] = []
@@ -87,13 +86,8 @@ def lay_out(nodes: pl.DataFrame, max_nodes: int = 40) -> Layout:
             place = index[parent] if parent is not None else None
             placed.append(PlacedNode(node, place, run[node_id], columns[node_id], top + rows[node_id]))
         top += max(rows.values()) + 1
-    return Layout(
-        nodes=tuple(placed),
-        alone=tuple(alone),
-        rows=top,
-        hidden_nodes=len(everything) - len(shown),
-        hidden_rules=_rules(everything) - _rules(shown),
-    )
+    hidden_rules = sum(node.end_activation is not None for id_, node in everything.items() if id_ not in shown)
+    return Layout(tuple(placed), tuple(alone), top, len(everything) - len(shown), hidden_rules)
 
 
 def _strongest(everything: dict[int, Node], max_nodes: int) -> dict[int, Node]:
@@ -130,9 +124,7 @@ def _without_runs(nodes: dict[int, Node]) -> tuple[dict[int, tuple[Node, int | N
     }
     drawn: dict[int, tuple[Node, int | None]] = {}
     run: dict[int, int] = {}
-    for node_id in sorted(nodes):
-        if node_id in swallowed:
-            continue
+    for node_id in sorted(nodes.keys() - swallowed):
         length, parent = 1, nodes[node_id].parent_id
         while parent in swallowed:
             length, parent = length + 1, nodes[parent].parent_id
@@ -148,10 +140,6 @@ def _trees(nodes: dict[int, Node]) -> dict[int, list[Node]]:
         root[node.node_id] = node.node_id if node.parent_id is None else root[node.parent_id]
         trees.setdefault(root[node.node_id], []).append(node)
     return trees
-
-
-def _rules(nodes: dict[int, Node]) -> int:
-    return sum(node.end_activation is not None for node in nodes.values())
 
 
 def _tidy(root: int, drawn: dict[int, tuple[Node, int | None]]) -> tuple[dict[int, int], dict[int, float]]:

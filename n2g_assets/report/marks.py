@@ -65,17 +65,9 @@ def sans_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def label(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float,
-    fill: str,
-    font: str = SANS,
-    anchor: str = "start",
-    bold: bool = False,
-    room: float | None = None,
-) -> str:
+    x: float, y: float, text: str, *, size: float, fill: str, font: str = SANS, anchor: str = "start",
+    bold: bool = False, room: float | None = None,
+) -> str:  # fmt: skip
     """One line of text on a baseline, cut with an ellipsis where it would be wider than ``room`` pixels."""
     text = clean_text(text)
     if room is not None:
@@ -88,24 +80,15 @@ def label(
 
 
 def box(
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    *,
-    fill: str,
-    stroke: str = "none",
-    radius: float = 0.0,
+    x: float, y: float, width: float, height: float, *, fill: str, stroke: str = "none", radius: float = 0.0,
     dashed: bool = False,
-) -> str:
+) -> str:  # fmt: skip
     """A rectangle, with rounded corners if asked."""
     rounded = f' rx="{number(radius)}"' if radius else ""
     line = "" if stroke == "none" else f' stroke="{stroke}" stroke-width="1.2"'
     dashes = ' stroke-dasharray="4 3"' if dashed else ""
-    return (
-        f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}"{rounded} '
-        f'fill="{fill}"{line}{dashes}/>'
-    )
+    size = f'width="{number(width)}" height="{number(height)}"'
+    return f'<rect x="{number(x)}" y="{number(y)}" {size}{rounded} fill="{fill}"{line}{dashes}/>'
 
 
 def short_share(value: float) -> str:

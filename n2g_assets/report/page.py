@@ -39,7 +39,7 @@ PUBLISHED = tuple(
 )  # fmt: skip
 """Means of firing by layer that the paper (arXiv 2305.19911) gives for SoLU-6L, 50 units a layer."""
 
-_EXAMPLES, _EXAMPLE_RULES = 3, 8
+_EXAMPLE_RULES = 8
 _EXAMPLE_NODES = 40
 """A larger graph is no example: nobody reads it."""
 
@@ -91,12 +91,9 @@ def _templates() -> Environment:
     """The templates with their filters, compiled once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    loader = PackageLoader("n2g_assets.report")
     environment = Environment(
-        loader=PackageLoader("n2g_assets.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (
         wording.share, wording.plain_share, wording.interval, wording.at_layer, wording.percent, wording.number,
@@ -125,11 +122,7 @@ class _Study:
 
 
 def _facts(database: _Study) -> dict[str, Any]:
-    """What every section speaks of.
-
-    Raises:
-        StorageError: the study is not in the database, or none of its layers is evaluated.
-    """
+    """What every section speaks of; ``render_report`` says what it raises."""
     found = database.rows("studies")
     if not found:
         raise StorageError(
@@ -175,10 +168,9 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         return as_address(f1_by_layer(rows, title=title, published=published, n_layers=facts["model"]["n_layers"]))
 
     def curves_picture(text: Any) -> str:
-        query = (
-            "SELECT predictor, levels_firing, levels_silent FROM layer_scores WHERE study = $study AND text = $text "
-        )
-        rows = database.frame(query + "AND predictor <> 'always_zero' ORDER BY layer", text=text.name)
+        where = "study = $study AND text = $text AND predictor <> 'always_zero'"
+        columns = "predictor, levels_firing, levels_silent"
+        rows = database.frame(f"SELECT {columns} FROM layer_scores WHERE {where} ORDER BY layer", text=text.name)
         return as_address(precision_recall(rows, title="Precision and recall of firing", threshold=threshold))
 
     def calibration_picture(text: Any) -> str:
@@ -186,12 +178,10 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         query = f"SELECT {columns} FROM evaluation WHERE study = $study AND text = $text ORDER BY layer, unit, sign"
         return as_address(calibration(database.frame(query, text=text.name), title="Calibration"))
 
-    return {
-        "f1_picture": f1_picture,
-        "curves_picture": curves_picture,
-        "calibration_picture": calibration_picture,
-        "examples": lambda: [_example(database, row) for row in _example_units(database, facts["layers"])],
-    }
+    def examples() -> list[dict[str, Any]]:
+        return [_example(database, row) for row in _example_units(database, facts["layers"])]
+
+    return {function.__name__: function for function in (f1_picture, curves_picture, calibration_picture, examples)}
 
 
 def _example_units(database: _Study, layers: Sequence[int]) -> list[dict[str, Any]]:
@@ -201,7 +191,7 @@ def _example_units(database: _Study, layers: Sequence[int]) -> list[dict[str, An
         WHERE study = $study AND list_contains($layers, layer) AND n_nodes BETWEEN 1 AND {_EXAMPLE_NODES}
         QUALIFY row_number() OVER (PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign) = 1
         ORDER BY layer"""
-    picked = sorted({layers[0], layers[len(layers) // 2], layers[-1]})[:_EXAMPLES]
+    picked = sorted({layers[0], layers[len(layers) // 2], layers[-1]})
     return list(database.frame(query, layers=picked).iter_rows(named=True))
 
 
@@ -211,10 +201,7 @@ def _example(database: _Study, row: dict[str, Any]) -> dict[str, Any]:
     where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
     nodes = database.frame(f"SELECT * FROM graph_nodes WHERE {where} ORDER BY node_id", **key)
     name = wording.unit_name(row)
-    svg = draw_graph(
-        nodes,
-        title=wording.upper_first(name),
-        subtitle=f"F1 on its test contexts {wording.plain_share(row['graph_f1'])}",
-    )
+    score = f"F1 on its test contexts {wording.plain_share(row['graph_f1'])}"
+    svg = draw_graph(nodes, title=wording.upper_first(name), subtitle=score)
     rules = database.rows("unit_rules", "rule_id", **key)[:_EXAMPLE_RULES]
     return {"name": name, "address": as_address(svg), "rules": rules}

@@ -63,13 +63,13 @@ def f1_by_layer(
     """Mean F1 of firing over all units asked for (``f1_all``) with 95 % intervals, by layer and predictor.
 
     Args:
-        scores: rows of ``layer_scores`` or ``layer_summary`` of one study and one text.
+        scores: rows of ``layer_scores`` of one study and one text.
         title: first line.
         published: F1 by layer of another model, drawn over relative depth; None draws none.
         n_layers: layers of the subject model, for the relative depth; None: the deepest layer is the last.
 
     Returns:
-        The SVG document as text: predictors above, and below them the controls beside the graph.
+        The SVG document: predictors above, and below them the controls beside the graph.
     """
     shown = styles(scores["predictor"].unique())
     controls = [entry for entry in shown if entry.role == "control"]
@@ -85,9 +85,8 @@ def f1_by_layer(
     width = max(_NARROWEST, span / distance * (3.6 * most / 0.72))
     step = min(0.72 * distance / max(most, 1), 7.5 * span / width)
     size_of_mark = min(6.0, 1.5 * step * width / span)
-    names = [entry.label for entry in shown]
-    if line:
-        names.append("published for SoLU-6L, another model, at the same relative depth")
+    published_name = ["published for SoLU-6L, another model, at the same relative depth"] if line else []
+    names = [entry.label for entry in shown] + published_name
     columns = int(width // 130)
     legend = _LINE * (-(-len(shown) // columns) + bool(line))
     height = _HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
@@ -124,14 +123,14 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
     """Precision-recall curves of firing, the predicted activation as score.
 
     Args:
-        scores: rows with the columns ``predictor``, ``levels_firing`` and ``levels_silent``, as in ``layer_scores``:
-            firing and silent tokens by their prediction in hundredths, 0 to 100. Rows of one predictor are summed.
+        scores: rows of ``layer_scores``, with the columns ``predictor``, ``levels_firing`` and ``levels_silent``. Rows
+            of one predictor are summed.
         title: first line.
         threshold: prediction from which a token is predicted to fire; marked on every curve.
 
     Returns:
-        The SVG document as text. A step of a curve has the precision reached at its right end, so that the area
-        under a curve is its average precision; the dotted rest are tokens of which the predictor says nothing.
+        The SVG document. A step of a curve has the precision reached at its right end, so that the area under a curve
+        is its average precision; the dotted rest are tokens of which the predictor says nothing.
     """
     shown = styles(scores["predictor"].unique())
     names, shares = [], []
@@ -177,16 +176,12 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
     """Mean actual activation by mean predicted activation, and how many tokens stand behind each mean.
 
     Args:
-        rows: rows with the columns ``predictor``, ``calibration_tokens``, ``calibration_predicted`` and
-            ``calibration_actual``, as in ``evaluation``: tokens, sum of the predicted and sum of the actual normalised
-            activations in eleven bins of the prediction: 0, (0, .1), [.1, .2) and so on, .9 and more. Rows of one
-            predictor are summed; controls are left out.
+        rows: of ``evaluation``, with the columns ``predictor``, ``calibration_tokens``, ``calibration_predicted`` and
+            ``calibration_actual``. Rows of one predictor are summed; controls are left out.
         title: first line.
-
-    Returns:
-        The SVG document as text.
     """
     shown = [entry for entry in styles(rows["predictor"].unique()) if entry.role != "control"]
+    binned = ("calibration_tokens", "calibration_predicted", "calibration_actual")
     left, column, side = 100.0, 23.0, 225.0
     below = 54.0 + _LINE * len(shown) + 12.0
     with _style():
@@ -201,17 +196,13 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
         _words(axes, -left + _RIGHT, -44.0, "tokens", origin="axes", color=MUTED, fontsize=8)
         low, high = 0.0, 1.0
         for i, entry in enumerate(shown):
-            tokens, predicted, actual = _sums(rows, entry.name, *(f"calibration_{x}" for x in _BINNED))
+            tokens, predicted, actual = _sums(rows, entry.name, *binned)
             used = (tokens > 0) & np.isfinite(predicted) & np.isfinite(actual)
-            count, x, y = (
-                tokens[used],
-                (predicted / np.maximum(tokens, 1))[used],
-                (actual / np.maximum(tokens, 1))[used],
-            )
+            count, x, y = tokens[used], predicted[used] / tokens[used], actual[used] / tokens[used]
             low, high = min([low, *y]), max([high, *y])
             axes.plot(x[x > 0], y[x > 0], color=entry.color, linewidth=0.8, alpha=0.45)
             x = np.where(x > 0, np.minimum(x, 1.05), -0.1 + 0.1 * (i + 1) / (len(shown) + 1))
-            size = (3.6 + 0.75 * np.log10(np.maximum(count, 1))) ** 2
+            size = (3.6 + 0.75 * np.log10(count)) ** 2
             paint: dict[str, Any] = {"facecolors": entry.color, "edgecolors": PAPER, "linewidths": 0.6}
             axes.scatter(x, y, size, marker=entry.marker, alpha=0.85, zorder=3, gid=f"bins {entry.label}", **paint)
             line = -44.0 - _LINE * (i + 1)
@@ -229,20 +220,15 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
         return _svg(figure, title)
 
 
-_BINNED = ("tokens", "predicted", "actual")
-
-
 def _means(axes: Axes, rows: pl.DataFrame, entry: Predictor, offset: float, size: float) -> None:
     """One predictor's means, their intervals, and a faint line from layer to layer."""
-    columns = [pl.col(name) for name in ("f1_all", "f1_all_low", "f1_all_high")]
-    rows = rows.sort("layer").select("layer", *columns).filter(pl.col("f1_all").is_finite())
+    rows = rows.sort("layer").filter(pl.col("f1_all").is_finite())
     x = rows["layer"].to_numpy() + offset
     if entry.role != "control":
         axes.plot(x, rows["f1_all"], color=entry.color, linewidth=0.8, alpha=0.35)
-    known = rows.select((pl.col("f1_all_low").is_finite() & pl.col("f1_all_high").is_finite()).fill_null(False))
-    ends = rows.filter(known.to_series())
+    ends = rows.filter(pl.col("f1_all_low").is_finite(), pl.col("f1_all_high").is_finite())
     bars: dict[str, Any] = {"color": entry.color, "linewidth": 1.0, "gid": f"intervals {entry.label}"}
-    axes.vlines(x[known.to_series().to_numpy()], ends["f1_all_low"], ends["f1_all_high"], **bars)
+    axes.vlines(ends["layer"].to_numpy() + offset, ends["f1_all_low"], ends["f1_all_high"], **bars)
     mark = _mark(entry, size) | {"gid": f"means {entry.label}"}
     axes.plot(x, rows["f1_all"], clip_on=False, zorder=3, **mark)
 
@@ -296,8 +282,7 @@ def _style() -> AbstractContextManager[None]:
         "axes.edgecolor": GREY, "axes.labelcolor": MUTED, "axes.labelpad": 5.0, "axes.grid": True,
         "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": PALE, "grid.linewidth": 0.8,
         "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
-        "xtick.major.pad": 6.5,
-        "figure.facecolor": PAPER, "axes.facecolor": "none", "path.simplify": False,
+        "xtick.major.pad": 6.5, "figure.facecolor": PAPER, "axes.facecolor": "none", "path.simplify": False,
     }  # fmt: skip
     return rc_context(settings)
 

@@ -50,11 +50,7 @@ def study_summary(home: Home, study: str) -> str:
         lines.append(table_text(pl.DataFrame(layers, schema=names, orient="row")))
         lines.append("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, unit, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
-            rules = pl.DataFrame(
-                database.execute(_RULES, [study, layer, unit, sign]).fetchall(),
-                schema=["rule_id", "pattern", "activation", "count"],
-                orient="row",
-            )
+            rules = database.sql(_RULES, params=[study, layer, unit, sign]).pl()
             score = "not defined" if f1 is None else f"{f1:.2f}"
             title = f"{unit_text(layer, unit, sign).capitalize()}: F1 {score}"
             lines.append("\n" + graph_text(rules, title=title, limit=6))

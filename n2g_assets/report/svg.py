@@ -7,7 +7,7 @@ the reader's fonts only, and refers to nothing outside itself; every token is es
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from n2g_assets.report.marks import (
     MONO,
     MUTED,
     PALE,
-    Ramp,
+    PAPER,
     activation_ramp,
     box,
     document,
@@ -38,8 +38,7 @@ _ALONE_GAP, _ALONE_WIDTH, _LONGEST_BOX = 16.0, 720.0, 280.0
 _LEGEND_WIDTH, _MAX_TITLE = 590.0, 1000.0
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """The rectangle of one node, its end mark not included."""
 
     x: float
@@ -126,7 +125,7 @@ def _trees_width(layout: Layout) -> float:
 
 def _alone_width(layout: Layout) -> float:
     """Width of the lines of nodes without context: as wide as the trees, if that is enough to be readable."""
-    everything = sum(_node_width(node, 1) + _pill(node) + _ALONE_GAP for node in layout.alone)
+    everything = sum(_alone(node) for node in layout.alone)
     return min(everything, max(_trees_width(layout), _ALONE_WIDTH))
 
 
@@ -146,7 +145,7 @@ def _alone_boxes(layout: Layout, right: float, top: float) -> list[Box]:
     room, used = max(_alone_width(layout), _LONGEST_BOX), 0.0
     lines: list[list[Node]] = [[]]
     for node in layout.alone:
-        width = _node_width(node, 1) + _pill(node) + _ALONE_GAP
+        width = _alone(node)
         if lines[-1] and used + width > room + _ALONE_GAP:
             lines.append([])
             used = 0.0
@@ -154,12 +153,16 @@ def _alone_boxes(layout: Layout, right: float, top: float) -> list[Box]:
         used += width
     boxes = []
     for i, line in enumerate(lines):
-        x = right + _ALONE_GAP - sum(_node_width(node, 1) + _pill(node) + _ALONE_GAP for node in line)
+        x = right + _ALONE_GAP - sum(_alone(node) for node in line)
         for node in line:
-            width = _node_width(node, 1)
-            boxes.append(Box(x + _pill(node), top + i * _ROW + (_ROW - _BOX) / 2, width, _BOX))
-            x += _pill(node) + width + _ALONE_GAP
+            boxes.append(Box(x + _pill(node), top + i * _ROW + (_ROW - _BOX) / 2, _node_width(node, 1), _BOX))
+            x += _alone(node)
     return boxes
+
+
+def _alone(node: Node) -> float:
+    """Room that a node takes in a line of nodes without context."""
+    return _node_width(node, 1) + _pill(node) + _ALONE_GAP
 
 
 def _edges(layout: Layout, boxes: list[Box]) -> list[str]:
@@ -187,7 +190,7 @@ def _node(node: Node, run: int, place: Box) -> str:
         parts.append(ending(place.x - _PILL, middle, node.end_activation))
     if node.kind == "ignore":
         radius = place.height / 2
-        parts.append(box(place.x, place.y, place.width, place.height, fill=PALE, stroke=GREY, radius=radius))
+        parts.append(box(*place, fill=PALE, stroke=GREY, radius=radius))
         text, drop = ("*", 6.5) if run == 1 else (f"*×{run}", 4.5)
         parts.append(label(centre, middle + drop, text, size=13, fill=MUTED, font=MONO, anchor="middle"))
     else:
@@ -195,15 +198,10 @@ def _node(node: Node, run: int, place: Box) -> str:
         ramp, value = (activation_ramp, node.activation) if activating else (importance_ramp, node.importance)
         text = shorten(_text(node), _LONGEST)
         ink = ramp.ink(value) if value is not None else INK
-        parts.append(_filled(place, ramp, value))
+        look: dict[str, Any] = {"fill": PAPER, "dashed": True} if value is None else {"fill": ramp.color(value)}
+        parts.append(box(*place, stroke=ramp.line, radius=7, **look))
         parts.append(label(centre, middle + 4.7, text, size=13.5, fill=ink, font=MONO, anchor="middle"))
     return f'<g class="node {node.kind}">{"".join(parts)}</g>'
-
-
-def _filled(place: Box, ramp: Ramp, value: float | None) -> str:
-    if value is None:
-        return box(place.x, place.y, place.width, place.height, fill="#ffffff", stroke=ramp.line, radius=7, dashed=True)
-    return box(place.x, place.y, place.width, place.height, fill=ramp.color(value), stroke=ramp.line, radius=7)
 
 
 def _tooltip(node: Node, run: int) -> str:

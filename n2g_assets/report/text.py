@@ -6,7 +6,6 @@ Model text is untrusted text: whatever could move a cursor, reverse a line or hi
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
 
 import polars as pl
 
@@ -60,14 +59,8 @@ def count_text(count: int) -> str:
 def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8, width: int = 72) -> str:
     """One unit's token graph for a terminal: a title line, then its rules, strongest first.
 
-    Args:
-        rules: the unit's rows of the table ``rules``.
-        title: first line.
-        limit: rules shown; a last line says how many are not.
-        width: columns that a pattern may take.
-
-    Returns:
-        Lines such as ``0.93 ███████▌  All * [except]   (4 prompts)``, joined by line breaks.
+    Of the rows of the table ``rules``, ``limit`` are shown, such as ``0.93 ███████▌  All * [except]   (4 prompts)``,
+    with patterns cut to ``width`` columns; a last line says how many are not.
     """
     lines = [clean_text(title)]
     ordered = rules.sort(["activation", "count", "rule_id"], descending=[True, True, False])
@@ -94,8 +87,8 @@ def table_text(frame: pl.DataFrame) -> str:
     if not columns:
         return ""
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
-    rule = "  ".join("─" * text_width(column[0]) for column in columns)
-    return "\n".join([lines[0], rule, *lines[1:]])
+    lines.insert(1, "  ".join("─" * text_width(column[0]) for column in columns))
+    return "\n".join(lines)
 
 
 def _character_width(character: str) -> int:
@@ -118,8 +111,7 @@ def _cell(value: object) -> str:
     return shorten(display_text(value) if isinstance(value, bytes) else clean_text(str(value)), 60)
 
 
-def _aligned(cells: Iterable[str], right: bool) -> list[str]:
-    cells = list(cells)
+def _aligned(cells: list[str], right: bool) -> list[str]:
     width = max(text_width(cell) for cell in cells)
     gaps = [" " * (width - text_width(cell)) for cell in cells]
     return [gap + cell if right else cell + gap for cell, gap in zip(cells, gaps, strict=True)]
