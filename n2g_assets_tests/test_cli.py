@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from n2g_assets import cli
 from n2g_assets.assets import subject_model
+from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
 from n2g_assets_tests.assets.studies import tiny_study
 
 
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory) -> Path:
+    """A prepared ``DAGSTER_HOME``, which takes seconds to make."""
+    with mock.patch.dict(os.environ):
+        return prepare_instance(Home(tmp_path_factory.mktemp("prepared")))
+
+
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """``n2g run tiny`` on an empty home."""
+def tiny(tmp_path, monkeypatch, instance):
+    """``n2g run tiny`` on a home that holds no data."""
+    shutil.copytree(instance, tmp_path / "home" / "dagster")
     monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", "")
     study = tiny_study(tmp_path, preset="paper")

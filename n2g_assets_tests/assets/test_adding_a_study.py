@@ -1,6 +1,6 @@
 """A user adds a study by adding a folder with a ``defs.yaml`` to a Dagster project: every launch line then works.
 
-Each line is tried on an empty home. Two are real processes in a project folder of their own; the others run in process.
+Each line is tried on an empty home. One is a real process in a project folder of its own; the others run in process.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -17,6 +18,7 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from n2g_assets import cli
+from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
@@ -50,6 +52,7 @@ root_module = "own"
 """
 DEFINITIONS = """\
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 
@@ -77,11 +80,12 @@ def project(tmp_path_factory) -> Path:
 
 
 def run(project: Path, home: Path, *command: str) -> subprocess.CompletedProcess:
-    """A command in the project folder, with an empty home."""
-    home.mkdir()
+    """A command in the project folder, with an empty home that ``n2g init`` has made ready."""
+    with mock.patch.dict(os.environ):
+        prepare_instance(Home(home))
     package = str(Path(cli.__file__).parents[1])
-    environment = {**os.environ, "N2G_HOME": str(home), "PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    environment.pop("DAGSTER_HOME", None)
+    environment = {**os.environ, "N2G_HOME": str(home), "DAGSTER_HOME": str(Home(home).dagster)}
+    environment |= {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -99,21 +103,11 @@ def assert_quiet(done: subprocess.CompletedProcess) -> None:
         assert word not in said, word
 
 
-# -------------------------------------------------------------------------------------------- real processes
+# -------------------------------------------------------------------------------------------- a real process
 def test_dg_launch_of_the_job_without_a_partition_takes_all_layers(project, tmp_path):
     dg_command = str(Path(sys.executable).with_name("dg"))
     assert_quiet(run(project, tmp_path / "home", dg_command, "launch", "--job", "notes"))
     assert_whole(tmp_path / "home")
-
-
-def test_n2g_run_ends_by_saying_where_report_and_database_are(project, tmp_path):
-    done = run(project, tmp_path / "home", sys.executable, "-m", "n2g_assets.cli", "run", "notes", "--layers", "2")
-    assert_quiet(done)
-    assert_whole(tmp_path / "home", {2})
-    assert "reports/notes.html" in done.stdout
-    assert "n2g.duckdb" in done.stdout
-    assert "F1 of firing in study 'notes'" in done.stdout
-    assert (tmp_path / "home" / "dagster" / "dagster.yaml").read_text().find("telemetry") > 0
 
 
 # -------------------------------------------------------------------------------------------- in process
@@ -125,6 +119,21 @@ def definitions(project, tmp_path, monkeypatch) -> dg.Definitions:
     for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
         monkeypatch.delitem(sys.modules, name)
     return dg.load_from_defs_folder(path_within_project=project)
+
+
+def test_n2g_run_ends_by_saying_where_report_and_database_are(project, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    monkeypatch.setenv("N2G_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["run", "notes", "--layers", "2"]) == 0
+    assert_whole(home, {2})
+    said = capsys.readouterr().out
+    assert "reports/notes.html" in said
+    assert "n2g.duckdb" in said
+    assert "F1 of firing in study 'notes'" in said
+    assert (home / "dagster" / "dagster.yaml").read_text().find("telemetry") > 0
 
 
 def test_the_group_from_the_page_or_the_command_line_runs_as_one_run_of_a_range(definitions, tmp_path, instance):

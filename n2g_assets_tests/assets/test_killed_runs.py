@@ -1,20 +1,19 @@
-"""A run that dies in any stage, then the same command: it goes on, and ends with the rows of an undisturbed run."""
+"""A run that dies in any stage, then the same command: it goes on, and ends with the rows of an undisturbed run.
+
+Deaths are exceptions of the replacing call; real kills are in ``storage/test_stages`` and ``test_warehouse_faults``.
+"""
 
 import os
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets_tests.assets.killed_run import before_the
 from n2g_assets_tests.assets.studies import run_stages
-
-SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
 class Death(BaseException):
@@ -23,6 +22,20 @@ class Death(BaseException):
 
 def die() -> None:
     raise Death
+
+
+def before_the(nth: int, die: Callable[[], None], name: str = "replace") -> Callable[..., Any]:
+    """``os.replace`` or ``os.rename``, which dies before its n-th call."""
+    call, seen = getattr(os, name), 0
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == nth:
+            die()
+        return call(*args, **kwargs)
+
+    return counting
 
 
 def test_a_run_that_dies_again_and_again_ends_with_the_same_rows(finished, tmp_path, monkeypatch):
@@ -38,18 +51,6 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_rows(finished, tmp_p
             except Death:
                 deaths += 1
     assert deaths >= 4
-    assert_same_rows(finished.home, home)
-
-
-def test_a_killed_process_leaves_what_the_next_run_goes_on_from(finished, tmp_path):
-    home = tmp_path / "home"
-    command = [sys.executable, "-m", "n2g_assets_tests.assets.killed_run", finished.study.folder, home, 60]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, cwd=SCRIPT.parents[2], check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert SliceStore(Home(home)).keys("tiny"), "it had finished something"
-    run_stages(finished.study, home)
     assert_same_rows(finished.home, home)
 
 
