@@ -7,8 +7,8 @@
 
 The goal is a minute. The slices stay in the folder; a second run with the same folder only publishes.
 
-    python benchmarks/warehouse.py --folder /tmp/whole-model            # about 1 GB of slices, minutes to write them
-    python benchmarks/warehouse.py --folder /tmp/small --layers 2
+    python benchmarks/warehouse.py --folder whole-model    # about 1 GB of slices, minutes to write them
+    python benchmarks/warehouse.py --folder two-layers --layers 2
 """
 
 from __future__ import annotations

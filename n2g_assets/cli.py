@@ -142,8 +142,8 @@ def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str,
     """
     if layers is None:
         return [(keys[0], keys[-1])]
-    by_number = {int(key): place for place, key in enumerate(keys)}
-    places: set[int] = set()
+    by_number = {int(key): index for index, key in enumerate(keys)}
+    chosen: set[int] = set()
     for part in layers.split(","):
         ends = [end.strip() for end in part.split("...")]
         known = len(ends) <= 2 and all(end.isdecimal() and int(end) in by_number for end in ends)
@@ -152,9 +152,9 @@ def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str,
                 f"--layers {layers} does not name layers of the study: it has {', '.join(keys)}, so give some of them, "
                 f"such as {int(keys[-1])} or {int(keys[0])}...{int(keys[-1])}, with commas between them."
             )
-        places.update(range(by_number[int(ends[0])], by_number[int(ends[-1])] + 1))
-    starts = sorted(place for place in places if place - 1 not in places)
-    stops = sorted(place for place in places if place + 1 not in places)
+        chosen.update(range(by_number[int(ends[0])], by_number[int(ends[-1])] + 1))
+    starts = sorted(index for index in chosen if index - 1 not in chosen)
+    stops = sorted(index for index in chosen if index + 1 not in chosen)
     return [(keys[start], keys[stop]) for start, stop in zip(starts, stops, strict=True)]
 
 

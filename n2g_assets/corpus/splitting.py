@@ -1,4 +1,4 @@
-"""The one split of the documents into harvested and held-out ones, near-duplicates together (DESIGN section 6, step 1).
+"""The one split of the documents into harvested and held-out ones, near-duplicates together.
 
 1. Every run of 13 tokens of every document is hashed to 64 bits.
 2. Two documents are near-duplicates where the runs they share are at least a tenth of the runs of the shorter one.
