@@ -16,6 +16,7 @@ import tomllib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import dagster as dg
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepare_instance(home)
         if options.command == "init":
-            _say(f"export N2G_HOME={home.root} DAGSTER_HOME={home.dagster}")
+            _say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
             return 0
         if options.command == "ui":
             return _open_ui(options.port)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_demo(home)
         return run_study(home, options.study, options.layers)
     except N2GError as error:
-        _say(str(error))
+        print(error, file=sys.stderr if options.command == "init" else sys.stdout)
         return 1
     except KeyboardInterrupt as interrupt:
         where = f" in {interrupt}" if str(interrupt) else ""

@@ -83,6 +83,8 @@ def _input_hash(session: Session, layer: int) -> str:
         "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
         "contexts_per_document": settings.method.contexts_per_document,
     }  # fmt: skip
+    if settings.harvest.dtype != "float32":  # only the study's own units are measured again in float32
+        inputs["units"] = session.units(layer)
     return hash_json(inputs)
 
 

@@ -189,7 +189,8 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
 def _f1_by_layer(session: Session) -> dict[str, str]:
     """By text, the picture of F1 by layer; drawn once a run, since it shows all layers that are evaluated."""
     name = session.study.name
-    there = [layer for layer in session.store.layers("layer_scores", name) if layer in session.settings.layer_numbers]
+    layers = session.settings.layer_numbers
+    there = [layer for layer in layers if session.store.manifest("layer_scores", name, layer) is not None]
     means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
     images = {}
     for text in session.study.texts:

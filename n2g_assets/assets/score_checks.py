@@ -16,12 +16,10 @@ NEAR_ZERO = 0.1
 def _none_missing(session: Session, layer: int) -> list[str]:
     asked = {tuple(unit) for unit in session.units(layer)}
     faults = []
-    for key in session.store.keys(session.study.name):
-        if key.table != "ledger" or key.layer != layer:
-            continue
-        missing = asked - set(session.read("ledger", layer, part=key.part).select("unit", "sign").iter_rows())
+    for stage in session.study.stages:
+        missing = asked - set(session.read("ledger", layer, part=stage).select("unit", "sign").iter_rows())
         if missing:
-            faults.append(f"{len(missing)} units are missing from the ledger of {key.part}: materialize it again")
+            faults.append(f"{len(missing)} units are missing from the ledger of {stage}: materialize it again")
     ended = session.read("ledger", layer, part="evaluation")
     sound = set(ended.filter(pl.col("status") == "ok").select("unit", "sign").iter_rows())
     evaluation = session.read("evaluation", layer, columns=["unit", "sign", "predictor", "text"])

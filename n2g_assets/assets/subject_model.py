@@ -24,7 +24,7 @@ _CODE_VERSION = "2"
 _TABLES = ("subject_models", "vocabulary")
 _USED = ("torch", "transformers", "transformer-lens", "tokenizers")
 """Libraries that this stage compares with one another: another version of one is another verification."""
-_RECORDED = ("n2g_assets", *_USED, "polars", "duckdb", "dagster", "numpy", "numba", "scikit-learn")
+_RECORDED = ("n2g_assets", *_USED, "polars", "duckdb", "dagster", "numpy", "numba")
 """Libraries whose versions ``studies`` records."""
 
 

@@ -367,6 +367,15 @@ class StudySettings(Settings):
             raise ValueError(f"layers_per_run must be 'all' or a count of at least 1, not {self.layers_per_run}.")
         return self
 
+    @model_validator(mode="after")
+    def _controls_are_redrawn(self) -> StudySettings:
+        if self.control_of is not None and self.subject.reinitialise is None:
+            raise ValueError(
+                f"control_of names '{self.control_of}', but the model keeps its trained weights: set "
+                "subject.reinitialise to a seed."
+            )
+        return self
+
     @field_validator("signs")
     @classmethod
     def _signs_differ(cls, signs: list[str]) -> list[str]:

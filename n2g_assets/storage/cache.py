@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage.files import (
     hold_lock,
@@ -73,8 +74,13 @@ class Cache:
                 about, files = self._read_about(kind, key)
                 damaged = [name for name, (size, sha256) in files.items() if not is_whole(folder / name, size, sha256)]
                 reason = f"its file {damaged[0]}" if damaged else ""
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
                 reason = f"{type(error).__name__}: {error}"
+            except OSError as error:  # the disk or the rights, which says nothing of the entry
+                raise StorageError(
+                    f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
+                    "again."
+                ) from error
             if not reason:
                 return Entry(folder, about)
             if not again:

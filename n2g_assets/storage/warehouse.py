@@ -16,6 +16,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -188,7 +189,7 @@ def _fingerprint(slices: Slices) -> str:
     return hash_json(
         [
             STORAGE_VERSION,
-            [[str(key), manifest.content_hash] for key, manifest in slices.items()],
+            [[str(key), one.content_hash, one.input_hash, one.code_version] for key, one in slices.items()],
             schema_sql(),
             views_sql(),
             [reference_rows(table).rows() for table in REFERENCES.values()],

@@ -57,3 +57,10 @@ def test_neurons_take_every_shape_and_survive_being_written_and_read(neurons):
     assert study(**settings.model_dump()) == settings
     assert settings.neurons == (NeuronSample(sample=4, seed=1) if isinstance(neurons, dict) else neurons)
     assert (settings.layer_numbers, settings.sign_numbers) == ([0, 2], [1, -1])
+
+
+def test_a_control_study_has_its_weights_drawn_anew():
+    given = {"corpus": [{"source": "named", "name": "wikipedia"}], "layers": 1, "control_of": "demo"}
+    with pytest.raises(ValueError, match=r"control_of names 'demo'.*set subject.reinitialise"):
+        StudySettings(subject={"source": "hub", "name": "gpt2"}, **given)
+    StudySettings(subject={"source": "hub", "name": "gpt2", "reinitialise": 0}, **given)
