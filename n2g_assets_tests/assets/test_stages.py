@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -61,7 +62,8 @@ def test_a_finished_study_is_fresh_and_says_how_long_it_took_when_it_was_compute
 
 def test_a_changed_cron_line_or_control_changes_the_studys_row_and_makes_nothing_stale(finished, tmp_path):
     home = finished.copy_home(tmp_path)
-    study = changed(finished.study, schedule="0 4 * * *", control_of="other")
+    study = changed(finished.study, schedule="0 4 * * *")
+    study = replace(study, settings=study.settings.model_copy(update={"control_of": "other"}))
     assert stale_stages(study, home) == set()
     assert '"0 4 * * *"' in rows_of(home, "studies")["settings"][0]
     assert rows_of(home, "studies")["control_of"].to_list() == ["other"]
