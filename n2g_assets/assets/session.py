@@ -232,7 +232,7 @@ class Session:
         """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""
         from n2g_assets.evidence.cached_activations import read_texts
 
-        neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
+        neurons = self._neurons(layers)
         found = {
             name: read_texts(
                 self.subject(), contexts, neurons, self.settings.harvest, cache=Cache(self.home), progress=show

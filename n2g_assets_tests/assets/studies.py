@@ -121,6 +121,18 @@ def rewrite(
     )  # fmt: skip
 
 
+def planted(contexts: pl.DataFrame) -> pl.DataFrame:
+    """The text of a held-out document stands inside a harvested one."""
+    held_out = contexts.filter(pl.col("split") == "held_out")["document_id"][0]
+    harvested = contexts.filter(pl.col("split") == "harvest")["document_id"][0]
+    copied = contexts.filter(pl.col("document_id") == held_out).with_columns(
+        document_id=pl.lit(harvested),
+        split=pl.lit("harvest"),
+        context_id=pl.lit(harvested + ":9") + pl.int_range(pl.len()).cast(pl.String),
+    )
+    return pl.concat([contexts, copied])
+
+
 # -------------------------------------------------------------------------------------------- through Dagster
 def definitions_of(study: Study, home: Path) -> dg.Definitions:
     """A fresh code location with one study and a home of its own."""

@@ -14,6 +14,7 @@ from n2g_assets_tests.assets.studies import (
     check,
     definitions_of,
     metadata_of,
+    planted,
     rewrite,
     rows_of,
     run_job,
@@ -130,18 +131,6 @@ def test_a_layer_that_fails_does_not_stop_its_siblings(finished, tmp_path, insta
     assert "materialize" in failure.user_failure_data.description
     assert sorted(metadata_of(result, "augmented_examples")) == ["00", "02"]
     assert {m["result"] for m in metadata_of(result, "augmented_examples").values()} == {"computed"}
-
-
-def planted(contexts: pl.DataFrame) -> pl.DataFrame:
-    """The text of a held-out document stands inside a harvested one."""
-    held_out = contexts.filter(pl.col("split") == "held_out")["document_id"][0]
-    harvested = contexts.filter(pl.col("split") == "harvest")["document_id"][0]
-    copied = contexts.filter(pl.col("document_id") == held_out).with_columns(
-        document_id=pl.lit(harvested),
-        split=pl.lit("harvest"),
-        context_id=pl.lit(harvested + ":9") + pl.int_range(pl.len()).cast(pl.String),
-    )
-    return pl.concat([contexts, copied])
 
 
 def test_a_blocking_check_that_fails_ends_the_run_before_the_harvest(finished, tmp_path, instance):

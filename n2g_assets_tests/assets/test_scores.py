@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from polars.testing import assert_frame_equal
 from n2g_assets.assets import evaluation
 from n2g_assets.assets.checks import split_is_sound
 from n2g_assets.assets.score_checks import SCORE_CHECKS
-from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import layer_metadata
 from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
@@ -24,7 +22,7 @@ from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import layer_stage
-from n2g_assets_tests.assets.studies import definitions_of, rewrite, run_job
+from n2g_assets_tests.assets.studies import definitions_of, planted, rewrite, rows_of, run_job, session_of
 
 LAYER = 1
 TABLES = (*evaluation.STAGE.tables, "layer_scores")
@@ -33,14 +31,6 @@ UNIT_KEY = ["unit", "sign"]
 
 def store_of(home: Path) -> SliceStore:
     return SliceStore(Home(home))
-
-
-def rows_of(home: Path, table: str) -> pl.DataFrame:
-    return store_of(home).scan_all(table, "tiny").collect()
-
-
-def session_of(study: Study, home: Path) -> Session:
-    return Session(study, Home(home), logging.getLogger())
 
 
 def evaluate(study: Study, home: Path) -> StageReport:
@@ -107,18 +97,6 @@ def test_the_assets_overview_begins_with_its_figures_and_the_preview_with_the_gr
 
 
 # -------------------------------------------------------------------------------------------- leaks
-def planted(contexts: pl.DataFrame) -> pl.DataFrame:
-    """The text of a held-out document stands inside a harvested one."""
-    held_out = contexts.filter(pl.col("split") == "held_out")["document_id"][0]
-    harvested = contexts.filter(pl.col("split") == "harvest")["document_id"][0]
-    copied = contexts.filter(pl.col("document_id") == held_out).with_columns(
-        document_id=pl.lit(harvested),
-        split=pl.lit("harvest"),
-        context_id=pl.lit(harvested + ":9") + pl.int_range(pl.len()).cast(pl.String),
-    )
-    return pl.concat([contexts, copied])
-
-
 def test_a_test_documents_text_planted_in_the_harvest_is_detected(finished, tmp_path):
     home = finished.copy_home(tmp_path)
     assert split_is_sound(session_of(finished.study, home)) == []
