@@ -1,6 +1,7 @@
 """For all tests: array shapes that signatures promise are checked, and no test asserts on time."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,3 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         finished = "finished" in getattr(item, "fixturenames", ())
         group = "finished" if finished else folder if folder == "evidence" else f"{folder}/{file}"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Ends a run in which pytest-xdist has not grouped the tests: processes would share what a test changes."""
+    if node.config.getoption("dist") == "loadgroup" and not all("@" in name for name in ids):
+        pytest.exit("pytest-xdist does not group the tests: install the pytest of constraints.txt.", returncode=2)

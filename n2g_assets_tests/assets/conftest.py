@@ -35,7 +35,7 @@ class FinishedRun:
 
     def copy_home(self, folder: Path) -> Path:
         """A home of its own for a test that changes something."""
-        return Path(shutil.copytree(self.home, folder / "home"))
+        return Path(shutil.copytree(self.home, folder / "home", ignore=shutil.ignore_patterns("locks")))
 
     def session(self) -> Session:
         return session_of(self.study, self.home)
