@@ -82,7 +82,7 @@ def read_files(source: FilesSource, files: Mapping[str, Path]) -> Iterator[RawDo
 
 
 def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
-    """The sha256 of a file (hex) and whether it holds any text, found without holding the file in memory.
+    """The sha256 of a file (hex) and whether it holds any text, found with a few of its lines in memory at a time.
 
     Text and JSONL are decoded on the way; of a Parquet file the footer is read: its column of text and its rows.
 
