@@ -27,7 +27,7 @@ from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import HeldOutText
 from n2g_assets.method.results import BlockResult
-from n2g_assets.report.plots import PUBLISHED_F1, as_markdown_image, calibration, f1_by_layer, precision_recall
+from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
@@ -196,9 +196,8 @@ def _f1_by_layer(session: Session) -> dict[str, str]:
     for text in session.study.texts:
         scores = means.filter(pl.col("text") == text)
         if scores.height:
-            published = PUBLISHED_F1 if text == "top" else None
-            title, n_layers = f"{name}: F1 of firing by layer, text {text}", session.model_row["n_layers"]
-            figure = f1_by_layer(scores, title=title, published=published, n_layers=n_layers)
+            over = session.model_row["n_layers"] if text == "top" else None
+            figure = f1_by_layer(scores, title=f"{name}: F1 of firing by layer, text {text}", published_over=over)
             images[text] = as_markdown_image(figure)
     return images
 

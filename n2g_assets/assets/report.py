@@ -28,16 +28,16 @@ def report_asset(study: Study) -> dg.AssetsDefinition:
 def _work(session: Session) -> dg.MaterializeResult:
     study, home = session.study, session.home
     with open_database(home) as connection:
-        page = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
+        html, n_layers = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
     path = home.reports / f"{study.name}.html"
-    write_atomically(path, lambda temporary: temporary.write_text(page.html, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     session.log.info(f"The report of study '{study.name}' is {path}, the database {home.database}.")
     return dg.MaterializeResult(
         metadata={
             "page": dg.MetadataValue.path(str(path)),
             "url": dg.MetadataValue.url(path.as_uri()),
-            "bytes": len(page.html.encode()),
-            "layers": len(page.layers),
+            "bytes": len(html.encode()),
+            "layers": n_layers,
         }
     )
 

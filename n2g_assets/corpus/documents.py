@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,7 +29,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
-from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.files import RawDocument
 from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
 from n2g_assets.corpus.splitting import split_documents
 
@@ -56,18 +57,11 @@ class Corpus:
     """Share of the held-out documents' runs that a harvested document holds as well."""
 
 
-@dataclass(frozen=True)
-class _Document:
-    sha256: str
-    source: str
-    name: str
-    kind: str
+class _Document(NamedTuple):
+    row: dict[str, object]
+    """Its row in the table ``documents``, as far as it is known before the split."""
     out_of_domain: bool
     tokens: Int32[np.ndarray, " tokens"]
-
-    @property
-    def document_id(self) -> str:
-        return self.sha256[:16]
 
 
 def read_documents(
@@ -89,7 +83,7 @@ def read_documents(
         home: Where fetched files and rendered texts are kept.
         encode: Tokenises a batch of texts.
         bos_id: Token id at position 0 of every context.
-        harvest: How the corpus is cut.
+        harvest: How the corpus is cut and split.
         needed_contexts: Harvested contexts that the method needs at least.
         progress: Called with the tokens of a source that are taken, after every batch.
 
@@ -108,7 +102,8 @@ def read_documents(
         taken += _take(source, opened, longest, encode, seen, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
-    documents, clusters, shared_run_share = _split(taken, harvest)
+    documents, shared_run_share = _split(taken, harvest)
+    clusters = documents.group_by("cluster_id", pl.col("split") == "out_of_domain").len()
     contexts = _contexts(documents, taken, harvest.context_length, bos_id)
     n_harvested = contexts.filter(pl.col("split") == "harvest").height
     if n_harvested < needed_contexts:
@@ -116,7 +111,8 @@ def read_documents(
             f"The corpus gives {n_harvested} harvested contexts of up to {harvest.context_length} tokens, fewer "
             f"than the {needed_contexts} that the method needs: add documents or raise 'max_tokens'."
         )
-    return Corpus(documents, contexts, counts["duplicates"], counts["empty"], clusters, shared_run_share)
+    n_clusters = clusters.filter(pl.col("len") > 1).height
+    return Corpus(documents, contexts, counts["duplicates"], counts["empty"], n_clusters, shared_run_share)
 
 
 def _take(
@@ -157,7 +153,11 @@ def _take(
                 continue
             n_tokens += len(tokens)
             n_characters += len(document.text)
-            yield _Document(sha256, label, document.name, kind, source.role == "out_of_domain", tokens)
+            row: dict[str, object] = {
+                "document_id": sha256[:16], "source": label, "name": document.name, "kind": kind,
+                "n_tokens": len(tokens), "sha256": sha256,
+            }  # fmt: skip
+            yield _Document(row, source.role == "out_of_domain", tokens)
         expected = n_tokens * opened.characters // max(n_characters, 1)
         progress(n_tokens, min(limit or expected, max(expected, n_tokens)) if opened.characters else limit or 0)
     if not n_texts:
@@ -174,36 +174,27 @@ def _next_batch(documents: Iterator[RawDocument], room: int) -> Iterator[RawDocu
             return
 
 
-def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, int, float]:
-    """The table ``documents``, the number of clusters of two or more, and the share of shared runs."""
-    rows: list[dict[str, object]] = []
-    shared_run_share = 0.0
+def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, float]:
+    """The table ``documents``, and the share of the held-out runs that the harvest holds too."""
+    schema = {name: dtype for name, dtype in TABLES["documents"].schema.items() if name != "study"}
+    frames, shared_run_shares = [], []
     for out_of_domain in (False, True):  # each alone: text of another domain must move no harvested document
         group = [document for document in taken if document.out_of_domain == out_of_domain]
+        frame = pl.DataFrame([document.row for document in group], schema=schema)
         split = split_documents(
-            [document.document_id for document in group],
-            [document.tokens for document in group],
-            held_out_share=harvest.held_out_share,
-            run=harvest.near_duplicate_run,
-        )
-        if not out_of_domain:
-            shared_run_share = split.shared_run_share
-        for document, cluster_id, held_out in zip(group, split.cluster_ids, split.held_out.tolist(), strict=True):
-            side = "out_of_domain" if out_of_domain else "held_out" if held_out else "harvest"
-            rows.append(
-                {"document_id": document.document_id, "source": document.source, "name": document.name,
-                 "kind": document.kind, "split": side, "cluster_id": cluster_id, "n_tokens": len(document.tokens),
-                 "sha256": document.sha256}
-            )  # fmt: skip
-    schema = {name: dtype for name, dtype in TABLES["documents"].schema.items() if name != "study"}
-    frame = pl.DataFrame(rows, schema=schema).sort("document_id")
-    sizes = frame.group_by("cluster_id", pl.col("split") == "out_of_domain").len("size")
-    return frame, sizes.filter(pl.col("size") > 1).height, shared_run_share
+            frame["document_id"].to_list(), [document.tokens for document in group],
+            held_out_share=harvest.held_out_share, run=harvest.near_duplicate_run,
+        )  # fmt: skip
+        side = pl.Series(np.where(split.held_out, "held_out", "harvest"), dtype=pl.String)
+        clusters = pl.Series(split.cluster_ids, dtype=pl.String)
+        frames.append(frame.with_columns(cluster_id=clusters, split=pl.lit("out_of_domain") if out_of_domain else side))
+        shared_run_shares.append(split.shared_run_share)
+    return pl.concat(frames).sort("document_id"), shared_run_shares[0]
 
 
 def _contexts(documents: pl.DataFrame, taken: list[_Document], context_length: int, bos_id: int) -> pl.DataFrame:
     """The table ``contexts``, in the order of the documents."""
-    tokens = {document.document_id: document.tokens for document in taken}
+    tokens = {document.row["document_id"]: document.tokens for document in taken}
     rows = [
         (f"{document_id}:{number}", document_id, split, window)
         for document_id, split in documents.select("document_id", "split").iter_rows()

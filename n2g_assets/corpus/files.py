@@ -6,70 +6,83 @@ byte, line or column.
 
 from __future__ import annotations
 
-import codecs
 import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.settings import FilesSource
-from n2g_assets.corpus.raw import RawDocument
 from n2g_assets.storage.hashing import file_sha256
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-_BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
 
 
-def find_files(path: str, study_folder: Path) -> tuple[Path, list[Path]]:
+@dataclass(frozen=True)
+class RawDocument:
+    """A document as a reader of a corpus source gives it."""
+
+    name: str
+    """Its name in the source: a title, a file, or a file and a line."""
+    text: str
+    """The whole text."""
+
+
+def find_files(path: str, study_folder: Path) -> dict[str, Path]:
     """The files that a path, folder or glob means; a relative one counts from ``study_folder``.
 
     Returns:
-        The folder that document names count from, and the files in sorted order, at least one.
+        The files in sorted order, at least one, by the name of their documents: the path inside the folder or glob.
 
     Raises:
         CorpusError: Nothing is there, or the folder holds no file.
     """
     full = study_folder / Path(path).expanduser()
     if full.is_file():
-        return full.parent, [full]
+        return {full.name: full}
     if full.is_dir():
-        files = sorted(file for file in full.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(full)))
+        below = (file.relative_to(full) for file in full.rglob("*") if file.is_file())
+        files = sorted(full / file for file in below if not any(part.startswith(".") for part in file.parts))
         if not files:
             raise CorpusError(f"The corpus folder {full} holds no files: put text, JSONL or Parquet files into it.")
-        return full, files
+        return {file.relative_to(full).as_posix(): file for file in files}
     matches = sorted(map(Path, glob.glob(str(full), recursive=True))) if glob.has_magic(path) else []
     files = [match for match in matches if match.is_file()]
     if not files:
         raise CorpusError(
             f"The corpus path {full} does not exist: correct 'path' (a relative one counts from the study's folder)."
         )
-    return Path(os.path.commonpath([file.parent for file in files])), files
+    root = os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(root).as_posix(): file for file in files}
 
 
-def read_files(source: FilesSource, root: Path, files: list[Path]) -> Iterator[RawDocument]:
-    """The documents of the files, in order, read as they are asked for; their names count from ``root``.
+def read_files(source: FilesSource, files: Mapping[str, Path]) -> Iterator[RawDocument]:
+    """The documents of the files by name, in order, read as they are asked for.
 
     Raises:
         CorpusError: A file is not UTF-8.
         SourceError: A file is damaged, cannot be read, or lacks the text field.
     """
-    readers = {"text": _read_text, "jsonl": read_jsonl, "parquet": read_parquet}
-    for file in files:
-        name = file.relative_to(root).as_posix()
+    for name, file in files.items():
         with _named_if_unreadable(file):
-            yield from readers[file_format(source, file)](file, name, source.text_field)
+            kind = file_format(source, file)
+            if kind == "text":
+                yield RawDocument(name, _decode(file.read_bytes(), file, 0).removeprefix("\ufeff"))
+            else:
+                yield from (read_parquet if kind == "parquet" else _read_jsonl)(file, name, source.text_field)
 
 
 def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
-    """The sha256 of a file (hex) and whether it holds any text, found without holding the file in memory.
+    """The sha256 of a file (hex) and whether it holds any text, found with a few of its lines in memory at a time.
 
     Text and JSONL are decoded on the way; of a Parquet file the footer is read: its column of text and its rows.
 
@@ -81,7 +94,13 @@ def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
         if file_format(source, file) == "parquet":
             with _open_parquet(file, source.text_field) as parquet:
                 return file_sha256(file), parquet.metadata.num_rows > 0
-        return _inspect_text(file)
+        digest, offset, holds_text = hashlib.sha256(), 0, False
+        with file.open("rb") as data:
+            while chunk := b"".join(data.readlines(_CHUNK_BYTES)):  # whole lines, so that no character is cut
+                digest.update(chunk)
+                holds_text |= bool(_decode(chunk, file, offset).lstrip("\ufeff").strip())
+                offset += len(chunk)
+        return digest.hexdigest(), holds_text
 
 
 def file_format(source: FilesSource, file: Path) -> Literal["text", "jsonl", "parquet"]:
@@ -101,94 +120,61 @@ def _named_if_unreadable(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _decode(data: bytes, file: Path, offset: int) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(file, offset + error.start) from error
+        raise CorpusError(
+            f"The corpus file {file} is not UTF-8 at byte {offset + error.start} (counted from 0): "
+            "save it as UTF-8 or take it out of the corpus."
+        ) from error
 
 
-def _not_utf8(file: Path, byte: int) -> CorpusError:
-    return CorpusError(
-        f"The corpus file {file} is not UTF-8 at byte {byte} (counted from 0): "
-        "save it as UTF-8 or take it out of the corpus."
-    )
-
-
-def _inspect_text(file: Path) -> tuple[str, bool]:
-    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
-    offset, holds_text, at_end = 0, False, False
-    with file.open("rb") as data:
-        while not at_end:
-            chunk = data.read(_CHUNK_BYTES)
-            at_end = not chunk
-            digest.update(chunk)
-            undecoded = len(decoder.getstate()[0])  # a character that the last chunk cut
-            try:
-                text = decoder.decode(chunk, final=at_end)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(file, offset - undecoded + error.start) from error
-            holds_text = holds_text or bool(text.lstrip("\ufeff").strip())
-            offset += len(chunk)
-    return digest.hexdigest(), holds_text
-
-
-def _read_text(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
-    data = file.read_bytes()
-    start = len(_BOM) if data.startswith(_BOM) else 0
-    yield RawDocument(name, _decode(data[start:], file, start))
-
-
-def read_jsonl(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
-    """One document a line, named after the file and the line (from 1); blank lines are passed over.
-
-    Raises:
-        CorpusError: The file is not UTF-8.
-        SourceError: A line is not JSON, or has no text in the field.
-    """
+def _read_jsonl(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
+    """One document a line, named after the file and the line (from 1); blank lines are passed over."""
     offset = 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
-            text = _decode(line[start:], file, offset + start)
+            text = _decode(line, file, offset)
             offset += len(line)
+            if number == 1:
+                text = text.removeprefix("\ufeff")
             if text.strip():
-                yield RawDocument(f"{name}:{number}", _text_of_line(text, file, number, text_field))
+                yield RawDocument(
+                    f"{name}:{number}", _text_of_line(text, f"{number} of the corpus file {file}", text_field)
+                )
 
 
-def _text_of_line(line: str, file: Path, number: int, text_field: str) -> str:
+def _text_of_line(line: str, where: str, text_field: str) -> str:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise SourceError(
-            f"Line {number} of the corpus file {file} is not JSON ({error.msg}, column {error.colno}): "
-            "repair the line or take it out."
+            f"Line {where} is not JSON ({error.msg}, column {error.colno}): repair the line or take it out."
         ) from error
     if not isinstance(row, dict) or text_field not in row:
-        raise SourceError(_missing_field(f"Line {number} of the corpus file {file}", text_field, row))
+        raise _missing_field(f"Line {where}", text_field, list(row) if isinstance(row, (dict, list)) else [])
     text = row[text_field]
     if text is not None and not isinstance(text, str):
         raise SourceError(
-            f"Line {number} of the corpus file {file} has no text in '{text_field}' but a {type(text).__name__}: "
+            f"Line {where} has no text in '{text_field}' but a {type(text).__name__}: "
             "set 'text_field' to the field that holds the text."
         )
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
         raise CorpusError(
-            f"The text in line {number} of the corpus file {file} holds half a surrogate pair at character "
-            f"{error.start}: repair the line or take it out."
+            f"The text in line {where} holds half a surrogate pair at character {error.start}: repair the line or "
+            "take it out."
         ) from error
     return text or ""
 
 
-def _missing_field(where: str, text_field: str, row: Any) -> str:
-    fields = ", ".join(ascii(field) for field in list(row)[:8]) if isinstance(row, (dict, list)) and row else "none"
-    return f"{where} has no field '{text_field}' (it has {fields}): set 'text_field' to the one that holds the text."
+def _missing_field(where: str, text_field: str, fields: list[object]) -> SourceError:
+    return SourceError(
+        f"{where} has no field '{text_field}' (it has {', '.join(map(ascii, fields[:8])) or 'none'}): set 'text_field' "
+        "to the one that holds the text."
+    )
 
 
 def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
@@ -197,12 +183,11 @@ def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument
     Raises:
         SourceError: The file is damaged, or has no such column of text.
     """
-    number = 0
     with _open_parquet(file, text_field) as parquet:
-        for batch in parquet.iter_batches(batch_size=1024, columns=[text_field]):
-            for text in batch.column(0).to_pylist():
-                yield RawDocument(f"{name}:{number}", text or "")
-                number += 1
+        batches = parquet.iter_batches(batch_size=1024, columns=[text_field])
+        texts = chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
+        for number, text in enumerate(texts):
+            yield RawDocument(f"{name}:{number}", text or "")
 
 
 @contextmanager
@@ -215,7 +200,7 @@ def _open_parquet(file: Path, text_field: str) -> Iterator[ParquetFile]:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
             if text_field not in schema.names:
-                raise SourceError(_missing_field(f"The corpus file {file}", text_field, schema.names))
+                raise _missing_field(f"The corpus file {file}", text_field, schema.names)
             kind = schema.field(text_field).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise SourceError(
@@ -223,14 +208,15 @@ def _open_parquet(file: Path, text_field: str) -> Iterator[ParquetFile]:
                     "set 'text_field' to the column that holds the text."
                 )
             yield parquet
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(" .")
-        raise SourceError(
-            f"The corpus file {file} is no readable Parquet file ({reason}): write it again or take it out."
-        ) from error
-    except OSError as error:
-        if error.errno is not None:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # what the reader says of damaged pages has none
             raise
-        raise SourceError(  # what the Parquet reader says of damaged pages has no error number
-            f"The corpus file {file} is no readable Parquet file ({error}): write it again or take it out."
+        raise SourceError(
+            f"The corpus file {file} is no readable Parquet file ({short_reason(error)}): write it again or take it "
+            "out."
         ) from error
+
+
+def short_reason(error: Exception) -> str:
+    """What a library says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200].rstrip(" .")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSource
-from n2g_assets.corpus.files import read_parquet
-from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.files import RawDocument, read_parquet, short_reason
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
@@ -23,8 +22,7 @@ _CONVERTED = "refs/convert/parquet"
 """Branch where the hub keeps a Parquet version of data sets that have none of their own."""
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """The Parquet files of one split at one commit."""
 
     commit: str
@@ -48,7 +46,7 @@ def read_hub(source: HubSource, home: Home) -> Iterator[RawDocument]:
                 source.name, name, repo_type="dataset", revision=listing.commit, cache_dir=home.downloads / "hub"
             )
         except (OSError, HTTPError, ValueError) as error:
-            raise SourceError(_cannot_be_had(source, error)) from error
+            raise _cannot_be_had(source, error) from error
         yield from read_parquet(Path(path), name, source.text_field)
 
 
@@ -67,9 +65,9 @@ def find_listing(source: HubSource, home: Home) -> Listing:
         unknown = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
         kept = None if unknown else cache.find("hub_listings", key)
         if kept is None:
-            raise SourceError(_cannot_be_had(source, error)) from error
+            raise _cannot_be_had(source, error) from error
         return Listing(**kept.about)
-    cache.write("hub_listings", key, lambda _: None, vars(listing))
+    cache.write("hub_listings", key, lambda _: None, listing._asdict())
     return listing
 
 
@@ -77,9 +75,8 @@ def _ask_hub(source: HubSource) -> Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
-    revisions = [source.revision] if source.revision else [None, _CONVERTED]
-    seen: list[str] = []
-    for revision in revisions:
+    parquet: list[str] = []
+    for revision in [source.revision] if source.revision else [None, _CONVERTED]:
         try:
             info = HfApi().dataset_info(source.name, revision=revision)
         except RevisionNotFoundError:
@@ -91,13 +88,12 @@ def _ask_hub(source: HubSource) -> Listing:
         files = choose_split(parquet, source.split)
         if files and info.sha:
             return Listing(info.sha, files)
-        seen += parquet
         if parquet:
             break
     raise SourceError(
         f"The data set '{source.name}' has no single set of Parquet files for the split '{source.split}' "
-        f"(it has {', '.join(map(ascii, seen[:6])) or 'no Parquet files'}): name another split, or fetch the files and "
-        "use them as a source of files."
+        f"(it has {', '.join(map(ascii, parquet[:6])) or 'no Parquet files'}): name another split, or fetch the files "
+        "and use them as a source of files."
     )
 
 
@@ -114,10 +110,9 @@ def choose_split(files: list[str], split: str) -> list[str]:
     return chosen
 
 
-def _cannot_be_had(source: HubSource, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200].rstrip(" .")
+def _cannot_be_had(source: HubSource, error: Exception) -> SourceError:
     revision = f" at revision '{source.revision}'" if source.revision else ""
-    return (
-        f"The data set '{source.name}'{revision} cannot be had from the hub ({type(error).__name__}: {reason}): check "
-        "its name and the network, or use a named corpus or files."
+    return SourceError(
+        f"The data set '{source.name}'{revision} cannot be had from the hub ({type(error).__name__}: "
+        f"{short_reason(error)}): check its name and the network, or use a named corpus or files."
     )

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
-from n2g_assets.corpus.files import file_format, find_files, inspect_file, read_files
+from n2g_assets.corpus.files import RawDocument, file_format, find_files, inspect_file, read_files
 from n2g_assets.corpus.hub import find_listing, read_hub
-from n2g_assets.corpus.raw import RawDocument
 
 
-@dataclass(frozen=True)
-class OpenSource:
+class OpenSource(NamedTuple):
     """The texts of a source."""
 
     documents: Iterable[RawDocument]
@@ -56,12 +54,12 @@ def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> O
         return _by_hash(read_named(source.name, home))
     if isinstance(source, HubSource):
         return OpenSource(read_hub(source, home))
-    root, files = find_files(source.path, study_folder)
-    if files == [study_folder / Path(source.path).expanduser()]:
-        return OpenSource(read_files(source, root, files))
-    if all(file_format(source, file) == "text" for file in files):
-        return _text_files_by_hash(source, root, files)
-    return _by_hash(read_files(source, root, files))
+    files = find_files(source.path, study_folder)
+    if list(files.values()) == [study_folder / Path(source.path).expanduser()]:
+        return OpenSource(read_files(source, files))
+    if all(file_format(source, file) == "text" for file in files.values()):
+        return _text_files_by_hash(source, files)
+    return _by_hash(read_files(source, files))
 
 
 def source_fingerprints(
@@ -86,12 +84,10 @@ def _content(source: AnyCorpusSource, study_folder: Path, home: Home) -> list[st
     if isinstance(source, HubSource):
         listing = find_listing(source, home)
         return [listing.commit, *listing.files]
-    root, files = find_files(source.path, study_folder)
-    inspected = [inspect_file(source, file) for file in files]
-    if not any(holds_text for _, holds_text in inspected):
+    inspected = {name: inspect_file(source, file) for name, file in find_files(source.path, study_folder).items()}
+    if not any(holds_text for _, holds_text in inspected.values()):
         raise no_text(source)
-    names = [file.relative_to(root).as_posix() for file in files]
-    return [f"{name} {sha256}" for name, (sha256, _) in zip(names, inspected, strict=True)]
+    return [f"{name} {sha256}" for name, (sha256, _) in inspected.items()]
 
 
 def no_text(source: AnyCorpusSource) -> CorpusError:
@@ -111,11 +107,9 @@ def _by_hash(documents: Iterable[RawDocument]) -> OpenSource:
     return OpenSource(by_hash, sum(len(document.text) for document in by_hash))
 
 
-def _text_files_by_hash(source: FilesSource, root: Path, files: list[Path]) -> OpenSource:
+def _text_files_by_hash(source: FilesSource, files: dict[str, Path]) -> OpenSource:
     """As ``_by_hash``, one document a text file, without holding the texts in memory."""
-    keys: list[tuple[str, str, Path]] = []
-    characters = 0
-    for file, document in zip(files, read_files(source, root, files), strict=True):
-        keys.append((text_sha256(document.text), document.name, file))
-        characters += len(document.text)
-    return OpenSource(read_files(source, root, [file for _, _, file in sorted(keys)]), characters)
+    documents = read_files(source, files)
+    keys = sorted((text_sha256(document.text), document.name, len(document.text)) for document in documents)
+    by_hash = {name: files[name] for _, name, _ in keys}
+    return OpenSource(read_files(source, by_hash), sum(characters for _, _, characters in keys))

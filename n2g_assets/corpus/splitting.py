@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -43,20 +42,16 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 Tokens = Int32[np.ndarray, " tokens"]
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The distinct runs of every document: equal length arrays sorted by hash, then by document."""
-
-    hashes: UInt64[np.ndarray, " runs"]
-    """Hash of the run."""
-    documents: Int64[np.ndarray, " runs"]
-    """Index of a document that holds it."""
-    per_document: Int64[np.ndarray, " documents"]
-    """Number of distinct runs of each document."""
+Hashes = UInt64[np.ndarray, " runs"]
+Indices = Int64[np.ndarray, " runs"]
 
 
-def find_runs(documents: Sequence[Tokens], run: int) -> Runs:
-    """All distinct runs of ``run`` tokens of each document; a shorter document has none."""
+def find_runs(documents: Sequence[Tokens], run: int) -> tuple[Hashes, Indices]:
+    """All distinct runs of ``run`` tokens of each document; a shorter document has none.
+
+    Returns:
+        For each run its hash and the index of the document that holds it, sorted by hash, then by document.
+    """
     lengths = np.array([len(tokens) for tokens in documents], dtype=np.int64)
     tokens = np.concatenate([np.empty(0, np.int32), *documents]).astype(np.uint64)
     count = max(len(tokens) - run + 1, 0)
@@ -67,37 +62,33 @@ def find_runs(documents: Sequence[Tokens], run: int) -> Runs:
         hashes ^= hashes >> np.uint64(29)
     inside = owners[:count] == owners[len(owners) - count :]
     hashes, owners = hashes[inside], owners[:count][inside]
-    order = np.lexsort((owners, hashes))
+    order = np.argsort(hashes, kind="stable")  # the documents are in order already
     hashes, owners = hashes[order], owners[order]
     first = np.ones(len(hashes), dtype=bool)
     first[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
-    hashes, owners = hashes[first], owners[first]
-    return Runs(hashes, owners, np.bincount(owners, minlength=len(documents)))
+    return hashes[first], owners[first]
 
 
-def near_duplicates(runs: Runs, share: float = NEAR_DUPLICATE_SHARE) -> list[tuple[int, int]]:
+def near_duplicates(hashes: Hashes, owners: Indices, share: float = NEAR_DUPLICATE_SHARE) -> list[tuple[int, int]]:
     """Pairs of documents, the smaller index first, whose shared runs are this share or more of the shorter one's."""
-    n_documents = len(runs.per_document)
-    shared = np.zeros(len(runs.hashes), dtype=bool)
-    same = runs.hashes[1:] == runs.hashes[:-1]
-    shared[1:] |= same
-    shared[:-1] |= same
-    hashes, documents = runs.hashes[shared], runs.documents[shared]
-    keys: list[np.ndarray[Any, Any]] = []
-    counts: list[np.ndarray[Any, Any]] = []
+    per_document = np.bincount(owners)
+    n_documents = len(per_document)
+    same = np.zeros(len(hashes) + 1, dtype=bool)
+    same[1:-1] = hashes[1:] == hashes[:-1]
+    shared = same[1:] | same[:-1]
+    hashes, owners = hashes[shared], owners[shared]
+    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for step in range(1, _NEIGHBOURS + 1):
         both = hashes[step:] == hashes[:-step]
         if not both.any():
             break
-        key, number = np.unique(documents[:-step][both] * n_documents + documents[step:][both], return_counts=True)
-        keys.append(key)
-        counts.append(number)
-    if not keys:
-        return []
-    pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)
-    n_shared = np.bincount(inverse, weights=np.concatenate(counts))
-    left, right = pairs // n_documents, pairs % n_documents
-    shorter = np.minimum(runs.per_document[left], runs.per_document[right])
+        keys = owners[:-step][both] * n_documents + owners[step:][both]
+        counted.append(np.unique(keys, return_counts=True))
+    keys, counts = map(np.concatenate, zip(*counted, strict=True))
+    pairs, inverse = np.unique(keys, return_inverse=True)
+    n_shared = np.bincount(inverse, weights=counts)
+    left, right = np.divmod(pairs, max(n_documents, 1))
+    shorter = np.minimum(per_document[left], per_document[right])
     near = n_shared >= share * shorter
     return list(zip(left[near].tolist(), right[near].tolist(), strict=True))
 
@@ -113,7 +104,7 @@ def find_leaks(contexts: pl.DataFrame, run: int) -> list[tuple[str, str]]:
     )
     ids, harvested = documents["document_id"].to_list(), (documents["split"] == "harvest").to_list()
     runs = find_runs([tokens.to_numpy().astype(np.int32) for tokens in documents["token_ids"]], run)
-    pairs = near_duplicates(runs, 2 * NEAR_DUPLICATE_SHARE)
+    pairs = near_duplicates(*runs, 2 * NEAR_DUPLICATE_SHARE)
     return [
         (ids[right], ids[left]) if harvested[left] else (ids[left], ids[right])
         for left, right in pairs
@@ -121,24 +112,16 @@ def find_leaks(contexts: pl.DataFrame, run: int) -> list[tuple[str, str]]:
     ]
 
 
-def join_clusters(n_documents: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """For each document the smallest index of its cluster (union-find)."""
-    parents = list(range(n_documents))
+def join_clusters(n_documents: int, pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, " documents"]:
+    """For each document the smallest index of its cluster."""
+    import igraph
 
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    for left, right in pairs:
-        low, high = sorted((root(left), root(right)))
-        parents[high] = low
-    return [root(index) for index in range(n_documents)]
+    clusters = igraph.Graph(n=n_documents, edges=pairs).connected_components().membership
+    _, smallest, cluster = np.unique(np.array(clusters, np.int64), return_index=True, return_inverse=True)
+    return smallest[cluster]
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """The clusters of documents and the side of each."""
 
     cluster_ids: list[str]
@@ -160,32 +143,21 @@ def split_documents(
         held_out_share: Share of the clusters that is held out, in expectation.
         run: Length of a run in tokens.
     """
-    order = sorted(range(len(document_ids)), key=document_ids.__getitem__)
-    runs = find_runs([documents[index] for index in order], run)
-    roots = join_clusters(len(order), near_duplicates(runs))
+    order = np.argsort(np.array(document_ids, str))
+    hashes, owners = find_runs([documents[index] for index in order], run)
+    roots = join_clusters(len(order), near_duplicates(hashes, owners))
     lengths = np.array([len(documents[index]) for index in order], dtype=np.int64)
-    cluster_tokens = np.bincount(roots, weights=lengths, minlength=len(order))
-    sorted_held_out = np.array(
-        [
-            2 * cluster_tokens[root] <= lengths.sum() and _uniform(document_ids[order[root]]) < held_out_share
-            for root in roots
-        ],
-        dtype=bool,
-    )
-    cluster_ids = [""] * len(order)
-    held_out = np.zeros(len(order), dtype=bool)
-    for rank, index in enumerate(order):
-        cluster_ids[index] = document_ids[order[roots[rank]]]
-        held_out[index] = sorted_held_out[rank]
-    return Split(cluster_ids, held_out, _shared_run_share(runs, sorted_held_out))
+    is_small = 2 * np.bincount(roots, weights=lengths, minlength=len(order)) <= lengths.sum()
+    names = [document_ids[index] for index in order]
+    drawn = np.array([_uniform(name) < held_out_share for name in names], dtype=bool)
+    held_out = (is_small & drawn)[roots]
+    places = np.argsort(order)
+    cluster_ids = [names[root] for root in roots[places]]
+    side = held_out[owners]
+    shared_run_share = float(np.isin(hashes[side], hashes[~side]).mean()) if side.any() else 0.0
+    return Split(cluster_ids, held_out[places], shared_run_share)
 
 
 def _uniform(cluster_id: str) -> float:
     """A number in [0, 1) that depends on the name alone; hashed anew, as samples are taken in order of the id."""
     return int.from_bytes(hashlib.sha256(f"{_SALT}{cluster_id}".encode()).digest()[:8], "big") / 2**64
-
-
-def _shared_run_share(runs: Runs, held_out: Bool[np.ndarray, " documents"]) -> float:
-    side = held_out[runs.documents]
-    n_held_out = int(side.sum())
-    return float(np.isin(runs.hashes[side], runs.hashes[~side]).mean()) if n_held_out else 0.0

@@ -14,17 +14,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from xml.etree import ElementTree
 
+import mwparserfromhell
+from mwparserfromhell import nodes
+from mwparserfromhell.wikicode import Wikicode
+
 from n2g_assets.core.home import Home
-from n2g_assets.corpus.raw import RawDocument
+from n2g_assets.corpus.files import RawDocument
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
-
-if TYPE_CHECKING:
-    from mwparserfromhell.nodes import Tag, Template, Wikilink
-    from mwparserfromhell.wikicode import Wikicode
 
 RENDER_VERSION = 1
 """Raised when the rendered text changes: articles that another version kept are rendered anew."""
@@ -84,16 +84,13 @@ def _render_dump(file: IO[bytes]) -> Iterator[RawDocument]:
 
 def render_article(title: str, wikitext: str) -> str:
     """Plain text of one article: the title, then its sections; empty for a disambiguation page."""
-    import mwparserfromhell
-    from mwparserfromhell.nodes import Heading
-
     code = mwparserfromhell.parse(wikitext)
     if any(_name(template) in _DISAMBIGUATION for template in code.ifilter_templates(recursive=False)):
         return ""
     sections: list[tuple[int, str, list[str]]] = [(1, title, [])]
     dropped_level = 99
     for node in code.nodes:
-        if isinstance(node, Heading):
+        if isinstance(node, nodes.Heading):
             heading = _tidy(_render(node.title))
             if node.level <= dropped_level:
                 dropped_level = node.level if heading.lower() in _DROPPED_SECTIONS else 99
@@ -116,8 +113,6 @@ def _render(code: Wikicode | None) -> str:
 
 
 def _render_node(node: object) -> str:
-    from mwparserfromhell import nodes
-
     text = ""  # comments and template arguments vanish
     if isinstance(node, nodes.Text):
         text = str(node.value)
@@ -136,7 +131,7 @@ def _render_node(node: object) -> str:
     return text
 
 
-def _render_link(link: Wikilink) -> str:
+def _render_link(link: nodes.Wikilink) -> str:
     target = str(link.title).strip()
     prefix = target.partition(":")[0].strip().lower()
     if prefix in _DROPPED_NAMESPACES:
@@ -144,7 +139,7 @@ def _render_link(link: Wikilink) -> str:
     return _render(link.text) if link.text is not None else target.rpartition(":")[2] if prefix == "wikt" else target
 
 
-def _render_tag(tag: Tag) -> str:
+def _render_tag(tag: nodes.Tag) -> str:
     name = str(tag.tag).strip().lower()
     if name in _DROPPED_TAGS:
         return ""
@@ -157,15 +152,15 @@ def _render_tag(tag: Tag) -> str:
     return _render(tag.contents)
 
 
-def _name(template: Template) -> str:
+def _name(template: nodes.Template) -> str:
     return str(template.name).strip().lower().replace("_", " ")
 
 
-def _argument(template: Template, number: int) -> str:
+def _argument(template: nodes.Template, number: int) -> str:
     return _render(template.get(number).value).strip() if template.has(number) else ""
 
 
-def _render_template(template: Template) -> str:
+def _render_template(template: nodes.Template) -> str:
     name = _name(template)
     first, second, third, fourth = (_argument(template, number) for number in (1, 2, 3, 4))
     text = _FIXED_TEXT.get(name, "")

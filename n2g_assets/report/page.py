@@ -14,48 +14,34 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from n2g_assets.core.errors import StorageError
-from n2g_assets.core.registry import TEXTS
+from n2g_assets.core.registry import TEXTS, Text
+from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
-from n2g_assets.report import wording
-from n2g_assets.report.plots import PUBLISHED_F1, as_address, calibration, f1_by_layer, precision_recall, styles
+from n2g_assets.report import text as wording
+from n2g_assets.report.plots import PUBLISHED, as_address, calibration, f1_by_layer, precision_recall, styles
 from n2g_assets.report.svg import draw_graph
 
 if TYPE_CHECKING:
     import duckdb
-    import polars as pl
     from jinja2 import Environment
 
 COUNTEREXAMPLES_SHOWN = 5
 """Counterexamples of each kind and text in the report; the table ``counterexamples`` holds all."""
-
-PUBLISHED = tuple(
-    {"layer": layer, "precision": precision, "recall": recall, "f1": PUBLISHED_F1[layer]}
-    for layer, precision, recall in (
-        (0, 0.74, 0.85), (1, 0.66, 0.77), (2, 0.60, 0.77), (3, 0.48, 0.70), (4, 0.44, 0.72), (5, 0.45, 0.67),
-    )
-)  # fmt: skip
-"""Means of firing by layer that the paper (arXiv 2305.19911) gives for SoLU-6L, 50 units a layer."""
 
 _EXAMPLE_RULES = 8
 _EXAMPLE_NODES = 40
 """A larger graph is no example: nobody reads it."""
 
 
-class Page(NamedTuple):
-    """A report."""
-
-    html: str
-    layers: list[int]
-    """Layers that it speaks of."""
-
-
 def render_report(
     connection: duckdb.DuckDBPyConnection, study: str, *, made_at: datetime, commands: Sequence[str] = ()
-) -> Page:
-    """The report of one study as a self-contained HTML document.
+) -> tuple[str, int]:
+    """The report of one study as a self-contained HTML document, and the number of layers that it speaks of.
 
     Args:
         connection: the published database, as ``storage.warehouse.open_database`` opens it.
@@ -77,13 +63,13 @@ def render_report(
         return Markup('<h{0} id="{2}">{1}</h{0}>').format(level, title, anchor)
 
     context = {
-        "spread": wording.spread, "published": PUBLISHED, "failure_rules": FAILURE_RULES,
+        "spread": wording.spread, "unit_text": unit_text, "published": PUBLISHED, "failure_rules": FAILURE_RULES,
         "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "heading": heading, "rows": database.rows,
         "commands": commands, "made_at": f"{made_at:%d %B %Y, %H:%M} UTC".lstrip("0"),
     } | facts | _pictures(database, facts)  # fmt: skip
     body = Markup(_templates().get_template("body.html").render(context))
     html = _templates().get_template("page.html").render(context, body=body, contents=contents)
-    return Page(html, facts["layers"])
+    return html, len(facts["layers"])
 
 
 @cache
@@ -97,8 +83,7 @@ def _templates() -> Environment:
     )
     filters = (
         wording.share, wording.plain_share, wording.interval, wording.at_layer, wording.percent, wording.number,
-        wording.counted, wording.listed, wording.layers_listed, wording.compared_layers, wording.unit_name,
-        wording.upper_first, wording.plain, wording.window,
+        wording.counted, wording.listed, wording.layers_listed, wording.compared_layers, wording.plain, wording.window,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}
     return environment
@@ -117,8 +102,7 @@ class _Study:
     def rows(self, view: str, order: str = "", **equal: Any) -> list[dict[str, Any]]:
         """The study's rows of a view or table where columns have these values, in the view's order or the given one."""
         where = " AND ".join(f"{name} = ${name}" for name in ("study", *equal))
-        query = f"SELECT * FROM {view} WHERE {where}" + (f" ORDER BY {order}" if order else "")
-        return list(self.frame(query, **equal).iter_rows(named=True))
+        return self.frame(f"FROM {view} WHERE {where}" + (f" ORDER BY {order}" if order else ""), **equal).to_dicts()
 
 
 def _facts(database: _Study) -> dict[str, Any]:
@@ -128,25 +112,24 @@ def _facts(database: _Study) -> dict[str, Any]:
         raise StorageError(
             f"Study '{database.name}' is not in the database: materialize its warehouse, which publishes it."
         )
-    summary = database.rows("layer_summary")
-    scored = [row for row in summary if row["predictor"] is not None]
+    scored = [row for row in database.rows("layer_summary") if row["predictor"] is not None]
     layers = sorted({row["layer"] for row in scored})
     if not layers:
         raise StorageError(f"No layer of study '{database.name}' is evaluated yet: materialize evaluation first.")
     settings = json.loads(found[0]["settings"])
     asked = settings["layers"]
     asked = list(range(asked)) if isinstance(asked, int) else sorted(asked)
-    models = database.rows("subject_models")
+    model = database.rows("subject_models")[0]
     names = {row["text"] for row in scored}
-    controls = database.frame("SELECT study FROM studies WHERE control_of = $study ORDER BY study")
+    controls = database.frame("SELECT study FROM studies WHERE control_of = $study ORDER BY study")["study"]
     return {
         "study": database.name,
         "settings": settings,
         "settings_text": json.dumps(settings, indent=2, ensure_ascii=False),
         "versions": json.loads(found[0]["versions"]),
         "control_of": found[0]["control_of"],
-        "control_studies": controls["study"].to_list(),
-        "model": {name: value for name, value in models[0].items() if name != "study"},
+        "control_studies": controls.to_list(),
+        "model": {name: value for name, value in model.items() if name != "study"},
         "layers": layers,
         "missing": sorted(set(asked) - set(layers)),
         "summary": scored,
@@ -161,47 +144,42 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     """Functions that draw, for the templates; each gives an address that carries its own data."""
     threshold = float(facts["settings"]["method"]["firing_threshold"])
 
-    def f1_picture(text: Any) -> str:
-        rows = database.frame("SELECT * FROM layer_scores WHERE study = $study AND text = $text", text=text.name)
-        published = PUBLISHED_F1 if text.name == "top" else None
-        title = f"{database.name}: F1 of firing on {text.phrase}"
-        return as_address(f1_by_layer(rows, title=title, published=published, n_layers=facts["model"]["n_layers"]))
+    def scores(table: str, order: str, text: Text) -> pl.DataFrame:
+        query = f"FROM {table} WHERE study = $study AND text = $text ORDER BY {order}"
+        return database.frame(query, text=text.name)
 
-    def curves_picture(text: Any) -> str:
-        where = "study = $study AND text = $text AND predictor <> 'always_zero'"
-        columns = "predictor, levels_firing, levels_silent"
-        rows = database.frame(f"SELECT {columns} FROM layer_scores WHERE {where} ORDER BY layer", text=text.name)
+    def f1_picture(text: Text) -> str:
+        title = f"{database.name}: F1 of firing on {text.phrase}"
+        over = facts["model"]["n_layers"] if text.name == "top" else None
+        return as_address(f1_by_layer(scores("layer_scores", "layer", text), title=title, published_over=over))
+
+    def curves_picture(text: Text) -> str:
+        rows = scores("layer_scores", "layer", text).filter(pl.col("predictor") != "always_zero")
         return as_address(precision_recall(rows, title="Precision and recall of firing", threshold=threshold))
 
-    def calibration_picture(text: Any) -> str:
-        columns = "predictor, calibration_tokens, calibration_predicted, calibration_actual"
-        query = f"SELECT {columns} FROM evaluation WHERE study = $study AND text = $text ORDER BY layer, unit, sign"
-        return as_address(calibration(database.frame(query, text=text.name), title="Calibration"))
+    def calibration_picture(text: Text) -> str:
+        return as_address(calibration(scores("evaluation", "layer, unit, sign", text), title="Calibration"))
 
     def examples() -> list[dict[str, Any]]:
-        return [_example(database, row) for row in _example_units(database, facts["layers"])]
+        """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read."""
+        layers = facts["layers"]
+        query = f"""
+            FROM unit_summary
+            WHERE study = $study AND list_contains($layers, layer) AND n_nodes BETWEEN 1 AND {_EXAMPLE_NODES}
+            QUALIFY 1 = row_number() OVER (
+                PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
+            ORDER BY layer"""
+        found = []
+        picked = [layers[0], layers[len(layers) // 2], layers[-1]]
+        for unit in database.frame(query, layers=picked).iter_rows(named=True):
+            key = {name: unit[name] for name in ("layer", "unit", "sign")}
+            where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
+            nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
+            name = unit_text(*key.values())
+            score = f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
+            svg = draw_graph(nodes, title=name.capitalize(), subtitle=score)
+            rules = database.rows("unit_rules", "rule_id", **key)[:_EXAMPLE_RULES]
+            found.append({"name": name, "address": as_address(svg), "rules": rules})
+        return found
 
     return {function.__name__: function for function in (f1_picture, curves_picture, calibration_picture, examples)}
-
-
-def _example_units(database: _Study, layers: Sequence[int]) -> list[dict[str, Any]]:
-    """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read."""
-    query = f"""
-        SELECT * FROM unit_summary
-        WHERE study = $study AND list_contains($layers, layer) AND n_nodes BETWEEN 1 AND {_EXAMPLE_NODES}
-        QUALIFY row_number() OVER (PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign) = 1
-        ORDER BY layer"""
-    picked = sorted({layers[0], layers[len(layers) // 2], layers[-1]})
-    return list(database.frame(query, layers=picked).iter_rows(named=True))
-
-
-def _example(database: _Study, row: dict[str, Any]) -> dict[str, Any]:
-    """An example: the unit's name, its picture and its strongest rules."""
-    key = {name: row[name] for name in ("layer", "unit", "sign")}
-    where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
-    nodes = database.frame(f"SELECT * FROM graph_nodes WHERE {where} ORDER BY node_id", **key)
-    name = wording.unit_name(row)
-    score = f"F1 on its test contexts {wording.plain_share(row['graph_f1'])}"
-    svg = draw_graph(nodes, title=wording.upper_first(name), subtitle=score)
-    rules = database.rows("unit_rules", "rule_id", **key)[:_EXAMPLE_RULES]
-    return {"name": name, "address": as_address(svg), "rules": rules}

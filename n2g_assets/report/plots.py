@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,20 @@ import polars as pl
 from jaxtyping import Float64
 
 from n2g_assets.core.registry import PREDICTORS, Predictor, named
-from n2g_assets.report.marks import GREY, INK, MUTED, PALE, PAPER, SANS
-from n2g_assets.report.text import clean_text, count_text, share_text, shorten
+from n2g_assets.method.display import clean_text
+from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
+from n2g_assets.report.text import count_text, share, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PUBLISHED_F1 = {0: 0.74, 1: 0.64, 2: 0.60, 3: 0.48, 4: 0.46, 5: 0.42}
-"""Mean F1 of firing by layer that the paper (arXiv 2305.19911) gives for the six layers of SoLU-6L, 50 units each."""
+PUBLISHED = (
+    (0.74, 0.85, 0.74), (0.66, 0.77, 0.64), (0.60, 0.77, 0.60), (0.48, 0.70, 0.48), (0.44, 0.72, 0.46),
+    (0.45, 0.67, 0.42),
+)  # fmt: skip
+"""Mean precision, recall and F1 of firing that the paper (arXiv 2305.19911) gives for the six layers of SoLU-6L, 50
+units each."""
 
 _BAND = "#f6f7f9"
 _LEFT, _RIGHT, _HEADING, _LINE = 36.0, 18.0, 54.0, 14.0
@@ -46,10 +51,9 @@ def styles(predictors: Iterable[str]) -> list[Predictor]:
     return [*(entry for name, entry in known.items() if name in names), *unknown]
 
 
-def as_markdown_image(svg: str, alt: str = "picture") -> str:
+def as_markdown_image(svg: str) -> str:
     """An SVG document as a markdown image that carries its own data, for places that render markdown."""
-    name = "".join(character for character in clean_text(alt) if character not in "[]()\\<>`!")
-    return f"![{name}]({as_address(svg)})"
+    return f"![picture]({as_address(svg)})"
 
 
 def as_address(svg: str) -> str:
@@ -57,16 +61,14 @@ def as_address(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
 
 
-def f1_by_layer(
-    scores: pl.DataFrame, *, title: str, published: Mapping[int, float] | None = None, n_layers: int | None = None
-) -> str:
+def f1_by_layer(scores: pl.DataFrame, *, title: str, published_over: int | None = None) -> str:
     """Mean F1 of firing over all units asked for (``f1_all``) with 95 % intervals, by layer and predictor.
 
     Args:
         scores: rows of ``layer_scores`` of one study and one text.
         title: first line.
-        published: F1 by layer of another model, drawn over relative depth; None draws none.
-        n_layers: layers of the subject model, for the relative depth; None: the deepest layer is the last.
+        published_over: layers of the subject model, over whose depth the published F1 of another model is drawn; None
+            draws none.
 
     Returns:
         The SVG document: predictors above, and below them the controls beside the graph.
@@ -77,7 +79,7 @@ def f1_by_layer(
     judged = [entry for entry in main if entry.role == "explanation"]
     panels = [(main, 172.0), (judged + controls, 98.0)] if main and controls else [(main or controls, 172.0)]
     layers = scores["layer"].unique().sort().to_list()
-    line = _published_line(published or {}, layers, n_layers)
+    line = _published_line(layers, published_over) if published_over and len(layers) > 1 else []
     # A group of marks takes at most 72 % of the distance of two layers, and a mark at least 3.6 points.
     distance = float(np.diff(layers).min()) if len(layers) > 1 else 1.0
     span = float(layers[-1] - layers[0]) + distance if layers else 1.0
@@ -85,8 +87,7 @@ def f1_by_layer(
     width = max(_NARROWEST, span / distance * (3.6 * most / 0.72))
     step = min(0.72 * distance / max(most, 1), 7.5 * span / width)
     size_of_mark = min(6.0, 1.5 * step * width / span)
-    published_name = ["published for SoLU-6L, another model, at the same relative depth"] if line else []
-    names = [entry.label for entry in shown] + published_name
+    dashes: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 4))}
     columns = int(width // 130)
     legend = _LINE * (-(-len(shown) // columns) + bool(line))
     height = _HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
@@ -94,14 +95,13 @@ def f1_by_layer(
         figure = _figure(_LEFT + width + _RIGHT, height, title)
         top = height - _HEADING
         for place, (entries, size) in enumerate(panels):
-            axes = _axes(figure, _LEFT, top - size, width, size)
             heading = "mean F1 of firing, all units asked for" if place == 0 else "controls"
-            _words(axes, -_LEFT + _RIGHT, size + 8, heading, origin="axes", color=MUTED)
+            axes = _axes(figure, _LEFT, top - size, width, size, heading)
             half = (len(entries) / 2 + 0.3) * step
             for layer in layers:
                 axes.axvspan(layer - half, layer + half, color=_BAND, zorder=0, linewidth=0)
             if line and place == 0:
-                axes.plot(*zip(*line, strict=True), color=INK, linewidth=1, linestyle=(0, (5, 4)), gid="published")
+                axes.plot(*zip(*line, strict=True), gid="published", **dashes)
             for i, entry in enumerate(entries):
                 offset = (i - (len(entries) - 1) / 2) * step
                 _means(axes, scores.filter(pl.col("predictor") == entry.name), entry, offset, size_of_mark)
@@ -113,7 +113,11 @@ def f1_by_layer(
             axes.set_xticks(_apart(layers, 15.0 * span / width) if last else [])
             top -= size + 32.0
         axes.set_xlabel("layer" if layers else "nothing evaluated yet", loc="center")
-        _legend(figure, legend + 22.0, names, shown, columns)
+        _legend(figure, legend + 22.0, [entry.label for entry in shown], shown, columns)
+        if line:
+            _key(figure, [_RIGHT, _RIGHT + 18.0], 30.0, **dashes)
+            name = "published for SoLU-6L, another model, at the same relative depth"
+            _words(figure, _RIGHT + 23.0, 30.0, name, color=INK)
         note = "Whiskers: 95 % intervals, bootstrap over documents. A unit without a score counts 0."
         _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return _svg(figure, title)
@@ -139,8 +143,7 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
     start = int(np.ceil(threshold * 100 - 1e-9))
     with _style():
         figure = _figure(_LEFT + side + _RIGHT, _HEADING + side + below, title)
-        axes = _axes(figure, _LEFT, below, side, side)
-        _words(axes, -_LEFT + _RIGHT, side + 8, "precision of firing", origin="axes", color=MUTED)
+        axes = _axes(figure, _LEFT, below, side, side, "precision of firing")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall of firing")
         axes.xaxis.set_major_formatter(_shares)
         axes.xaxis.grid(True)
@@ -152,7 +155,7 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
             hits, alarms = np.cumsum(firing[::-1]), np.cumsum((firing + silent)[::-1])
             recall, precision = hits / firing.sum(), hits / np.maximum(alarms, 1)
             area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
-            names.append(f"{entry.label} {share_text(area)}")
+            names.append(f"{entry.label} {share(area, 2)}")
             shares.append(float(precision[-1]))
             found = np.flatnonzero(recall > 0)
             x = np.concatenate([[0.0], recall[found]])
@@ -164,10 +167,10 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
                 mark = _mark(entry, 7.5) | {"gid": f"threshold {entry.label}"}
                 axes.plot(recall[-1 - start], precision[-1 - start], clip_on=False, zorder=3, **mark)
         _legend(figure, legend + 38.0, names, shown, 2)
-        share = f"{np.median(shares):.2%}".replace("%", " %") if shares else "None"
-        marks = f"Numbers: area under the curve. Marks: predicted to fire from {share_text(threshold, trim=True)} on."
+        firing_share = f"{np.median(shares):.2%}".replace("%", " %") if shares else "None"
+        marks = f"Numbers: area under the curve. Marks: predicted to fire from {share(threshold, 2, trim=True)} on."
         _words(figure, _RIGHT, 24.0, marks, color=MUTED, fontsize=8)
-        note = f"{share} of the tokens fire. Dotted: where the predictor says nothing."
+        note = f"{firing_share} of the tokens fire. Dotted: where the predictor says nothing."
         _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return _svg(figure, title)
 
@@ -186,14 +189,13 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
     below = 54.0 + _LINE * len(shown) + 12.0
     with _style():
         figure = _figure(left + 11 * column + _RIGHT, _HEADING + side + below, title)
-        axes = _axes(figure, left, below, 11 * column, side)
-        _words(axes, -left + _RIGHT, side + 8, "mean actual activation", origin="axes", color=MUTED)
+        axes = _axes(figure, left, below, 11 * column, side, "mean actual activation")
         axes.set(xlim=(-0.1, 1), xlabel="mean predicted activation", xticks=[-0.05, 0.2, 0.4, 0.6, 0.8, 1])
         axes.set_xticklabels(["0", ".2", ".4", ".6", ".8", "1"])
         axes.xaxis.grid(True)
         axes.axvspan(-0.1, 0, color=_BAND, zorder=0, linewidth=0)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (5, 4)))
-        _words(axes, -left + _RIGHT, -44.0, "tokens", origin="axes", color=MUTED, fontsize=8)
+        axes.annotate("tokens", (_RIGHT - left, -44), xycoords="axes points", color=MUTED, fontsize=8)
         low, high = 0.0, 1.0
         for i, entry in enumerate(shown):
             tokens, predicted, actual = _sums(rows, entry.name, *binned)
@@ -206,15 +208,14 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
             paint: dict[str, Any] = {"facecolors": entry.color, "edgecolors": PAPER, "linewidths": 0.6}
             axes.scatter(x, y, size, marker=entry.marker, alpha=0.85, zorder=3, gid=f"bins {entry.label}", **paint)
             line = -44.0 - _LINE * (i + 1)
-            axes.plot(
-                [(-left + _RIGHT + 3) / (11 * column)], [(line + 3) / side], clip_on=False,
-                transform=axes.transAxes, **_mark(entry, 5.5),
-            )  # fmt: skip
-            name = shorten(entry.label, 16)
-            _words(axes, -left + _RIGHT + 11, line, name, origin="axes", color=INK, fontsize=8)
-            for place, number in enumerate(tokens):
+            place = [(_RIGHT - left + 3) / (11 * column)], [(line + 3) / side]
+            axes.plot(*place, clip_on=False, transform=axes.transAxes, **_mark(entry, 5.5))
+            words: dict[str, Any] = {"xycoords": "axes points", "color": INK, "fontsize": 8}
+            axes.annotate(shorten(entry.label, 16), (_RIGHT - left + 11, line), **words)
+            words |= {"color": MUTED, "fontsize": 7.2, "ha": "center"}
+            for bin_, number in enumerate(tokens):
                 text = count_text(int(number)) if number else "–"
-                _words(axes, (place + 0.5) * column, line, text, origin="axes", color=MUTED, fontsize=7.2, ha="center")
+                axes.annotate(text, ((bin_ + 0.5) * column, line), **words)
         axes.set_ylim(np.floor(low * 10 + 1e-9) / 10, np.ceil(high * 10 - 1e-9) / 10)
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
         return _svg(figure, title)
@@ -233,19 +234,12 @@ def _means(axes: Axes, rows: pl.DataFrame, entry: Predictor, offset: float, size
     axes.plot(x, rows["f1_all"], clip_on=False, zorder=3, **mark)
 
 
-def _published_line(
-    published: Mapping[int, float], layers: Sequence[int], n_layers: int | None
-) -> list[tuple[float, float]]:
-    """The published values at the same relative depth, cut at the deepest layer that is shown."""
-    if len(published) < 2 or len(layers) < 2:
-        return []
-    last = (n_layers or layers[-1] + 1) - 1
-    depths = np.array(sorted(published), np.float64)
-    depths = (depths - depths[0]) / (depths[-1] - depths[0]) * last
-    values = [published[layer] for layer in sorted(published)]
-    begin, end = layers[0], min(layers[-1], last)
+def _published_line(layers: Sequence[int], n_layers: int) -> list[tuple[float, float]]:
+    """The published F1 at the same relative depth, cut at the deepest layer that is shown."""
+    depths = np.linspace(0, n_layers - 1, len(PUBLISHED))
+    begin, end = layers[0], min(layers[-1], n_layers - 1)
     places = [begin, *depths[(depths > begin) & (depths < end)].tolist(), end]
-    return [(place, float(np.interp(place, depths, values))) for place in places]
+    return [(place, float(np.interp(place, depths, [f1 for _, _, f1 in PUBLISHED]))) for place in places]
 
 
 def _sums(rows: pl.DataFrame, predictor: str, *columns: str) -> list[Float64[np.ndarray, " bins"]]:
@@ -255,9 +249,9 @@ def _sums(rows: pl.DataFrame, predictor: str, *columns: str) -> list[Float64[np.
     return [values.sum(axis=0) for values in bins]
 
 
-def _ceiling(values: Iterable[float | None]) -> float:
+def _ceiling(values: Iterable[float]) -> float:
     """The upper end of an axis of shares: the smallest of a few round numbers that no value exceeds, at most 1."""
-    largest = max((value for value in values if value is not None and np.isfinite(value)), default=1.0)
+    largest = max(filter(np.isfinite, values), default=1.0)
     return next((end for end in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) if largest <= end), 1.0)
 
 
@@ -296,30 +290,27 @@ def _figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes of shares on a figure, at a place in points from its lower left corner."""
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float, heading: str) -> Axes:
+    """Axes of shares on a figure, at a place in points from its lower left corner, with a heading above them."""
     from matplotlib.ticker import MaxNLocator
 
     size = figure.get_size_inches() * 72
     axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=min(int(height / 24), 6), steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(_shares)
+    axes.annotate(heading, (_RIGHT - left, height + 8), xycoords="axes points", color=MUTED)
     return axes
 
 
 def _shares(value: float, _: float) -> str:
     """A tick of an axis of shares."""
-    return share_text(value, trim=True)
+    return share(value, 2, trim=True)
 
 
-def _words(place: Any, x: float, y: float, text: str, *, origin: str = "figure", **look: Any) -> None:
-    """A line of text at a place in points from the lower left corner of a figure or of axes."""
-    from matplotlib.transforms import ScaledTranslation
-
-    figure = place if origin == "figure" else place.figure
-    corner = figure.transFigure if origin == "figure" else place.transAxes
-    move = corner + ScaledTranslation(x / 72, y / 72, figure.dpi_scale_trans)
-    place.text(0, 0, text, transform=move, **look)
+def _words(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
+    """A line of text at a place in points from the lower left corner of a figure."""
+    width, height = figure.get_size_inches() * 72
+    figure.text(x / width, y / height, text, **look)
 
 
 def _mark(entry: Predictor, size: float) -> dict[str, Any]:
@@ -334,22 +325,21 @@ def _mark(entry: Predictor, size: float) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, top: float, names: Sequence[str], entries: Sequence[Predictor], columns: int) -> None:
-    """The legend in lines of ``columns``; a name without an entry is the dashed line's and takes a line of its own."""
+    """The legend in lines of ``columns``, each entry under its name."""
+    column = (figure.get_size_inches()[0] * 72 - 2 * _RIGHT) / max(min(columns, len(entries)), 1)
+    for i, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        x, y = _RIGHT + 6.0 + i % columns * column, top - _LINE * (i // columns + 1) + 8.0
+        _key(figure, [x], y, **_mark(entry, 6.0))
+        _words(figure, x + 11.0, y, shorten(name, int(column / 5.0)), color=INK)
+
+
+def _key(figure: Figure, places: Sequence[float], y: float, **look: Any) -> None:
+    """The marker or the line that a name in the legend explains."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches() * 72
-    column = (width - 2 * _RIGHT) / max(min(columns, len(entries)), 1)
-    for i, name in enumerate(names):
-        place, line = (i % columns, i // columns) if i < len(entries) else (0, -(-len(entries) // columns))
-        x, y = _RIGHT + 6.0 + place * column, top - _LINE * (line + 1) + 8.0
-        if i < len(entries):
-            look, ends = _mark(entries[i], 6.0), [x]
-        else:
-            look, ends = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 4))}, [x - 6, x + 12]
-        points = [end / width for end in ends], [(y + 3) / height] * len(ends)
-        figure.add_artist(Line2D(*points, transform=figure.transFigure, **look))
-        room = int((column if i < len(entries) else width) / 5.0)
-        _words(figure, x + (11.0 if i < len(entries) else 17.0), y, shorten(clean_text(name), room), color=INK)
+    points = [x / width for x in places], [(y + 3) / height] * len(places)
+    figure.add_artist(Line2D(*points, transform=figure.transFigure, **look))
 
 
 def _svg(figure: Figure, title: str) -> str:

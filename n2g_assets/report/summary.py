@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from n2g_assets.core.home import Home
 from n2g_assets.core.units import unit_text
 from n2g_assets.report.text import graph_text, table_text
@@ -28,11 +26,6 @@ _GRAPHS = """
     ORDER BY layer LIMIT 3
 """
 
-_RULES = """
-    SELECT rule_id, pattern, activation, count FROM rules
-    WHERE study = ? AND layer = ? AND unit = ? AND sign = ? ORDER BY rule_id
-"""
-
 
 def study_summary(home: Home, study: str) -> str:
     """F1 by layer and text, and the best graph of each of the first layers.
@@ -45,12 +38,11 @@ def study_summary(home: Home, study: str) -> str:
         "top: the units' own test contexts; quantiles: contexts of every strength; random: held-out text.\n",
     ]
     with open_database(home) as database:
-        layers = database.execute(_LAYERS, [study]).fetchall()
-        names = [column[0] for column in database.description]
-        lines.append(table_text(pl.DataFrame(layers, schema=names, orient="row")))
+        lines.append(table_text(database.sql(_LAYERS, params=[study]).pl()))
         lines.append("\nThe best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
         for layer, unit, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
-            rules = database.sql(_RULES, params=[study, layer, unit, sign]).pl()
+            query = "FROM rules WHERE study = ? AND layer = ? AND unit = ? AND sign = ?"
+            rules = database.sql(query, params=[study, layer, unit, sign]).pl()
             score = "not defined" if f1 is None else f"{f1:.2f}"
             title = f"{unit_text(layer, unit, sign).capitalize()}: F1 {score}"
             lines.append("\n" + graph_text(rules, title=title, limit=6))

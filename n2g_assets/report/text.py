@@ -1,17 +1,25 @@
-"""Tokens, graphs and tables as plain text for people: terminals, logs, tooltips.
+"""Numbers, lists, tables and graphs as plain text for people: in reports, in plots and in terminals.
 
 Model text is untrusted text: whatever could move a cursor, reverse a line or hide itself is shown by its code.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import polars as pl
 
-from n2g_assets.method.display import clean_text, display_text
+from n2g_assets.method.display import clean_text
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+NONE = "–"
+"""What stands where a value is not defined."""
+
+_TOKENS, _CHARACTERS = 24, 160
 
 
 def text_width(text: str) -> int:
@@ -39,8 +47,13 @@ def bar(share: float, width: int = 8) -> str:
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
 
 
-def share_text(value: float, digits: int = 2, *, trim: bool = False) -> str:
-    """A share as .87, 0 or 1.00, with a true minus sign; ``trim`` takes trailing zeros away: .5, 1."""
+def share(value: float | None, digits: int = 3, *, trim: bool = False) -> str:
+    """A share as .532, 0 or 1.000, with a true minus sign, or – where it is None or no number.
+
+    ``trim`` takes trailing zeros away: .5, 1.
+    """
+    if value is None or math.isnan(value):
+        return NONE
     text = f"{abs(value):.{digits}f}"
     sign = "−" if value < 0 and text.strip("0.") else ""
     text = text[1:] if text.startswith("0.") else text
@@ -56,33 +69,29 @@ def count_text(count: int) -> str:
     return str(count)
 
 
-def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8, width: int = 72) -> str:
+def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8) -> str:
     """One unit's token graph for a terminal: a title line, then its rules, strongest first.
 
     Of the rows of the table ``rules``, ``limit`` are shown, such as ``0.93 ███████▌  All * [except]   (4 prompts)``,
-    with patterns cut to ``width`` columns; a last line says how many are not.
+    with patterns cut to 72 columns; a last line says how many are not.
     """
     lines = [clean_text(title)]
     ordered = rules.sort(["activation", "count", "rule_id"], descending=[True, True, False])
     shown = ordered.head(limit)
-    patterns = [shorten(clean_text(pattern), width) for pattern in shown["pattern"]]
-    column = max((text_width(pattern) for pattern in patterns), default=0)
+    patterns = _aligned([shorten(clean_text(pattern), 72) for pattern in shown["pattern"]])
     for pattern, activation, count in zip(patterns, shown["activation"], shown["count"], strict=True):
-        gap = " " * (column - text_width(pattern))
-        lines.append(f"  {activation:.2f} {bar(activation)}  {pattern}{gap}   ({_number(count, 'prompt')})")
+        lines.append(f"  {activation:.2f} {bar(activation)}  {pattern}   ({counted(count, 'prompt')})")
     if not len(ordered):
         lines.append("  no rules: the graph is empty and predicts silence everywhere")
     if len(ordered) > limit:
-        lines.append(f"  … and {_number(len(ordered) - limit, 'more rule')}")
+        lines.append(f"  … and {counted(len(ordered) - limit, 'more rule')}")
     return "\n".join(lines)
 
 
 def table_text(frame: pl.DataFrame) -> str:
     """A small table for a terminal: aligned columns, numbers to the right, two decimals, – for what is undefined."""
-    cells = [[_cell(value) for value in frame[name]] for name in frame.columns]
     columns = [
-        _aligned([clean_text(name), *column], dtype.is_numeric())
-        for name, column, dtype in zip(frame.columns, cells, frame.dtypes, strict=True)
+        _aligned([clean_text(column.name), *map(_cell, column)], right=column.dtype.is_numeric()) for column in frame
     ]
     if not columns:
         return ""
@@ -91,27 +100,105 @@ def table_text(frame: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
+# -------------------------------------------------------------------------------------- a report
+def plain_share(value: float | None) -> str:
+    """A share inside a sentence: .53, and .012 where it is small."""
+    return share(value, _digits(value))
+
+
+def interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """The interval of a score of a row as [.491, .573]; nothing where an end is missing."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None or high is None else f"[{share(low, digits)},\u00a0{share(high, digits)}]"
+
+
+def at_layer(row: Mapping[str, Any], name: str = "f1_all") -> str:
+    """A score with its interval and where it is reached: .53 [.47, .61] at layer 0."""
+    ends = interval(row, name, _digits(row[name]))
+    return f"{plain_share(row[name])} {ends + ' ' if ends else ''}at layer {row['layer']}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent: 53 %, and 1.2 % where it is small."""
+    if value is None:
+        return NONE
+    return f"{value * 100:.0f}\u00a0%" if value >= 0.095 or value == 0 else f"{value * 100:.1f}\u00a0%"
+
+
+def number(value: int | None) -> str:
+    """A count with its thousands apart, or –."""
+    return NONE if value is None else f"{value:,}"
+
+
+def counted(value: int, noun: str) -> str:
+    """A count with its noun, whose plural takes an s: 1 unit, 2,048 units."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def spread(low: int, high: int) -> str:
+    """A range of counts: 1,035–1,270, or the one count."""
+    return number(low) if low == high else f"{low:,}–{high:,}"
+
+
+def listed(items: Iterable[object]) -> str:
+    """Items in a sentence: a, b and c."""
+    texts = [str(item) for item in items]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "none"
+
+
+def layers_listed(layers: Iterable[int]) -> str:
+    """Layers in a sentence, runs of three and more drawn together: layers 0, 4–7 and 29."""
+    numbers = sorted(layers)
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    parts = [part for run in runs for part in ([f"{run[0]}–{run[-1]}"] if len(run) > 2 else run)]
+    return f"layer{'' if len(numbers) == 1 else 's'} {listed(parts)}"
+
+
+def compared_layers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The layers of rows of ``graph_comparison``, each with its paired difference where there are at most six."""
+    layers = [row["layer"] for row in rows]
+    if len(rows) > 6 or not all(row["paired"] for row in rows):
+        return layers_listed(layers)
+    parts = [f"{row['layer']} ({share(row['difference'], 2)} {interval(row, 'difference', 2)})" for row in rows]
+    return f"layer{'' if len(layers) == 1 else 's'} {listed(parts)}"
+
+
+def plain(value: object) -> str:
+    """Any value as text: – for None, few digits for a float, what is invisible made visible."""
+    return NONE if value is None else f"{value:.4g}" if isinstance(value, float) else clean_text(str(value))
+
+
+def window(tokens: Sequence[bytes]) -> tuple[str, str]:
+    """The end of a window for reading, and its last token apart."""
+    *before, last = tokens
+    text = _readable(b"".join(before[1 - _TOKENS :]))
+    cut = len(before) >= _TOKENS and not text.startswith("…")
+    return ("…" if cut else "") + text, _readable(last)
+
+
 def _character_width(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _cell(value: object) -> str:
-    if value is None:
-        return "–"
     if isinstance(value, float):
         return f"{value:.2f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return shorten(display_text(value) if isinstance(value, bytes) else clean_text(str(value)), 60)
+    return NONE if value is None else f"{value:,}" if isinstance(value, int) else shorten(clean_text(str(value)), 60)
 
 
-def _aligned(cells: list[str], right: bool) -> list[str]:
-    width = max(text_width(cell) for cell in cells)
+def _aligned(cells: list[str], right: bool = False) -> list[str]:
+    width = max(map(text_width, cells), default=0)
     gaps = [" " * (width - text_width(cell)) for cell in cells]
     return [gap + cell if right else cell + gap for cell, gap in zip(cells, gaps, strict=True)]
+
+
+def _readable(text: bytes) -> str:
+    """Text on one line, line breaks visible; of a long one its end."""
+    shown = clean_text(text.decode("utf-8", errors="surrogateescape").replace("\n", "↵"))
+    return shown if len(shown) <= _CHARACTERS else "…" + shown[-_CHARACTERS:]
+
+
+def _digits(value: float | None) -> int:
+    return 2 if value is None or abs(value) >= 0.095 else 3

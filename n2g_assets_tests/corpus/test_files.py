@@ -14,7 +14,7 @@ from n2g_assets_tests.corpus.helpers import files
 
 def read(folder, path, **settings):
     source = files(path, **settings)
-    return [(document.name, document.text) for document in read_files(source, *find_files(path, folder))]
+    return [(document.name, document.text) for document in read_files(source, find_files(path, folder))]
 
 
 def test_a_text_file_is_one_document_byte_for_byte(tmp_path):

@@ -194,7 +194,7 @@ def page(studies: Mapping[str, Frames], name: str = "toy", *, pictures: bool = F
     """The page of one study of a database; without ``pictures`` plots are empty, which takes a tenth of the time."""
     plots = nullcontext() if pictures else patch.multiple("n2g_assets.report.page", **NO_PLOTS)
     with database(**studies) as connection, plots:
-        return render_report(connection, name, **({"made_at": datetime(2026, 11, 3, 9, 5)} | given)).html
+        return render_report(connection, name, **({"made_at": datetime(2026, 11, 3, 9, 5)} | given))[0]
 
 
 NO_PLOTS = dict.fromkeys(("f1_by_layer", "precision_recall", "calibration"), lambda rows, **given: "<svg/>")

@@ -10,7 +10,7 @@ import pytest
 from n2g_assets.core.errors import StorageError
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report.page import render_report
-from n2g_assets.report.wording import share
+from n2g_assets.report.text import share
 from n2g_assets_tests.report.published import HOSTILE, database, page, scores, study
 from n2g_assets_tests.storage.helpers import rows
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from n2g_assets.core.registry import PREDICTORS
 from n2g_assets.report.plots import (
-    PUBLISHED_F1,
+    PUBLISHED,
     as_markdown_image,
     calibration,
     f1_by_layer,
@@ -106,7 +106,7 @@ def words(svg: str) -> list[str]:
 )
 def test_any_scores_give_sound_pictures(by_layer, by_level, by_bin, published):
     frame = scores((*key, *values) for key, values in by_layer.items())
-    assert_sound(f1_by_layer(frame, title=HOSTILE, published=PUBLISHED_F1 if published else None, n_layers=41))
+    assert_sound(f1_by_layer(frame, title=HOSTILE, published_over=41 if published else None))
     assert_sound(precision_recall(levels(by_level), title=HOSTILE))
     sums = {
         name: (tokens, *([n * mean for n, mean in zip(tokens, means, strict=True)] for means in both))
@@ -133,8 +133,8 @@ def test_the_same_scores_give_the_same_bytes_and_hostile_names_stay_text():
 
 def test_a_markdown_image_carries_its_own_data():
     svg = precision_recall(levels({"graph": ([0] * 100 + [1], [5] + [0] * 100)}), title="toy")
-    markdown = as_markdown_image(svg, alt="a](javascript:x) b")
-    assert markdown.startswith("![ajavascript:x b](data:image/svg+xml;base64,")
+    markdown = as_markdown_image(svg)
+    assert markdown.startswith("![picture](data:image/svg+xml;base64,")
     assert image_of(markdown) == svg
 
 
@@ -174,14 +174,14 @@ def test_controls_stand_below_with_the_graph_as_their_measure():
 
 def test_the_published_line_runs_over_relative_depth_and_is_named_as_another_model():
     frame = scores((layer, "graph", 1.0 if layer == 0 else 0.0, None, None) for layer in range(11))
-    svg = f1_by_layer(frame, title="toy", published=PUBLISHED_F1, n_layers=11)
+    svg = f1_by_layer(frame, title="toy", published_over=11)
     (line,) = lines(svg, "published")
     places = marks(svg, "means graph")
     one, zero = places[0][1], places[1][1]
     assert [x for x, _ in line] == pytest.approx([places[layer][0] for layer in range(0, 11, 2)], abs=0.2)
-    assert [(y - zero) / (one - zero) for _, y in line] == pytest.approx(list(PUBLISHED_F1.values()), abs=0.002)
+    assert [(y - zero) / (one - zero) for _, y in line] == pytest.approx([f1 for _, _, f1 in PUBLISHED], abs=0.002)
     assert any("SoLU-6L, another model" in text for text in words(svg))
-    half = f1_by_layer(frame.filter(pl.col("layer") <= 5), title="toy", published=PUBLISHED_F1, n_layers=11)
+    half = f1_by_layer(frame.filter(pl.col("layer") <= 5), title="toy", published_over=11)
     (cut,) = lines(half, "published")
     assert (cut[-1][1] - zero) / (one - zero) == pytest.approx((0.60 + 0.48) / 2, abs=0.002)
 

@@ -5,9 +5,9 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from n2g_assets.report.marks import activation_ramp, importance_ramp, short_share
-from n2g_assets.report.svg import draw_graph
-from n2g_assets.report.text import display_text, shorten
+from n2g_assets.method.display import display_text
+from n2g_assets.report.svg import activation_ramp, draw_graph, importance_ramp
+from n2g_assets.report.text import shorten
 from n2g_assets_tests.report.graphs import HOSTILE, SVG, frame, graphs, node, parsed, texts
 
 SAFE_TAGS = {SVG + tag for tag in ("svg", "title", "g", "rect", "path", "text")}
@@ -94,7 +94,3 @@ def test_words_are_readable_on_every_colour(ramp):
         ink = ramp.ink(step / 100)
         rgb = tuple(int(ink[i : i + 2], 16) for i in (1, 3, 5))
         assert _contrast(ramp.rgb(step / 100), rgb) >= 3.5
-
-
-def test_shares_are_short():
-    assert [short_share(value) for value in (0.87, 1.0, 0.5, 0.999, 1.04)] == [".87", "1.0", ".50", "1.0", "1.0"]

@@ -6,7 +6,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.report.text import bar, clean_text, display_text, graph_text, shorten, table_text, text_width
+from n2g_assets.method.display import clean_text, display_text
+from n2g_assets.report.text import bar, graph_text, shorten, table_text, text_width
 
 
 def rules(*rows: tuple[str, float, int]) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """Numbers, lists and windows for reading."""
 
-from n2g_assets.report.wording import (
+from n2g_assets.report.text import (
     compared_layers,
     counted,
     layers_listed,
