@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.core.units import Unit
@@ -51,7 +51,9 @@ def choose_substitutes(
     return chosen
 
 
-def positions_to_vary(importances: Float32[np.ndarray, " kept"], threshold: float) -> Int[np.ndarray, " varied"]:
+def positions_to_vary(
+    importances: Sequence[float] | Float[np.ndarray, " kept"], threshold: float
+) -> Int[np.ndarray, " varied"]:
     """The positions, from 1, whose importance for the peak is at least ``threshold``, compared in float32."""
     important = np.asarray(importances, np.float32) >= np.float32(threshold)
     important[0] = False
@@ -98,18 +100,14 @@ def _propose(
     if not settings.substitutes:
         return [{} for _ in examples]
     prompts = [tuple(row["token_ids"]) for row in examples]
-    varied = [
-        positions_to_vary(np.asarray(row["importances"], np.float32), settings.augment_threshold).tolist()
-        for row in examples
-    ]
+    varied = [positions_to_vary(row["importances"], settings.augment_threshold).tolist() for row in examples]
     wanted: dict[tuple[int, ...], set[int]] = {}
     for prompt, positions in zip(prompts, varied, strict=True):
         if positions:
             wanted.setdefault(prompt, set()).update(positions)
     asked = {prompt: sorted(positions) for prompt, positions in wanted.items()}
-    answers = (
-        proposer.propose([np.asarray(prompt, np.int32) for prompt in asked], list(asked.values())) if asked else []
-    )
+    asked_prompts = [np.asarray(prompt, np.int32) for prompt in asked]
+    answers = proposer.propose(asked_prompts, list(asked.values())) if asked else []
     proposals = {
         prompt: dict(zip(asked[prompt], answer, strict=True)) for prompt, answer in zip(asked, answers, strict=True)
     }

@@ -33,10 +33,10 @@ import polars as pl
 
 from n2g_assets.core.settings import GraphSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.method.display import display_text
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import rescale
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_by_unit, unit_frame
+from n2g_assets.method.tokens import display_text
 
 MAX_NODES = 500_000
 """A graph that merging makes larger than this is given up: ledger ``failed``."""

@@ -137,7 +137,7 @@ class TokenGraph:
     def predict_with_ends(
         self, text: EncodedText
     ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
-        """What ``predict`` gives, and at every token the end (``end_at``) whose path gave it; -1 where none did."""
+        """As ``predict``, and at every token the end (``end_at``) whose path gave the value; -1 if none is reached."""
         ends = np.full(len(text), -1, np.int32)
         return self._walk(text, ends), ends
 

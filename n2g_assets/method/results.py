@@ -40,8 +40,7 @@ class BlockResult:
 
 def unit_schema(table: str) -> pl.Schema:
     """The schema of a unit table as a stage writes it: ``unit``, ``sign`` and the table's own columns."""
-    schema = TABLES[table].schema
-    return pl.Schema({name: schema[name] for name in schema if name not in ("study", "layer")})
+    return pl.Schema((name, dtype) for name, dtype in TABLES[table].schema.items() if name not in ("study", "layer"))
 
 
 def unit_frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -57,10 +56,8 @@ def _plain(value: Any) -> Any:
 def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
     """The rows of each unit of a block in the order of the frame; rows of other units are left out."""
     rows: dict[Unit, list[dict[str, Any]]] = {unit: [] for unit in units}
-    for row in frame.iter_rows(named=True):
-        unit = Unit(row["unit"], row["sign"])
-        if unit in rows:
-            rows[unit].append(row)
+    for row in frame.filter(of_units(units)).iter_rows(named=True):
+        rows[Unit(row["unit"], row["sign"])].append(row)
     return rows
 
 

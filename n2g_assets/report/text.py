@@ -9,7 +9,7 @@ import unicodedata
 
 import polars as pl
 
-from n2g_assets.method.display import clean_text, display_text
+from n2g_assets.method.tokens import clean_text, display_text
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 

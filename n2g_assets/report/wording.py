@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from n2g_assets.core.units import unit_text
-from n2g_assets.method.display import clean_text
+from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.text import share_text
 
 NONE = "–"
