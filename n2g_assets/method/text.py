@@ -27,10 +27,9 @@ class EncodedText:
     @classmethod
     def from_contexts(cls, contexts: Sequence[Int[np.ndarray, " length"]], vocabulary: Vocabulary) -> EncodedText:
         """The text of contexts, given their token ids with BOS at position 0."""
+        lengths = [len(context) for context in contexts]
         token_ids = np.concatenate([np.zeros(0, np.int32), *contexts]).astype(np.int32)
-        positions = np.concatenate(
-            [np.zeros(0, np.int32), *(np.arange(len(context), dtype=np.int32) for context in contexts)]
-        )
+        positions = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
         return cls.from_forms(vocabulary.form_of[token_ids], positions, len(vocabulary.forms))
 
     @classmethod
