@@ -43,11 +43,10 @@ from rows import row
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
-from n2g_assets.core.units import Unit, key_frame
+from n2g_assets.core.units import Unit, of_units, select_units
 from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.method.selection import select_units
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
@@ -111,7 +110,7 @@ class Material:
 
     def only(self, units: Sequence[Unit]) -> Material:
         """Some of the units."""
-        mine = self.top_examples.join(key_frame(units), on=["unit", "sign"], how="semi", maintain_order="left")
+        mine = self.top_examples.filter(of_units(units))
         return Material(self.layer, mine, {unit: self.a_max[unit] for unit in units})
 
     def strongest(self, contexts: int) -> Material:

@@ -28,8 +28,8 @@ from common import GRAPH_SHAPE
 from jaxtyping import Float32, Float64, Int32
 
 from n2g_assets.core.settings import MethodSettings
-from n2g_assets.core.units import Unit, key_frame
-from n2g_assets.method.augment import Variant, choose_substitutes, make_variant, positions_to_vary
+from n2g_assets.core.units import Unit, of_units
+from n2g_assets.method.augment import choose_substitutes, make_variant, positions_to_vary
 from n2g_assets.method.probing import Proposer, Substitute, Vocabulary
 from n2g_assets.method.prune import PrunedPrompt, TrainContext, longest_suffix, prompt_rows
 from n2g_assets.method.results import unit_frame
@@ -62,7 +62,8 @@ class TriedVariant:
     choice: int
     """0 is the proposer's best substitute."""
     substitute: Substitute
-    variant: Variant
+    token_ids: Int32[np.ndarray, " length"]
+    origins: Int32[np.ndarray, " length"]
     activations: Float32[np.ndarray, " length"]
     kept: bool
 
@@ -149,10 +150,10 @@ class PlainLoop:
         for position, proposed in zip(positions, self.proposer.propose([prompt], [positions])[0], strict=True):
             chosen = choose_substitutes(int(prompt[position]), proposed, self.vocabulary, self.method.substitutes)
             for choice, substitute in enumerate(chosen):
-                variant = make_variant(prompt, position, substitute.token_ids)
-                activations = self.measure(unit, variant.token_ids).activations
+                token_ids, origins = make_variant(prompt, position, substitute.token_ids)
+                activations = self.measure(unit, token_ids).activations
                 kept = unvaried > 0 and float(activations[-1]) >= self.method.substitute_keep * unvaried
-                tried.append(TriedVariant(position, choice, substitute, variant, activations, kept))
+                tried.append(TriedVariant(position, choice, substitute, token_ids, origins, activations, kept))
         return tried
 
     def seconds_a_token(self, unit: Unit) -> float:
@@ -230,7 +231,7 @@ def tables(
         variants += [
             {**unit.key(), "rank": pruned.context.rank, "position": tried.position, "choice": tried.choice,
              "substitute": tried.substitute.text, "original_id": int(pruned.token_ids[tried.position]),
-             "token_ids": tried.variant.token_ids, "origins": tried.variant.origins,
+             "token_ids": tried.token_ids, "origins": tried.origins,
              "activation": float(tried.activations[-1]), "activations": tried.activations,
              "kept": tried.kept, "proposer": proposer}
             for tried in one.variants
@@ -266,11 +267,7 @@ class Agreement:
 
 def agreement(units: Sequence[Unit], ours: Mapping[str, pl.DataFrame], loop: Mapping[str, pl.DataFrame]) -> Agreement:
     """Compares the tables of both ways on these units; tables may hold rows of others."""
-    key = key_frame(units)
-    one, other = (
-        {name: frame.join(key, on=["unit", "sign"], how="semi", maintain_order="left") for name, frame in way.items()}
-        for way in (ours, loop)
-    )
+    one, other = ({name: frame.filter(of_units(units)) for name, frame in way.items()} for way in (ours, loop))
     kept, loop_kept = (way["augmented_examples"].filter("kept").select(VARIANT) for way in (one, other))
     shape, loop_shape = (
         way["graph_nodes"].sort("node_id").group_by("unit", "sign", maintain_order=True).agg(GRAPH_SHAPE)

@@ -35,13 +35,12 @@ from rows import row
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
-from n2g_assets.core.units import Unit
+from n2g_assets.core.units import Unit, select_units
 from n2g_assets.evaluation.document_counts import count_documents
 from n2g_assets.evidence.frames import LayerHarvest
 from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.method.selection import select_units
 from n2g_assets.method.text import EncodedText
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.model.batching import TokenBudget

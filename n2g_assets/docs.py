@@ -12,7 +12,6 @@ from typing import get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from n2g_assets.core.references import REFERENCES
 from n2g_assets.core.settings import (
     EvaluationSettings,
     FilesSource,
@@ -27,7 +26,7 @@ from n2g_assets.core.settings import (
     WheelSubject,
 )
 from n2g_assets.core.table import Table
-from n2g_assets.core.tables import TABLES
+from n2g_assets.core.tables import REFERENCES, TABLES
 from n2g_assets.storage.warehouse import described_views
 
 FOLDER = Path(__file__).parents[1] / "docs"

@@ -13,7 +13,7 @@ settings.register_profile("n2g_assets", deadline=None, derandomize=True, max_exa
 settings.load_profile("n2g_assets")
 
 install_import_hook(
-    ["n2g_assets.method.saliency", "n2g_assets.method.predict"],
+    ["n2g_assets.method.prune", "n2g_assets.method.predict"],
     "beartype.beartype",
 )
 

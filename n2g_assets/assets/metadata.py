@@ -10,7 +10,7 @@ import polars as pl
 
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
-from n2g_assets.method.display import display_text
+from n2g_assets.method.tokens import display_text
 
 _PREVIEW_ROWS = 8
 _CELL_CHARACTERS = 40

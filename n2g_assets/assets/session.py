@@ -21,11 +21,10 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.tables import TABLES
-from n2g_assets.core.units import Unit
+from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.harvest_text import HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
-from n2g_assets.method.selection import select_units
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from n2g_assets.core.errors import StorageError
@@ -14,11 +13,25 @@ MINIMUM_FREE_BYTES = 200 * 2**20
 """A run starts only with this much free disk space."""
 
 
-@dataclass(frozen=True)
 class Home:
     """The folder that holds all data; nothing is created before it is needed."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.slices = root / "slices"
+        """The canonical data: Parquet files and their manifests."""
+        self.cache = root / "cache"
+        """What can be deleted and is made again: converted models, rendered text, checkpoints, activations."""
+        self.downloads = root / "downloads"
+        """Fetched files, checked against their sha256."""
+        self.database = root / "n2g.duckdb"
+        """The published DuckDB file."""
+        self.reports = root / "reports"
+        """A page of HTML for each study."""
+        self.dagster = root / "dagster"
+        """``DAGSTER_HOME``: runs, events and logs."""
+        self.locks = root / "locks"
+        """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
 
     @classmethod
     def from_environment(cls) -> Home:
@@ -29,41 +42,6 @@ class Home:
         project = Path(__file__).absolute().parents[2]
         beside = project if (project / "pyproject.toml").is_file() else Path.cwd()
         return cls(beside / ".n2g")
-
-    @property
-    def slices(self) -> Path:
-        """The canonical data: Parquet files and their manifests."""
-        return self.root / "slices"
-
-    @property
-    def cache(self) -> Path:
-        """What can be deleted and is made again: converted models, rendered text, checkpoints, activations."""
-        return self.root / "cache"
-
-    @property
-    def downloads(self) -> Path:
-        """Fetched files, checked against their sha256."""
-        return self.root / "downloads"
-
-    @property
-    def database(self) -> Path:
-        """The published DuckDB file."""
-        return self.root / "n2g.duckdb"
-
-    @property
-    def reports(self) -> Path:
-        """A page of HTML for each study."""
-        return self.root / "reports"
-
-    @property
-    def dagster(self) -> Path:
-        """``DAGSTER_HOME``: runs, events and logs."""
-        return self.root / "dagster"
-
-    @property
-    def locks(self) -> Path:
-        """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
-        return self.root / "locks"
 
     def check_writable(self, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> None:
         """Creates the folder if need be, and writes a file to it.

@@ -152,10 +152,10 @@ class NeuronSample(Settings):
     """Seed of the order; each layer has an order of its own."""
 
 
-NeuronList = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
-
 NeuronSelection = Annotated[
-    Annotated[NeuronSample, Tag("dict")] | Annotated[Literal["all"], Tag("all")] | Annotated[NeuronList, Tag("list")],
+    Annotated[NeuronSample, Tag("dict")]
+    | Annotated[Literal["all"], Tag("all")]
+    | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), Tag("list")],
     _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
 ]
 
@@ -292,18 +292,13 @@ class RuleTestSettings(Draws):
     """Matching texts tried for each rule, and as many near misses."""
 
 
-class TextSettings(Settings):
-    """How long the texts are that no graph is built from."""
+class ScoreSettings(Draws):
+    """How predictors are scored."""
 
     random_tokens: StrictInt = Field(default=50_000, ge=1)
     """Tokens of held-out documents, all of which are scored (text ``random``)."""
     out_of_domain_tokens: StrictInt = Field(default=30_000, ge=1)
     """Tokens of out-of-domain documents (text ``out_of_domain``)."""
-
-
-class ScoreSettings(TextSettings, Draws):
-    """How predictors are scored."""
-
     quantile_contexts: StrictInt = Field(default=2, ge=1)
     """Contexts drawn from each tenth of a unit's positive activations on held-out text (text ``quantiles``)."""
     bootstrap_draws: StrictInt = Field(default=1000, ge=1)

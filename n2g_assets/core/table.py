@@ -35,9 +35,6 @@ class Column:
         return _DUCKDB_TYPES[self.dtype]
 
 
-Scope = Literal["study", "layer", "reference"]
-
-
 @dataclass(frozen=True)
 class Table:
     """One table: its columns and its key, and how it is stored."""
@@ -45,7 +42,7 @@ class Table:
     name: str
     row: str
     """What a row is: "one row a" and these words."""
-    scope: Scope
+    scope: Literal["study", "layer", "reference"]
     """Whether its slices are kept per study or per layer of a study; a reference table has none."""
     columns: tuple[Column, ...]
     key: tuple[str, ...]

@@ -8,23 +8,18 @@ What stages, texts and predictors there are stands in ``registry.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import polars as pl
 
 from n2g_assets.core import registry
-from n2g_assets.core.table import Column, Dtype, Table
+from n2g_assets.core.table import Column, Table
 
 STAGES = tuple(stage.name for stage in registry.STAGES)
 """The per-layer stages in order: the values of ``ledger.stage``."""
 
-
-def _c(name: str, dtype: Dtype, meaning: str) -> Column:
-    return Column(name, dtype, meaning)
-
-
-def _n(name: str, dtype: Dtype, meaning: str) -> Column:
-    """A column that may be NULL."""
-    return Column(name, dtype, meaning, nullable=True)
+_c = Column
+_n = partial(Column, nullable=True)
 
 
 def _any_of(reference: str, names: Iterable[str]) -> str:
@@ -53,6 +48,11 @@ def _unit_table(name: str, row: str, key: tuple[str, ...], *columns: Column, pub
 
 def _study_table(name: str, row: str, key: tuple[str, ...], *columns: Column) -> Table:
     return Table(name, row, "study", (_STUDY, *columns), ("study", *key))
+
+
+def _reference(name: str, row: str, key: Column, *columns: Column) -> Table:
+    place = _c("place", pl.Int32, "place in the order of the list, from 1")
+    return Table(name, row, "reference", (key, place, *columns), (key.name,))
 
 
 _TABLES = (
@@ -298,8 +298,7 @@ _TABLES = (
         _c("status", pl.String, "ok, dead, too_few_contexts or failed"),
         _c("reason", pl.String, "why, in one sentence; empty where ok"),
     ),
-    Table("slices", "slice: the rows of one table for one study and layer", "study", (
-        _STUDY,
+    _study_table("slices", "slice: the rows of one table for one study and layer", ("table_name", "layer", "part"),
         _n("layer", pl.Int32, "layer; NULL for tables of the whole study"),
         _c("table_name", pl.String, "table"),
         _c("part", pl.String, "part of the slice: the stage for the ledger, else rows"),
@@ -309,8 +308,40 @@ _TABLES = (
         _c("rows", pl.Int64, "number of rows in the slice"),
         _c("published_rows", pl.Int64, "of those, in this database: tables by unit hold the study's units alone"),
         _c("written_at", pl.Datetime("us"), "when (UTC)"),
-    ), ("study", "table_name", "layer", "part")),
+    ),
 )  # fmt: skip
 
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
 """Every table by its name, in the order of the pipeline."""
+
+_REFERENCES = (
+    _reference("stages", "per-layer stage of the pipeline",
+        _c("stage", pl.String, "name: the value of ledger.stage"),
+        _c("tables", pl.List(pl.String), "tables that it writes, besides the ledger"),
+        _c("upstream", pl.List(pl.String), "stages and assets that it reads"),
+    ),
+    _reference("texts", "text on which predictors are scored",
+        _c("text", pl.String, "name: the value of evaluation.text"),
+        _c("label", pl.String, "name for reading"),
+        _c("meaning", pl.String, "what it is"),
+    ),
+    _reference("predictors", "predictor of a unit's activation",
+        _c("predictor", pl.String, "name: the value of evaluation.predictor"),
+        _c("label", pl.String, "name for reading"),
+        _c("role", pl.String, "explanation (what is judged), baseline (what it has to beat) or control"),
+        _c("meaning", pl.String, "what it is"),
+    ),
+)  # fmt: skip
+
+REFERENCES: dict[str, Table] = {table.name: table for table in _REFERENCES}
+"""Tables of the database that say what the registry declares, by name. They have no slices."""
+
+
+def reference_rows(table: Table) -> pl.DataFrame:
+    """The rows of a table of ``REFERENCES``: the list of the registry that has its name in capitals, in order."""
+    columns = table.schema.names()[2:]  # after name and place
+    rows = [
+        (entry.name, place, *(getattr(entry, column) for column in columns))
+        for place, entry in enumerate(getattr(registry, table.name.upper()), start=1)
+    ]
+    return pl.DataFrame(rows, schema=table.schema, orient="row", strict=False)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.settings import NeuronSample, NeuronSelection
 
 
 class Unit(NamedTuple):
@@ -25,11 +29,41 @@ class Unit(NamedTuple):
         return f"{self.number}:{self.sign}"
 
 
-def key_frame(units: Iterable[Unit]) -> pl.DataFrame:
-    """Units as a frame with the columns ``unit`` and ``sign``, to join rows with."""
-    return pl.DataFrame(list(units), schema={"unit": pl.Int32, "sign": pl.Int8}, orient="row")
+def of_units(units: Collection[Unit]) -> pl.Expr:
+    """Whether a row is of one of these units, by its columns ``unit`` and ``sign``."""
+    positive, negative = (
+        pl.col("unit").is_in([unit.number for unit in units if unit.sign == sign]) for sign in (1, -1)
+    )
+    return pl.when(pl.col("sign") > 0).then(positive).otherwise(negative)
 
 
 def unit_text(layer: int, number: int, sign: int) -> str:
     """A unit for reading, such as ``layer 7, neuron 12, negative``."""
     return f"layer {layer}, neuron {number}" + ("" if sign > 0 else ", negative")
+
+
+def select_units(selection: NeuronSelection, signs: Sequence[int], layer: int, width: int) -> list[Unit]:
+    """The units of one layer that a study asks about, ordered by neuron and then as ``signs`` are.
+
+    A sample of n is the first n of one seeded order of the layer's ``width`` neurons, so that a larger sample
+    holds every smaller one.
+
+    Raises:
+        SettingsError: a neuron is out of range, or the sample is larger than the layer.
+    """
+    neurons: Iterable[int]
+    if selection == "all":
+        neurons = range(width)
+    elif isinstance(selection, NeuronSample):
+        if selection.sample > width:
+            raise SettingsError(
+                f"A sample of {selection.sample} neurons was asked for but a layer has {width}: "
+                "lower neurons.sample or write 'neurons: all'."
+            )
+        order = np.random.default_rng(np.random.SeedSequence([selection.seed, layer])).permutation(width)
+        neurons = order[: selection.sample].tolist()
+    else:
+        neurons = set(selection)
+        if wrong := [neuron for neuron in selection if not 0 <= neuron < width]:
+            raise SettingsError(f"Neurons {wrong} do not exist: neurons of this model go from 0 to {width - 1}.")
+    return [Unit(neuron, sign) for neuron in sorted(neurons) for sign in signs]

@@ -15,12 +15,11 @@ a substitute stand for the token that they replace.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.core.units import Unit
@@ -28,21 +27,14 @@ from n2g_assets.method.probing import Prober, Proposer, Substitute, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A pruned prompt with one token replaced."""
-
-    token_ids: Int32[np.ndarray, " length"]
-    origins: Int32[np.ndarray, " length"]
-    """For every position, the position in the pruned prompt it stands for."""
-
-
-def make_variant(token_ids: Int32[np.ndarray, " kept"], position: int, substitute: Sequence[int]) -> Variant:
-    """The prompt with the token at ``position`` replaced by one or more tokens."""
+def make_variant(
+    token_ids: Int32[np.ndarray, " kept"], position: int, substitute: Sequence[int]
+) -> tuple[Int32[np.ndarray, " length"], Int32[np.ndarray, " length"]]:
+    """The prompt with the token at ``position`` replaced by one or more tokens, and its ``origins``."""
     before, after = np.arange(position), np.arange(position + 1, len(token_ids))
     tokens = np.concatenate([token_ids[before], np.asarray(substitute), token_ids[after]])
     origins = np.concatenate([before, np.full(len(substitute), position), after])
-    return Variant(tokens.astype(np.int32), origins.astype(np.int32))
+    return tokens.astype(np.int32), origins.astype(np.int32)
 
 
 def choose_substitutes(
@@ -59,7 +51,9 @@ def choose_substitutes(
     return chosen
 
 
-def positions_to_vary(importances: Float32[np.ndarray, " kept"], threshold: float) -> Int[np.ndarray, " varied"]:
+def positions_to_vary(
+    importances: Sequence[float] | Float[np.ndarray, " kept"], threshold: float
+) -> Int[np.ndarray, " varied"]:
     """The positions, from 1, whose importance for the peak is at least ``threshold``, compared in float32."""
     important = np.asarray(importances, np.float32) >= np.float32(threshold)
     important[0] = False
@@ -74,25 +68,21 @@ def augment_examples(
     proposer: Proposer,
     settings: AugmentSettings,
 ) -> BlockResult:
-    """Tries variants of the pruned prompts of a block of units of the prober's layer; other units' rows are ignored.
-
-    Returns:
-        Table ``augmented_examples`` and a ledger entry for every unit.
-    """
+    """Table ``augmented_examples`` of a block of units of the prober's layer; other units' rows are ignored."""
     pruned = rows_by_unit(units, pruned_examples.sort("rank"))
     examples = [row for unit in units for row in pruned[unit]]
     tried: list[dict[str, Any]] = []
-    for example, positions, proposals in zip(examples, *_propose(examples, proposer, settings), strict=True):
+    for example, proposals in zip(examples, _propose(examples, proposer, settings), strict=True):
         token_ids = np.asarray(example["token_ids"], np.int32)
-        for position in positions:
+        for position, proposed in proposals.items():
             original_id = int(token_ids[position])
-            chosen = choose_substitutes(original_id, proposals[position], vocabulary, settings.substitutes)
+            chosen = choose_substitutes(original_id, proposed, vocabulary, settings.substitutes)
             for choice, substitute in enumerate(chosen):
-                variant = make_variant(token_ids, position, substitute.token_ids)
+                variant, origins = make_variant(token_ids, position, substitute.token_ids)
                 tried.append({
                     "unit": example["unit"], "sign": example["sign"], "rank": example["rank"],
                     "position": position, "choice": choice, "original_id": original_id, "substitute": substitute.text,
-                    "token_ids": variant.token_ids, "origins": variant.origins, "unvaried": example["activation"],
+                    "token_ids": variant, "origins": origins, "unvaried": example["activation"],
                     "proposer": proposer.name,
                 })  # fmt: skip
     if tried:
@@ -105,24 +95,20 @@ def augment_examples(
 
 def _propose(
     examples: Sequence[Mapping[str, Any]], proposer: Proposer, settings: AugmentSettings
-) -> tuple[list[list[int]], list[dict[int, list[Substitute]]]]:
-    """For every example the positions to vary and, by position, the proposals; each prompt is asked about once."""
+) -> list[dict[int, list[Substitute]]]:
+    """For every example the proposals by position that is to be varied; each prompt is asked about once."""
     if not settings.substitutes:
-        return [[] for _ in examples], [{} for _ in examples]
-    positions = [
-        positions_to_vary(np.asarray(row["importances"], np.float32), settings.augment_threshold).tolist()
-        for row in examples
-    ]
+        return [{} for _ in examples]
     prompts = [tuple(row["token_ids"]) for row in examples]
+    varied = [positions_to_vary(row["importances"], settings.augment_threshold).tolist() for row in examples]
     wanted: dict[tuple[int, ...], set[int]] = {}
-    for prompt, varied in zip(prompts, positions, strict=True):
-        if varied:
-            wanted.setdefault(prompt, set()).update(varied)
-    asked = {prompt: sorted(varied) for prompt, varied in wanted.items()}
-    answers = (
-        proposer.propose([np.asarray(prompt, np.int32) for prompt in asked], list(asked.values())) if asked else []
-    )
+    for prompt, positions in zip(prompts, varied, strict=True):
+        if positions:
+            wanted.setdefault(prompt, set()).update(positions)
+    asked = {prompt: sorted(positions) for prompt, positions in wanted.items()}
+    asked_prompts = [np.asarray(prompt, np.int32) for prompt in asked]
+    answers = proposer.propose(asked_prompts, list(asked.values())) if asked else []
     proposals = {
         prompt: dict(zip(asked[prompt], answer, strict=True)) for prompt, answer in zip(asked, answers, strict=True)
     }
-    return positions, [proposals.get(prompt, {}) for prompt in prompts]
+    return [{at: proposals[prompt][at] for at in positions} for prompt, positions in zip(prompts, varied, strict=True)]

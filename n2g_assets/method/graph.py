@@ -13,12 +13,19 @@
    copied into it, ends and counts included. A sibling's own end is not copied, since it would then predict after any
    token: an ignore node is never an end.
 5. Number the nodes depth first, children by kind and token: parents come before children.
+6. Every node at which a path ends is a rule: the forms from the activating token backwards (NULL: any token), ordered
+   by the activation it predicts, the strongest first; of equals, the node with the lower number.
+7. A rule's pattern stands in the order of the text, the activating token last and in square brackets:
+   ``all * [except]``. ``*`` is one token of any kind, ``*{3}`` three. White space and bytes that are no text are made
+   visible; a backslash stands before a ``*``, ``[``, ``]`` or backslash that is part of a token.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -29,7 +36,7 @@ from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.prune import rescale
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_by_unit, unit_frame
-from n2g_assets.method.rules import rule_rows
+from n2g_assets.method.tokens import display_text
 
 MAX_NODES = 500_000
 """A graph that merging makes larger than this is given up: ledger ``failed``."""
@@ -51,14 +58,8 @@ class PathNode:
     """Importance of its token for the activating token; none for ignore nodes."""
 
 
-@dataclass(frozen=True)
-class Path:
-    """One activating position and what must stand before it."""
-
-    nodes: tuple[PathNode, ...]
-    """From the activating node backwards; the last is no ignore node."""
-    activation: float
-    """Normalised activation at the activating token."""
+Path = tuple[Sequence[PathNode], float]
+"""Nodes from the activating one backwards, the last is no ignore node, and normalised activation at its token."""
 
 
 @dataclass
@@ -89,9 +90,7 @@ class GraphTooLargeError(Exception):
     """Merging made more than ``MAX_NODES`` nodes; caught within the stage."""
 
 
-def make_path(
-    forms: Sequence[bytes], importances: Sequence[float], position: int, activation: float, threshold: float
-) -> Path:
+def make_path(forms: Sequence[bytes], importances: Sequence[float], position: int, threshold: float) -> list[PathNode]:
     """The path of one activating position, from 1, given form and importance of every token of its prompt (step 2)."""
     nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
     for before in range(position - 1, 0, -1):
@@ -101,7 +100,7 @@ def make_path(
             nodes.append(PathNode(IGNORE, b"", None))
     while nodes[-1].kind == IGNORE:
         nodes.pop()
-    return Path(tuple(nodes), activation)
+    return nodes
 
 
 def build_trie(paths: Sequence[Path]) -> TrieNode:
@@ -111,13 +110,13 @@ def build_trie(paths: Sequence[Path]) -> TrieNode:
         GraphTooLargeError: merging made more than ``MAX_NODES`` nodes.
     """
     root = TrieNode(("", b""))
-    for path in paths:
+    for steps, activation in paths:
         node = root
-        for step in path.nodes:
+        for step in steps:
             node = node.child((step.kind, step.form))
-            node.activation = max(node.activation, path.activation)
+            node.activation = max(node.activation, activation)
             node.importance = _largest(node.importance, step.importance)
-        node.total += path.activation
+        node.total += activation
         node.count += 1
     size = 0
     waiting = root.in_order()
@@ -172,6 +171,42 @@ def node_rows(root: TrieNode) -> list[dict[str, Any]]:
     return rows
 
 
+def rule_rows(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of ``rules`` of one graph, without the unit, given its rows by ``node_id`` (step 6)."""
+    forms: dict[int | None, tuple[bytes | None, ...]] = {None: ()}
+    ends = []
+    for node in nodes:
+        forms[node["node_id"]] = (*forms[node["parent_id"]], node["token"])
+        if node["end_count"]:
+            ends.append(node)
+    ends.sort(key=lambda node: (-node["end_activation"], node["node_id"]))
+    return [
+        {
+            "rule_id": rule_id, "end_node_id": end["node_id"], "pattern": pattern(forms[end["node_id"]]),
+            "tokens": list(forms[end["node_id"]]), "activation": end["end_activation"], "count": end["end_count"],
+        }
+        for rule_id, end in enumerate(ends)
+    ]  # fmt: skip
+
+
+def pattern(forms: Sequence[bytes | None]) -> str:
+    """The readable pattern of a rule, given its forms from the activating token backwards (step 7; None: any token)."""
+    activating, *context = forms
+    words = []
+    for form, run in groupby(reversed(context)):
+        number = len(list(run))
+        if form is None:
+            words.append("*" if number == 1 else f"*{{{number}}}")
+        else:
+            words += [visible(form)] * number
+    return " ".join([*words, f"[{visible(activating or b'')}]"])
+
+
+def visible(form: bytes) -> str:
+    """A form for reading inside a pattern, where ``*``, ``[`` and ``]`` have a meaning."""
+    return display_text(re.sub(rb"[\\*\[\]]", rb"\\\g<0>", form))
+
+
 def build_graphs(
     units: Sequence[Unit],
     pruned_examples: pl.DataFrame,
@@ -181,11 +216,9 @@ def build_graphs(
     vocabulary: Vocabulary,
     settings: GraphSettings,
 ) -> BlockResult:
-    """Builds the token graphs of a block of units and writes out their rules; other units' rows are ignored.
+    """Tables ``graph_nodes`` and ``rules`` of a block of units; other units' rows are ignored.
 
-    Returns:
-        Tables ``graph_nodes`` and ``rules`` and a ledger entry for every unit: ``failed`` where merging would make
-        more than ``MAX_NODES`` nodes.
+    A unit is ``failed`` in the ledger where merging would make more than ``MAX_NODES`` nodes.
     """
     pruned = rows_by_unit(units, pruned_examples.sort("rank"))
     salient = rows_by_unit(units, saliencies.sort("rank", "position"))
@@ -220,7 +253,7 @@ def _paths(
     examples = {row["rank"]: row for row in pruned}
     for row in salient:
         forms = [vocabulary.form(token_id) for token_id in examples[row["rank"]]["token_ids"]]
-        yield make_path(forms, row["importances"], row["position"], row["activation"] / a_max, threshold)
+        yield make_path(forms, row["importances"], row["position"], threshold), row["activation"] / a_max
     importances_of = {(row["rank"], row["position"]): row["importances"] for row in salient}
     for row in variants:
         forms = [vocabulary.form(token_id) for token_id in row["token_ids"]]
@@ -232,4 +265,4 @@ def _paths(
             original = importances_of.get((row["rank"], origin))
             if original is not None and normalised[position] >= settings.firing_threshold:
                 importances = [original[kept] for kept in row["origins"]]
-                yield make_path(forms, importances, position, float(normalised[position]), threshold)
+                yield make_path(forms, importances, position, threshold), float(normalised[position])

@@ -80,7 +80,7 @@ class TokenGraph:
             parents[index], forms[index], seen[node_id] = parent, form, index
         values = np.array([np.nan if row[3] is None else row[3] for row in rows], np.float32)
         node_ids = np.array([row[0] for row in rows], np.int32)
-        return cls._build(parents, forms, values, len(vocabulary.forms), node_ids)
+        return cls.from_nodes(parents, forms, values, len(vocabulary.forms), node_ids)
 
     @classmethod
     def from_nodes(
@@ -89,6 +89,7 @@ class TokenGraph:
         forms: Int32[np.ndarray, " nodes"],
         values: Float32[np.ndarray, " nodes"],
         n_forms: int,
+        node_ids: Int32[np.ndarray, " nodes"] | None = None,
     ) -> TokenGraph:
         """A trie from its nodes, parents before children.
 
@@ -97,28 +98,17 @@ class TokenGraph:
             forms: index into ``Vocabulary.forms`` that each node matches; -1 for ignore nodes, which have a parent.
             values: normalised activation predicted by the path that ends at each node; NaN where none ends.
             n_forms: forms of the vocabulary.
+            node_ids: their names in ``end_at``, ascending; without them the index of each node.
 
         Raises:
             ValueError: a parent does not come before its child, or a form is none that the node may have.
         """
+        from n2g_assets.method import walk
+
         if np.any((parents < -1) | (parents >= np.arange(len(parents)))):
             raise ValueError("Every node's parent must come before it: order the nodes by depth.")
         if np.any((forms < np.where(parents < 0, 0, -1)) | (forms >= n_forms)):
             raise ValueError(f"Forms must lie in 0..{n_forms - 1}, or be -1 for a node with a parent that matches any.")
-        return cls._build(parents, forms, values, n_forms, np.arange(len(parents), dtype=np.int32))
-
-    @classmethod
-    def _build(
-        cls,
-        parents: Int32[np.ndarray, " nodes"],
-        forms: Int32[np.ndarray, " nodes"],
-        values: Float32[np.ndarray, " nodes"],
-        n_forms: int,
-        node_ids: Int32[np.ndarray, " nodes"],
-    ) -> TokenGraph:
-        """The graph of nodes that were checked; ``node_ids`` ascend."""
-        from n2g_assets.method import walk
-
         lengths, exact = np.empty(len(parents), np.int32), np.empty(len(parents), np.int32)
         walk.measure_paths(parents, forms, lengths, exact)
         ends = np.flatnonzero(~np.isnan(values))
@@ -132,7 +122,8 @@ class TokenGraph:
         return cls(
             n_forms=n_forms, n_roots=int(bounds[0]), forms=forms[order],
             children_start=bounds[order], children_end=bounds[order + 1], lengths=lengths[order],
-            ranks=ranks[order], best_below=best_below[order], value_at=values[ends], end_at=node_ids[ends],
+            ranks=ranks[order], best_below=best_below[order], value_at=values[ends],
+            end_at=ends.astype(np.int32) if node_ids is None else node_ids[ends],
         )  # fmt: skip
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
@@ -141,25 +132,16 @@ class TokenGraph:
         Raises:
             ValueError: the text is of another vocabulary.
         """
-        values = np.zeros(len(text), np.float32)
-        self._walk(text, values, np.empty(0, np.int32))
-        return values
+        return self._walk(text, np.empty(0, np.int32))
 
     def predict_with_ends(
         self, text: EncodedText
     ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
-        """Predicted normalised activation at every token and the end (``end_at``) whose path gave it; 0 and -1 if none.
+        """As ``predict``, and at every token the end (``end_at``) whose path gave the value; -1 if none is reached."""
+        ends = np.full(len(text), -1, np.int32)
+        return self._walk(text, ends), ends
 
-        Raises:
-            ValueError: the text is of another vocabulary.
-        """
-        values, ends = np.zeros(len(text), np.float32), np.full(len(text), -1, np.int32)
-        self._walk(text, values, ends)
-        return values, ends
-
-    def _walk(
-        self, text: EncodedText, values: Float32[np.ndarray, " tokens"], ends: Int32[np.ndarray, " asked"]
-    ) -> None:
+    def _walk(self, text: EncodedText, ends: Int32[np.ndarray, " asked"]) -> Float32[np.ndarray, " tokens"]:
         from n2g_assets.method.walk import walk_back
 
         if text.n_forms != self.n_forms:
@@ -167,7 +149,9 @@ class TokenGraph:
                 f"The text has {text.n_forms} forms, the graph {self.n_forms}: encode it with the vocabulary "
                 "that the graph was made with."
             )
+        values = np.zeros(len(text), np.float32)
         walk_back(
             self.forms, self.children_start, self.children_end, self.lengths, self.ranks, self.best_below, self.n_roots,
             self.value_at, self.end_at, text.forms, text.positions, text.by_form, text.starts, values, ends,
         )  # fmt: skip
+        return values

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int32
 from n2g_assets.core.units import Unit
 
 
+@runtime_checkable
 class Prober(Protocol):
     """Answers probes for the units of one layer."""
 

@@ -8,8 +8,12 @@
    keep the longest that was tried; it counts as not reduced.
 3. Multiply its activations by a(full, p) / a(pruned, p), as the authors do, before they are normalised. Where
    a(pruned, p) is not positive (column ``kept_share`` shows it) the factor is 1.
-4. Its activating positions are those that fire after step 3, and always the peak. ``saliency`` computes the importances
-   for them from masked prompts, which join the next wave while other contexts are still being pruned.
+4. Its activating positions are those that fire after step 3, and always the peak.
+5. Saliency is how much of an activation is lost when one token is masked. For every kept token k (BOS never) there is a
+   masked prompt, in which the mask token stands at k; these join the next wave while other contexts are still being
+   pruned. I_k(j) = 1 - a(prompt with k masked, j) / a(prompt, j) for every activating position j. A token after j
+   cannot influence j, so its importance is 0. Where a(prompt, j) is not positive, no share of it can be lost: all
+   importances for that j are 0.
 """
 
 from __future__ import annotations
@@ -26,7 +30,6 @@ from n2g_assets.core.settings import PruneSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
-from n2g_assets.method.saliency import importance_rows, masked_prompts
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,6 @@ class PrunedPrompt:
     """Before rescaling."""
     reduced: bool
     """Whether it passed step 2; if not, it is the longest suffix that was tried."""
-
-    @property
-    def peak(self) -> int:
-        """Position of the peak: the last."""
-        return len(self.token_ids) - 1
 
     def activating(self, a_max: float, threshold: float) -> Int[np.ndarray, " activating"]:
         """The positions, from 1, that fire after rescaling, and the peak, ascending."""
@@ -98,20 +96,11 @@ class _Trial:
         tokens = self.context.token_ids[self.context.peak + 1 - length : self.context.peak + 1]
         return np.concatenate([np.array([bos_id], np.int32), tokens])
 
-    def judge(
-        self, prompt: Int32[np.ndarray, " kept"], activations: Float32[np.ndarray, " kept"], prune_keep: float
-    ) -> None:
-        """Step 2 for one suffix; shorter suffixes are judged before it."""
-        if not self.passed:
-            strong = float(activations[-1]) >= prune_keep * self.context.activation
-            still_peak = int(np.argmax(activations[1:])) == len(prompt) - 2
-            self.pruned = PrunedPrompt(self.context, prompt, activations, strong and still_peak)
-
 
 def prune_contexts(
     contexts: Sequence[TrainContext], vocabulary: Vocabulary, prober: Prober, settings: PruneSettings
 ) -> Iterator[tuple[PrunedPrompt, Float32[np.ndarray, "kept length"]]]:
-    """Prunes train contexts of any units of a layer, and masks each kept token (steps 1, 2 and 4).
+    """Prunes train contexts of any units of a layer, and masks each kept token (steps 1, 2 and 5).
 
     Yields:
         For every context, in order, its pruned prompt and the activations of the prompt's masked prompts.
@@ -137,7 +126,10 @@ def prune_contexts(
         for (trial, _), activations in zip(masked, answers, strict=False):
             trial.masked.append(activations)
         for (trial, prompt), activations in zip(suffixes, answers[len(masked) :], strict=True):
-            trial.judge(prompt, activations, settings.prune_keep)
+            if not trial.passed:  # shorter suffixes are judged before
+                strong = float(activations[-1]) >= settings.prune_keep * trial.context.activation
+                still_peak = int(np.argmax(activations[1:])) == len(prompt) - 2
+                trial.pruned = PrunedPrompt(trial.context, prompt, activations, strong and still_peak)
         length = lengths.stop - 1
         closed = [trial for trial in still_open if trial.passed or length >= trial.longest]
         still_open = [trial for trial in still_open if not trial.passed and length < trial.longest]
@@ -161,6 +153,30 @@ def _wave(still_open: Sequence[_Trial], tried: int, tokens: int, full_batch_toke
     return range(tried + 1, last + 1)
 
 
+def masked_prompts(token_ids: Int32[np.ndarray, " length"], mask_id: int) -> Int32[np.ndarray, "kept length"]:
+    """One prompt for every kept token: row k-1 has ``mask_id`` at position k."""
+    masked = np.tile(token_ids, (len(token_ids) - 1, 1))
+    masked[np.arange(len(masked)), np.arange(1, len(token_ids))] = mask_id
+    return masked
+
+
+def importance_rows(
+    activations: Float32[np.ndarray, " length"],
+    masked: Float32[np.ndarray, "kept length"],
+    positions: Int[np.ndarray, " activating"],
+) -> Float32[np.ndarray, "activating length"]:
+    """I_k(j) for every activating position j (rows) and every position k (columns; 0 for BOS and for k > j).
+
+    ``activations`` are a(prompt, ·), row k-1 of ``masked`` is a(prompt with k masked, ·); no position is 0.
+    """
+    rows = np.zeros((len(positions), len(activations)), np.float32)
+    for row, position in zip(rows, positions, strict=True):
+        whole = float(activations[position])
+        if whole > 0:
+            row[1 : position + 1] = 1 - masked[:position, position].astype(np.float64) / whole
+    return rows
+
+
 def prune_examples(
     units: Sequence[Unit],
     top_examples: pl.DataFrame,
@@ -169,11 +185,7 @@ def prune_examples(
     prober: Prober,
     settings: PruneSettings,
 ) -> BlockResult:
-    """Prunes the train contexts of a block of units of the prober's layer and measures the importance of what is kept.
-
-    Returns:
-        Tables ``pruned_examples`` and ``saliencies``, and a ledger entry for every unit.
-    """
+    """Tables ``pruned_examples`` and ``saliencies`` of a block of units of the prober's layer; others are ignored."""
     train = rows_by_unit(units, top_examples.filter(pl.col("split") == "train").sort("rank"))
     contexts = [
         TrainContext(unit, row["rank"], np.asarray(row["token_ids"], np.int32), row["peak"], row["activation"])
@@ -199,10 +211,10 @@ def prompt_rows(
 
     ``positions`` are its activating positions, ascending; the peak is the last.
     """
-    full, kept = prompt.context.activation, float(prompt.activations[-1])
+    full, kept, peak = prompt.context.activation, float(prompt.activations[-1]), len(prompt.token_ids) - 1
     key = {**prompt.context.unit.key(), "rank": prompt.context.rank}
     example = {
-        **key, "peak": prompt.peak, "start": prompt.context.peak - prompt.peak + 1, "token_ids": prompt.token_ids,
+        **key, "peak": peak, "start": prompt.context.peak - peak + 1, "token_ids": prompt.token_ids,
         "activation": kept, "full_activation": full, "kept_share": kept / full, "reduced": prompt.reduced,
         "activations": prompt.activations, "importances": importances[-1],
     }  # fmt: skip

@@ -6,24 +6,23 @@ number that is not finite is reported as failed and its rows are removed, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from n2g_assets.core.tables import TABLES
-from n2g_assets.core.units import Unit, key_frame
-
-Status = Literal["ok", "dead", "too_few_contexts", "failed"]
+from n2g_assets.core.units import Unit, of_units
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of one stage for one unit."""
 
-    status: Status
+    status: Literal["ok", "dead", "too_few_contexts", "failed"]
     """A value of ``ledger.status``."""
     reason: str = ""
     """Why, in one sentence; empty where ok."""
@@ -41,14 +40,12 @@ class BlockResult:
 
 def unit_schema(table: str) -> pl.Schema:
     """The schema of a unit table as a stage writes it: ``unit``, ``sign`` and the table's own columns."""
-    schema = TABLES[table].schema
-    return pl.Schema({name: schema[name] for name in schema if name not in ("study", "layer")})
+    return pl.Schema((name, dtype) for name, dtype in TABLES[table].schema.items() if name not in ("study", "layer"))
 
 
-def unit_frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+def unit_frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Rows as a frame with the schema of ``unit_schema``; lists may be numpy arrays."""
     schema = unit_schema(table)
-    rows = list(rows)
     return pl.DataFrame({name: [_plain(row[name]) for row in rows] for name in schema}, schema=schema)
 
 
@@ -59,10 +56,8 @@ def _plain(value: Any) -> Any:
 def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
     """The rows of each unit of a block in the order of the frame; rows of other units are left out."""
     rows: dict[Unit, list[dict[str, Any]]] = {unit: [] for unit in units}
-    for row in frame.iter_rows(named=True):
-        unit = Unit(row["unit"], row["sign"])
-        if unit in rows:
-            rows[unit].append(row)
+    for row in frame.filter(of_units(units)).iter_rows(named=True):
+        rows[Unit(row["unit"], row["sign"])].append(row)
     return rows
 
 
@@ -72,19 +67,13 @@ def finish_block(
     """A block's result: every unit is ok, except those in ``unusual`` and those with a number that is not finite."""
     ledger = {unit: (unusual or {}).get(unit, Outcome("ok")) for unit in units}
     for table, frame in tables.items():
-        for column, dtype in frame.schema.items():
-            if dtype in (pl.Float32, pl.Float64):
-                finite = pl.col(column).is_finite()
-            elif dtype in (pl.List(pl.Float32), pl.List(pl.Float64)):
+        for column, dtype in frame.select(cs.float() | cs.list(cs.float())).schema.items():
+            finite = pl.col(column).is_finite()
+            if isinstance(dtype, pl.List):
                 finite = pl.col(column).list.eval(pl.element().is_finite()).list.all()
-            else:
-                continue
             for unit in map(Unit._make, frame.filter(~finite).select("unit", "sign").unique().iter_rows()):
                 if ledger[unit].status == "ok":
                     reason = f"{table}.{column} is not finite: check the subject model for overflow."
                     ledger[unit] = Outcome("failed", reason)
     lost = [unit for unit, outcome in ledger.items() if outcome.status != "ok"]
-    if lost:
-        key = key_frame(lost)
-        tables = {table: frame.join(key, on=["unit", "sign"], how="anti") for table, frame in tables.items()}
-    return BlockResult(dict(tables), ledger)
+    return BlockResult({table: frame.filter(~of_units(lost)) for table, frame in tables.items()}, ledger)

@@ -13,35 +13,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int32
 
 from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import TopExampleSettings
-from n2g_assets.core.units import Unit, key_frame
+from n2g_assets.core.units import Unit, of_units
 from n2g_assets.method.probing import Prober
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
-
-
-@dataclass(frozen=True)
-class _Context:
-    """One strong context of a unit."""
-
-    context_id: str
-    document_id: str
-    token_ids: Int32[np.ndarray, " length"]
-    activations: Float32[np.ndarray, " length"]
-
-    @property
-    def peak(self) -> int:
-        return 1 + int(np.argmax(self.activations[1:]))
-
-    @property
-    def activation(self) -> float:
-        return float(self.activations[self.peak])
 
 
 def choose_top_examples(
@@ -64,14 +45,21 @@ def choose_top_examples(
     Raises:
         RowsError: ``contexts`` lacks a context that ``top_contexts`` names.
     """
-    unusual = {unit: outcome for unit in units if (outcome := _check_a_max(a_max[unit])) is not None}
+    unusual = {}
+    for unit in units:
+        if not np.isfinite(a_max[unit]):
+            reason = "Its largest activation is not finite: check the subject model for overflow."
+            unusual[unit] = Outcome("failed", reason)
+        elif a_max[unit] <= 0:
+            reason = f"Its largest activation over the harvest is {a_max[unit]:.3g}, which is not positive."
+            unusual[unit] = Outcome("dead", reason)
     alive = [unit for unit in units if unit not in unusual]
-    chosen = _measure(alive, _choose(alive, top_contexts, contexts, settings), prober)
-    rows = []
+    chosen = _measure(_choose(alive, top_contexts, contexts, settings), prober)
+    rows: list[dict[str, Any]] = []
     for unit in alive:
-        positive = (context for context in chosen[unit] if not context.activation <= 0)
-        examples = sorted(positive, key=lambda context: -context.activation)
-        clusters = [(cluster_of or {}).get(context.document_id, context.document_id) for context in examples]
+        positive = (row for row in chosen.get(unit, []) if not row["activation"] <= 0)
+        examples = sorted(positive, key=lambda row: -row["activation"])
+        clusters = [(cluster_of or {}).get(row["document_id"], row["document_id"]) for row in examples]
         sides = split_documents(clusters, settings.seed, prober.layer, unit)
         n_train = sides.count("train")
         if min(n_train, len(sides) - n_train) < settings.min_contexts_per_side:
@@ -82,12 +70,7 @@ def choose_top_examples(
                 f"{settings.min_contexts_per_side}.",
             )
             continue
-        for rank, (context, side) in enumerate(zip(examples, sides, strict=True)):
-            rows.append({
-                **unit.key(), "rank": rank, "context_id": context.context_id, "document_id": context.document_id,
-                "peak": context.peak, "split": side, "activation": context.activation, "token_ids": context.token_ids,
-                "activations": context.activations,
-            })  # fmt: skip
+        rows += (row | {"rank": rank, "split": sides[rank]} for rank, row in enumerate(examples))
     return finish_block(units, {"top_examples": unit_frame("top_examples", rows)}, unusual)
 
 
@@ -116,24 +99,14 @@ def split_documents(document_ids: Sequence[str], seed: int, layer: int, unit: Un
     return [side[document] for document in document_ids]
 
 
-def _check_a_max(a_max: float) -> Outcome | None:
-    if not np.isfinite(a_max):
-        return Outcome("failed", "Its largest activation is not finite: check the subject model for overflow.")
-    if a_max <= 0:
-        return Outcome("dead", f"Its largest activation over the harvest is {a_max:.3g}, which is not positive.")
-    return None
-
-
 def _choose(
     units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, settings: TopExampleSettings
 ) -> pl.DataFrame:
     """The rows of ``top_contexts`` that step 2 takes, joined with their contexts, strongest first within a unit."""
-    unit_key, columns = ["unit", "sign"], ["context_id", "activation", "activations"]
-    block = key_frame(units)
+    unit_key = ["unit", "sign"]
     strong = (
-        top_contexts.filter(pl.col("activation") > 0)
-        .select(*unit_key, "rank", *columns)
-        .join(block, on=unit_key, how="semi")
+        top_contexts.filter(of_units(units), pl.col("activation") > 0)
+        .select(*unit_key, "rank", "context_id", "activations")
         .sort(*unit_key, "rank")
         .unique([*unit_key, "context_id"], keep="first", maintain_order=True)
     )
@@ -150,8 +123,8 @@ def _choose(
     return joined.filter(in_document < settings.contexts_per_document).filter(in_unit < settings.top_contexts)
 
 
-def _measure(units: Sequence[Unit], chosen: pl.DataFrame, prober: Prober) -> dict[Unit, list[_Context]]:
-    """The chosen contexts of each unit with their activations at every position, probed where the harvest has none."""
+def _measure(chosen: pl.DataFrame, prober: Prober) -> dict[Unit, list[dict[str, Any]]]:
+    """The chosen rows of each unit with activations, probed where the harvest has none, and what step 4 reads there."""
     rows = list(chosen.iter_rows(named=True))
     unknown = [row for row in rows if row["activations"] is None]
     if unknown:
@@ -159,9 +132,10 @@ def _measure(units: Sequence[Unit], chosen: pl.DataFrame, prober: Prober) -> dic
         answers = prober.activations(prompts, [Unit(row["unit"], row["sign"]) for row in unknown])
         for row, answer in zip(unknown, answers, strict=True):
             row["activations"] = answer
-    measured: dict[Unit, list[_Context]] = {unit: [] for unit in units}
+    measured: dict[Unit, list[dict[str, Any]]] = {}
     for row in rows:
-        tokens, activations = np.asarray(row["token_ids"], np.int32), np.asarray(row["activations"], np.float32)
-        context = _Context(row["context_id"], row["document_id"], tokens, activations)
-        measured[Unit(row["unit"], row["sign"])].append(context)
+        activations = np.asarray(row["activations"], np.float32)
+        peak = 1 + int(np.argmax(activations[1:]))
+        row |= {"activations": activations, "peak": peak, "activation": float(activations[peak])}
+        measured.setdefault(Unit(row["unit"], row["sign"]), []).append(row)
     return measured

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.display import display_text
-from n2g_assets.method.normalise import normalise as normalised_form
 from n2g_assets.method.probing import Vocabulary
+from n2g_assets.method.tokens import display_text
+from n2g_assets.method.tokens import normalise as normalised_form
 from n2g_assets.model.tokens import SubjectTokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def build_vocabulary(
 ) -> Vocabulary:
     """The subject model's ``d_vocab`` tokens, which may be more than the tokenizer's.
 
-    With ``normalise`` they are matched under :func:`n2g_assets.method.normalise.normalise`, else as they are.
+    With ``normalise`` they are matched under :func:`n2g_assets.method.tokens.normalise`, else as they are.
     """
     known = _token_bytes(tokenizer.backend)
     tokens = [known.get(token_id) for token_id in range(d_vocab)]

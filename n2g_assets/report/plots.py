@@ -21,7 +21,7 @@ import polars as pl
 from jaxtyping import Float64
 
 from n2g_assets.core.registry import PREDICTORS, Predictor, named
-from n2g_assets.method.display import clean_text
+from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
 from n2g_assets.report.text import count_text, share, shorten
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.display import clean_text, display_text
+from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.layout import Layout, Node, PlacedNode, lay_out
 from n2g_assets.report.text import counted, share, shorten, text_width
 

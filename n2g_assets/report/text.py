@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.method.display import clean_text
+from n2g_assets.method.tokens import clean_text
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 NONE = "–"

@@ -1,6 +1,6 @@
 """What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
 
-1. Tables and reference tables are made from ``core/tables.py`` and ``core/references.py``.
+1. Tables and reference tables are made from ``core/tables.py``.
 2. Views and macros stand in ``views/*.sql``. There ``$texts`` and ``$baselines`` are the names in the registry.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
    tables; a column with the same name from the first table or view after FROM or JOIN that has it; a column that is
@@ -17,9 +17,8 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from n2g_assets.core import registry
-from n2g_assets.core.references import REFERENCES, reference_rows
 from n2g_assets.core.table import Table
-from n2g_assets.core.tables import TABLES
+from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
 
 if TYPE_CHECKING:
     import duckdb

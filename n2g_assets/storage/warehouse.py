@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any
 from n2g_assets.core import registry
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.references import REFERENCES, reference_rows
 from n2g_assets.core.table import Table
-from n2g_assets.core.tables import TABLES
+from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
 from n2g_assets.storage.files import LOCK_TIMEOUT, is_disk_full, is_whole, read_sealed, temporary_folder, write_sealed
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.schema import (

@@ -6,8 +6,8 @@ import polars as pl
 from n2g_assets.core.settings import EvaluationSettings, MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
+from n2g_assets.method.graph import rule_rows
 from n2g_assets.method.results import unit_frame
-from n2g_assets.method.rules import rule_rows
 from n2g_assets_tests.method.toy import BOS, conform, vocabulary_of
 
 FILLERS = [" of", " them", ".", " the", " a", " cat", " sat", " on", " mat", " and"]

@@ -40,13 +40,13 @@ def test_substitutes_that_equal_the_original_or_a_better_one_after_normalisation
 
 
 def test_a_substitute_of_several_tokens_stands_for_one():
-    variant = make_variant(np.array([BOS, CAT, FISH], np.int32), 1, (DO, G))
-    assert variant.token_ids.tolist() == [BOS, DO, G, FISH]
-    assert variant.origins.tolist() == [0, 1, 1, 2]
-    at_the_peak = make_variant(np.array([BOS, CAT, FISH], np.int32), 2, (DO, G))
-    assert at_the_peak.token_ids.tolist() == [BOS, CAT, DO, G]
-    assert at_the_peak.origins.tolist() == [0, 1, 2, 2]
-    assert at_the_peak.token_ids.dtype == at_the_peak.origins.dtype == np.int32
+    variant, origins = make_variant(np.array([BOS, CAT, FISH], np.int32), 1, (DO, G))
+    assert variant.tolist() == [BOS, DO, G, FISH]
+    assert origins.tolist() == [0, 1, 1, 2]
+    variant, origins = make_variant(np.array([BOS, CAT, FISH], np.int32), 2, (DO, G))
+    assert variant.tolist() == [BOS, CAT, DO, G]
+    assert origins.tolist() == [0, 1, 2, 2]
+    assert variant.dtype == origins.dtype == np.int32
 
 
 def test_positions_are_varied_from_the_threshold_on_and_bos_never_is():

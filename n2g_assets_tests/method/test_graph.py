@@ -30,7 +30,7 @@ def path(text: str, activation: float) -> Path:
     activating, *before = text.split()
     nodes = [PathNode("activating", activating.encode(), 1.0)]
     nodes += [PathNode("ignore", b"", None) if one == "*" else PathNode("context", one.encode(), 0.8) for one in before]
-    return Path(tuple(nodes), activation)
+    return nodes, activation
 
 
 def ends_of(rows: list[dict]) -> dict[str, tuple[float, int]]:
@@ -45,13 +45,12 @@ def ends_of(rows: list[dict]) -> dict[str, tuple[float, int]]:
 def test_a_path_walks_back_to_its_last_important_token_and_never_reaches_bos():
     forms = [b"<bos>", b"a", b"b", b"c", b"d"]
     importances = [1.0, 0.1, 0.75, 0.7, 0.9]
-    made = make_path(forms, importances, 4, 0.6, 0.75)
-    assert [(node.kind, node.form, node.importance) for node in made.nodes] == [
+    made = make_path(forms, importances, 4, 0.75)
+    assert [(node.kind, node.form, node.importance) for node in made] == [
         ("activating", b"d", 0.9), ("ignore", b"", None), ("context", b"b", 0.75),
     ]  # fmt: skip
-    assert made.activation == 0.6
-    assert [node.kind for node in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.6, 0.75).nodes] == ["activating"]
-    assert [node.form for node in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.6, 0.75).nodes] == [b"a"]
+    assert [node.kind for node in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.75)] == ["activating"]
+    assert [node.form for node in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.75)] == [b"a"]
 
 
 def test_subtrees_of_siblings_are_merged_into_the_ignore_node_two_levels_deep():
@@ -80,7 +79,7 @@ def test_merged_ends_are_means_weighted_by_their_counts():
 
 def test_a_node_holds_the_largest_activation_and_importance_of_the_paths_through_it():
     one, two = path("x a b", 0.5), path("x a c", 1.0)
-    louder = Path((*one.nodes[:1], PathNode("context", b"a", 0.95), *one.nodes[2:]), 0.6)
+    louder = ([one[0][0], PathNode("context", b"a", 0.95), *one[0][2:]], 0.6)
     nodes = nodes_by_forms(node_rows(build_trie([one, two, louder])))
     assert nodes[b"x", b"a"] == (1.0, 0.95, None, 0)
     assert nodes[b"x", b"a", b"b"] == (0.6, 0.8, pytest.approx(0.55), 2)
@@ -109,13 +108,13 @@ slow_path_strategy = st.builds(
 @given(st.lists(slow_path_strategy, max_size=9))
 def test_the_trie_holds_exactly_the_paths_and_their_copies_by_definition(paths):
     fast = [
-        Path(
-            tuple(
+        (
+            [
                 PathNode(
                     "activating" if not depth else "ignore" if form is None else "context", form or b"", importance
                 )
                 for depth, (form, importance) in enumerate(zip(one.forms, one.importances, strict=True))
-            ),
+            ],
             one.activation,
         )
         for one in paths

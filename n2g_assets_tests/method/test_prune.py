@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.method.prune import TrainContext, prune_contexts, prune_examples
-from n2g_assets.method.saliency import importance_rows, masked_prompts
+from n2g_assets.method.prune import TrainContext, importance_rows, masked_prompts, prune_contexts, prune_examples
 from n2g_assets_tests.method.toy import (
     BOS,
     MASK,

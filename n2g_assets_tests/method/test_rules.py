@@ -1,4 +1,4 @@
-from n2g_assets.method.rules import pattern, rule_rows
+from n2g_assets.method.graph import pattern, rule_rows
 
 
 def node(node_id, parent_id, token, end_activation=None, end_count=0):

@@ -10,8 +10,8 @@ import polars as pl
 
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.method.normalise import normalise
 from n2g_assets.method.probing import Substitute, Vocabulary
+from n2g_assets.method.tokens import normalise
 
 BOS, MASK = 0, 1
 

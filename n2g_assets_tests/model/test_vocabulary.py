@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n2g_assets.core.tables import TABLES
-from n2g_assets.method.display import display_text
-from n2g_assets.method.normalise import normalise
+from n2g_assets.method.tokens import display_text, normalise
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary, vocabulary_from_rows, vocabulary_rows
 from n2g_assets_tests.tiny_models import BOS, END, SENTENCES, VOCABULARY, save_tiny_tokenizer, tiny_tokenizer

@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from n2g_assets.method.display import display_text
+from n2g_assets.method.tokens import display_text
 from n2g_assets.report.svg import activation_ramp, draw_graph, importance_ramp
 from n2g_assets.report.text import shorten
 from n2g_assets_tests.report.graphs import HOSTILE, SVG, frame, graphs, node, parsed, texts

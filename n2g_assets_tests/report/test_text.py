@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.method.display import clean_text, display_text
+from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.text import bar, graph_text, shorten, table_text, text_width
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from n2g_assets.core import registry, tables
 from n2g_assets.core.errors import StorageError
-from n2g_assets.core.references import REFERENCES
-from n2g_assets.core.tables import STAGES, TABLES
+from n2g_assets.core.tables import REFERENCES, STAGES, TABLES
 from n2g_assets.storage import schema, warehouse
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.warehouse import STORAGE_VERSION, described_views, open_database, publish

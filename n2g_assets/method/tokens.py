@@ -1,4 +1,4 @@
-"""Tokens as text for reading.
+"""Tokens: the form under which a graph matches them, and their text for reading.
 
 Model text is untrusted text: whatever could move a cursor, reverse a line or hide itself is shown by its code.
 """
@@ -9,6 +9,25 @@ import unicodedata
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+def normalise(token: bytes) -> bytes:
+    """The form under which a graph matches a token, given its bytes (the authors' own rule).
+
+    1. Lower case, if the token is titled (``str.istitle``) and longer than one character.
+    2. Then, if it is longer than one character and has a letter, without the white space around it.
+
+    Bytes that are no UTF-8, such as a part of a character, stay as they are.
+    """
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return token
+    if len(text) > 1 and text.istitle():
+        text = text.lower()
+    if len(text) > 1 and any(character.isalpha() for character in text):
+        text = text.strip()
+    return text.encode()
 
 
 def display_text(token: bytes) -> str:
