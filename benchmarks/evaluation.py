@@ -31,6 +31,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
+from n2g_assets.evaluation.evaluate import UNIT_INPUTS
 from n2g_assets.model.batching import pad
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.study import shipped_study
@@ -108,7 +109,9 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
             )
             scoring, size = LayerScoring(session, layer), session.settings.method.units_per_block
             for start in range(0, len(units), size):
-                scoring.compute(units[start : start + size], session.a_max(layer, units), method, scores)
+                block = units[start : start + size]
+                rows = {table: session.read(table, layer, units=block) for table in UNIT_INPUTS}
+                scoring.compute(block, rows, session.a_max(layer, units), method, scores)
             ended = time.perf_counter()
             found.append(Cost(bare, ended - began))
             print(

@@ -183,15 +183,13 @@ def _asset_of(event: dg.DagsterEvent) -> str:
 
 
 def _cause(event: dg.DagsterEvent) -> str:
-    failure = event.step_failure_data
-    if failure.user_failure_data and failure.user_failure_data.description:
-        return failure.user_failure_data.description
-    error = failure.error
-    while error is not None and error.cause is not None:
+    said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+    if said and said.description:
+        return said.description
+    while error and error.cause:
         error = error.cause
-    if error is None:
-        return "unknown"
-    return error.message.strip().partition(": ")[2] or error.message.strip()
+    message = error.message.strip() if error else "unknown"
+    return message.partition(": ")[2] or message
 
 
 def _say_where(home: Home, study: str) -> None:

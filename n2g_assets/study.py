@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import re
 import textwrap
-from importlib import import_module
+import warnings
 from pathlib import Path
 
 import dagster as dg
 from pydantic import BaseModel
 
-from n2g_assets.assets.checks import checks_of
-from n2g_assets.assets.corpus_tokens import corpus_asset
-from n2g_assets.assets.report import report_asset
+from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, subject_model, unit_stages
 from n2g_assets.assets.resource import SHARED
-from n2g_assets.assets.stage import LayerStage, stage_asset
-from n2g_assets.assets.study import Study, quiet_beta
-from n2g_assets.assets.subject_model import subject_asset
-from n2g_assets.assets.warehouse import warehouse_asset
+from n2g_assets.assets.stage import layer_asset, whole_asset
+from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import StudySettings
 
-__all__ = ["N2GStudy", "layer_stage", "shipped_studies", "shipped_study", "study_definitions"]
+__all__ = ["LAYER_STAGES", "N2GStudy", "shipped_studies", "shipped_study", "study_definitions"]
+
+LAYER_STAGES = {stage.name: stage for stage in (activation_cache.STAGE, *unit_stages.STAGES, evaluation.STAGE)}
+"""The code of each per-layer stage of the registry."""
 
 
 class N2GStudyScaffolder(dg.Scaffolder):
@@ -82,27 +81,17 @@ def shipped_study(name: str) -> Study:
     return Study(name, _SHIPPED / name, StudySettings(**attributes.model_dump()))
 
 
-def layer_stage(name: str) -> LayerStage:
-    """The code of a per-layer stage of the registry: ``STAGE`` of the module ``assets/<name>.py``."""
-    return import_module(f"n2g_assets.assets.{name}").STAGE
-
-
 def study_definitions(study: Study) -> dg.Definitions:
     """Assets with their checks, the job and the schedule of one study."""
-    with quiet_beta():
-        assets = [
-            subject_asset(study, checks_of("subject_model")),
-            corpus_asset(study, checks_of("corpus_tokens")),
-            *(stage_asset(study, layer_stage(name), checks_of(name)) for name in study.stages),
-            warehouse_asset(study),
-            report_asset(study),
-        ]
-    layers = len(study.partition_layers)
+    whole = (subject_model.STAGE, corpus_tokens.STAGE, publishing.WAREHOUSE, publishing.REPORT)
+    with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):  # of backfill policies, at every start
+        assets = [whole_asset(study, stage) for stage in whole]
+        assets += [layer_asset(study, LAYER_STAGES[name]) for name in study.stages]
     job = dg.define_asset_job(
         study.name,
         selection=dg.AssetSelection.groups(study.name),
-        description=f"Everything of study '{study.name}' ({layers} layers), from the model to the database and the "
-        "report; what is fresh is reused. A run that names no layer takes all of them.",
+        description=f"Everything of study '{study.name}' ({len(study.partition_layers)} layers), from the model to the "
+        "database and the report; what is fresh is reused. A run that names no layer takes all of them.",
         executor_def=dg.in_process_executor,
         run_tags=study.all_layers_tags,
     )

@@ -1,5 +1,5 @@
-"""Thin Dagster assets, one module a stage, named in pipeline order; no algorithm lives in here.
+"""Thin Dagster assets, in pipeline order; no algorithm lives in here.
 
-``session`` is what a step works with, ``stage`` turns a per-layer stage into a partitioned asset, ``metadata`` says
-what a step did in the UI, ``progress`` how far it is, ``checks`` holds the asset checks.
+``session`` is what a step works with, ``stage`` turns the code of a stage into an asset, ``metadata`` says what a step
+did in the UI, ``progress`` how far it is, ``checks`` holds the asset checks.
 """

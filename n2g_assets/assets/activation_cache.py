@@ -6,7 +6,6 @@ costs the same. What it stores covers all neurons and both signs; the later stag
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import polars as pl
@@ -14,73 +13,60 @@ import polars as pl
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.units import Unit
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
-
-_CODE_VERSION = "3"
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
     with session.holding("activation_cache"):
-        stale = [layer for layer in session.settings.layer_numbers if not _is_fresh(session, layer)]
+        numbers = session.settings.layer_numbers
+        stale = [layer for layer in numbers if not session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)]
         asked = [layer for layer in layers if layer in stale]
         if asked:
             session.harvest([layer for layer in stale if layer <= max(asked)], show)
 
 
-def _is_fresh(session: Session, layer: int) -> bool:
-    return session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)
-
-
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
+    def frames() -> dict[str, pl.DataFrame]:
+        harvested = session.harvest([layer], show).frames(layer)
+        return {table: getattr(harvested, table) for table in STAGE.tables}
+
+    units, input_hash = session.units(layer), _input_hash(session, layer)
     with session.holding(f"activation_cache-{layer}"):
-        return _fill(session, layer, show)
-
-
-def _fill(session: Session, layer: int, show: Progress) -> StageReport:
-    input_hash = _input_hash(session, layer)
-    units = session.units(layer)
-    reused = _is_fresh(session, layer)
-    if not reused:
-        began = time.monotonic()
-        frames = session.harvest([layer], show).frames(layer)
-        seconds = time.monotonic() - began
-        for table in STAGE.tables:
-            frame = getattr(frames, table)
-            session.write(table, frame, layer=layer, input_hash=input_hash, code_version=_CODE_VERSION, seconds=seconds)
-    ledger = _write_ledger(session, layer, units, input_hash)
-    manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
+        reused = session.bring_up_to_date(
+            STAGE.tables, frames, layer=layer, input_hash=input_hash, code_version=STAGE.code_version
+        )
+        stats = session.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
+        reason = pl.format("a_max is {}: the unit is never positive in the harvest.", "max")
+        dead = pl.col("max") <= 0
+        ledger = stats.select(
+            "unit", "sign", stage=pl.lit(STAGE.name),
+            status=pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("ok")),
+            reason=pl.when(dead).then(reason).otherwise(pl.lit("")),
+        )  # fmt: skip
+        session.bring_up_to_date(
+            ["ledger"],
+            lambda: {"ledger": ledger},
+            layer=layer,
+            part=STAGE.name,
+            input_hash=hash_json([input_hash, units]),
+            code_version=STAGE.code_version,
+        )
+        manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
         stage=STAGE.name, study=session.study.name, layer=layer, input_hash=input_hash, reused=reused,
         computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
-        seconds=manifests[STAGE.tables[0]].seconds, ledger=ledger,
+        seconds=manifests[STAGE.tables[0]].seconds, ledger=dict(ledger.group_by("status").len().iter_rows()),
         rows={table: manifest.rows for table, manifest in manifests.items()},
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},
     )  # fmt: skip
 
 
-def _write_ledger(session: Session, layer: int, units: list[Unit], input_hash: str) -> dict[str, int]:
-    stats = session.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
-    dead = pl.col("max") <= 0
-    reason = pl.format("a_max is {}: the unit is never positive in the harvest.", "max")
-    ledger = stats.select(
-        "unit", "sign", pl.lit(STAGE.name).alias("stage"),
-        pl.when(dead).then(pl.lit("dead")).otherwise(pl.lit("ok")).alias("status"),
-        pl.when(dead).then(reason).otherwise(pl.lit("")).alias("reason"),
-    )  # fmt: skip
-    ledger_hash = hash_json([input_hash, units])
-    if not session.is_fresh(["ledger"], ledger_hash, layer, part=STAGE.name):
-        part, version = STAGE.name, _CODE_VERSION
-        session.write("ledger", ledger, layer=layer, part=part, input_hash=ledger_hash, code_version=version)
-    return dict(ledger.group_by("status").len().iter_rows())
-
-
 def _input_hash(session: Session, layer: int) -> str:
     settings = session.settings
     inputs = {
-        "code_version": _CODE_VERSION, "model": session.model_hash, "contexts": session.harvest_hash, "layer": layer,
-        "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
+        "code_version": STAGE.code_version, "model": session.model_hash, "contexts": session.harvest_hash,
+        "layer": layer, "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
         "contexts_per_document": settings.method.contexts_per_document,
     }  # fmt: skip
     if settings.harvest.dtype != "float32":  # only the study's own units are measured again in float32
@@ -92,7 +78,7 @@ STAGE = LayerStage(
     name="activation_cache",
     description="One forward pass through the harvested documents for all layers together: for every neuron and both "
     "signs its statistics, its strongest positions and its strongest contexts. New documents cost only their own pass.",
-    code_version=_CODE_VERSION,
+    code_version="3",
     work=_work,
     prepare=_prepare,
     preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],

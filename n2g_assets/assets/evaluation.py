@@ -7,8 +7,9 @@ are a slice with an input hash of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,6 @@ import polars as pl
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
-from n2g_assets.assets.study import Study
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.tables import TABLES
@@ -31,7 +31,6 @@ from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer,
 from n2g_assets.storage.slices import hash_json
 from n2g_assets.storage.stages import StageReport
 
-_CODE_VERSION = "4"
 _MEANS_CODE_VERSION = "1"
 
 
@@ -42,34 +41,20 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     scoring = LayerScoring(session, layer)
+    texts = {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()}
     report = fill_layer(
-        session, STAGE, layer,
-        inputs=_unit_inputs(session.study),
+        session, STAGE, layer, show,
+        inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(GraphSettings), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
-        show=show,
-        also=_common_input(session),
+        also={
+            "strongest": session.settings.harvest.strongest, "clusters": session.clusters_hash,
+            "harvest": session.harvest_hash, "texts": texts, "predictors": session.study.predictors,
+        },
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
     _write_means(session, layer)
     return report
-
-
-def _common_input(session: Session) -> dict[str, Any]:
-    """What the scores of every unit depend on beside its own rows."""
-    study = session.study
-    return {
-        "strongest": study.settings.harvest.strongest,
-        "clusters": session.clusters_hash,
-        "harvest": session.harvest_hash,
-        "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()},
-        "predictors": study.predictors,
-    }
-
-
-def _unit_inputs(study: Study) -> list[str]:
-    """The tables that the scores of a unit are made from, as far as the study writes them."""
-    return [table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in study.stages]
 
 
 class LayerScoring:
@@ -79,19 +64,22 @@ class LayerScoring:
         self.session, self.layer = session, layer
 
     def compute(
-        self, units: Sequence[Unit], a_max: Mapping[Unit, float], method: GraphSettings, evaluation: ScoreSettings
+        self,
+        units: Sequence[Unit],
+        rows: Mapping[str, pl.DataFrame],
+        a_max: Mapping[Unit, float],
+        method: GraphSettings,
+        evaluation: ScoreSettings,
     ) -> BlockResult:
-        """The rows of a block of units."""
-        session, layer, study = self.session, self.layer, self.session.study
-        rows = {table: TABLES[table].empty() for table in UNIT_INPUTS}
-        for table in _unit_inputs(study):
-            rows[table] = session.read(table, layer, units=units)
+        """The scores of a block of units, whose rows by table are at hand."""
+        session, layer = self.session, self.layer
         partners = [self._partners[unit] for unit in units if unit in self._partners]
-        rows["graph_nodes"] = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
+        graphs = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
+        absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
         material = LayerMaterial(
-            layer=layer, rows=rows, a_max=a_max, vocabulary=session.vocabulary, harvest=lambda: session.harvest_text,
-            strongest=session.settings.harvest.strongest, texts=self._texts, partners=self._partners,
-            predictors=study.predictors, method=method, evaluation=evaluation,
+            layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, vocabulary=session.vocabulary,
+            harvest=lambda: session.harvest_text, strongest=session.settings.harvest.strongest, texts=self._texts,
+            partners=self._partners, predictors=session.study.predictors, method=method, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
 
@@ -135,23 +123,22 @@ def _write_means(session: Session, layer: int) -> None:
         there.add("quantiles")  # its contexts are drawn from the held-out text
     texts = [text for text in session.study.texts if text in there]
     expected = [(predictor, text) for text in texts for predictor in session.study.predictors]
+    draws, seed, size = settings.bootstrap_draws, settings.seed, session.settings.method.units_per_block
     contents = [session.manifest(table, layer).content_hash for table in ("evaluation", "document_scores")]
-    input_hash = hash_json(
-        [_MEANS_CODE_VERSION, contents, len(units), settings.bootstrap_draws, settings.seed, expected]
-    )
-    if session.is_fresh(["layer_scores"], input_hash, layer):
-        return
-    size = session.settings.method.units_per_block
 
-    def blocks() -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        for start in range(0, len(units), size):
-            part = units[start : start + size]
-            yield session.read("evaluation", layer, units=part), session.read("document_scores", layer, units=part)
+    def rows() -> dict[str, pl.DataFrame]:
+        parts = (units[start : start + size] for start in range(0, len(units), size))
+        blocks = (
+            (session.read("evaluation", layer, units=part), session.read("document_scores", layer, units=part))
+            for part in parts
+        )
+        means = layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)
+        return {"layer_scores": means}
 
-    means = layer_scores(
-        blocks(), units_asked=len(units), draws=settings.bootstrap_draws, seed=settings.seed, expected=expected
+    input_hash = hash_json([_MEANS_CODE_VERSION, contents, len(units), draws, seed, expected])
+    session.bring_up_to_date(
+        ["layer_scores"], rows, layer=layer, input_hash=input_hash, code_version=_MEANS_CODE_VERSION
     )
-    session.write("layer_scores", means, layer=layer, input_hash=input_hash, code_version=_MEANS_CODE_VERSION)
 
 
 def _figures(session: Session, layer: int) -> Mapping[str, Any]:
@@ -159,15 +146,13 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     name = session.study.name
     means = session.read("layer_scores", layer).drop("study")
     metadata: dict[str, Any] = {}
-    for text in session.study.texts:
-        scores = means.filter(pl.col("text") == text)
-        for predictor in ("graph", "token_lookup"):
-            for row in scores.filter(pl.col("predictor") == predictor).iter_rows(named=True):
-                said = f"{predictor.replace('_', ' ')}, {text}"
-                metadata[f"mean F1, {said}"] = round(row["f1_all"], 4)
-                if row["average_precision"] is not None:
-                    metadata[f"mean average precision, {said}"] = round(row["average_precision"], 4)
-                metadata.setdefault("units evaluated", f"{row['evaluated']} of {row['units']}")
+    for text, predictor in product(session.study.texts, ("graph", "token_lookup")):
+        for row in means.filter(text=text, predictor=predictor).iter_rows(named=True):
+            said = f"{predictor.replace('_', ' ')}, {text}"
+            metadata[f"mean F1, {said}"] = round(row["f1_all"], 4)
+            if row["average_precision"] is not None:
+                metadata[f"mean average precision, {said}"] = round(row["average_precision"], 4)
+            metadata.setdefault("units evaluated", f"{row['evaluated']} of {row['units']}")
     by_layer = _f1_by_layer(session)
     for text in session.study.texts:
         scores = means.filter(pl.col("text") == text, pl.col("predictor") != "always_zero")
@@ -179,8 +164,7 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     binned = [column for column in TABLES["evaluation"].schema if column.startswith("calibration_")]
     evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
     text = "random" if "random" in set(evaluation["text"]) else "top"
-    binned_rows = evaluation.filter(pl.col("text") == text)
-    figure = calibration(binned_rows, title=f"{name}: calibration, layer {layer}, text {text}")
+    figure = calibration(evaluation.filter(text=text), title=f"{name}: calibration, layer {layer}, text {text}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
 
@@ -189,12 +173,11 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
 def _f1_by_layer(session: Session) -> dict[str, str]:
     """By text, the picture of F1 by layer; drawn once a run, since it shows all layers that are evaluated."""
     name = session.study.name
-    layers = session.settings.layer_numbers
-    there = [layer for layer in layers if session.store.manifest("layer_scores", name, layer) is not None]
+    there = [n for n in session.settings.layer_numbers if session.store.manifest("layer_scores", name, n) is not None]
     means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
     images = {}
     for text in session.study.texts:
-        scores = means.filter(pl.col("text") == text)
+        scores = means.filter(text=text)
         if scores.height:
             over = session.model_row["n_layers"] if text == "top" else None
             figure = f1_by_layer(scores, title=f"{name}: F1 of firing by layer, text {text}", published_over=over)
@@ -206,11 +189,10 @@ STAGE = LayerStage(
     name="evaluation",
     description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
     "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
-    code_version=_CODE_VERSION,
+    code_version="4",
     work=_work,
     prepare=_prepare,
     extra=_figures,
     preview_columns=["unit", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
     preview_first=pl.col("predictor") == "graph",
-    kinds={"torch", "polars", "parquet"},
 )

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
 from n2g_assets.method.tokens import display_text
 
@@ -16,37 +15,29 @@ _PREVIEW_ROWS = 8
 _CELL_CHARACTERS = 40
 
 
-def _schema(table: Table) -> dg.TableSchema:
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                column.name,
-                type=column.duckdb_type,
-                description=column.meaning,
-                constraints=dg.TableColumnConstraints(nullable=column.nullable),
-            )
-            for column in table.columns
-        ]
-    )
-
-
 def asset_metadata(tables: Sequence[str]) -> dict[str, Any]:
     """Metadata of an asset that holds for every materialization: the schema of each of its tables, the main one first.
 
     It holds the meaning of every column.
     """
-    names = ["dagster/column_schema", *(f"schema of {table}" for table in tables[1:])]
-    return dict(zip(names, (dg.MetadataValue.table_schema(_schema(TABLES[table])) for table in tables), strict=False))
+    metadata = {}
+    for index, table in enumerate(tables):
+        columns = [
+            dg.TableColumn(
+                column.name, column.duckdb_type, column.meaning, dg.TableColumnConstraints(nullable=column.nullable)
+            )
+            for column in TABLES[table].columns
+        ]
+        schema = dg.MetadataValue.table_schema(dg.TableSchema(columns))
+        metadata[f"schema of {table}" if index else "dagster/column_schema"] = schema
+    return metadata
 
 
-def preview(frame: pl.DataFrame, columns: list[str] | None = None) -> dg.MetadataValue:
+def preview(frame: pl.DataFrame) -> dg.MetadataValue:
     """The first rows of a frame as a table in the UI; long cells are cut."""
-    head = frame.select(columns or frame.columns).head(_PREVIEW_ROWS)
-    records = [
-        dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.iter_rows(named=True)
-    ]
-    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in head.columns])
-    return dg.MetadataValue.table(records=records, schema=schema)
+    rows = frame.head(_PREVIEW_ROWS).iter_rows(named=True)
+    records = [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(name) for name in frame.columns]))
 
 
 def rounded(value: Any) -> Any:

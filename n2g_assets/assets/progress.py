@@ -8,47 +8,38 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 
 from tqdm import tqdm
-
-from n2g_assets.core.progress import Progress
 
 _SECONDS_BETWEEN_EVENTS = 10.0
 
 
-@contextmanager
-def progress(what: str, unit: str, log: Callable[[str], None]) -> Iterator[Progress]:
+def progress(what: str, unit: str, log: Callable[[str], None]) -> closing[_Shown]:
     """A callback that shows ``done`` of ``total``; nothing is shown until it is first called.
 
     The event log gets a line every ten seconds at the most; work that takes less than that says nothing there.
     """
-    shown = _Shown(what, unit, log)
-    try:
-        yield shown
-    finally:
-        shown.close()
+    return closing(_Shown(what, unit, log))
 
 
 class _Shown:
     def __init__(self, what: str, unit: str, log: Callable[[str], None]) -> None:
         self.what, self.unit, self.log = what, unit, log
         self.bar: tqdm | None = None
-        self.first = (0, 0.0)
-        self.last = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self.bar is None:
             self.bar = tqdm(total=total, initial=done, desc=self.what, unit=f" {self.unit}", disable=None)
-            self.first, self.last = (done, now), now
+            self.first, self.began, self.last = done, now, now
         self.bar.total, self.bar.n = total, done
         self.bar.refresh()
         if now - self.last < _SECONDS_BETWEEN_EVENTS:
             return
         self.last = now
-        rate = (done - self.first[0]) / (now - self.first[1])
+        rate = (done - self.first) / (now - self.began)
         left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
         line = f"{self.what}: {done:,} of {total:,} {self.unit}{left}"
         self.log(line)

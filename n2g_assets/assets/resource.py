@@ -28,7 +28,7 @@ class N2GResource(dg.ConfigurableResource):
         """
         home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
         home.check_writable()
-        _sweep_once(home)
+        _sweep_once(home.root)
         return home
 
 
@@ -38,7 +38,10 @@ SHARED = dg.Definitions(resources={"n2g": N2GResource()}, executor=dg.in_process
 All steps of a run execute in one process, since they share the loaded model.
 """
 
-_sweep_once = cache(sweep)
+
+@cache
+def _sweep_once(root: Path) -> None:
+    sweep(Home(root))
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, StudySettings
-from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.harvest_text import HarvestText
@@ -48,7 +48,6 @@ class Session:
         self.text_layers: tuple[int, ...] = ()
         """Layers whose units are read on the held-out texts together."""
         self._cached_texts: dict[int, dict[str, CachedActivations]] = {}
-        self._proposer: Proposer | None = None
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
@@ -62,13 +61,13 @@ class Session:
         """
         return self.store.read(table, self.study.name, layer, part=part, columns=columns, units=units)
 
-    def manifest(self, table: str, layer: int | None = None, part: str = "rows") -> Manifest:
+    def manifest(self, table: str, layer: int | None = None) -> Manifest:
         """The manifest of one of this study's slices.
 
         Raises:
             StorageError: the slice is not there.
         """
-        manifest = self.store.manifest(table, self.study.name, layer, part)
+        manifest = self.store.manifest(table, self.study.name, layer)
         if manifest is None:
             where = f" of layer {layer}" if layer is not None else ""
             raise StorageError(
@@ -109,18 +108,28 @@ class Session:
         """By document, the cluster of its near-duplicates."""
         return dict(self.read("documents", columns=["document_id", "cluster_id"]).iter_rows())
 
-    def write(
-        self, table: str, frame: pl.DataFrame, *, layer: int | None = None, part: str = "rows", input_hash: str,
-        code_version: str, seconds: float = 0.0, extra: Mapping[str, Any] | None = None,
-    ) -> Manifest:  # fmt: skip
-        """Replace one of this study's slices; the columns of study and layer are added."""
-        added = [pl.lit(self.study.name).alias("study")]
-        if TABLES[table].scope == "layer":
-            added.append(pl.lit(layer, dtype=pl.Int32).alias("layer"))
-        return self.store.write(
-            table, frame.with_columns(added), study=self.study.name, layer=layer, part=part,
-            input_hash=_with_schema(input_hash, table), code_version=code_version, seconds=seconds, extra=extra,
-        )  # fmt: skip
+    def bring_up_to_date(
+        self, tables: Sequence[str], rows: Callable[[], Mapping[str, pl.DataFrame]], *, input_hash: str,
+        code_version: str, layer: int | None = None, part: str = "rows", extra: Mapping[str, Any] | None = None,
+    ) -> bool:  # fmt: skip
+        """Keeps slices that were made from the same inputs, else makes all of them anew; says whether they were kept.
+
+        ``rows`` gives the rows of all ``tables`` in the order in which they are written, without study and layer.
+        ``input_hash`` speaks of all that they are made from but the tables' columns, which are added. ``extra`` is what
+        else their manifests hold; it is looked at after ``rows`` is called.
+        """
+        if self.is_fresh(tables, input_hash, layer, part):
+            return True
+        began = time.monotonic()
+        made = rows()
+        seconds = time.monotonic() - began
+        place = {"study": pl.lit(self.study.name)} | ({} if layer is None else {"layer": pl.lit(layer, pl.Int32)})
+        for table, frame in made.items():
+            self.store.write(
+                table, frame.with_columns(**place), study=self.study.name, layer=layer, part=part,
+                input_hash=_with_schema(input_hash, table), code_version=code_version, seconds=seconds, extra=extra,
+            )  # fmt: skip
+        return False
 
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
         """Whether these slices are there, whole, made from the same inputs and with the columns of today's tables."""
@@ -213,12 +222,6 @@ class Session:
         texts = held_out_texts(self.read("contexts"), evaluation.random_tokens, evaluation.out_of_domain_tokens)
         return {name: frame for name, frame in texts.items() if name in self.study.texts}
 
-    @property
-    def fresh_contexts(self) -> pl.DataFrame:
-        """Contexts that no graph was built from; where nothing is held out, those of the harvest."""
-        fresh = self.held_out_contexts.get("random")
-        return self.contexts if fresh is None else fresh
-
     def cached_texts(self, layer: int) -> dict[str, CachedActivations]:
         """The activations of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
         if layer not in self._cached_texts:
@@ -267,17 +270,16 @@ class Session:
         """The content hash of the model that proposes substitutes; None where it is the subject model itself."""
         return self.masked_lm.file_sha256 if self.settings.method.proposer == "masked_lm" else None
 
-    def proposer(self, settings: AugmentSettings) -> Proposer:
-        """The proposer of substitutes that the settings name, loaded once a session."""
-        if self._proposer is None and settings.proposer == "masked_lm":
+    @cached_property
+    def proposer(self) -> Proposer:
+        """The proposer of substitutes that the settings name."""
+        if self.settings.method.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
-            self._proposer = MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
-        elif self._proposer is None:
-            from n2g_assets.model.infill import InfillProposer
+            return MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
+        from n2g_assets.model.infill import InfillProposer
 
-            self._proposer = InfillProposer(self.subject(), self.vocabulary, settings)
-        return self._proposer
+        return InfillProposer(self.subject(), self.vocabulary, self.settings.method.part(AugmentSettings))
 
 
 def _with_schema(input_hash: str, table: str) -> str:

@@ -1,8 +1,8 @@
-"""Turns a per-layer stage into a partitioned Dagster asset.
+"""Turns the code of a stage into a Dagster asset: ``whole_asset`` one of the study, ``layer_asset`` a partitioned one.
 
-Every such asset loops over the layers of its run, and ends with its checks of them. A layer that fails does not stop
-its siblings: they are finished and recorded as materialized, then the step fails and names the layer, its cause and its
-cure.
+The step of every asset ends with its checks. That of a partitioned one loops over the layers of its run. A layer that
+fails does not stop its siblings: they are finished and recorded as materialized, then the step fails and names the
+layer, its cause and its cure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.check_kinds import Check, check_results, check_specs
+from n2g_assets.assets.checks import check_results, checks_of
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
@@ -39,12 +39,31 @@ class StageConfig(dg.Config):
     """Compute units again that the ledger calls failed; otherwise they stay so until their inputs change."""
 
 
-@dataclass(frozen=True)
-class LayerStage:
-    """The code of a per-layer stage; its tables and what it reads stand in ``core/registry.py``."""
+@dataclass(frozen=True, kw_only=True)
+class WholeStage:
+    """The code of a stage that works for the whole study, not layer by layer."""
 
     name: str
-    """Of the stage in the registry."""
+    description: str
+    code_version: str
+    """Raised by hand when the same inputs would give other rows."""
+    work: Callable[[Session], dg.MaterializeResult]
+    """Brings it up to date, and gives its metadata and data version."""
+    kinds: set[str]
+    tables: tuple[str, ...] = ()
+    """Tables that it writes, the main one first."""
+    upstream: tuple[str, ...] = ()
+    """Assets that it reads, as far as a study has them."""
+    follows: bool = False
+    """Whether Dagster's automation, once turned on, makes it anew after one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStage:
+    """The code of a per-layer stage."""
+
+    name: str
+    """Of the stage in ``core/registry.py``, where its tables stand and what it reads."""
     description: str
     code_version: str
     """Raised by hand when the same inputs would give other rows."""
@@ -54,19 +73,45 @@ class LayerStage:
     """Work for all layers of the run together, before the loop."""
     extra: Callable[[Session, int], Mapping[str, Any]] | None = None
     """More metadata, such as figures and pictures; it stands first."""
-    preview_columns: list[str] | None = None
+    preview_columns: list[str]
     preview_first: pl.Expr | None = None
     """Rows for which it holds stand first in the preview."""
-    kinds: set[str] = field(default_factory=lambda: {"polars", "parquet"})
+    kinds: set[str] = field(default_factory=lambda: {"torch", "polars", "parquet"})
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Tables that it writes, the main one first."""
         return named(STAGES)[self.name].tables
 
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Assets that it reads; after the first stage, the first one's ledger says which units have ended."""
+        return named(STAGES)[self.name].upstream
 
-def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.AssetsDefinition:
-    """The partitioned asset of one stage of one study, with its checks."""
+
+def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
+    """The asset of a stage that works for the whole study."""
+
+    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with failing_clearly():
+            session = Session(study, context.resources.n2g.open(), context.log)
+            result = stage.work(session)
+            checked = list(check_results(session, stage.name, checks_of(study, stage.name)))
+        return dg.MaterializeResult(metadata=result.metadata, data_version=result.data_version, check_results=checked)
+
+    condition = dg.AutomationCondition
+    follows = condition.any_deps_updated() & ~condition.any_deps_in_progress() & ~condition.in_progress()
+    return _asset(
+        study,
+        stage,
+        materialize,
+        backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
+        automation_condition=follows if stage.follows else None,
+    )
+
+
+def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
+    """The asset of a per-layer stage, with a partition a layer."""
 
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
@@ -94,28 +139,32 @@ def stage_asset(study: Study, stage: LayerStage, checks: Sequence[Check]) -> dg.
         for key, metadata in described.items():
             context.add_asset_metadata(metadata, partition_key=key)
         with failing_clearly():
-            yield dg.MaterializeResult(check_results=list(check_results(session, stage.name, checks, layers)))
+            checked = list(check_results(session, stage.name, checks_of(study, stage.name), layers))
+        yield dg.MaterializeResult(check_results=checked)
 
+    return _asset(study, stage, materialize, partitions_def=study.partitions, backfill_policy=study.backfill_policy)
+
+
+def _asset(
+    study: Study, stage: WholeStage | LayerStage, materialize: Callable[..., Any], **more: Any
+) -> dg.AssetsDefinition:
+    key, absent = study.key(stage.name), set(named(STAGES)) - set(study.stages)
     return dg.asset(
         materialize,
-        key=study.key(stage.name),
+        key=key,
         group_name=study.name,
         description=stage.description,
-        deps=[study.key(name) for name in upstream(study, stage.name)],
-        check_specs=check_specs(study, stage.name, checks),
-        partitions_def=study.partitions,
-        backfill_policy=study.backfill_policy,
+        deps=[study.key(name) for name in stage.upstream if name not in absent],
+        check_specs=[
+            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
+            for check in checks_of(study, stage.name)
+        ],
         code_version=stage.code_version,
         metadata=asset_metadata(stage.tables),
         kinds=stage.kinds,
         required_resource_keys={"n2g"},
+        **more,
     )
-
-
-def upstream(study: Study, stage: str) -> list[str]:
-    """The assets that a stage of this study reads."""
-    absent = set(named(STAGES)) - set(study.stages)
-    return [name for name in named(STAGES)[stage].upstream if name not in absent]
 
 
 def _summary(report: StageReport) -> str:
@@ -129,8 +178,7 @@ def _summary(report: StageReport) -> str:
 def layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
     """What the UI shows of one layer that a stage has written."""
     main = stage.tables[0]
-    shown = stage.preview_columns or [name for name in TABLES[main].schema if name != "study"]
-    rows = session.read(main, layer, columns=shown, units=session.units(layer))
+    rows = session.read(main, layer, columns=stage.preview_columns, units=session.units(layer))
     if stage.preview_first is not None:
         rows = rows.sort(stage.preview_first, descending=True, maintain_order=True)
     metadata = dict(stage.extra(session, layer)) if stage.extra is not None else {}
@@ -157,28 +205,22 @@ def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, 
 
 
 def fill_layer(
-    session: Session, stage: LayerStage, layer: int, *, inputs: Sequence[str], settings: Sequence[Settings],
-    compute: Callable[..., BlockResult], show: Progress, without: Sequence[str] = (), also: Any = None,
+    session: Session, stage: LayerStage, layer: int, show: Progress, *, inputs: Sequence[str],
+    settings: Sequence[Settings], compute: Callable[..., BlockResult], without: Sequence[str] = (), also: Any = None,
     also_by_unit: Mapping[Unit, Any] | None = None,
 ) -> StageReport:  # fmt: skip
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
-    Args:
-        session: what the step works with.
-        stage: the stage; the first asset it reads is the stage whose ledger says which units have already ended.
-        layer: the layer.
-        inputs: tables whose rows of a unit are that unit's input.
-        settings: what the work is handed of the study's settings, and nothing else: they enter the hash.
-        compute: called with a block of units, their a_max and each of ``settings``.
-        show: progress in units.
-        without: columns of these tables that do not count as input.
-        also: what else every unit's result depends on, as JSON.
-        also_by_unit: what else the result of some units depends on, as JSON.
+    A unit's input is its rows of the tables ``inputs``, but for the columns ``without``. ``compute`` is called with a
+    block of units, their rows by table, their a_max and each of ``settings``: what the work is handed of the study's
+    settings enters the hash, and it is handed nothing else. ``also`` is what else every unit's result depends on, and
+    ``also_by_unit`` that of some units, both as JSON. The ledger of the first asset that the stage reads says which
+    units have already ended.
     """
     units = session.units(layer)
     a_max = session.a_max(layer, units)
     hashes = {name: input_hashes(session, name, layer, units, without) for name in inputs}
-    previous = named(STAGES)[stage.name].upstream[0]
+    previous = stage.upstream[0]
     ledger = session.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:
@@ -187,6 +229,11 @@ def fill_layer(
         )
     ended = ledger.filter(pl.col("status") != "ok").select("unit", "sign", "status", "reason")
     others = also_by_unit or {}
+
+    def compute_block(block: list[Unit]) -> BlockResult:
+        rows = {name: session.read(name, layer, units=block) for name in inputs}
+        return compute(block, rows, {unit: a_max[unit] for unit in block}, *settings)
+
     return fill_units(
         session.store,
         stage=stage.name, tables=stage.tables, study=session.study.name, layer=layer, code_version=stage.code_version,
@@ -196,8 +243,8 @@ def fill_layer(
             unit: hash_json([a_max[unit], others.get(unit), *(hashes[name][unit] for name in inputs)]) for unit in units
         },
         carried={Unit(number, sign): Outcome(*how) for number, sign, *how in ended.iter_rows()},
-        compute=lambda block: compute(block, {unit: a_max[unit] for unit in block}, *settings),
-        block_size=session.settings.method.units_per_block, progress=show, retry_failed=session.retry_failed,
+        compute=compute_block, block_size=session.settings.method.units_per_block, progress=show,
+        retry_failed=session.retry_failed,
     )  # fmt: skip
 
 
@@ -205,7 +252,7 @@ def input_hashes(
     session: Session, table: str, layer: int, units: Sequence[Unit], without: Sequence[str] = ()
 ) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
-    columns = [name for name in TABLES[table].schema if name not in without] if without else None
+    columns = [name for name in TABLES[table].schema if name not in without]
     hashes: dict[Unit, str] = {}
     for start in range(0, len(units), _HASHED_TOGETHER):
         part = units[start : start + _HASHED_TOGETHER]

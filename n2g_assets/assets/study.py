@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +65,3 @@ class Study:
         """The run tags that make one run of all layers."""
         keys = list(self.partition_layers)
         return {RANGE_START: keys[0], RANGE_END: keys[-1]}
-
-
-@contextmanager
-def quiet_beta() -> Iterator[None]:
-    """Backfill policies are a beta feature of Dagster; users need not hear of it at every start."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        yield

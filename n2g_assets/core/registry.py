@@ -1,7 +1,7 @@
 """What there is of stages, texts and predictors, each declared once.
 
 The asset graph, the checks, the plots, the report, the SQL views, the documentation and the columns' meanings are
-derived from these three lists. A stage's code is ``assets/<name>.py``; a predictor's is
+derived from these three lists. A stage's code is in ``assets/`` (``study.LAYER_STAGES``); a predictor's is
 ``evaluation/predictors/<name>.py``.
 """
 

@@ -12,8 +12,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets import corpus_tokens, subject_model
-from n2g_assets.assets.check_kinds import check_results
-from n2g_assets.assets.checks import checks_of
+from n2g_assets.assets.checks import check_results, checks_of
 from n2g_assets.assets.resource import N2GResource
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import RANGE_END, RANGE_START, Study
@@ -22,7 +21,7 @@ from n2g_assets.core.settings import StudySettings
 from n2g_assets.definitions import build_defs
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
-from n2g_assets.study import layer_stage
+from n2g_assets.study import LAYER_STAGES
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
@@ -73,7 +72,7 @@ def session_of(study: Study, home: Path) -> Session:
 
 def run_stage(session: Session, name: str, layers: list[int] | None = None) -> dict[int, StageReport]:
     """A stage's work on some layers, all of them by default, as its step does it."""
-    stage = layer_stage(name)
+    stage = LAYER_STAGES[name]
     layers = session.settings.layer_numbers if layers is None else layers
     if stage.prepare is not None:
         stage.prepare(session, layers, no_progress)
@@ -96,7 +95,7 @@ def reused(reports: dict[int, StageReport]) -> dict[int, bool]:
 def check(study: Study, home: Path, asset: str, name: str, layers: list[int] | None = None) -> dg.AssetCheckResult:
     """What one check says of a home."""
     session = session_of(study, home)
-    found = [one for one in checks_of(asset) if one.name == name]
+    found = [one for one in checks_of(study, asset) if one.name == name]
     keys = {key: layer for key, layer in study.partition_layers.items() if layers is None or layer in layers}
     (result,) = check_results(session, asset, found, keys if asset in study.stages else None)
     return result

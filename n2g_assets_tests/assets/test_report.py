@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from n2g_assets.assets.report import commands_of, report_asset
+from n2g_assets.assets.publishing import REPORT, commands_of
 from n2g_assets.assets.resource import N2GResource
+from n2g_assets.assets.stage import whole_asset
 from n2g_assets.study import shipped_study
 from n2g_assets_tests.assets.conftest import FinishedRun
 
@@ -15,7 +16,7 @@ from n2g_assets_tests.assets.conftest import FinishedRun
 def test_without_a_published_database_it_says_what_is_missing(tmp_path: Path):
     with pytest.raises(dg.Failure, match="is not there yet: materialize the warehouse of a study first"):
         dg.materialize(
-            [report_asset(shipped_study("demo"))], resources={"n2g": N2GResource(home=str(tmp_path))},
+            [whole_asset(shipped_study("demo"), REPORT)], resources={"n2g": N2GResource(home=str(tmp_path))},
             instance=dg.DagsterInstance.ephemeral(),
         )  # fmt: skip
     assert not (tmp_path / "reports").exists()

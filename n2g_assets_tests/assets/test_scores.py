@@ -11,8 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import evaluation
-from n2g_assets.assets.checks import split_is_sound
-from n2g_assets.assets.score_checks import SCORE_CHECKS
+from n2g_assets.assets.checks import checks_of, split_is_sound
 from n2g_assets.assets.stage import layer_metadata
 from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
@@ -21,7 +20,7 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.stages import StageReport
-from n2g_assets.study import layer_stage
+from n2g_assets.study import LAYER_STAGES, shipped_study
 from n2g_assets_tests.assets.studies import definitions_of, planted, rewrite, rows_of, run_job, session_of
 
 LAYER = 1
@@ -106,7 +105,7 @@ def test_a_test_documents_text_planted_in_the_harvest_is_detected(finished, tmp_
 
 
 # -------------------------------------------------------------------------------------------- checks
-FAULTS = {check.name: check.faults for check in SCORE_CHECKS}
+CHECKS = {check.name: check for check in checks_of(shipped_study("demo"), "evaluation")}
 
 
 @pytest.mark.parametrize(
@@ -130,17 +129,17 @@ FAULTS = {check.name: check.faults for check in SCORE_CHECKS}
 def test_a_check_says_what_the_reader_should_doubt(finished, tmp_path, check, table, change, says):
     home = finished.copy_home(tmp_path)
     rewrite(home, table, LAYER, change)
-    assert any(says in fault for fault in FAULTS[check](session_of(finished.study, home), LAYER))
+    assert any(says in fault for fault in CHECKS[check].faults(session_of(finished.study, home), LAYER))
 
 
 def test_scores_that_lack_units_block_and_doubts_warn():
-    assert {check.name for check in SCORE_CHECKS if check.blocking} == {"no_unit_is_missing"}
-    assert {check.name for check in SCORE_CHECKS if not check.warns} == {"no_unit_is_missing"}
+    assert {name for name, check in CHECKS.items() if check.blocking} == {"no_unit_is_missing"}
+    assert {name for name, check in CHECKS.items() if not check.warns} == {"no_unit_is_missing", "rows_are_sound"}
 
 
 def test_a_text_that_is_shorter_than_asked_for_is_warned_of(finished):
     session = session_of(finished.study, finished.home)  # the tiny corpus is far below the defaults
-    random, out_of_domain = FAULTS["texts_are_there"](session, LAYER)
+    random, out_of_domain = CHECKS["texts_are_there"].faults(session, LAYER)
     assert "of 50,000 tokens: add text to the corpus, or raise harvest.held_out_share" in random
     assert "of 30,000 tokens" in out_of_domain
 
@@ -239,7 +238,7 @@ def test_a_new_unit_costs_itself_and_those_whose_partner_it_becomes(finished, tm
     study = Study("tiny", finished.study.folder, more)
     session = session_of(study, home)
     for name in study.stages:
-        layer_stage(name).work(session, LAYER, lambda *_: None)
+        LAYER_STAGES[name].work(session, LAYER, lambda *_: None)
     old, now = session_of(finished.study, home).units(LAYER), session.units(LAYER)
     [new] = set(now) - set(old)
     seed = settings.evaluation.seed

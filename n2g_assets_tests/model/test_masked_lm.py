@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from n2g_assets.assets import augmented_examples
+from n2g_assets.assets import unit_stages
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SourceError
@@ -145,7 +145,7 @@ def test_its_folder_counts_from_the_studys_and_an_edited_file_makes_it_another(f
 
 def test_the_stage_is_stale_when_the_content_of_its_proposer_changes(folder, tmp_path, monkeypatch):
     handed = []
-    monkeypatch.setattr(augmented_examples, "fill_layer", lambda *args, **also: handed.append(also))
+    monkeypatch.setattr(unit_stages, "fill_layer", lambda *args, **also: handed.append(also))
     (tmp_path / "study").mkdir()
 
     def stage_hands_on(**method):
@@ -153,7 +153,7 @@ def test_the_stage_is_stale_when_the_content_of_its_proposer_changes(folder, tmp
         corpus = [{"source": "named", "name": "speeches"}]
         settings = StudySettings(subject=subject, corpus=corpus, layers=1, method=method)
         session = Session(Study("tiny", tmp_path / "study", settings), Home(tmp_path / "home"), logging.getLogger())
-        augmented_examples.STAGE.work(session, 0, lambda *_: None)
+        unit_stages.AUGMENTED_EXAMPLES.work(session, 0, lambda *_: None)
         return handed[-1]["also"]
 
     first = shutil.copytree(folder, tmp_path / "study" / "first")

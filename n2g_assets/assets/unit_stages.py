@@ -1,0 +1,168 @@
+"""The stages from the activation cache to the rule tests, in pipeline order: each turns a unit's rows into the next.
+
+Only the units whose input rows or settings changed are computed (``stage.fill_layer``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import dagster as dg
+
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.progress import Progress
+from n2g_assets.core.settings import (
+    AugmentSettings,
+    GraphSettings,
+    PredictionSettings,
+    PruneSettings,
+    RuleTestSettings,
+    TopExampleSettings,
+)
+from n2g_assets.core.units import Unit, unit_text
+from n2g_assets.evaluation.rule_tests import FreshText, try_rules
+from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.top_examples import choose_top_examples
+from n2g_assets.report.plots import as_markdown_image
+from n2g_assets.report.svg import draw_graph
+from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.stages import StageReport
+
+
+# -------------------------------------------------------------------------------------------- top_examples
+def _choose(session: Session, layer: int, show: Progress) -> StageReport:
+    return fill_layer(
+        session, TOP_EXAMPLES, layer, show,
+        inputs=("top_contexts",),
+        without=("activations",),
+        settings=[session.settings.method.part(TopExampleSettings)],
+        compute=lambda units, rows, a_max, settings: choose_top_examples(
+            units, rows["top_contexts"], session.contexts, a_max, session.prober(layer), settings, session.cluster_of
+        ),
+        also={"clusters": session.clusters_hash},
+    )  # fmt: skip
+
+
+TOP_EXAMPLES = LayerStage(
+    name="top_examples",
+    description="The strongest contexts of each unit, at most two a document, split at random into train and test "
+    "so that no document, and no near-duplicate of one, stands on both sides.",
+    code_version="2",
+    work=_choose,
+    preview_columns=["unit", "sign", "rank", "split", "activation", "peak", "context_id"],
+    kinds={"polars", "parquet"},
+)
+
+
+# -------------------------------------------------------------------------------------------- pruned_examples
+def _prune(session: Session, layer: int, show: Progress) -> StageReport:
+    return fill_layer(
+        session, PRUNED_EXAMPLES, layer, show,
+        inputs=("top_examples",),
+        settings=[session.settings.method.part(PruneSettings)],
+        compute=lambda units, rows, a_max, settings: prune_examples(
+            units, rows["top_examples"], a_max, session.vocabulary, session.prober(layer), settings
+        ),
+    )  # fmt: skip
+
+
+PRUNED_EXAMPLES = LayerStage(
+    name="pruned_examples",
+    description="Each train context cut to the shortest text on which the unit still fires half as strongly at its "
+    "peak, with the importance of every kept token, found by masking.",
+    code_version="1",
+    work=_prune,
+    preview_columns=["unit", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
+)
+
+
+# -------------------------------------------------------------------------------------------- augmented_examples
+def _augment(session: Session, layer: int, show: Progress) -> StageReport:
+    return fill_layer(
+        session, AUGMENTED_EXAMPLES, layer, show,
+        inputs=("pruned_examples",),
+        settings=[session.settings.method.part(AugmentSettings)],
+        compute=lambda units, rows, a_max, settings: augment_examples(
+            units, rows["pruned_examples"], session.vocabulary, session.prober(layer), session.proposer, settings
+        ),
+        also=session.proposer_identity,
+    )  # fmt: skip
+
+
+AUGMENTED_EXAMPLES = LayerStage(
+    name="augmented_examples",
+    description="Variants of each pruned prompt with one important token exchanged for a likely substitute, and "
+    "whether the unit still fires on them.",
+    code_version="1",
+    work=_augment,
+    preview_columns=["unit", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
+)
+
+
+# -------------------------------------------------------------------------------------------- neuron_graphs
+def _build(session: Session, layer: int, show: Progress) -> StageReport:
+    return fill_layer(
+        session, NEURON_GRAPHS, layer, show,
+        inputs=("pruned_examples", "saliencies", "augmented_examples"),
+        settings=[session.settings.method.part(GraphSettings)],
+        compute=lambda units, rows, a_max, settings: build_graphs(
+            units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max, session.vocabulary,
+            settings,
+        ),
+    )  # fmt: skip
+
+
+def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
+    nodes = session.read("graph_nodes", layer, columns=["unit", "sign"])
+    if nodes.is_empty():
+        return {}
+    sizes = nodes.group_by("unit", "sign").len().sort("len", "unit", "sign")
+    number, sign, _ = sizes.row(sizes.height // 2)
+    graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
+    title = f"{session.study.name}: {unit_text(layer, number, sign)}"
+    picture = draw_graph(graph, title=title, subtitle="graph of median size")
+    return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
+
+
+NEURON_GRAPHS = LayerStage(
+    name="neuron_graphs",
+    description="The token graph of each unit: a trie that says on which tokens it fires and which context it needs.",
+    code_version="1",
+    work=_build,
+    extra=_picture,
+    preview_columns=["unit", "sign", "node_id", "parent_id", "depth", "kind", "token", "end_activation"],
+    kinds={"polars", "parquet"},
+)
+
+
+# -------------------------------------------------------------------------------------------- rule_tests
+def _try(session: Session, layer: int, show: Progress) -> StageReport:
+    held_out = session.held_out_contexts.get("random")
+    contexts = session.contexts if held_out is None else held_out
+    fresh = cache(lambda: FreshText.of(contexts, session.vocabulary))  # only where something is computed
+    settings = session.settings
+    return fill_layer(
+        session, RULE_TESTS, layer, show,
+        inputs=("rules", "graph_nodes"),
+        settings=[settings.method.part(PredictionSettings), settings.evaluation.part(RuleTestSettings)],
+        compute=lambda units, rows, a_max, method, tests: try_rules(
+            units, rows["rules"], rows["graph_nodes"], fresh(), a_max, session.prober(layer), method, tests
+        ),
+        also={"contexts": hash_json(contexts["context_id"].to_list())},
+    )  # fmt: skip
+
+
+RULE_TESTS = LayerStage(
+    name="rule_tests",
+    description="Each rule tried on the model: its tokens in fresh contexts should make the unit fire, and with one "
+    "required token exchanged, moved or removed it should stay silent.",
+    code_version="2",
+    work=_try,
+    preview_columns=["unit", "sign", "rule_id", "n_matches", "fired", "n_near_misses", "silent"],
+)
+
+STAGES = (TOP_EXAMPLES, PRUNED_EXAMPLES, AUGMENTED_EXAMPLES, NEURON_GRAPHS, RULE_TESTS)
