@@ -232,10 +232,10 @@ def test_several_first_starts_on_one_new_home_leave_a_database_that_works(tmp_pa
     environment = {**os.environ, "N2G_HOME": str(tmp_path / "home")}
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     said = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3, said
+    assert [process.returncode for process in processes] == [0, 0], said
     home = Home(tmp_path / "home")
     assert all(f"DAGSTER_HOME={home.dagster}" in text for text in said)
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
