@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from n2g_assets.core.errors import SubjectError
+from n2g_assets.model.folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -52,25 +50,6 @@ class ResolvedHook:
     taps: dict[int, Tap] | None
     """For each of them what is read in the plain model; None where the hook can only be read through the bridge."""
 
-    def full_name(self, layer: int) -> str:
-        """The hook's name in the whole model."""
-        return f"blocks.{layer}.{self.name}"
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hides the progress bars of transformers and the lines that the bridge writes to standard output."""
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-
 
 def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> TransformerBridge:
     """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
@@ -81,35 +60,22 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
         SubjectError: The bridge does not know the architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
-
-    if type(plain).__name__ == "NativeModel":
-        return boot_native_bridge(plain)
-    twin, parameter = _twin(plain), next(plain.parameters())
-    try:
-        with quiet_transformers():
-            bridge = TransformerBridge.boot_transformers(
-                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
-            )
-    except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
-        raise SubjectError(
-            f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
-            "that its TransformerBridge supports."
-        ) from error
-    return bridge.eval()
-
-
-def boot_native_bridge(plain: torch.nn.Module) -> TransformerBridge:
-    """A TransformerBridge on a copy of one of TransformerLens' own models, sharing its parameters."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    config: Any = plain.cfg
+    twin: Any = copy.deepcopy(plain, {id(parameter): parameter for parameter in plain.parameters()})
+    parameter = next(plain.parameters())
     with quiet_transformers():
-        return build_bridge_from_module(_twin(plain), "TransformerLensNative", tl_config=copy.deepcopy(config)).eval()
-
-
-def _twin(plain: torch.nn.Module) -> torch.nn.Module:
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in plain.parameters()}
-    return copy.deepcopy(plain, memo)
+        if type(plain).__name__ == "NativeModel":
+            return build_bridge_from_module(twin, "TransformerLensNative", tl_config=twin.cfg).eval()
+        try:
+            return TransformerBridge.boot_transformers(
+                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
+            ).eval()
+        except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+            raise SubjectError(
+                f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
+                "that its TransformerBridge supports."
+            ) from error
 
 
 def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:

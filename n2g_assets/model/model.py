@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,15 +48,9 @@ class SubjectModel:
     n_layers: int
     d_mlp: int
     """Neurons of a layer, measured at the hook (for the hooks of an MLP, the MLP's width)."""
-    d_model: int
-    """Width of the residual stream."""
     d_vocab: int
     max_context: int
     """Longest context in tokens."""
-    activation: str
-    """Activation function of the MLP."""
-    gated: bool
-    """Whether the MLP multiplies its activation with a gate (then units fire both ways)."""
     device: torch.device
     dtype: torch.dtype
     bos_id: int
@@ -134,7 +128,8 @@ class SubjectModel:
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if self.bridge is not None:
                 readers: list[Any] = [
-                    (self.hook.full_name(layer), _reader(callback)) for layer, callback in taps.items()
+                    (f"blocks.{layer}.{self.hook.name}", lambda found, hook, take=callback: take(found.flatten(2)))
+                    for layer, callback in taps.items()
                 ]
                 self.bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=readers)
                 return
@@ -151,20 +146,21 @@ class SubjectModel:
         neurons = neurons.to(self.device)
         if self.narrows:
             return self._read_narrow(tokens, layer, neurons, **inputs)
-        return self._read_layer(tokens, layer, **inputs).index_select(2, neurons)
+        return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
 
-    def _read_layer(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, **inputs: Tensor
-    ) -> Float[Tensor, "batch pos width"]:
-        found: list[Tensor] = []
-        self.run(tokens, {layer: found.append}, **inputs)
-        return found[0]
+    def read_layers(
+        self, tokens: Int64[Tensor, "batch pos"], layers: Sequence[int], **inputs: Tensor
+    ) -> dict[int, Float[Tensor, "batch pos width"]]:
+        """Activations of all neurons of some layers."""
+        found: dict[int, Tensor] = {}
+        self.run(tokens, {layer: partial(found.__setitem__, layer) for layer in layers}, **inputs)
+        return found
 
     def _read_narrow(
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
         with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
-            return self._read_layer(tokens, layer, **inputs)
+            return self.read_layers(tokens, [layer], **inputs)[layer]
 
     @cached_property
     def packs(self) -> int:
@@ -182,12 +178,12 @@ class SubjectModel:
         rows = pack(prompts)
         tokens, inputs = inputs_of(rows, self.bos_id, self.dtype)
         try:
-            together = self._read_layer(tokens, layer, **inputs).float()
+            together = self.read_layers(tokens, [layer], **inputs)[layer].float()
         except (TypeError, ValueError, RuntimeError, IndexError) as error:  # an architecture that takes no masks
             if is_out_of_memory(error):
                 raise
             return 0
-        apart = self._read_layer(pad(prompts, self.bos_id), layer).float()
+        apart = self.read_layers(pad(prompts, self.bos_id), [layer])[layer].float()
         for row, packed in zip(rows, together, strict=True):
             for number, path in row.paths.items():
                 alone = apart[number, 1 : len(path)]
@@ -198,9 +194,7 @@ class SubjectModel:
     @property
     def _attention_window(self) -> int:
         """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
-        config: Any = getattr(self.plain, "config", None)
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        found = [getattr(config, name, None) for name in _WINDOWS]
+        found = [getattr(text_config(self.plain), name, None) for name in _WINDOWS]
         return min((window for window in found if isinstance(window, int) and window > 0), default=self.max_context)
 
     @cached_property
@@ -211,8 +205,7 @@ class SubjectModel:
             return False
         tokens = torch.tensor([[self.bos_id, *range(0, self.d_vocab, 1 + self.d_vocab // 8)]])
         neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
-        for layer in layers:
-            whole = self._read_layer(tokens, layer)
+        for layer, whole in self.read_layers(tokens, layers).items():
             try:
                 narrow = self._read_narrow(tokens, layer, neurons)
             except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
@@ -259,9 +252,10 @@ class SubjectModel:
         return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
 
-def _reader(callback: Callback) -> Callable[..., None]:
-    """A hook of the bridge that hands activations to ``callback``."""
-    return lambda activations, hook: callback(activations.flatten(2))
+def text_config(plain: torch.nn.Module) -> Any:
+    """What the config of a transformers model says of the model of text in it; None for models of other libraries."""
+    config: Any = getattr(plain, "config", None)
+    return config and config.get_text_config()
 
 
 def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool) -> Any:

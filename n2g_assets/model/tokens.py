@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32
 
-from n2g_assets.core.errors import SettingsError, SourceError, SubjectError
+from n2g_assets.core.errors import SettingsError, SubjectError
+from n2g_assets.model.folder import loading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,15 +42,9 @@ class SubjectTokenizer:
         from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 
-        try:
+        with loading(f"The tokenizer in {folder}", "put its tokenizer.json there anew"):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        except Exception as error:  # damaged files fail in many ways, each with a class of its own
-            reason = " ".join(str(error).split())[:300]
-            raise SourceError(
-                f"The tokenizer in {folder} cannot be loaded ({type(error).__name__}: {reason}): put its "
-                "tokenizer.json there anew."
-            ) from error
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True

@@ -112,8 +112,8 @@ def test_a_mask_and_positions_put_two_texts_behind_the_same_start(name, models, 
 )
 def test_shape_gate_and_activation_come_from_the_model(name, gated, activation, models):
     model = models[name]
-    assert (model.gated, model.activation) == (gated, activation)
-    assert (model.d_mlp, model.d_model, model.d_vocab, model.max_context) == (48, 32, VOCABULARY, 128)
+    assert (model.facts["gated"], model.facts["activation"]) == (gated, activation)
+    assert (model.d_mlp, model.facts["d_model"], model.d_vocab, model.max_context) == (48, 32, VOCABULARY, 128)
     assert model.hook.taps is not None, "the plain model is read, not the bridge"
 
 
