@@ -131,8 +131,6 @@ def _tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, np.ndarray
     tensors: dict[str, np.ndarray] = {}
     for tensor in reader.tensors:
         name = _transformers_name(str(tensor.name))
-        if name is None:
-            raise _Refused(f"a tensor '{tensor.name}'")
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         if ".q_proj." in name:
             values = _rows_as_halves(values, config["num_attention_heads"])
@@ -142,13 +140,13 @@ def _tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, np.ndarray
     return tensors
 
 
-def _transformers_name(name: str) -> str | None:
+def _transformers_name(name: str) -> str:
     if name in _OUTER:
         return _OUTER[name]
     match name.split("."):
         case ["blk", layer, part, ("weight" | "bias") as kind] if part in _INNER:
             return f"model.layers.{layer}.{_INNER[part]}.{kind}"
-    return None
+    raise _Refused(f"a tensor '{name}'")
 
 
 def _rows_as_halves(rows: np.ndarray, n_heads: int) -> np.ndarray:

@@ -16,8 +16,7 @@ from torch import Tensor
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.batching import is_out_of_memory, pad
-from n2g_assets.model.hooks import ResolvedHook, Tap
-from n2g_assets.model.narrow import input_matrices, only
+from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
 from n2g_assets.model.packing import ROW_TOKENS, inputs_of, pack
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary
@@ -30,7 +29,7 @@ Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 
 
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""By dtype, the value of :attr:`SubjectModel.rounding`."""
+"""By dtype, the share of the largest activation by which two ways to compute the same activation may differ."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """What models call, in their config, the tokens that some of their layers look back."""
 
@@ -68,11 +67,6 @@ class SubjectModel:
     """Kept only where the hook can be read through it alone."""
     facts: dict[str, Any] = field(repr=False, init=False)
     """What the check at load found: the row of ``subject_models`` without the study."""
-
-    @property
-    def rounding(self) -> float:
-        """Share of the largest activation by which two ways to compute the same activation may differ."""
-        return _ROUNDING[self.dtype]
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
         """Token ids of each text, without BOS; special tokens written in a text are read as text."""
@@ -121,8 +115,6 @@ class SubjectModel:
             taps: For each layer, what gets its activations, in the model's dtype, on its device.
             inputs: More inputs of the transformers model, such as a mask; not for hooks that the bridge alone reads.
         """
-        if not taps:
-            return
         deepest = max(taps)
         tokens, inputs = self._on_device(tokens, inputs)
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
@@ -144,9 +136,10 @@ class SubjectModel:
     ) -> Float[Tensor, "batch pos neurons"]:
         """Activations of some neurons of a layer, in the order given; others are computed only where it must be."""
         neurons = neurons.to(self.device)
-        if self.narrows:
-            return self._read_narrow(tokens, layer, neurons, **inputs)
-        return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
+        if not self.narrows:
+            return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
+        with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
+            return self.read_layers(tokens, [layer], **inputs)[layer]
 
     def read_layers(
         self, tokens: Int64[Tensor, "batch pos"], layers: Sequence[int], **inputs: Tensor
@@ -156,12 +149,6 @@ class SubjectModel:
         self.run(tokens, {layer: partial(found.__setitem__, layer) for layer in layers}, **inputs)
         return found
 
-    def _read_narrow(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
-    ) -> Float[Tensor, "batch pos neurons"]:
-        with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
-            return self.read_layers(tokens, [layer], **inputs)[layer]
-
     @cached_property
     def packs(self) -> int:
         """Tokens of the longest prompts that may be packed (see ``packing``).
@@ -170,7 +157,8 @@ class SubjectModel:
         """
         if self.bridge is not None:
             return 0
-        longest = min(self.max_context, self._attention_window)
+        windows = [getattr(text_config(self.plain), name, None) for name in _WINDOWS]
+        longest = min([self.max_context, *(window for window in windows if isinstance(window, int) and window > 0)])
         ids = np.linspace(0, self.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
         ids[0] = self.bos_id
         prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
@@ -187,15 +175,10 @@ class SubjectModel:
         for row, packed in zip(rows, together, strict=True):
             for number, path in row.paths.items():
                 alone = apart[number, 1 : len(path)]
-                if not float((packed[path[1:]] - alone).abs().max()) <= self.rounding * float(alone.abs().max()):
+                rounding = _ROUNDING[self.dtype] * float(alone.abs().max())
+                if not float((packed[path[1:]] - alone).abs().max()) <= rounding:
                     return 0
         return longest
-
-    @property
-    def _attention_window(self) -> int:
-        """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
-        found = [getattr(text_config(self.plain), name, None) for name in _WINDOWS]
-        return min((window for window in found if isinstance(window, int) and window > 0), default=self.max_context)
 
     @cached_property
     def narrows(self) -> bool:
@@ -207,7 +190,8 @@ class SubjectModel:
         neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
         for layer, whole in self.read_layers(tokens, layers).items():
             try:
-                narrow = self._read_narrow(tokens, layer, neurons)
+                with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
+                    narrow = self.read_layers(tokens, [layer])[layer]
             except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
                 if is_out_of_memory(error):
                     raise
@@ -215,7 +199,7 @@ class SubjectModel:
             if narrow.shape[2] != 3:
                 return False
             apart = (whole[:, 1:, neurons] - narrow[:, 1:]).abs()
-            if not float(apart.max()) <= self.rounding * float(whole[:, 1:].abs().max()):
+            if not float(apart.max()) <= _ROUNDING[self.dtype] * float(whole[:, 1:].abs().max()):
                 return False
         return True
 

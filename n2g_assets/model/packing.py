@@ -44,11 +44,6 @@ class Row:
     paths: dict[int, list[int]] = field(default_factory=dict)
     """For each prompt, by its number, the nodes of its tokens."""
 
-    @property
-    def branches(self) -> bool:
-        """Whether it holds more than one line of tokens."""
-        return self.depths[-1] + 1 < len(self.tokens)
-
 
 def run_packed(
     prompts: Sequence[Int32[np.ndarray, " length"]],
@@ -102,7 +97,7 @@ def inputs_of(rows: Sequence[Row], pad_id: int, dtype: torch.dtype) -> tuple[Ten
     Rows without branches need neither: attention is causal, and padding follows the tokens.
     """
     tokens = pad([np.array(row.tokens) for row in rows], pad_id)
-    if not any(row.branches for row in rows):
+    if all(len(row.tokens) == row.depths[-1] + 1 for row in rows):
         return tokens, {}
     seen = np.repeat(np.eye(tokens.shape[1], dtype=bool)[None], len(rows), axis=0)
     for tree, row in zip(seen, rows, strict=True):

@@ -1,7 +1,7 @@
 """Answers probes: the activations of units of one layer on prompts, all prompts of all units in one call.
 
 1. Prompts are packed into rows that share their beginnings (``packing``); one that several units ask about runs once.
-2. The pass stops at the layer, where only the asked neurons are computed (``narrow``).
+2. The pass stops at the layer, where only the asked neurons are computed (``hooks``).
 """
 
 from __future__ import annotations

@@ -81,15 +81,12 @@ class SubjectTokenizer:
                 if token_id is not None and token_id < d_vocab:
                     return int(token_id)
             return self.bos_id(d_vocab)
-        token_id = self.backend.token_to_id(mask_token)
-        if token_id is None:
-            ids = self.encode([mask_token])[0]
-            if len(ids) != 1:
-                raise SettingsError(
-                    f"method.mask_token {mask_token!r} is {len(ids)} tokens of this model: give the text of one, or "
-                    "auto."
-                )
-            token_id = int(ids[0])
-        if token_id >= d_vocab:
+        known = self.backend.token_to_id(mask_token)
+        ids = self.encode([mask_token])[0].tolist() if known is None else [known]
+        if len(ids) != 1:
+            raise SettingsError(
+                f"method.mask_token {mask_token!r} is {len(ids)} tokens of this model: give the text of one, or auto."
+            )
+        if ids[0] >= d_vocab:
             raise SettingsError(f"method.mask_token {mask_token!r} is no token of this model: give another, or auto.")
-        return int(token_id)
+        return ids[0]

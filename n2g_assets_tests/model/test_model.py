@@ -145,10 +145,6 @@ def test_padding_on_the_right_changes_nothing_before_it(llama, tokens):
     torch.testing.assert_close(activations(llama, padded, 2)[2][:, :12], activations(llama, tokens, 2)[2])
 
 
-def test_a_run_without_taps_does_nothing(llama, tokens):
-    llama.run(tokens, {})
-
-
 @pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_resid_mid", "hook_mlp_out", "mlp.hook_pre"])
 def test_other_hooks_are_read_in_the_plain_model_too(hook, files, tokens):
     for name in ("gpt2", "llama"):
