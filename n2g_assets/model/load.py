@@ -50,7 +50,6 @@ _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "afn",
 """What models call, in their config, the activation function of the MLP."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
-_POLL_SECONDS = 0.002
 
 
 def load_subject(
@@ -103,7 +102,7 @@ def forward_pass_lock(path: Path | None) -> AbstractContextManager[object]:
     if path is None:
         return nullcontext()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path, is_singleton=True, poll_interval=_POLL_SECONDS)  # one object a file: else not reentrant
+    return FileLock(path, is_singleton=True, poll_interval=0.002)  # one object a file: else not reentrant
 
 
 def _choose_device(device: str) -> torch.device:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Called with the activations of one layer."""
 
-
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """By dtype, the share of the largest activation by which two ways to compute the same activation may differ."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")

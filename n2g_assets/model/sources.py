@@ -26,7 +26,6 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.wheels import fetch_wheel
 
-_PROVENANCE = "provenance.json"
 _FETCHED = ["config.json", "model.safetensors", "model-*.safetensors", *TEXT_FILES]
 """What is fetched of a hub's model: no pickles, no code, no other folders."""
 _HUB_SECONDS = 10.0
@@ -194,10 +193,10 @@ def _made_once(
 
     def fill(folder: Path) -> None:
         provenance = {**origin, **make(folder), "file_sha256": hash_model(folder)}
-        (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 
     entry = Cache(home).obtain("models", hash_json(origin), fill)
-    return entry.folder, json.loads(entry.path(_PROVENANCE).read_text())
+    return entry.folder, json.loads(entry.path("provenance.json").read_text())
 
 
 def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:
