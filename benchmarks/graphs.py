@@ -35,9 +35,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from common import build_tables, geometric, load_model, named_contexts, warm_up
+from jaxtyping import Int32
 from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
 
@@ -46,7 +48,7 @@ from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSamp
 from n2g_assets.core.units import Unit, of_units, select_units
 from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.graph import build_graphs
-from n2g_assets.method.probing import Vocabulary
+from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
@@ -86,8 +88,22 @@ class Cost:
         return self.proposer_seconds / self.seconds
 
 
+class TimedProposer(InfillProposer):
+    """A proposer that times its calls."""
+
+    seconds = 0.0
+
+    def propose(
+        self, prompts: Sequence[Int32[np.ndarray, " length"]], positions: Sequence[Sequence[int]]
+    ) -> list[list[list[Substitute]]]:
+        began = time.perf_counter()
+        answers = super().propose(prompts, positions)
+        self.seconds += time.perf_counter() - began
+        return answers
+
+
 @contextmanager
-def counted(units: int, asked: LayerProber | PlainLoop, proposer: InfillProposer) -> Iterator[Cost]:
+def counted(units: int, asked: LayerProber | PlainLoop, proposer: TimedProposer) -> Iterator[Cost]:
     """The cost of what is done within, filled in at its end."""
     cost = Cost(units)
     tokens, seconds, proposed, began = asked.tokens, proposer.seconds, proposer.tokens, time.perf_counter()
@@ -121,7 +137,7 @@ class Material:
 
 
 def run_stages(
-    model: SubjectModel, material: Material, vocabulary: Vocabulary, proposer: InfillProposer, method: MethodSettings
+    model: SubjectModel, material: Material, vocabulary: Vocabulary, proposer: TimedProposer, method: MethodSettings
 ) -> tuple[Cost, dict[str, pl.DataFrame]]:
     """Our stages on all units of a layer as one block: what they took, and their tables."""
     prober = LayerProber(model, material.layer, TokenBudget(HarvestSettings().batch_tokens))
@@ -133,7 +149,7 @@ def run_stages(
 
 
 def run_loop(
-    loop: PlainLoop, material: Material, vocabulary: Vocabulary, proposer: InfillProposer, method: MethodSettings
+    loop: PlainLoop, material: Material, vocabulary: Vocabulary, proposer: TimedProposer, method: MethodSettings
 ) -> tuple[Cost, dict[str, pl.DataFrame]]:
     """The loop on all units of a layer: what it took, and the same tables, which are made afterwards."""
     units, a_max = material.units, material.a_max
@@ -243,7 +259,7 @@ def materials_of(model: SubjectModel, home: Home, study: str, way: Way, method: 
 def compare(model: SubjectModel, material: Material, way: Way, method: MethodSettings) -> Comparison:
     """Both ways on one layer: ours on the block and on the units that the loop runs, and the loop on those."""
     vocabulary = model.vocabulary(normalise=method.normalise_tokens)
-    proposer = InfillProposer(model, vocabulary, method)
+    proposer = TimedProposer(model, vocabulary, method)
     loop = PlainLoop(model, material.layer, vocabulary, proposer, method)
     block, found = run_stages(model, material, vocabulary, proposer, method)
     tokens = tokens_by_unit(material.top_examples, found["pruned_examples"], found["augmented_examples"], method)

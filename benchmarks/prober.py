@@ -63,6 +63,7 @@ class TimedProber(LayerProber):
         self.text[:, 0] = model.bos_id
         self.plain = cut_after(model, layer)
         self.ours, self.bare = Speed(), Speed()
+        self.asked = 0
 
     def activations(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], units: Sequence[Unit]
@@ -71,6 +72,7 @@ class TimedProber(LayerProber):
         answers = super().activations(prompts, units)
         self.ours.seconds += time.perf_counter() - began
         self.ours.tokens += self.tokens - before
+        self.asked += sum(map(len, prompts))
         while self.bare.tokens < self.ours.tokens:
             self._bare_pass()
         return answers

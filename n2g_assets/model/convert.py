@@ -43,6 +43,10 @@ _CONTROL, _USER_DEFINED = 3, 4
 """Token types of GGUF: special tokens, and ordinary ones that are matched before anything else."""
 
 
+class _Refused(Exception):  # noqa: N818  (the caller names the file)
+    """What a file has that the converter does not support."""
+
+
 def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
     """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json into ``folder``, which is empty.
 
@@ -57,16 +61,20 @@ def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
     from gguf import GGUFReader
     from safetensors.numpy import save_file
 
+    what = f"The GGUF file {gguf_file}"
     try:
         reader = GGUFReader(gguf_file)
-        metadata = _Metadata(reader, gguf_file)
-        config = _config(metadata, {str(tensor.name) for tensor in reader.tensors})
-        tensors = _tensors(reader, config, metadata)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        try:
+            config = _config(metadata, {str(tensor.name) for tensor in reader.tensors})
+            tokenizer, texts = _tokenizer(metadata), metadata["tokenizer.ggml.tokens"]
+        except KeyError as key:
+            raise SourceError(f"{what} has no {key}: choose a complete conversion of the model.") from key
+        tensors = _tensors(reader, config)
+    except _Refused as refused:
+        raise SourceError(f"{what} has {refused}, which is not supported: choose another model.") from refused
     except (ValueError, IndexError, KeyError, OverflowError, NotImplementedError) as error:
-        raise SourceError(
-            f"The GGUF file {gguf_file} cannot be read ({type(error).__name__}: {error}): fetch it anew."
-        ) from error
-    tokenizer, texts = _tokenizer(metadata), metadata["tokenizer.ggml.tokens"]
+        raise SourceError(f"{what} cannot be read ({type(error).__name__}: {error}): fetch it anew.") from error
     keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     config |= {f"{name}_token_id": ids[name] for name in ("bos", "eos", "pad")}
@@ -83,33 +91,19 @@ def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
     return None if kind in _FLOATS else kind
 
 
-class _Metadata(dict[str, Any]):
-    """The key-value pairs of a GGUF file; one that is asked for by index has to be there."""
-
-    def __init__(self, reader: GGUFReader, path: Path) -> None:
-        super().__init__({key: field.contents() for key, field in reader.fields.items()})
-        self.path = path
-
-    def __missing__(self, key: str) -> Any:
-        raise SourceError(f"The GGUF file {self.path} has no '{key}': choose a complete conversion of the model.")
-
-    def refuse(self, what: str) -> SourceError:
-        return SourceError(f"The GGUF file {self.path} has {what}, which is not supported: choose another model.")
-
-
-def _config(metadata: _Metadata, tensor_names: set[str]) -> dict[str, Any]:
+def _config(metadata: dict[str, Any], tensor_names: set[str]) -> dict[str, Any]:
     architecture = metadata["general.architecture"]
     if architecture != "llama":
-        raise metadata.refuse(f"the architecture '{architecture}'")
+        raise _Refused(f"the architecture '{architecture}'")
     if metadata.get("llama.rope.scaling.type", "none") != "none":
-        raise metadata.refuse("scaled rotary positions")
+        raise _Refused("scaled rotary positions")
     if metadata.get("llama.expert_count"):
-        raise metadata.refuse("experts")
+        raise _Refused("experts")
     heads = int(metadata["llama.attention.head_count"])
     width = int(metadata["llama.embedding_length"])
     head_dim = int(metadata.get("llama.attention.key_length", width // heads))
     if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
-        raise metadata.refuse("rotary positions on a part of each head")
+        raise _Refused("rotary positions on a part of each head")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -131,14 +125,12 @@ def _config(metadata: _Metadata, tensor_names: set[str]) -> dict[str, Any]:
     }
 
 
-def _tensors(reader: GGUFReader, config: dict[str, Any], metadata: _Metadata) -> dict[str, np.ndarray]:
+def _tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, np.ndarray]:
     from gguf import dequantize
 
     tensors: dict[str, np.ndarray] = {}
     for tensor in reader.tensors:
         name = _transformers_name(str(tensor.name))
-        if name is None:
-            raise metadata.refuse(f"a tensor '{tensor.name}'")
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         if ".q_proj." in name:
             values = _rows_as_halves(values, config["num_attention_heads"])
@@ -148,13 +140,13 @@ def _tensors(reader: GGUFReader, config: dict[str, Any], metadata: _Metadata) ->
     return tensors
 
 
-def _transformers_name(name: str) -> str | None:
+def _transformers_name(name: str) -> str:
     if name in _OUTER:
         return _OUTER[name]
     match name.split("."):
         case ["blk", layer, part, ("weight" | "bias") as kind] if part in _INNER:
             return f"model.layers.{layer}.{_INNER[part]}.{kind}"
-    return None
+    raise _Refused(f"a tensor '{name}'")
 
 
 def _rows_as_halves(rows: np.ndarray, n_heads: int) -> np.ndarray:
@@ -163,7 +155,7 @@ def _rows_as_halves(rows: np.ndarray, n_heads: int) -> np.ndarray:
     return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(rows.shape))
 
 
-def _tokenizer(metadata: _Metadata) -> Tokenizer:
+def _tokenizer(metadata: dict[str, Any]) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind, split = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre", "gpt-2")
@@ -173,7 +165,7 @@ def _tokenizer(metadata: _Metadata) -> Tokenizer:
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]),
     }
     if kind != "gpt2" or split not in splitters:
-        raise metadata.refuse(f"a tokenizer of the kind '{kind}' that splits text as '{split}'")
+        raise _Refused(f"a tokenizer of the kind '{kind}' that splits text as '{split}'")
     texts = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(texts)}, merges=merges))

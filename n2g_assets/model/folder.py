@@ -1,10 +1,12 @@
-"""A model's folder in Hugging Face layout: what has to be in it, and the hash that tells it from every other."""
+"""A model's folder in Hugging Face layout: what has to be in it, what tells it from every other, how it is loaded."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,25 +30,22 @@ def hash_model(folder: Path) -> str:
 
     The files are those that decide what the model computes: weights, config and tokenizer, in this order.
     """
-    files = [*weight_files(folder), *text_files(folder)]
-    listed = "".join(f"{_known_sha256(file)}  {file.name}\n" for file in files)
+    listed = ""
+    for file in (*weight_files(folder), *text_files(folder)):
+        found = file.stat()
+        listed += f"{_sha256(file, found.st_ino, found.st_size, found.st_mtime_ns)}  {file.name}\n"
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, *_state: int) -> str:
+    """The sha256 of a file, which is read again only where it has changed since this process read it."""
+    return file_sha256(path)
 
 
 def model_identity(facts: Mapping[str, Any]) -> str:
     """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token."""
     return f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
-
-
-def _known_sha256(path: Path) -> str:
-    """The sha256 of a file, which is read again only where it has changed since this process read it."""
-    status = path.stat()
-    return _sha256_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-@lru_cache(maxsize=256)
-def _sha256_of(path: Path, _state: tuple[int, int, int]) -> str:
-    return file_sha256(path)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -92,3 +91,31 @@ def check_names(names: Iterable[str], what: str, cure: str) -> None:
         )
     if not there & set(TOKENIZER_FILES):
         raise SourceError(f"{what} has no tokenizer ({TOKENIZER_FILES[0]}): save the model's tokenizer beside it.")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hides the progress bars of transformers and the lines that the bridge writes to standard output."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def loading(what: str, cure: str) -> Iterator[None]:
+    """Loads quietly, and turns what damaged files raise into a SourceError that says ``what`` they are and the cure."""
+    try:
+        with quiet_transformers():
+            yield
+    except SourceError:
+        raise
+    except Exception as error:  # damaged files fail in many ways, each with a class of its own
+        reason = " ".join(str(error).split())[:300]
+        raise SourceError(f"{what} cannot be loaded ({type(error).__name__}: {reason}): {cure}.") from error

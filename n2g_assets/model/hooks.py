@@ -1,4 +1,4 @@
-"""TransformerLens hook names, resolved to modules of the plain model.
+"""TransformerLens hook names, resolved to modules of the plain model, and to the matrices that compute their neurons.
 
 A TransformerBridge wraps every module of a transformers model that it knows, and its hook points sit on the input or
 the output side of such a wrapper. In four steps:
@@ -9,22 +9,30 @@ the output side of such a wrapper. In four steps:
    hook point as what they stand for (``mlp.out.hook_in``);
 3. find where that hook point hangs in the copy: its path without the wrappers is a module of the plain model;
 4. where there is no such module (the bridge computes the value itself), the caller runs through the bridge instead.
+
+A layer's neurons are computed from the residual stream by the input matrix and, in a gated MLP, the gate. Where each
+neuron depends on its own rows alone (an activation function, a product with its gate), the MLP's own code gives the
+same values from the rows of the asked neurons (``only``). Where neurons mix (SoLU's softmax and LayerNorm), or the
+matrices are of another kind, the check at first use finds it, and all neurons are computed.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
+from n2g_assets.model.folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -52,25 +60,6 @@ class ResolvedHook:
     taps: dict[int, Tap] | None
     """For each of them what is read in the plain model; None where the hook can only be read through the bridge."""
 
-    def full_name(self, layer: int) -> str:
-        """The hook's name in the whole model."""
-        return f"blocks.{layer}.{self.name}"
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hides the progress bars of transformers and the lines that the bridge writes to standard output."""
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-
 
 def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> TransformerBridge:
     """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
@@ -81,35 +70,22 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
         SubjectError: The bridge does not know the architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
-
-    if type(plain).__name__ == "NativeModel":
-        return boot_native_bridge(plain)
-    twin, parameter = _twin(plain), next(plain.parameters())
-    try:
-        with quiet_transformers():
-            bridge = TransformerBridge.boot_transformers(
-                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
-            )
-    except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
-        raise SubjectError(
-            f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
-            "that its TransformerBridge supports."
-        ) from error
-    return bridge.eval()
-
-
-def boot_native_bridge(plain: torch.nn.Module) -> TransformerBridge:
-    """A TransformerBridge on a copy of one of TransformerLens' own models, sharing its parameters."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    config: Any = plain.cfg
+    twin: Any = copy.deepcopy(plain, {id(parameter): parameter for parameter in plain.parameters()})
+    parameter = next(plain.parameters())
     with quiet_transformers():
-        return build_bridge_from_module(_twin(plain), "TransformerLensNative", tl_config=copy.deepcopy(config)).eval()
-
-
-def _twin(plain: torch.nn.Module) -> torch.nn.Module:
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in plain.parameters()}
-    return copy.deepcopy(plain, memo)
+        if type(plain).__name__ == "NativeModel":
+            return build_bridge_from_module(twin, "TransformerLensNative", tl_config=twin.cfg).eval()
+        try:
+            return TransformerBridge.boot_transformers(
+                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
+            ).eval()
+        except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+            raise SubjectError(
+                f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
+                "that its TransformerBridge supports."
+            ) from error
 
 
 def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:
@@ -121,7 +97,10 @@ def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n
     points = bridge.hook_dict
     layers = tuple(layer for layer in range(n_layers) if f"blocks.{layer}.{hook}" in points)
     if not layers:
-        raise _unknown_hook(hook, set(points))
+        known = sorted(name.removeprefix("blocks.0.") for name in points if name.startswith("blocks.0."))
+        near = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
+        suggestion = f"did you mean '{near[0]}'? " if near else ""
+        raise SubjectError(f"The model's blocks have no hook '{hook}': {suggestion}They have {', '.join(known)}.")
     readable = _readable_points(bridge, plain)
     taps = {layer: readable.get(id(points[f"blocks.{layer}.{hook}"])) for layer in layers}
     found = {layer: tap for layer, tap in taps.items() if tap is not None}
@@ -140,9 +119,30 @@ def _readable_points(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[
     return taps
 
 
-def _unknown_hook(hook: str, names: set[str]) -> SubjectError:
-    prefix = "blocks.0."
-    known = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    near = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
-    suggestion = f"did you mean '{near[0]}'? " if near else ""
-    return SubjectError(f"The model's blocks have no hook '{hook}': {suggestion}They have {', '.join(known)}.")
+def input_matrices(plain: torch.nn.Module, tap: Tap, d_mlp: int) -> list[torch.nn.Module]:
+    """The modules of the MLP at a tap whose outputs are its neurons; empty where there are none."""
+    from transformers.pytorch_utils import Conv1D
+
+    mlp = plain.get_submodule(tap.module.rpartition(".")[0])
+    return [
+        module
+        for module in mlp.modules()
+        if (type(module) is torch.nn.Linear and module.out_features == d_mlp)
+        or (type(module) is Conv1D and module.nf == d_mlp)
+    ]
+
+
+@contextmanager
+def only(matrices: Sequence[torch.nn.Module], neurons: Int64[Tensor, " neurons"]) -> Iterator[None]:
+    """Inside the block each matrix computes the asked neurons alone, in their order."""
+    try:
+        for matrix in matrices:
+            weight, bias = matrix.weight, matrix.bias
+            assert isinstance(weight, Tensor)
+            rows = weight[neurons] if isinstance(matrix, torch.nn.Linear) else weight[:, neurons].t()
+            few = bias[neurons] if isinstance(bias, Tensor) else None
+            matrix.forward = partial(torch.nn.functional.linear, weight=rows, bias=few)
+        yield
+    finally:
+        for matrix in matrices:
+            matrix.__dict__.pop("forward", None)

@@ -1,27 +1,55 @@
 """Loads a subject model and checks it.
 
 The model that runs is the plain transformers one (sdpa attention). A TransformerBridge is booted beside it on the same
-parameters, to find where a TransformerLens hook reads (``hooks``) and to check the plain model against it
-(``verify``). Then the bridge is dropped, unless the hook can only be read through it.
+parameters, to find where a TransformerLens hook reads (``hooks``) and to check the plain model against it:
+
+1. The logits of the plain model and of the bridge on a fixed text agree.
+2. What the model's taps read equals the bridge's hook, at the first, the middle and the last layer.
+3. The cross-entropy on that text is recorded: a model that was converted wrongly shows there.
+
+Then the bridge is dropped, unless the hook can only be read through it.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from filelock import FileLock
+from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import boot_bridge, resolve_hook
-from n2g_assets.model.lock import forward_pass_lock
-from n2g_assets.model.model import Callback, SubjectModel
+from n2g_assets.model.model import SubjectModel, text_config
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.model.tokens import SubjectTokenizer
-from n2g_assets.model.verify import verify_subject
 from n2g_assets.model.weights import load_plain
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+VERIFICATION_TEXT = (
+    "The market square was empty when the two sisters came out of the bakery. It had rained all night, and the water "
+    "still ran along the gutters and under the wooden carts that stood in front of the town hall. The older one "
+    "carried a loaf of bread under her coat, because she did not want it to get wet, and the younger one walked a few "
+    'steps behind her and counted the puddles. "We should have taken the bus," she said, but the last bus had left '
+    "an hour ago, and both of them knew that the way home was not long. At the bridge they stopped for a while to look "
+    "at the river. It was higher than usual, brown and fast, and a branch of a tree turned slowly in the middle of it "
+    "before it went out of sight."
+)
+"""The fixed text that both models read."""
+
+_RECORDED = ("n_layers", "d_mlp", "d_vocab", "max_context", "bos_id", "mask_id")
+"""Attributes of the model that its row takes over."""
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "afn", "activation")
+"""What models call, in their config, the activation function of the MLP."""
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
 
 
 def load_subject(
@@ -35,7 +63,7 @@ def load_subject(
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
-    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is held during each forward pass (see ``lock``).
+    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is for :func:`forward_pass_lock`.
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -44,18 +72,16 @@ def load_subject(
     """
     device = _choose_device(harvest.device)
     tokenizer = SubjectTokenizer.load(files.folder)
-    plain = load_plain(files.folder, getattr(torch, dtype), device)
-    bridge = boot_bridge(plain.module, files.folder, tokenizer.transformers)
+    plain, unembedding = load_plain(files.folder, getattr(torch, dtype), device)
+    bridge = boot_bridge(plain, files.folder, tokenizer.transformers)
     config: Any = bridge.cfg
-    n_layers = int(config.n_layers)
-    resolved = resolve_hook(bridge, hook, plain.module, n_layers)
+    resolved = resolve_hook(bridge, hook, plain, int(config.n_layers))
+    d_vocab = int(unembedding.weight.shape[0])
     model = SubjectModel(
-        name=files.name, hook=resolved, n_layers=n_layers, d_mlp=0, d_model=int(config.d_model), d_vocab=plain.d_vocab,
-        max_context=int(plain.max_context or config.n_ctx), activation=plain.activation or str(config.act_fn),
-        gated=bool(getattr(config, "gated_mlp", False)), device=device, dtype=getattr(torch, dtype),
-        bos_id=tokenizer.bos_id(plain.d_vocab), mask_id=tokenizer.mask_id(mask_token, plain.d_vocab),
-        tokenizer=tokenizer, plain=plain.module, unembedding=plain.unembedding, lock=forward_pass_lock(lock_file),
-        bridge=bridge if resolved.taps is None else None,
+        name=files.name, hook=resolved, n_layers=int(config.n_layers), d_mlp=0, d_vocab=d_vocab,
+        max_context=int(config.n_ctx), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos_id(d_vocab),
+        mask_id=tokenizer.mask_id(mask_token, d_vocab), tokenizer=tokenizer, plain=plain, unembedding=unembedding,
+        lock=forward_pass_lock(lock_file), bridge=bridge if resolved.taps is None else None,
     )  # fmt: skip
     model.d_mlp = _measure_width(model)
     with model.lock:
@@ -65,6 +91,18 @@ def load_subject(
 
 loaded_subject = lru_cache(maxsize=2)(load_subject)
 """``load_subject``, once a process."""
+
+
+def forward_pass_lock(path: Path | None) -> AbstractContextManager[object]:
+    """A lock between processes and threads, reentrant within a thread; it ends with its process. None locks nothing.
+
+    Runs on one machine compute one after the other: side by side on the same cores each slows the other down; see
+    ``benchmarks/workers.py``. Results do not depend on it.
+    """
+    if path is None:
+        return nullcontext()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, is_singleton=True, poll_interval=0.002)  # one object a file: else not reentrant
 
 
 def _choose_device(device: str) -> torch.device:
@@ -78,23 +116,78 @@ def _choose_device(device: str) -> torch.device:
 
 def _measure_width(model: SubjectModel) -> int:
     """Neurons of a layer at the hook, measured in one short pass through all layers that have it."""
-    shapes: dict[int, tuple[int, ...]] = {}
     tokens = torch.full((2, 5), model.bos_id)
-
-    def note(layer: int) -> Callback:
-        return lambda activations: shapes.__setitem__(layer, tuple(activations.shape))
-
     try:
-        model.run(tokens, {layer: note(layer) for layer in model.hook.layers})
+        read = model.read_layers(tokens, model.hook.layers)
     except (ValueError, IndexError, KeyError) as error:
         raise SubjectError(
             f"The hook '{model.hook.name}' of {model.name} cannot be read ({error}): choose another, such as "
             "mlp.hook_post."
         ) from error
-    widths = {shape[2] for shape in shapes.values() if len(shape) == 3 and shape[:2] == tokens.shape}
-    if set(shapes) != set(model.hook.layers) or len(widths) != 1:
+    shapes = {tuple(read[layer].shape) if layer in read else None for layer in model.hook.layers}
+    match list(shapes):
+        case [(2, 5, width)]:
+            return width
+    raise SubjectError(
+        f"The hook '{model.hook.name}' of {model.name} does not give one vector of the same width a position in every "
+        "layer: choose another, such as mlp.hook_post."
+    )
+
+
+def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> dict[str, Any]:
+    """Check a model against the bridge, and describe it: its row of ``subject_models`` without the study.
+
+    Raises:
+        SubjectError: Logits or activations differ by more than rounding.
+    """
+    ids = model.encode([VERIFICATION_TEXT])[0][: model.max_context - 1]
+    tokens = torch.from_numpy(np.concatenate([[model.bos_id], ids]).astype(np.int64))[None].to(model.device)
+    logits = model.logits(tokens)
+    nats = float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]))
+
+    layers = sorted({model.hook.layers[i] for i in (0, len(model.hook.layers) // 2, -1)})
+    names = [f"blocks.{layer}.{model.hook.name}" for layer in layers]
+    with torch.inference_mode():
+        bridge_logits, cache = bridge.run_with_cache(tokens, names_filter=names)
+    difference = float((logits - bridge_logits.float()).abs().max())
+    _agree(model, "logits", logits, bridge_logits)
+    read = model.read_layers(tokens, layers)
+    for layer, name in zip(layers, names, strict=True):
+        _agree(model, f"activations at {name}", read[layer], cache[name].flatten(2))
+    theirs: Any = bridge.cfg
+    ours = [getattr(text_config(model.plain), name, None) for name in _ACTIVATIONS]
+    return {
+        "model": model.name,
+        **{name: getattr(files, name) for name in ("source", "file_sha256", "revision", "quantisation")},
+        "architecture": type(model.plain).__name__,
+        **{name: getattr(model, name) for name in _RECORDED},
+        "d_model": int(theirs.d_model),
+        "activation": next((name for name in ours if isinstance(name, str)), str(theirs.act_fn)),
+        "gated": bool(getattr(theirs, "gated_mlp", False)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "hook": model.hook.name,
+        "nats_per_token": nats,
+        "logit_difference": difference,
+    }
+
+
+def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None:
+    """Refuse a model where ||ours - theirs|| / ||theirs|| is too large at a position of [batch, pos, width].
+
+    Short vectors count as 1 % of the longest.
+    """
+    if ours.shape != theirs.shape:
         raise SubjectError(
-            f"The hook '{model.hook.name}' of {model.name} does not give one vector of the same width a position in "
-            "every layer: choose another, such as mlp.hook_post."
+            f"The {what} of {model.name} have the shape {tuple(ours.shape)} in transformers but "
+            f"{tuple(theirs.shape)} in TransformerLens: choose another hook, such as mlp.hook_post."
         )
-    return widths.pop()
+    # BOS is left out: its vectors can be hundreds of times longer, and they are never read.
+    apart = (ours.float() - theirs.float())[:, 1:].norm(dim=-1)
+    length = theirs.float()[:, 1:].norm(dim=-1)
+    difference = float((apart / length.clamp(min=max(float(length.max()) * 0.01, 1e-12))).max())
+    if not difference <= _TOLERANCE[model.dtype]:
+        raise SubjectError(
+            f"The {what} of {model.name} differ between transformers and TransformerLens by {difference:.1%}: choose "
+            "another hook or model, or another version of transformer-lens."
+        )

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor
 from n2g_assets.core.errors import SourceError
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
-from n2g_assets.model.hooks import quiet_transformers
+from n2g_assets.model.folder import loading
 from n2g_assets.model.model import SubjectModel
 
 CANDIDATES = 64
@@ -51,22 +50,15 @@ class MaskedLMProposer:
         edges = self.tokenizer("")["input_ids"]
         self.head, self.tail = edges[: len(edges) // 2], edges[len(edges) // 2 :]
         self.budget = TokenBudget(_BATCH_TOKENS)
-        self.seconds = 0.0
-        """Seconds spent so far."""
-        self.tokens = 0
-        """Word pieces that went through the masked language model so far, padding not counted."""
 
     def propose(
         self, prompts: Sequence[Int32[np.ndarray, " length"]], positions: Sequence[Sequence[int]]
     ) -> list[list[list[Substitute]]]:
         """Substitutes for each asked position of each prompt, best first; none for position 0."""
-        began = time.perf_counter()
         masks = [(i, p) for i, asked in enumerate(positions) for p in asked if p > 0]
         pieces = self._fill([self._masked(prompts[i], p) for i, p in masks])
         answers = iter([self._substitutes(row, int(prompts[i][p])) for row, (i, p) in zip(pieces, masks, strict=True)])
-        found = [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
-        self.seconds += time.perf_counter() - began
-        return found
+        return [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
 
     def _masked(self, prompt: Int32[np.ndarray, " length"], position: int) -> tuple[Int64[np.ndarray, " pieces"], int]:
         """Word pieces of the prompt without BOS, with the mask at ``position``, and the index of the mask in them."""
@@ -89,23 +81,22 @@ class MaskedLMProposer:
         """The likeliest word pieces at each mask, best first, ties by id."""
         lengths = np.array([len(pieces) for pieces, _ in masked], np.int64)
         found: list[list[int]] = [[] for _ in masked]
+        device = self.masked.device
 
         def run(batch: Batch) -> None:
             tokens = pad([masked[number][0] for number in batch], self.tokenizer.pad_token_id or 0)
             there = torch.arange(tokens.shape[1])[None, :] < torch.from_numpy(lengths[batch])[:, None]
             at = [masked[number][1] for number in batch]
-            device = self.masked.device
             with self.subject.lock, torch.inference_mode():
                 logits = self.masked(input_ids=tokens.to(device), attention_mask=there.long().to(device)).logits
             chosen = logits[range(len(at)), at].float().masked_fill(~self.allowed.to(device), -torch.inf)
-            values, pieces = chosen.sort(dim=1, descending=True, stable=True)
-            for number, value, row in zip(
-                batch, values[:, :CANDIDATES].cpu(), pieces[:, :CANDIDATES].cpu(), strict=True
-            ):
+            ranked = chosen.sort(dim=1, descending=True, stable=True)
+            values, pieces = (each[:, :CANDIDATES].cpu() for each in ranked)
+            for number, value, row in zip(batch, values, pieces, strict=True):
                 found[number] = row[torch.isfinite(value)].tolist()
 
-        for batch, _ in run_batches(lengths, self.budget, run):
-            self.tokens += int(lengths[batch].sum())
+        for _ in run_batches(lengths, self.budget, run):
+            pass
         return found
 
     def _substitutes(self, pieces: Sequence[int], original_id: int) -> list[Substitute]:
@@ -122,17 +113,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     cure = "give method.masked_lm the folder of one, or set method.proposer: infill"
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            masked, info = AutoModelForMaskedLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
-            )
-    except Exception as error:  # damaged files fail in many ways, each with a class of its own
-        reason = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"The masked language model in {folder} cannot be loaded ({type(error).__name__}: {reason}): {cure}."
-        ) from error
+    with loading(f"The masked language model in {folder}", cure):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        masked, info = AutoModelForMaskedLM.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     if info["missing_keys"]:
         raise SourceError(f"{folder} holds no masked language model (it lacks {min(info['missing_keys'])}): {cure}.")
     if tokenizer.mask_token is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from torch import Tensor
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.batching import is_out_of_memory, pad
-from n2g_assets.model.hooks import ResolvedHook, Tap
-from n2g_assets.model.narrow import input_matrices, only
+from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
 from n2g_assets.model.packing import ROW_TOKENS, inputs_of, pack
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Called with the activations of one layer."""
 
-
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""By dtype, the value of :attr:`SubjectModel.rounding`."""
+"""By dtype, the share of the largest activation by which two ways to compute the same activation may differ."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """What models call, in their config, the tokens that some of their layers look back."""
 
@@ -48,15 +46,9 @@ class SubjectModel:
     n_layers: int
     d_mlp: int
     """Neurons of a layer, measured at the hook (for the hooks of an MLP, the MLP's width)."""
-    d_model: int
-    """Width of the residual stream."""
     d_vocab: int
     max_context: int
     """Longest context in tokens."""
-    activation: str
-    """Activation function of the MLP."""
-    gated: bool
-    """Whether the MLP multiplies its activation with a gate (then units fire both ways)."""
     device: torch.device
     dtype: torch.dtype
     bos_id: int
@@ -74,11 +66,6 @@ class SubjectModel:
     """Kept only where the hook can be read through it alone."""
     facts: dict[str, Any] = field(repr=False, init=False)
     """What the check at load found: the row of ``subject_models`` without the study."""
-
-    @property
-    def rounding(self) -> float:
-        """Share of the largest activation by which two ways to compute the same activation may differ."""
-        return _ROUNDING[self.dtype]
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
         """Token ids of each text, without BOS; special tokens written in a text are read as text."""
@@ -127,14 +114,13 @@ class SubjectModel:
             taps: For each layer, what gets its activations, in the model's dtype, on its device.
             inputs: More inputs of the transformers model, such as a mask; not for hooks that the bridge alone reads.
         """
-        if not taps:
-            return
         deepest = max(taps)
         tokens, inputs = self._on_device(tokens, inputs)
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if self.bridge is not None:
                 readers: list[Any] = [
-                    (self.hook.full_name(layer), _reader(callback)) for layer, callback in taps.items()
+                    (f"blocks.{layer}.{self.hook.name}", lambda found, hook, take=callback: take(found.flatten(2)))
+                    for layer, callback in taps.items()
                 ]
                 self.bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=readers)
                 return
@@ -149,22 +135,18 @@ class SubjectModel:
     ) -> Float[Tensor, "batch pos neurons"]:
         """Activations of some neurons of a layer, in the order given; others are computed only where it must be."""
         neurons = neurons.to(self.device)
-        if self.narrows:
-            return self._read_narrow(tokens, layer, neurons, **inputs)
-        return self._read_layer(tokens, layer, **inputs).index_select(2, neurons)
-
-    def _read_layer(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, **inputs: Tensor
-    ) -> Float[Tensor, "batch pos width"]:
-        found: list[Tensor] = []
-        self.run(tokens, {layer: found.append}, **inputs)
-        return found[0]
-
-    def _read_narrow(
-        self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
-    ) -> Float[Tensor, "batch pos neurons"]:
+        if not self.narrows:
+            return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
         with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
-            return self._read_layer(tokens, layer, **inputs)
+            return self.read_layers(tokens, [layer], **inputs)[layer]
+
+    def read_layers(
+        self, tokens: Int64[Tensor, "batch pos"], layers: Sequence[int], **inputs: Tensor
+    ) -> dict[int, Float[Tensor, "batch pos width"]]:
+        """Activations of all neurons of some layers."""
+        found: dict[int, Tensor] = {}
+        self.run(tokens, {layer: partial(found.__setitem__, layer) for layer in layers}, **inputs)
+        return found
 
     @cached_property
     def packs(self) -> int:
@@ -174,7 +156,8 @@ class SubjectModel:
         """
         if self.bridge is not None:
             return 0
-        longest = min(self.max_context, self._attention_window)
+        windows = [getattr(text_config(self.plain), name, None) for name in _WINDOWS]
+        longest = min([self.max_context, *(window for window in windows if isinstance(window, int) and window > 0)])
         ids = np.linspace(0, self.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
         ids[0] = self.bos_id
         prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
@@ -182,26 +165,19 @@ class SubjectModel:
         rows = pack(prompts)
         tokens, inputs = inputs_of(rows, self.bos_id, self.dtype)
         try:
-            together = self._read_layer(tokens, layer, **inputs).float()
+            together = self.read_layers(tokens, [layer], **inputs)[layer].float()
         except (TypeError, ValueError, RuntimeError, IndexError) as error:  # an architecture that takes no masks
             if is_out_of_memory(error):
                 raise
             return 0
-        apart = self._read_layer(pad(prompts, self.bos_id), layer).float()
+        apart = self.read_layers(pad(prompts, self.bos_id), [layer])[layer].float()
         for row, packed in zip(rows, together, strict=True):
             for number, path in row.paths.items():
                 alone = apart[number, 1 : len(path)]
-                if not float((packed[path[1:]] - alone).abs().max()) <= self.rounding * float(alone.abs().max()):
+                rounding = _ROUNDING[self.dtype] * float(alone.abs().max())
+                if not float((packed[path[1:]] - alone).abs().max()) <= rounding:
                     return 0
         return longest
-
-    @property
-    def _attention_window(self) -> int:
-        """Tokens that every layer looks back: those of the narrowest window that the model's config names."""
-        config: Any = getattr(self.plain, "config", None)
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        found = [getattr(config, name, None) for name in _WINDOWS]
-        return min((window for window in found if isinstance(window, int) and window > 0), default=self.max_context)
 
     @cached_property
     def narrows(self) -> bool:
@@ -211,10 +187,10 @@ class SubjectModel:
             return False
         tokens = torch.tensor([[self.bos_id, *range(0, self.d_vocab, 1 + self.d_vocab // 8)]])
         neurons = torch.tensor([self.d_mlp - 1, 0, self.d_mlp // 2], device=self.device)
-        for layer in layers:
-            whole = self._read_layer(tokens, layer)
+        for layer, whole in self.read_layers(tokens, layers).items():
             try:
-                narrow = self._read_narrow(tokens, layer, neurons)
+                with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
+                    narrow = self.read_layers(tokens, [layer])[layer]
             except (RuntimeError, ValueError, IndexError) as error:  # a later module needs all neurons
                 if is_out_of_memory(error):
                     raise
@@ -222,7 +198,7 @@ class SubjectModel:
             if narrow.shape[2] != 3:
                 return False
             apart = (whole[:, 1:, neurons] - narrow[:, 1:]).abs()
-            if not float(apart.max()) <= self.rounding * float(whole[:, 1:].abs().max()):
+            if not float(apart.max()) <= _ROUNDING[self.dtype] * float(whole[:, 1:].abs().max()):
                 return False
         return True
 
@@ -259,9 +235,10 @@ class SubjectModel:
         return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
 
-def _reader(callback: Callback) -> Callable[..., None]:
-    """A hook of the bridge that hands activations to ``callback``."""
-    return lambda activations, hook: callback(activations.flatten(2))
+def text_config(plain: torch.nn.Module) -> Any:
+    """What the config of a transformers model says of the model of text in it; None for models of other libraries."""
+    config: Any = getattr(plain, "config", None)
+    return config and config.get_text_config()
 
 
 def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool) -> Any:

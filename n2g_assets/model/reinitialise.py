@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from n2g_assets.core.errors import SourceError, StorageError
+from n2g_assets.core.errors import SourceError
 
 if TYPE_CHECKING:
     import torch
@@ -37,27 +37,18 @@ def write_reinitialised(weights: Iterable[Path], folder: Path, seed: int) -> Non
 
     Raises:
         SourceError: A file is damaged.
-        StorageError: The folder cannot be written, or the disk is full.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     for path in weights:
-        tensors = {}
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
-                for name in file.keys():  # noqa: SIM118  (it is no mapping)
-                    tensors[name] = _draw(file.get_tensor(name), name, seed)
+                drawn = {name: _draw(file.get_tensor(name), name, seed) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise SourceError(f"The weights {path} cannot be read ({error}): put the file there anew.") from error
-        try:
-            save_file(tensors, folder / path.name, metadata)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"The weights drawn anew cannot be written to {folder.parent} ({error}): free some space, or set "
-                "N2G_HOME to another folder."
-            ) from error
+        save_file(drawn, folder / path.name, metadata)
 
 
 def _draw(trained: torch.Tensor, name: str, seed: int) -> torch.Tensor:
@@ -70,11 +61,7 @@ def _draw(trained: torch.Tensor, name: str, seed: int) -> torch.Tensor:
     generator = np.random.default_rng(np.random.SeedSequence([seed, named]))
     pieces = trained.reshape(-1).split(_CHUNK)
     count = max(1, trained.numel())
-    mean = sum(float(_exact(piece).sum()) for piece in pieces) / count
-    std = (sum(float(((_exact(piece) - mean) ** 2).sum()) for piece in pieces) / count) ** 0.5
+    mean = sum(float(piece.double().numpy().sum()) for piece in pieces) / count
+    std = (sum(float(((piece.double().numpy() - mean) ** 2).sum()) for piece in pieces) / count) ** 0.5
     drawn = [torch.from_numpy(mean + std * generator.standard_normal(len(piece))).to(trained.dtype) for piece in pieces]
     return torch.cat(drawn).reshape(trained.shape)
-
-
-def _exact(piece: torch.Tensor) -> np.ndarray:
-    return piece.double().numpy()

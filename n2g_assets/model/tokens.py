@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32
 
-from n2g_assets.core.errors import SettingsError, SourceError, SubjectError
+from n2g_assets.core.errors import SettingsError, SubjectError
+from n2g_assets.model.folder import loading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,15 +42,9 @@ class SubjectTokenizer:
         from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 
-        try:
+        with loading(f"The tokenizer in {folder}", "put its tokenizer.json there anew"):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        except Exception as error:  # damaged files fail in many ways, each with a class of its own
-            reason = " ".join(str(error).split())[:300]
-            raise SourceError(
-                f"The tokenizer in {folder} cannot be loaded ({type(error).__name__}: {reason}): put its "
-                "tokenizer.json there anew."
-            ) from error
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
@@ -86,15 +81,12 @@ class SubjectTokenizer:
                 if token_id is not None and token_id < d_vocab:
                     return int(token_id)
             return self.bos_id(d_vocab)
-        token_id = self.backend.token_to_id(mask_token)
-        if token_id is None:
-            ids = self.encode([mask_token])[0]
-            if len(ids) != 1:
-                raise SettingsError(
-                    f"method.mask_token {mask_token!r} is {len(ids)} tokens of this model: give the text of one, or "
-                    "auto."
-                )
-            token_id = int(ids[0])
-        if token_id >= d_vocab:
+        known = self.backend.token_to_id(mask_token)
+        ids = self.encode([mask_token])[0].tolist() if known is None else [known]
+        if len(ids) != 1:
+            raise SettingsError(
+                f"method.mask_token {mask_token!r} is {len(ids)} tokens of this model: give the text of one, or auto."
+            )
+        if ids[0] >= d_vocab:
             raise SettingsError(f"method.mask_token {mask_token!r} is no token of this model: give another, or auto.")
-        return int(token_id)
+        return ids[0]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -68,36 +68,18 @@ def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: i
 
 def _token_bytes(backend: Tokenizer) -> dict[int, bytes]:
     """The bytes of every token id that the tokenizer knows."""
-    kinds = set(_kinds(json.loads(backend.to_str())))
+    specification = json.loads(backend.to_str())
+    steps = json.dumps([specification[part] for part in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
     spell: Callable[[str], bytes]
-    if "ByteLevel" in kinds:
+    if '"type": "ByteLevel"' in steps:
         spell = _byte_level
-    elif kinds & {"ByteFallback", "Metaspace"} or _SPACE in kinds:
+    elif any(sign in steps for sign in ('"type": "ByteFallback"', '"type": "Metaspace"', f'"{_SPACE}"')):
         spell = _sentencepiece
     else:
         spell = str.encode
     tokens = {token_id: spell(text) for text, token_id in backend.get_vocab(with_added_tokens=True).items()}
     added = backend.get_added_tokens_decoder()
     return tokens | {token_id: token.content.encode() for token_id, token in added.items()}
-
-
-def _kinds(specification: Mapping[str, Any]) -> Iterator[str]:
-    """Types of a tokenizer's normaliser, pre-tokenizer and decoder, and U+2581 where one of them inserts it."""
-
-    def walk(part: Any) -> Iterator[str]:
-        if isinstance(part, Mapping):
-            replaced = [part.get("content"), *dict(part.get("pattern") or {}).values()]
-            if part.get("type") == "Replace" and _SPACE in replaced:
-                yield _SPACE
-            yield str(part.get("type"))
-            for value in part.values():
-                yield from walk(value)
-        elif isinstance(part, list):
-            for value in part:
-                yield from walk(value)
-
-    for key in ("normalizer", "pre_tokenizer", "decoder"):
-        yield from walk(specification.get(key))
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -7,56 +7,33 @@ The SoLU models of the paper are published in the second format: a config.json w
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from n2g_assets.core.errors import SourceError
-from n2g_assets.model.hooks import boot_native_bridge, quiet_transformers
+from n2g_assets.model.folder import loading
+from n2g_assets.model.hooks import boot_bridge
 
 _NATIVE_KEYS = ("d_model", "n_layers", "d_mlp", "d_head", "n_heads", "n_ctx", "d_vocab", "act_fn")
 
 
-@dataclass(frozen=True)
-class PlainModel:
-    """A language model, and what its config says of it."""
+def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Linear]:
+    """The model of a folder, for inference, and its unembedding: the last matrix in it, hidden states to logits.
 
-    module: torch.nn.Module
-    """Token ids to logits, or to an object with ``logits``."""
-    unembedding: torch.nn.Module
-    """The last matrix in it: hidden states to logits."""
-    d_vocab: int
-    max_context: int | None
-    """Tokens; None where the config does not say."""
-    activation: str | None
-    """Of the MLP; None where the config does not say."""
-
-
-def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> PlainModel:
-    """The model of a folder, for inference.
+    The model takes token ids and gives logits, or an object with ``logits``.
 
     Raises:
         SourceError: Files are damaged, or weights that the config asks for are missing.
     """
-    try:
+    with loading(f"The model in {folder}", "put it there anew, with its config.json and safetensors"):
         native = "model_type" not in json.loads((folder / "config.json").read_text())
-        with quiet_transformers():
-            plain = _load_native(folder, dtype) if native else _load_transformers(folder, dtype)
-    except SourceError:
-        raise
-    except Exception as error:  # damaged files fail in many ways, each with a class of its own
-        reason = " ".join(str(error).split())[:300]
-        raise SourceError(
-            f"The model in {folder} cannot be loaded ({type(error).__name__}: {reason}): put it there anew, "
-            "with its config.json and safetensors."
-        ) from error
-    plain.module.to(device).eval()
-    return plain
+        plain: Any = _load_native(folder, dtype) if native else _load_transformers(folder, dtype)
+    return plain.to(device).eval(), plain.head if native else plain.get_output_embeddings()
 
 
-def _load_transformers(folder: Path, dtype: torch.dtype) -> PlainModel:
+def _load_transformers(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -65,18 +42,10 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> PlainModel:
     )  # fmt: skip
     module, info = loaded
     _refuse_missing(folder, [*info["missing_keys"], *info["mismatched_keys"]])
-    config = module.config.get_text_config()
-    names = ("hidden_activation", "hidden_act", "activation_function", "afn", "activation")
-    return PlainModel(
-        module,
-        unembedding=module.get_output_embeddings(),
-        d_vocab=int(module.get_input_embeddings().weight.shape[0]),
-        max_context=getattr(config, "max_position_embeddings", None),
-        activation=next((name for key in names if isinstance(name := getattr(config, key, None), str)), None),
-    )
+    return module
 
 
-def _load_native(folder: Path, dtype: torch.dtype) -> PlainModel:
+def _load_native(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     from safetensors.torch import load_file
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge.sources.native import NativeModel
@@ -102,10 +71,10 @@ def _load_native(folder: Path, dtype: torch.dtype) -> PlainModel:
     module = NativeModel(config).to(dtype)
     module.head.bias = torch.nn.Parameter(torch.zeros(module.head.out_features, dtype=dtype))
     converted = {"unembed.bias": module.head.bias, **convert_tl_checkpoint(weights, config)}
-    bridge = boot_native_bridge(module)  # it shares the parameters that it loads
+    bridge = boot_bridge(module, folder, tokenizer=None)  # it shares the parameters that it loads
     _refuse_missing(folder, list(bridge.state_dict().keys() - converted.keys()))
     bridge.load_state_dict(converted)
-    return PlainModel(module, module.head, config.d_vocab, config.n_ctx, config.act_fn)
+    return module
 
 
 def _refuse_missing(folder: Path, names: list[Any]) -> None:

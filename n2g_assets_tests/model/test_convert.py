@@ -73,7 +73,7 @@ def test_the_folder_loads_as_a_subject_model(tmp_path, llama):
     from dataclasses import replace
 
     model = load_tiny(replace(llama, folder=converted(tmp_path, llama)))
-    assert (model.gated, model.activation, model.d_mlp, model.max_context) == (True, "silu", 48, 128)
+    assert (model.facts["gated"], model.facts["activation"], model.d_mlp, model.max_context) == (True, "silu", 48, 128)
 
 
 def test_smollm_splits_digits_one_by_one_before_anything_else(tmp_path, llama):

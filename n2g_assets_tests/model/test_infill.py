@@ -89,7 +89,6 @@ def test_substitutes_are_those_of_writing_out_every_variant(model):
             assert_as_defined(ids, model, vocabulary, prompt, position)
             assert [s.text.encode() for s in substitutes] == [vocabulary.tokens[i] for i in ids]
     assert proposer.tokens > 0
-    assert proposer.seconds > 0
 
 
 def test_reading_candidates_one_by_one_gives_the_same(model, monkeypatch):

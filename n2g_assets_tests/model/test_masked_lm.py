@@ -98,7 +98,6 @@ def test_substitutes_are_the_words_that_the_model_ranks_highest_at_the_mask(subj
     for each in substitutes:
         assert list(each.token_ids) == subject.encode([each.text])[0].tolist()
     assert any(len(each.token_ids) > 1 for each in substitutes)
-    assert proposer.tokens > 0
 
 
 def test_a_token_without_leading_space_gets_substitutes_without_one(subject, proposer):

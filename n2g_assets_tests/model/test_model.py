@@ -112,8 +112,8 @@ def test_a_mask_and_positions_put_two_texts_behind_the_same_start(name, models, 
 )
 def test_shape_gate_and_activation_come_from_the_model(name, gated, activation, models):
     model = models[name]
-    assert (model.gated, model.activation) == (gated, activation)
-    assert (model.d_mlp, model.d_model, model.d_vocab, model.max_context) == (48, 32, VOCABULARY, 128)
+    assert (model.facts["gated"], model.facts["activation"]) == (gated, activation)
+    assert (model.d_mlp, model.facts["d_model"], model.d_vocab, model.max_context) == (48, 32, VOCABULARY, 128)
     assert model.hook.taps is not None, "the plain model is read, not the bridge"
 
 
@@ -143,10 +143,6 @@ def test_a_run_leaves_no_hook_and_no_trace(llama, tokens):
 def test_padding_on_the_right_changes_nothing_before_it(llama, tokens):
     padded = torch.cat([tokens, torch.zeros(3, 5, dtype=torch.long)], dim=1)
     torch.testing.assert_close(activations(llama, padded, 2)[2][:, :12], activations(llama, tokens, 2)[2])
-
-
-def test_a_run_without_taps_does_nothing(llama, tokens):
-    llama.run(tokens, {})
 
 
 @pytest.mark.parametrize("hook", ["hook_resid_pre", "hook_resid_mid", "hook_mlp_out", "mlp.hook_pre"])

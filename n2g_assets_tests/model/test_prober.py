@@ -75,7 +75,7 @@ def test_only_the_asked_neurons_of_the_last_layer_are_computed(model):
 
     with Counting():
         LayerProber(model, LAYER, TokenBudget(4096)).activations(prompts, units)
-    per_layer = 2 if model.gated else 1
+    per_layer = 2 if model.facts["gated"] else 1
     assert widths.count(48) == per_layer * LAYER  # whole MLPs of the layers before it
     assert widths.count(2) == per_layer  # two neurons of its own
 

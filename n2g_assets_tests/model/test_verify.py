@@ -9,7 +9,7 @@ import torch
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.tables import TABLES
 from n2g_assets.model.hooks import ResolvedHook, Tap, boot_bridge
-from n2g_assets.model.verify import VERIFICATION_TEXT, verify_subject
+from n2g_assets.model.load import VERIFICATION_TEXT, verify_subject
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 

@@ -67,7 +67,7 @@ def test_a_solu_model_is_read_and_run_as_its_definition_says(bias, files):
 
 def test_its_shape_and_activation_come_from_its_config(files):
     model = load_tiny(files)
-    assert (model.activation, model.gated, model.d_mlp, model.n_layers, model.max_context) == (
+    assert (model.facts["activation"], model.facts["gated"], model.d_mlp, model.n_layers, model.max_context) == (
         "solu_ln",
         False,
         48,
