@@ -52,8 +52,7 @@ def _fill(session: Session, layer: int, show: Progress) -> StageReport:
     ledger = _write_ledger(session, layer, units, input_hash)
     manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
-        stage=STAGE.name, study=session.study.name, layer=layer, input_hash=input_hash, reused=reused,
-        computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
+        reused=reused, computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
         seconds=manifests[STAGE.tables[0]].seconds, ledger=ledger,
         rows={table: manifest.rows for table, manifest in manifests.items()},
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},

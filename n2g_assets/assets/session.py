@@ -29,7 +29,7 @@ from n2g_assets.method.selection import select_units
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash
-from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 
 if TYPE_CHECKING:
     from n2g_assets.evidence.cached_activations import CachedActivations
@@ -61,7 +61,7 @@ class Session:
         Raises:
             StorageError: the slice is not there, or is damaged.
         """
-        return self.store.read(table, self.study.name, layer, part=part, columns=columns, units=units)
+        return self.store.read(SliceKey(table, self.study.name, layer, part), columns=columns, units=units)
 
     def manifest(self, table: str, layer: int | None = None, part: str = "rows") -> Manifest:
         """The manifest of one of this study's slices.
@@ -69,7 +69,7 @@ class Session:
         Raises:
             StorageError: the slice is not there.
         """
-        manifest = self.store.manifest(table, self.study.name, layer, part)
+        manifest = self.store.manifest(SliceKey(table, self.study.name, layer, part))
         if manifest is None:
             where = f" of layer {layer}" if layer is not None else ""
             raise StorageError(
@@ -119,13 +119,13 @@ class Session:
         if TABLES[table].scope == "layer":
             added.append(pl.lit(layer, dtype=pl.Int32).alias("layer"))
         return self.store.write(
-            table, frame.with_columns(added), study=self.study.name, layer=layer, part=part,
+            SliceKey(table, self.study.name, layer, part), frame.with_columns(added),
             input_hash=_with_schema(input_hash, table), code_version=code_version, seconds=seconds, extra=extra,
         )  # fmt: skip
 
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
         """Whether these slices are there, whole, made from the same inputs and with the columns of today's tables."""
-        manifests = {table: self.store.manifest(table, self.study.name, layer, part) for table in tables}
+        manifests = {table: self.store.manifest(SliceKey(table, self.study.name, layer, part)) for table in tables}
         return all(found and found.input_hash == _with_schema(input_hash, name) for name, found in manifests.items())
 
     @property

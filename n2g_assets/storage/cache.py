@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ from n2g_assets.storage.files import (
     is_whole,
     read_sealed,
     say_damaged,
+    size_and_sha256,
     temporary_folder,
     write_sealed,
 )
-from n2g_assets.storage.hashing import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ _ABOUT = "entry.json"
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _LEFTOVER = re.compile(r".*\.(tmp|part)|\.fetching-.*")
-_OLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Cache:
             new.mkdir()
             fill(new)
             files = {
-                path.relative_to(new).as_posix(): [path.stat().st_size, file_sha256(path)]
+                path.relative_to(new).as_posix(): size_and_sha256(path)
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
@@ -170,7 +168,7 @@ def sweep(home: Home) -> list[Path]:
     """
     removed = []
     for path in _temporaries(home):
-        if is_abandoned(path) or _is_old(path):
+        if is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             removed.append(path)
     if removed:
@@ -189,11 +187,3 @@ def _temporaries(home: Home) -> Iterator[Path]:
             names = [name for name in (*folders, *files) if _LEFTOVER.fullmatch(name)]
             folders[:] = [name for name in folders if name not in names]
             yield from (Path(folder, name) for name in names)
-
-
-def _is_old(path: Path) -> bool:
-    held = path.is_dir() and any(path.glob(".lock"))
-    try:
-        return not held and time.time() - path.lstat().st_mtime > _OLD_SECONDS
-    except FileNotFoundError:
-        return False
