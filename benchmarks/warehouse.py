@@ -97,7 +97,7 @@ def main() -> None:
         rows = sum(report.rows[STUDY].values())
         print(
             f"{what} ({report.changed}): {seconds:.1f} s, {work:.1f} s of processors, {rows:,} rows, "
-            f"{slices / 1e9:.2f} GB of slices, {report.file_bytes / 1e9:.2f} GB of database"
+            f"{slices / 1e9:.2f} GB of slices, {store.home.database.stat().st_size / 1e9:.2f} GB of database"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 

@@ -71,7 +71,9 @@ class Cache:
             try:
                 about, files = self._read_about(kind, key)
                 damaged = [name for name, (size, sha256) in files.items() if not is_whole(folder / name, size, sha256)]
-                reason = f"its file {damaged[0]}" if damaged else ""
+                if not damaged:
+                    return Entry(folder, about)
+                reason = f"its file {damaged[0]}"
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
                 reason = f"{type(error).__name__}: {error}"
             except OSError as error:  # the disk or the rights, which says nothing of the entry
@@ -79,8 +81,6 @@ class Cache:
                     f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
                     "again."
                 ) from error
-            if not reason:
-                return Entry(folder, about)
             if not again:
                 say_damaged(f"The cache entry {kind}/{key}", reason)
                 self.remove(kind, key)
@@ -177,8 +177,7 @@ def sweep(home: Home) -> list[Path]:
 
 
 def _temporaries(home: Home) -> Iterator[Path]:
-    if home.root.is_dir():
-        yield from (path for path in home.root.iterdir() if _LEFTOVER.fullmatch(path.name))
+    yield from (path for path in home.root.glob("*") if _LEFTOVER.fullmatch(path.name))
     for top in (home.slices, home.cache, home.downloads, home.reports):
         for folder, folders, files in os.walk(top):
             if _ABOUT in files:  # the files of an entry are its own

@@ -193,10 +193,9 @@ class SliceStore:
             if table.scope == "layer":
                 numbers = [path.name.removeprefix("layer=") for path in folder.glob("layer=*")]
                 layers = {int(number): folder / f"layer={number}" for number in numbers if number.isdecimal()}
-            for layer, place in layers.items():
-                found += [SliceKey(table.name, study, layer, path.stem) for path in place.glob("*.parquet")]
-        order = list(TABLES)
-        return sorted(found, key=lambda key: (order.index(key.table), key))
+            paths = [(layer, path) for layer, place in layers.items() for path in place.glob("*.parquet")]
+            found += sorted(SliceKey(table.name, study, layer, path.stem) for layer, path in paths)
+        return found
 
     def path(self, key: SliceKey) -> Path:
         """The Parquet file of a slice; its manifest has the same name with .json.
@@ -226,10 +225,10 @@ class SliceStore:
     def _inspect(self, key: SliceKey) -> Manifest | str:
         """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between its two files."""
         state = self._look(key)
-        if isinstance(state, Manifest) or state == "absent":
-            return state
-        time.sleep(_MOVE_SECONDS)
-        return self._look(key)
+        if state != "absent" and not isinstance(state, Manifest):
+            time.sleep(_MOVE_SECONDS)
+            state = self._look(key)
+        return state
 
     def _look(self, key: SliceKey) -> Manifest | str:
         path = self.path(key)

@@ -68,7 +68,6 @@ Rows = dict[str, dict[str, int]]
 class PublishReport:
     """What ``publish`` did, and what the database holds now."""
 
-    database: Path
     changed: bool = False
     """Whether the file was made anew."""
     rows: Rows = field(default_factory=dict)
@@ -79,7 +78,6 @@ class PublishReport:
     warnings: list[str] = field(default_factory=list)
     """Slices that were passed over; a file that was damaged or changed by another program."""
     seconds: float = 0.0
-    file_bytes: int = 0
 
 
 def publish(store: SliceStore) -> PublishReport:
@@ -91,7 +89,7 @@ def publish(store: SliceStore) -> PublishReport:
     """
     started = time.perf_counter()
     database = store.home.database
-    report = PublishReport(database)
+    report = PublishReport()
     with store.lock("database"):
         slices = _slices(store, report.warnings)
         fingerprint = _fingerprint(slices)
@@ -108,7 +106,6 @@ def publish(store: SliceStore) -> PublishReport:
             report.changed = True
         studies, known = report.rows.keys(), before.get("rows", {}).keys()
         report.added, report.dropped = sorted(studies - known), sorted(known - studies)
-        report.file_bytes = database.stat().st_size
     report.seconds = time.perf_counter() - started
     return report
 
