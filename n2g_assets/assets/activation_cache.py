@@ -15,7 +15,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
 _CODE_VERSION = "3"

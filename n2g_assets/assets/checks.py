@@ -19,7 +19,7 @@ from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.splitting import find_leaks
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 
 _SAMPLED_UNITS = 3
 _SAMPLED_CONTEXTS = 2

@@ -28,7 +28,8 @@ from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import HeldOutText
 from n2g_assets.method.results import BlockResult
 from n2g_assets.report.plots import PUBLISHED_F1, as_markdown_image, calibration, f1_by_layer, precision_recall
-from n2g_assets.storage.slices import SliceKey, hash_json
+from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
 
 _CODE_VERSION = "4"

@@ -9,7 +9,7 @@ from n2g_assets.core.settings import PredictionSettings, RuleTestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
 from n2g_assets.method.results import BlockResult
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
 

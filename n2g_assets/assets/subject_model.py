@@ -18,7 +18,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.assets.whole import whole_asset
 from n2g_assets.core.settings import NeuronSample
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 
 _CODE_VERSION = "2"
 _TABLES = ("subject_models", "vocabulary")

@@ -39,9 +39,7 @@ from n2g_assets.storage.files import (
     temporary_folder,
     write_sealed,
 )
-from n2g_assets.storage.hashing import content_hash, hash_json
-
-__all__ = ["Manifest", "SliceKey", "SliceStore", "hash_json", "only_units"]
+from n2g_assets.storage.hashing import content_hash
 
 _MOVE_SECONDS = 0.05
 """Ample for a writer to move its second file into place after the first."""

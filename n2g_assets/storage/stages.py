@@ -32,10 +32,8 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit, key_frame
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.cache import Cache, Entry
-from n2g_assets.storage.hashing import hash_json, schema_hash, unit_rows_hashes
+from n2g_assets.storage.hashing import hash_json, schema_hash
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore, only_units
-
-__all__ = ["StageReport", "fill_units", "unit_rows_hashes"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +94,7 @@ def fill_units(
         code_version: changes when the stage's code would give other rows.
         settings_hash: hash of the settings that the stage reads.
         units: the units asked for; others that a slice holds are dropped from it.
-        unit_inputs: by unit, the hash of its input rows (``unit_rows_hashes``); carried units need none.
+        unit_inputs: by unit, the hash of its input rows (``hashing.unit_rows_hashes``); carried units need none.
         carried: units that an earlier stage ended, with their outcome there.
         compute: rows and outcomes of a block of units; the frames leave ``study`` and ``layer`` out.
         block_size: units of a block; does not change the rows.
