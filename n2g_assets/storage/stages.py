@@ -113,8 +113,8 @@ def fill_units(
     common = [stage, code_version, settings_hash, schema_hash([*tables, "ledger"])]
     hashes = {}
     for unit in units:
-        how = ended.get(unit)
-        origin = ["rows", unit_inputs[unit]] if how is None else ["carried", how.status, how.reason]
+        outcome = ended.get(unit)
+        origin = ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
         hashes[unit] = hash_json([*common, str(unit), *origin])
     input_hash = hash_json([*common, [[str(unit), hashes[unit]] for unit in units]])
     ledger = SliceKey("ledger", study, layer, stage)
@@ -123,14 +123,13 @@ def fill_units(
     with store.lock(f"{stage}/{study}/{layer}"):
         manifests = [store.manifest(key) for key in (*keys, ledger)]
         before = _stored_outcomes(store, ledger, manifests, hashes)
-        again = {unit for unit, outcome in before.items() if outcome.status == "failed"} if retry_failed else set()
-        again -= ended.keys()
+        again = {unit for unit in before if retry_failed and before[unit].status == "failed"} - ended.keys()
         reused = not again and all(manifest and manifest.input_hash == input_hash for manifest in manifests)
         from_slice = before.keys() - ended.keys() - again
         outcomes = ended | {unit: before[unit] for unit in from_slice}
         blocks = _read_checkpoints(cache, blocks_kind, hashes, outcomes.keys() | again)
-        for _, found in blocks:
-            outcomes |= found
+        for _, finished in blocks:
+            outcomes |= finished
         missing = [unit for unit in units if unit not in outcomes]
         progress(len(outcomes), len(units))
         for start in range(0, len(missing), block_size):
@@ -228,7 +227,7 @@ def _write_checkpoint(cache: Cache, kind: str, hashes: Mapping[Unit, str], resul
 def _attempt(
     compute: Callable[[list[Unit]], BlockResult], units: list[Unit], keys: Sequence[SliceKey], ledger: SliceKey
 ) -> BlockResult:
-    """The complete rows of a block's units; after an unexpected error, they are computed one by one."""
+    """The result of a block, its frames complete; after an unexpected error, of its units one by one."""
     try:
         result = compute(list(units))
         if set(result.tables) != {key.table for key in keys}:

@@ -172,8 +172,9 @@ def _units(store: SliceStore, slices: Slices) -> pl.DataFrame:
     stages = [stage.name for stage in registry.STAGES]
     ledgers = sorted((key for key in slices if key.table == "ledger"), key=lambda key: stages.index(key.part))
     first = {(key.study, key.layer): key for key in reversed(ledgers)}
-    rows = pl.concat([TABLES["ledger"].empty(), *map(store.read, first.values())])
-    return rows.select("study", "layer", "unit", "sign")
+    columns = ["study", "layer", "unit", "sign"]
+    rows = [store.read(key, columns=columns) for key in first.values()]
+    return pl.concat([TABLES["ledger"].empty().select(columns), *rows])
 
 
 def _fingerprint(slices: Slices) -> str:
