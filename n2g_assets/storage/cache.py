@@ -166,11 +166,9 @@ def sweep(home: Home) -> list[Path]:
 
     A temporary without a lock file, which an earlier version or a library left, is removed when it is an hour old.
     """
-    removed = []
-    for path in _temporaries(home):
-        if is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            removed.append(path)
+    removed = [path for path in _temporaries(home) if is_abandoned(path)]
+    for path in removed:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
     return removed
