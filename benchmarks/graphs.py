@@ -55,7 +55,7 @@ from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 
 LAYERS = (0, 7, 15, 22, 29)
 HARVEST_TOKENS = 12_000
@@ -163,10 +163,10 @@ def run_loop(
 def stored_material(home: Home, study: str, layer: int, number: int) -> Material | None:
     """Top examples of a study's first units, if the layer is stored."""
     store = SliceStore(home)
-    if not all(store.manifest(table, study, layer) for table in ("top_examples", "neuron_stats")):
+    if not all(store.manifest(SliceKey(table, study, layer)) for table in ("top_examples", "neuron_stats")):
         return None
-    a_max = _a_max(store.read("neuron_stats", study, layer))
-    return _first_units(layer, store.read("top_examples", study, layer), a_max, number)
+    a_max = _a_max(store.read(SliceKey("neuron_stats", study, layer)))
+    return _first_units(layer, store.read(SliceKey("top_examples", study, layer)), a_max, number)
 
 
 def harvested_material(

@@ -34,7 +34,7 @@ from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 from n2g_assets.model.vocabulary import vocabulary_from_rows
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 
 GOAL = 500.0
 TOKENS, REPETITIONS = 50_000, 9
@@ -182,10 +182,10 @@ def compare(
     layers = stored if layers is None else layers
     if not layers or not set(layers) <= set(stored):
         raise StorageError(f"The study {study} has graphs of the layers {stored}: materialize neuron_graphs first.")
-    held_out = store.read("contexts", study).filter(split="held_out").sort("context_id")
+    held_out = store.read(SliceKey("contexts", study)).filter(split="held_out").sort("context_id")
     every = [np.array(token_ids, np.int32) for token_ids in held_out["token_ids"].to_list()]
     vocabulary = vocabulary_from_rows(
-        store.read("vocabulary", study), bos_id=int(every[0][0]), mask_id=int(every[0][0])
+        store.read(SliceKey("vocabulary", study)), bos_id=int(every[0][0]), mask_id=int(every[0][0])
     )
     contexts = first_tokens(every, tokens)
     text, index_seconds = time_index(contexts, vocabulary, repetitions)
@@ -194,7 +194,7 @@ def compare(
 
     compiled_total, walk_total = Timing(), Timing()
     for layer in layers:
-        chosen = store.read("graph_nodes", study, layer).partition_by("unit", "sign")[:units]
+        chosen = store.read(SliceKey("graph_nodes", study, layer)).partition_by("unit", "sign")[:units]
         graphs = [TokenGraph.from_rows(unit, vocabulary) for unit in chosen]
         values = [graph.predict(text) for graph in graphs]  # compiles, or loads what was compiled before
         compiled = time_compiled(graphs, text, repetitions)

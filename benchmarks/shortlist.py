@@ -48,7 +48,7 @@ from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 
 KEPT_GOAL, SAME_GOAL = 0.99, 0.9
 UNITS = 16
@@ -88,7 +88,7 @@ class Compared:
 def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFrame:
     """The first contexts of each document that a study harvested, until there are enough tokens."""
     columns = ["context_id", "document_id", "token_ids"]
-    contexts = SliceStore(home).read("contexts", study).filter(split="harvest").select(columns)
+    contexts = SliceStore(home).read(SliceKey("contexts", study)).filter(split="harvest").select(columns)
     few = contexts.group_by("document_id", maintain_order=True).head(first).select(columns)
     return few.filter(pl.col("token_ids").list.len().cum_sum() <= tokens)
 

@@ -25,7 +25,7 @@ import polars as pl
 from n2g_assets.core.home import Home
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.warehouse import publish
 
 STUDY = "whole_model"
@@ -56,23 +56,23 @@ def layer_rows(table: Table, found: pl.DataFrame, units: pl.DataFrame, layer: in
 
 def write_whole_model(source: SliceStore, study: str, store: SliceStore, layers: int) -> None:
     """The slices of a study of all units of so many layers."""
-    common = {"study": STUDY, "input_hash": "benchmark", "code_version": "1"}
+    common = {"input_hash": "benchmark", "code_version": "1"}
     settings = pl.DataFrame({"settings": [json.dumps({"layers": layers})]})
     units = units_of(source, study)
     for table in TABLES.values():
         keys = [key for key in source.keys(study) if key.table == table.name]
         for part in sorted({key.part for key in keys}):
-            found = pl.concat([source.read(key.table, study, key.layer, part) for key in keys if key.part == part])
+            found = pl.concat([source.read(key) for key in keys if key.part == part])
             if table.scope == "study":
                 rows = found.with_columns(study=pl.lit(STUDY))
                 rows = rows.with_columns(settings["settings"]) if table.name == "studies" else rows
-                store.write(table.name, rows, **common)
+                store.write(SliceKey(table.name, STUDY), rows, **common)
                 continue
             if table.by_unit:
                 found = found.join(units, on=["layer", "unit", "sign"], how="semi")
             for layer in range(layers):
                 rows = layer_rows(table, found, units, layer, seed=layer)
-                store.write(table.name, rows, layer=layer, part=part, **common)
+                store.write(SliceKey(table.name, STUDY, layer, part), rows, **common)
         print(f"{table.name}: written", flush=True)
 
 
@@ -97,7 +97,7 @@ def main() -> None:
         rows = sum(report.rows[STUDY].values())
         print(
             f"{what} ({report.changed}): {seconds:.1f} s, {work:.1f} s of processors, {rows:,} rows, "
-            f"{slices / 1e9:.2f} GB of slices, {report.file_bytes / 1e9:.2f} GB of database"
+            f"{slices / 1e9:.2f} GB of slices, {store.home.database.stat().st_size / 1e9:.2f} GB of database"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from n2g_assets.core.home import Home
 from n2g_assets.model.model import SubjectModel
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 
 THRESHOLD = 0.5
 
@@ -45,7 +45,7 @@ def gather(store: SliceStore, study: str, model: SubjectModel, n_units: int, see
         store.scan_all("evaluation", study).filter(pl.col("predictor") == "graph", pl.col("text") == "top").collect()
     )
     stats = store.scan_all("neuron_stats", study).collect()
-    form_of = dict(store.read("vocabulary", study).select("token_id", "normalised").iter_rows())
+    form_of = dict(store.read(SliceKey("vocabulary", study)).select("token_id", "normalised").iter_rows())
     units = evaluation.select("layer", "unit", "sign").rows()
     chosen = [units[i] for i in np.random.default_rng(seed).permutation(len(units))[:n_units]]
     largest, count, wrong = 0.0, 0, []

@@ -13,7 +13,7 @@ import polars as pl
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.progress import Progress
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
 
@@ -54,8 +54,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         )
         manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
-        stage=STAGE.name, study=session.study.name, layer=layer, input_hash=input_hash, reused=reused,
-        computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
+        reused=reused, computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
         seconds=manifests[STAGE.tables[0]].seconds, ledger=dict(ledger.group_by("status").len().iter_rows()),
         rows={table: manifest.rows for table, manifest in manifests.items()},
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},

@@ -23,7 +23,7 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.splitting import find_leaks
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 
 Faults = Callable[..., list[str]]
 """What a check is: it says what is wrong, one sentence each."""

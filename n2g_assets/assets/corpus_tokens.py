@@ -15,7 +15,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import CorpusCut
 from n2g_assets.corpus.documents import read_documents
 from n2g_assets.corpus.sources import source_fingerprints
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 
 
 def _work(session: Session) -> dg.MaterializeResult:

@@ -28,7 +28,8 @@ from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import HeldOutText
 from n2g_assets.method.results import BlockResult
 from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
 
 _MEANS_CODE_VERSION = "1"
@@ -173,7 +174,8 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
 def _f1_by_layer(session: Session) -> dict[str, str]:
     """By text, the picture of F1 by layer; drawn once a run, since it shows all layers that are evaluated."""
     name = session.study.name
-    there = [n for n in session.settings.layer_numbers if session.store.manifest("layer_scores", name, n) is not None]
+    layers = session.settings.layer_numbers
+    there = [layer for layer in layers if session.store.manifest(SliceKey("layer_scores", name, layer)) is not None]
     means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
     images = {}
     for text in session.study.texts:

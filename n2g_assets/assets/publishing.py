@@ -24,13 +24,13 @@ def _publish(session: Session) -> dg.MaterializeResult:
         session.log.warning(f"The study {name} left the database: it has no slices any more.")
     return dg.MaterializeResult(
         metadata={
-            "database": dg.MetadataValue.path(str(report.database)),
+            "database": dg.MetadataValue.path(str(session.home.database)),
             "made anew": report.changed,
             "rows": dg.MetadataValue.json(report.rows.get(session.study.name, {})),
             "studies": dg.MetadataValue.json(list(report.rows)),
             "studies added": dg.MetadataValue.json(report.added),
             "studies dropped": dg.MetadataValue.json(report.dropped),
-            "size": f"{report.file_bytes / 1e6:.1f} MB",
+            "size": f"{session.home.database.stat().st_size / 1e6:.1f} MB",
             "seconds": round(report.seconds, 2),
         }
     )

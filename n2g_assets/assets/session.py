@@ -28,7 +28,7 @@ from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash
-from n2g_assets.storage.slices import Manifest, SliceStore
+from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 
 if TYPE_CHECKING:
     from n2g_assets.evidence.cached_activations import CachedActivations
@@ -59,7 +59,7 @@ class Session:
         Raises:
             StorageError: the slice is not there, or is damaged.
         """
-        return self.store.read(table, self.study.name, layer, part=part, columns=columns, units=units)
+        return self.store.read(SliceKey(table, self.study.name, layer, part), columns=columns, units=units)
 
     def manifest(self, table: str, layer: int | None = None) -> Manifest:
         """The manifest of one of this study's slices.
@@ -67,7 +67,7 @@ class Session:
         Raises:
             StorageError: the slice is not there.
         """
-        manifest = self.store.manifest(table, self.study.name, layer)
+        manifest = self.store.manifest(SliceKey(table, self.study.name, layer))
         if manifest is None:
             where = f" of layer {layer}" if layer is not None else ""
             raise StorageError(
@@ -126,14 +126,14 @@ class Session:
         place = {"study": pl.lit(self.study.name)} | ({} if layer is None else {"layer": pl.lit(layer, pl.Int32)})
         for table, frame in made.items():
             self.store.write(
-                table, frame.with_columns(**place), study=self.study.name, layer=layer, part=part,
+                SliceKey(table, self.study.name, layer, part), frame.with_columns(**place),
                 input_hash=_with_schema(input_hash, table), code_version=code_version, seconds=seconds, extra=extra,
             )  # fmt: skip
         return False
 
     def is_fresh(self, tables: Sequence[str], input_hash: str, layer: int | None = None, part: str = "rows") -> bool:
         """Whether these slices are there, whole, made from the same inputs and with the columns of today's tables."""
-        manifests = {table: self.store.manifest(table, self.study.name, layer, part) for table in tables}
+        manifests = {table: self.store.manifest(SliceKey(table, self.study.name, layer, part)) for table in tables}
         return all(found and found.input_hash == _with_schema(input_hash, name) for name, found in manifests.items())
 
     @property

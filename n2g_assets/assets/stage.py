@@ -25,8 +25,8 @@ from n2g_assets.core.settings import Settings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
-from n2g_assets.storage.slices import hash_json
-from n2g_assets.storage.stages import StageReport, fill_units, unit_rows_hashes
+from n2g_assets.storage.hashing import hash_json, unit_rows_hashes
+from n2g_assets.storage.stages import StageReport, fill_units
 
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""

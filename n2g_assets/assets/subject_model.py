@@ -12,7 +12,7 @@ from n2g_assets.assets.metadata import preview, rounded
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
 from n2g_assets.core.settings import NeuronSample
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 
 _USED = ("torch", "transformers", "transformer-lens", "tokenizers")
 """Libraries that this stage compares with one another: another version of one is another verification."""

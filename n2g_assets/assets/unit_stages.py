@@ -29,7 +29,7 @@ from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.report.plots import as_markdown_image
 from n2g_assets.report.svg import draw_graph
-from n2g_assets.storage.slices import hash_json
+from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
 

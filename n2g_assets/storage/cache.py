@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ from n2g_assets.storage.files import (
     is_whole,
     read_sealed,
     say_damaged,
+    size_and_sha256,
     temporary_folder,
     write_sealed,
 )
-from n2g_assets.storage.hashing import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ _ABOUT = "entry.json"
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _LEFTOVER = re.compile(r".*\.(tmp|part)|\.fetching-.*")
-_OLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,9 @@ class Cache:
             try:
                 about, files = self._read_about(kind, key)
                 damaged = [name for name, (size, sha256) in files.items() if not is_whole(folder / name, size, sha256)]
-                reason = f"its file {damaged[0]}" if damaged else ""
+                if not damaged:
+                    return Entry(folder, about)
+                reason = f"its file {damaged[0]}"
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
                 reason = f"{type(error).__name__}: {error}"
             except OSError as error:  # the disk or the rights, which says nothing of the entry
@@ -81,8 +81,6 @@ class Cache:
                     f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
                     "again."
                 ) from error
-            if not reason:
-                return Entry(folder, about)
             if not again:
                 say_damaged(f"The cache entry {kind}/{key}", reason)
                 self.remove(kind, key)
@@ -105,7 +103,7 @@ class Cache:
             new.mkdir()
             fill(new)
             files = {
-                path.relative_to(new).as_posix(): [path.stat().st_size, file_sha256(path)]
+                path.relative_to(new).as_posix(): size_and_sha256(path)
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
@@ -168,19 +166,16 @@ def sweep(home: Home) -> list[Path]:
 
     A temporary without a lock file, which an earlier version or a library left, is removed when it is an hour old.
     """
-    removed = []
-    for path in _temporaries(home):
-        if is_abandoned(path) or _is_old(path):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            removed.append(path)
+    removed = [path for path in _temporaries(home) if is_abandoned(path)]
+    for path in removed:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
     return removed
 
 
 def _temporaries(home: Home) -> Iterator[Path]:
-    if home.root.is_dir():
-        yield from (path for path in home.root.iterdir() if _LEFTOVER.fullmatch(path.name))
+    yield from (path for path in home.root.glob("*") if _LEFTOVER.fullmatch(path.name))
     for top in (home.slices, home.cache, home.downloads, home.reports):
         for folder, folders, files in os.walk(top):
             if _ABOUT in files:  # the files of an entry are its own
@@ -189,11 +184,3 @@ def _temporaries(home: Home) -> Iterator[Path]:
             names = [name for name in (*folders, *files) if _LEFTOVER.fullmatch(name)]
             folders[:] = [name for name in folders if name not in names]
             yield from (Path(folder, name) for name in names)
-
-
-def _is_old(path: Path) -> bool:
-    held = path.is_dir() and any(path.glob(".lock"))
-    try:
-        return not held and time.time() - path.lstat().st_mtime > _OLD_SECONDS
-    except FileNotFoundError:
-        return False

@@ -18,17 +18,12 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import polars as pl
+from typing import Any
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.storage.hashing import file_sha256, hash_json
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +31,7 @@ LOCK_TIMEOUT = 3600.0
 """Seconds that a run waits for another one's lock before it gives up with a message."""
 
 _WRITER_LOCK = ".lock"
+_OLD_SECONDS = 3600.0
 _SETTLED_NS = 100_000_000
 """A file that changed less than this before it was read is read again: its time of change may not show another one."""
 _verified: dict[Path, tuple[int, int, int, str]] = {}
@@ -55,9 +51,17 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         StorageError: the disk is full, or the folder of ``target`` cannot be written.
         OSError: anything else that the block raises.
     """
+    from filelock import FileLock, Timeout
+
     with _clear_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = _held_folder(target.parent)
+        while True:
+            folder = target.parent / f".{secrets.token_hex(8)}.tmp"
+            folder.mkdir()
+            lock = FileLock(folder / _WRITER_LOCK, timeout=0, thread_local=False)
+            with suppress(Timeout):  # a sweep came between the two
+                lock.acquire()
+                break
         try:
             yield folder
         finally:
@@ -72,12 +76,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(folder / path.name, path)
 
 
-def write_parquet(frame: pl.DataFrame, path: Path, row_group: int | None = None) -> tuple[int, str]:
-    """Writes a frame as Parquet, so many rows to a group; answers the file's size in bytes and its sha256."""
-    frame.write_parquet(path, compression="zstd", row_group_size=row_group)
-    return path.stat().st_size, file_sha256(path)
-
-
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object with its own checksum; ``path`` is not there yet."""
     path.write_text(_sealed(content), encoding="utf-8")
@@ -85,20 +83,6 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sealed(content: Mapping[str, Any]) -> str:
     return json.dumps({"checksum": hash_json(content), **content}, indent=1, ensure_ascii=True)
-
-
-def _held_folder(parent: Path) -> tuple[Path, BaseFileLock]:
-    from filelock import FileLock, Timeout
-
-    while True:
-        folder = parent / f".{secrets.token_hex(8)}.tmp"
-        folder.mkdir()
-        lock = FileLock(folder / _WRITER_LOCK, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-            return folder, lock
-        except Timeout:  # a sweep came between the two
-            continue
 
 
 # ------------------------------------------------------------------------------------------ checking
@@ -114,6 +98,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.pop("checksum", None) is None or _sealed(content) != text:
         raise ValueError(f"{path} differs from its checksum")
     return content
+
+
+def size_and_sha256(path: Path) -> tuple[int, str]:
+    """What ``is_whole`` asks for: a file's size in bytes and its sha256."""
+    return path.stat().st_size, file_sha256(path)
 
 
 def is_whole(path: Path, size: int, sha256: str) -> bool:
@@ -141,16 +130,16 @@ def say_damaged(what: object, reason: str) -> None:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether the writer of a temporary folder is dead; one without a lock file has a writer that only begins."""
+    """Whether the writer of a temporary is dead; one without a lock file may have a writer for an hour."""
     from filelock import FileLock, Timeout
 
     lock = temporary / _WRITER_LOCK
-    if not lock.is_file():
-        return False
     try:
+        if not lock.is_file():
+            return time.time() - temporary.lstat().st_mtime > _OLD_SECONDS
         with FileLock(lock, timeout=0, thread_local=False):
             return True
-    except Timeout:
+    except (FileNotFoundError, Timeout):
         return False
 
 
@@ -186,13 +175,13 @@ def _clear_errors(target: Path) -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------ locks
 @contextmanager
-def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+def hold_lock(folder: Path, name: str) -> Iterator[None]:
     """Holds an OS file lock that ends with its process, whatever ends it; waits for another holder.
 
     Its name, such as ``database`` or ``top_examples/demo/7``, says what is locked; the folder is made if need be.
 
     Raises:
-        StorageError: another process, which is named, still holds it after ``timeout`` seconds.
+        StorageError: another process, which is named, still holds it after ``LOCK_TIMEOUT`` seconds.
     """
     from filelock import FileLock, Timeout
 
@@ -205,12 +194,12 @@ def hold_lock(folder: Path, name: str, timeout: float = LOCK_TIMEOUT) -> Iterato
         lock.acquire(timeout=0)
     except Timeout:
         # a warning, so that it is seen even where nobody set up logging
-        logger.warning("Waiting for %s, up to %.0f s: it is held by %s.", name, timeout, _read_holder(holder))
+        logger.warning("Waiting for %s, up to %.0f s: it is held by %s.", name, LOCK_TIMEOUT, _read_holder(holder))
         try:
-            lock.acquire(timeout=timeout)
+            lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
             raise StorageError(
-                f"{name} is still held by {_read_holder(holder)} after {timeout:.0f} s: "
+                f"{name} is still held by {_read_holder(holder)} after {LOCK_TIMEOUT:.0f} s: "
                 "wait until that run ends, or stop it, and run the same command again."
             ) from error
     try:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
@@ -64,11 +63,9 @@ def views_sql() -> str:
     """The statements that make the views and macros and those comments that cannot be derived."""
     folder = files("n2g_assets.storage") / "views"
     text = "\n".join((folder / f"{name}.sql").read_text(encoding="utf-8") for name in VIEWS)
-    baselines = [predictor.name for predictor in registry.PREDICTORS if predictor.role == "baseline"]
-    return Template(text).substitute(
-        texts=_quoted(text.name for text in registry.TEXTS),
-        baselines=_quoted(baselines),
-    )
+    texts = [literal(text.name) for text in registry.TEXTS]
+    baselines = [literal(predictor.name) for predictor in registry.PREDICTORS if predictor.role == "baseline"]
+    return Template(text).substitute(texts=", ".join(texts), baselines=", ".join(baselines))
 
 
 def view_descriptions(connection: duckdb.DuckDBPyConnection) -> list[View]:
@@ -95,10 +92,6 @@ def identifier(name: str) -> str:
 def literal(text: str) -> str:
     """A text as SQL."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(map(literal, names))
 
 
 def _table_sql(table: Table) -> str:
@@ -139,10 +132,9 @@ def _derived_comment(column: str, sources: list[dict[str, str | None]]) -> str |
     if known:
         return known[0]
     scores = {score.name: score.meaning for score in TABLES["evaluation"].columns}
-    for text in registry.TEXTS:
-        if score := scores.get(column.removeprefix(f"{text.name}_")):
-            return f"graph on {text.phrase}: {score}"
-    for predictor in registry.PREDICTORS:
-        if score := scores.get(column.removeprefix(f"{predictor.name}_")):
-            return f"{predictor.label}: {score}"
+    origins = [(text.name, f"graph on {text.phrase}") for text in registry.TEXTS]
+    origins += [(predictor.name, predictor.label) for predictor in registry.PREDICTORS]
+    for name, origin in origins:
+        if score := scores.get(column.removeprefix(f"{name}_")):
+            return f"{origin}: {score}"
     return None

@@ -13,38 +13,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import polars as pl
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.table import Table
 from n2g_assets.core.tables import TABLES
-from n2g_assets.core.units import Unit
+from n2g_assets.core.units import Unit, of_units
 from n2g_assets.storage.files import (
-    LOCK_TIMEOUT,
     hold_lock,
     is_whole,
     read_sealed,
     say_damaged,
+    size_and_sha256,
     temporary_folder,
-    write_parquet,
     write_sealed,
 )
-from n2g_assets.storage.hashing import content_hash, hash_json
-
-__all__ = ["LOCK_TIMEOUT", "Manifest", "SliceKey", "SliceStore", "hash_json"]
+from n2g_assets.storage.hashing import content_hash
 
 _MOVE_SECONDS = 0.05
 """Ample for a writer to move its second file into place after the first."""
@@ -53,11 +48,10 @@ _ROW_GROUP_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(BaseModel):
     """What is known of a slice without reading its rows."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     table: str
     study: str
@@ -73,14 +67,11 @@ class Manifest:
     """UTC, ISO 8601."""
     file_bytes: int
     file_sha256: str
-    unit_hashes: dict[str, str] = field(default_factory=dict)
+    unit_hashes: dict[str, str] = {}
     """By ``unit:sign``, the hash of what this unit's rows were made from."""
     seconds: float = 0.0
     """How long it took to compute the rows."""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-_MANIFEST = TypeAdapter(Manifest)
+    extra: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, order=True)
@@ -107,12 +98,9 @@ class SliceStore:
     # ---------------------------------------------------------------------------------------- writing
     def write(
         self,
-        table: str,
+        key: SliceKey,
         frame: pl.DataFrame,
         *,
-        study: str,
-        layer: int | None = None,
-        part: str = "rows",
         input_hash: str,
         code_version: str,
         unit_hashes: Mapping[str, str] | None = None,
@@ -127,28 +115,27 @@ class SliceStore:
         Raises:
             StorageError: the rows do not fit the table, repeat a key or belong to another slice, or the disk is full.
         """
-        key = SliceKey(table, study, layer, part)
         path = self.path(key)
-        frame = _schema(key).conform(frame)
+        frame = TABLES[key.table].conform(frame)
         _check_keys(key, frame)
         with temporary_folder(path) as folder:
             row_group = max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
-            size, sha256 = write_parquet(frame, folder / "rows", row_group)
+            frame.write_parquet(folder / "rows", row_group_size=row_group)
+            size, sha256 = size_and_sha256(folder / "rows")
             manifest = Manifest(
-                table, study, layer, part, input_hash, content_hash(frame), code_version, frame.height,
-                written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+                **vars(key), input_hash=input_hash, content_hash=content_hash(frame), code_version=code_version,
+                rows=frame.height, written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
                 file_bytes=size, file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
-            write_sealed(folder / "manifest", asdict(manifest))
+            write_sealed(folder / "manifest", manifest.model_dump())
             os.replace(folder / "rows", path)
             os.replace(folder / "manifest", path.with_suffix(".json"))
         return manifest
 
     # ---------------------------------------------------------------------------------------- reading
-    def manifest(self, table: str, study: str, layer: int | None = None, part: str = "rows") -> Manifest | None:
+    def manifest(self, key: SliceKey) -> Manifest | None:
         """The manifest of a slice, or None if it is absent, half-written or damaged (then it is to be made again)."""
-        key = SliceKey(table, study, layer, part)
         state = self._inspect(key)
         if isinstance(state, Manifest):
             return state
@@ -157,14 +144,7 @@ class SliceStore:
         return None
 
     def read(
-        self,
-        table: str,
-        study: str,
-        layer: int | None = None,
-        part: str = "rows",
-        *,
-        columns: Sequence[str] | None = None,
-        units: Sequence[Unit] | None = None,
+        self, key: SliceKey, *, columns: Sequence[str] | None = None, units: Iterable[Unit] | None = None
     ) -> pl.DataFrame:
         """The rows of one slice, in the order of the table's key; of these columns and units alone.
 
@@ -173,10 +153,9 @@ class SliceStore:
         Raises:
             StorageError: the slice is absent, damaged or half-written.
         """
-        key = SliceKey(table, study, layer, part)
-        self._checked(key)
+        self._check(key)
         try:
-            rows = self._scan(key) if units is None else _only_units(self._scan(key), units)
+            rows = self._scan(key) if units is None else only_units(self._scan(key), units)
             return (rows if columns is None else rows.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             self._discard_unreadable(key)
@@ -190,7 +169,7 @@ class SliceStore:
         """
         keys = [key for key in self.keys(study) if key.table == table]
         for key in keys:
-            self._checked(key)
+            self._check(key)
         return pl.concat([self._scan(key) for key in keys]) if keys else TABLES[table].empty().lazy()
 
     def layers(self, table: str, study: str) -> list[int]:
@@ -205,18 +184,16 @@ class SliceStore:
 
     def keys(self, study: str) -> list[SliceKey]:
         """Every slice of a study that has a Parquet file, whole or not, in the order of the tables."""
-        found = []
+        found: list[SliceKey] = []
         for table in TABLES.values():
             folder = self.home.slices / table.name / f"study={_checked_name('study', study)}"
-            if table.scope == "study":
-                found += [SliceKey(table.name, study, None, path.stem) for path in folder.glob("*.parquet")]
-                continue
-            for path in folder.glob("layer=*/*.parquet"):
-                number = path.parent.name.removeprefix("layer=")
-                if number.isdecimal():
-                    found.append(SliceKey(table.name, study, int(number), path.stem))
-        order = {name: index for index, name in enumerate(TABLES)}
-        return sorted(found, key=lambda key: (order[key.table], -1 if key.layer is None else key.layer, key.part))
+            layers: dict[int | None, Path] = {None: folder}
+            if table.scope == "layer":
+                numbers = [path.name.removeprefix("layer=") for path in folder.glob("layer=*")]
+                layers = {int(number): folder / f"layer={number}" for number in numbers if number.isdecimal()}
+            paths = [(layer, path) for layer, place in layers.items() for path in place.glob("*.parquet")]
+            found += sorted(SliceKey(table.name, study, layer, path.stem) for layer, path in paths)
+        return found
 
     def path(self, key: SliceKey) -> Path:
         """The Parquet file of a slice; its manifest has the same name with .json.
@@ -224,7 +201,9 @@ class SliceStore:
         Raises:
             StorageError: no such table, a layer where none belongs or none where one does, or an unusable name.
         """
-        table = _schema(key)
+        if key.table not in TABLES:
+            raise StorageError(f"There is no table {key.table!r}: use one of {', '.join(TABLES)}.")
+        table = TABLES[key.table]
         if (key.layer is None) != (table.scope == "study"):
             raise StorageError(
                 f"Table {key.table} is kept per {table.scope}, but layer is {key.layer}: "
@@ -236,30 +215,28 @@ class SliceStore:
         return folder / f"{_checked_name('part', key.part)}.parquet"
 
     # ---------------------------------------------------------------------------------------- locks
-    @contextmanager
-    def lock(self, name: str, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """Holds a lock of this home; see ``files.hold_lock``."""
-        with hold_lock(self.home.locks, name, timeout):
-            yield
+        return hold_lock(self.home.locks, name)
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
         """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between its two files."""
         state = self._look(key)
-        if isinstance(state, Manifest) or state == "absent":
-            return state
-        time.sleep(_MOVE_SECONDS)
-        return self._look(key)
+        if state != "absent" and not isinstance(state, Manifest):
+            time.sleep(_MOVE_SECONDS)
+            state = self._look(key)
+        return state
 
     def _look(self, key: SliceKey) -> Manifest | str:
         path = self.path(key)
         if not path.exists():
             return "absent"
         try:
-            manifest = _MANIFEST.validate_json(json.dumps(read_sealed(path.with_suffix(".json"))), strict=True)
+            manifest = Manifest.model_validate(read_sealed(path.with_suffix(".json")))
             if not is_whole(path, manifest.file_bytes, manifest.file_sha256):
                 return "its rows are not those of its manifest"
-            if self._scan(key).collect_schema() != _schema(key).schema:
+            if self._scan(key).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
@@ -274,13 +251,12 @@ class SliceStore:
         except (pl.exceptions.PolarsError, OSError):
             self.path(key).with_suffix(".json").unlink(missing_ok=True)
 
-    def _checked(self, key: SliceKey) -> Manifest:
+    def _check(self, key: SliceKey) -> None:
         state = self._inspect(key)
-        if isinstance(state, Manifest):
-            return state
         if state == "absent":
             raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
-        raise StorageError(f"{self._damage(key)}: {state}.")
+        if not isinstance(state, Manifest):
+            raise StorageError(f"{self._damage(key)}: {state}.")
 
     def _damage(self, key: SliceKey) -> str:
         return f"{self.path(key)} cannot be read, delete it and materialize {key} again"
@@ -289,18 +265,11 @@ class SliceStore:
         return pl.scan_parquet(self.path(key), hive_partitioning=False, glob=False)
 
 
-def _only_units(rows: pl.LazyFrame, units: Sequence[Unit]) -> pl.LazyFrame:
+def only_units(rows: pl.LazyFrame, units: Collection[Unit]) -> pl.LazyFrame:
     """The rows of some units; the first condition lets the reader leave out groups of rows of other units."""
-    neurons = [unit.number for unit in units]
-    wanted = pl.LazyFrame(list(units), schema={"unit": pl.Int32, "sign": pl.Int8}, orient="row")
-    near = pl.col("unit").is_between(min(neurons), max(neurons)) if neurons else pl.lit(False)
-    return rows.filter(near).join(wanted, on=["unit", "sign"], how="semi", maintain_order="left")
-
-
-def _schema(key: SliceKey) -> Table:
-    if key.table not in TABLES:
-        raise StorageError(f"There is no table {key.table!r}: use one of {', '.join(TABLES)}.")
-    return TABLES[key.table]
+    numbers = [unit.number for unit in units]
+    near = pl.col("unit").is_between(min(numbers), max(numbers)) if numbers else pl.lit(False)
+    return rows.filter(near, of_units(units))
 
 
 def _checked_name(what: str, name: str) -> str:
@@ -312,12 +281,11 @@ def _checked_name(what: str, name: str) -> str:
 
 
 def _check_keys(key: SliceKey, frame: pl.DataFrame) -> None:
-    place = {"study": key.study} if key.layer is None else {"study": key.study, "layer": key.layer}
-    for column, value in place.items():
-        if (frame[column] != value).any():
+    for column, value in {"study": key.study, "layer": key.layer}.items():
+        if value is not None and (frame[column] != value).any():
             raise StorageError(f"Rows for the slice {key} name another {column}: make the stage write {value!r} there.")
-    names = TABLES[key.table].key
-    repeated = frame.select(pl.struct(names).is_duplicated().alias("repeated"))["repeated"]
-    if repeated.any():
-        first = frame.filter(repeated).select(names).row(0, named=True)
+    keys = frame.select(TABLES[key.table].key)
+    repeated = keys.filter(keys.is_duplicated())
+    if repeated.height:
+        first = repeated.row(0, named=True)
         raise StorageError(f"Rows for the slice {key} repeat the key {first}: make the stage write each key once.")

@@ -19,7 +19,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,28 +29,25 @@ import polars as pl
 from n2g_assets.core.errors import N2GError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.tables import TABLES
-from n2g_assets.core.units import Unit
+from n2g_assets.core.units import Unit, of_units
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.cache import Cache, Entry
-from n2g_assets.storage.files import LOCK_TIMEOUT, write_parquet
-from n2g_assets.storage.hashing import hash_json, schema_hash, unit_rows_hashes
-from n2g_assets.storage.slices import Manifest, SliceStore
-
-__all__ = ["StageReport", "fill_units", "unit_rows_hashes"]
+from n2g_assets.storage.hashing import hash_json, schema_hash
+from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore, only_units
 
 logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?<!\w)~?(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\":,;()]+[\\/])*([^\s\\/'\":,;()]*)")
 _REASON_LENGTH = 300
 
+_Block = tuple[Entry, Mapping[Unit, Outcome]]
+"""A finished block on disk, and the outcomes of those of its units whose rows count."""
+
 
 @dataclass(frozen=True)
 class StageReport:
     """What ``fill_units`` did."""
 
-    stage: str
-    study: str
-    layer: int
     reused: bool
     """Whether everything was there already."""
     computed: int
@@ -67,7 +64,6 @@ class StageReport:
     """Units by status."""
     content_hashes: dict[str, str]
     """By table, ledger included."""
-    input_hash: str
 
 
 def fill_units(
@@ -86,7 +82,6 @@ def fill_units(
     block_size: int,
     progress: Progress = lambda done, total: None,
     retry_failed: bool = False,
-    lock_timeout: float = LOCK_TIMEOUT,
 ) -> StageReport:
     """Brings the slices of one stage and layer up to date; a second run of the same waits for the first.
 
@@ -99,13 +94,12 @@ def fill_units(
         code_version: changes when the stage's code would give other rows.
         settings_hash: hash of the settings that the stage reads.
         units: the units asked for; others that a slice holds are dropped from it.
-        unit_inputs: by unit, the hash of its input rows (``unit_rows_hashes``); carried units need none.
+        unit_inputs: by unit, the hash of its input rows (``hashing.unit_rows_hashes``); carried units need none.
         carried: units that an earlier stage ended, with their outcome there.
         compute: rows and outcomes of a block of units; the frames leave ``study`` and ``layer`` out.
         block_size: units of a block; does not change the rows.
         progress: called with units done and units asked for, at the start and after each block.
         retry_failed: compute units again that failed in this stage before; else they keep that status.
-        lock_timeout: seconds to wait for another run of this stage and layer.
 
     Raises:
         StorageError: another run holds the slice, the disk is full, or rows do not fit their table.
@@ -115,234 +109,148 @@ def fill_units(
     units = list(units)
     if len(set(units)) != len(units):
         raise ValueError(f"units of stage {stage} repeat")
+    ended = {unit: carried[unit] for unit in units if unit in carried}
     common = [stage, code_version, settings_hash, schema_hash([*tables, "ledger"])]
-    hashes = {unit: hash_json([*common, *_origin(unit, unit_inputs, carried)]) for unit in units}
+    hashes = {}
+    for unit in units:
+        outcome = ended.get(unit)
+        origin = ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
+        hashes[unit] = hash_json([*common, str(unit), *origin])
     input_hash = hash_json([*common, [[str(unit), hashes[unit]] for unit in units]])
-    ended = {unit: outcome for unit, outcome in carried.items() if unit in hashes}
-    work = _Work(store, stage, tuple(tables), study, layer, code_version, hashes, input_hash)
-    with store.lock(f"{stage}/{study}/{layer}", lock_timeout):
-        manifests = work.manifests()
-        before = work.outcomes_of_slice(manifests)
-        again = {unit for unit, outcome in before.items() if outcome.status == "failed"} if retry_failed else set()
-        again -= ended.keys()
-        unchanged = all(manifest and manifest.input_hash == input_hash for manifest in manifests.values())
-        if unchanged and not again:
-            work.remove_checkpoints()
-            progress(len(units), len(units))
-            return work.report(manifests, before, computed=None, carried=len(ended))
-
-        outcomes = dict(ended)
-        from_slice = {unit: outcome for unit, outcome in before.items() if unit not in again and unit not in ended}
-        outcomes |= from_slice
-        blocks = [block.without(outcomes.keys() | again) for block in work.checkpoints()]
-        for block in blocks:
-            outcomes |= {unit: block.outcomes[unit] for unit in block.units}
+    ledger = SliceKey("ledger", study, layer, stage)
+    keys = [SliceKey(table, study, layer) for table in tables]
+    cache, blocks_kind = Cache(store.home), f"blocks/{stage}/{study}/{layer}"
+    with store.lock(f"{stage}/{study}/{layer}"):
+        manifests = [store.manifest(key) for key in (*keys, ledger)]
+        before = _stored_outcomes(store, ledger, manifests, hashes)
+        again = {unit for unit in before if retry_failed and before[unit].status == "failed"} - ended.keys()
+        reused = not again and all(manifest and manifest.input_hash == input_hash for manifest in manifests)
+        from_slice = before.keys() - ended.keys() - again
+        outcomes = ended | {unit: before[unit] for unit in from_slice}
+        blocks = _read_checkpoints(cache, blocks_kind, hashes, outcomes.keys() | again)
+        for _, finished in blocks:
+            outcomes |= finished
         missing = [unit for unit in units if unit not in outcomes]
         progress(len(outcomes), len(units))
         for start in range(0, len(missing), block_size):
-            part = missing[start : start + block_size]
-            result = _attempt(compute, part, work)
-            blocks.append(work.checkpoint(part, result))
-            outcomes |= {unit: result.ledger[unit] for unit in part}
+            result = _attempt(compute, missing[start : start + block_size], keys, ledger)
+            blocks.append((_write_checkpoint(cache, blocks_kind, hashes, result), result.ledger))
+            outcomes |= result.ledger
             progress(len(outcomes), len(units))
+        if not reused:
+            about: dict[str, Any] = {
+                "input_hash": input_hash,
+                "code_version": code_version,
+                "seconds": time.perf_counter() - started,
+                "unit_hashes": {str(unit): unit_hash for unit, unit_hash in hashes.items()},
+            }
+            manifests = [store.write(key, _gather(store, key, from_slice, blocks), **about) for key in keys]
+            rows = [(*unit, stage, outcomes[unit].status, outcomes[unit].reason) for unit in units]
+            statuses = pl.DataFrame(rows, schema=["unit", "sign", "stage", "status", "reason"], orient="row")
+            manifests.append(store.write(ledger, _complete(ledger, statuses), **about))
+        cache.remove(blocks_kind)
+    whole = {manifest.table: manifest for manifest in manifests if manifest is not None}
+    return StageReport(
+        reused=reused,
+        computed=len(missing),
+        kept=len(units) - len(missing) - len(ended),
+        carried=len(ended),
+        seconds=whole["ledger"].seconds,
+        rows={table: manifest.rows for table, manifest in whole.items()},
+        ledger=dict(Counter(outcomes[unit].status for unit in units)),
+        content_hashes={table: manifest.content_hash for table, manifest in whole.items()},
+    )
 
-        written = work.write(from_slice, blocks, outcomes, seconds=time.perf_counter() - started)
-        work.remove_checkpoints()
-        return work.report(written, outcomes, computed=len(missing), carried=len(ended))
+
+def _complete(key: SliceKey, frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame of the method with the columns that it leaves out, checked against its table."""
+    return TABLES[key.table].conform(frame.with_columns(study=pl.lit(key.study), layer=pl.lit(key.layer, pl.Int32)))
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A finished block on disk, and those of its units whose rows count."""
+# -------------------------------------------------------------------------------------------- what is there
+def _stored_outcomes(
+    store: SliceStore, ledger: SliceKey, manifests: Sequence[Manifest | None], hashes: Mapping[Unit, str]
+) -> dict[Unit, Outcome]:
+    """The units asked for whose hash every slice holds, with their outcome."""
+    whole = [manifest for manifest in manifests if manifest is not None]
+    if len(whole) < len(manifests):
+        return {}
+    rows = store.read(ledger, columns=["unit", "sign", "status", "reason"]).iter_rows()
+    outcomes = {Unit(number, sign): Outcome(status, reason) for number, sign, status, reason in rows}
+    return {
+        unit: outcomes[unit]
+        for unit, wanted in hashes.items()
+        if unit in outcomes and all(manifest.unit_hashes.get(str(unit)) == wanted for manifest in whole)
+    }
 
-    entry: Entry
-    outcomes: dict[Unit, Outcome]
-    units: frozenset[Unit]
 
-    def without(self, units: Iterable[Unit]) -> _Block:
-        return _Block(self.entry, self.outcomes, self.units.difference(units))
+def _gather(store: SliceStore, key: SliceKey, from_slice: Collection[Unit], blocks: Sequence[_Block]) -> pl.DataFrame:
+    """The rows of a table's next slice: those of some units of the old slice, and those of the blocks."""
+    frames = [TABLES[key.table].empty()]
+    if from_slice:
+        frames.append(store.read(key, units=from_slice))
+    for entry, outcomes in blocks:
+        stored = pl.scan_parquet(entry.path(f"{key.table}.parquet"), glob=False, hive_partitioning=False)
+        frames.append(only_units(stored, outcomes).collect())
+    return pl.concat(frames)
 
 
-@dataclass
-class _Work:
-    """The files of one stage, study and layer."""
-
-    store: SliceStore
-    stage: str
-    tables: tuple[str, ...]
-    study: str
-    layer: int
-    code_version: str
-    hashes: dict[Unit, str]
-    """By unit, in the order asked."""
-    input_hash: str
-
-    def __post_init__(self) -> None:
-        self.cache = Cache(self.store.home)
-        self.kind = f"blocks/{self.stage}/{self.study}/{self.layer}"
-
-    # ------------------------------------------------------------------------------------ slices
-    def manifests(self) -> dict[str, Manifest | None]:
-        """The manifests of the stage's slices, the ledger's last; None for one that is not there or damaged."""
-        found = {table: self.store.manifest(table, self.study, self.layer) for table in self.tables}
-        return found | {"ledger": self.store.manifest("ledger", self.study, self.layer, self.stage)}
-
-    def outcomes_of_slice(self, manifests: Mapping[str, Manifest | None]) -> dict[Unit, Outcome]:
-        """The units asked for whose hash every slice holds, with their outcome."""
-        whole = [manifest for manifest in manifests.values() if manifest is not None]
-        if len(whole) < len(manifests):
-            return {}
-        columns = ["unit", "sign", "status", "reason"]
-        rows = self.store.read("ledger", self.study, self.layer, self.stage, columns=columns).iter_rows()
-        outcomes = {Unit(number, sign): Outcome(status, reason) for number, sign, status, reason in rows}
-        return {
-            unit: outcomes[unit]
-            for unit, wanted in self.hashes.items()
-            if unit in outcomes and all(manifest.unit_hashes.get(str(unit)) == wanted for manifest in whole)
+# -------------------------------------------------------------------------------------------- blocks
+def _read_checkpoints(cache: Cache, kind: str, hashes: Mapping[Unit, str], without: Collection[Unit]) -> list[_Block]:
+    """The blocks that an earlier run finished, with those of their units whose hash still holds, each unit once."""
+    blocks: list[_Block] = []
+    seen = set(without)
+    for key, about in cache.listing(kind).items():
+        outcomes = {
+            Unit(number, sign): Outcome(status, reason)
+            for number, sign, unit_hash, status, reason in about["units"]
+            if hashes.get(Unit(number, sign)) == unit_hash and Unit(number, sign) not in seen
         }
-
-    def write(
-        self,
-        from_slice: Collection[Unit],
-        blocks: Sequence[_Block],
-        outcomes: Mapping[Unit, Outcome],
-        *,
-        seconds: float,
-    ) -> dict[str, Manifest | None]:
-        """Writes every table's slice from the old slice and the blocks, one after another, and the ledger last."""
-        common: dict[str, Any] = {
-            "study": self.study,
-            "layer": self.layer,
-            "input_hash": self.input_hash,
-            "code_version": self.code_version,
-            "seconds": seconds,
-            "unit_hashes": {str(unit): unit_hash for unit, unit_hash in self.hashes.items()},
-        }
-        written: dict[str, Manifest | None] = {}
-        for table in self.tables:
-            frames = [TABLES[table].empty()]
-            if from_slice:
-                frames.append(_only(self.store.read(table, self.study, self.layer), from_slice))
-            paths = [block.entry.path(f"{table}.parquet") for block in blocks]
-            stored = [pl.read_parquet(path, glob=False, hive_partitioning=False) for path in paths]
-            frames += [_only(frame, block.units) for frame, block in zip(stored, blocks, strict=True)]
-            written[table] = self.store.write(table, pl.concat(frames), **common)
-        ledger = pl.DataFrame(
-            [
-                (unit.number, unit.sign, self.stage, outcomes[unit].status, outcomes[unit].reason)
-                for unit in self.hashes
-            ],
-            schema=["unit", "sign", "stage", "status", "reason"],
-            orient="row",
-        )
-        written["ledger"] = self.store.write("ledger", self.complete("ledger", ledger), part=self.stage, **common)
-        return written
-
-    def complete(self, table: str, frame: pl.DataFrame) -> pl.DataFrame:
-        """A frame of the method with the columns that it leaves out, checked against its table."""
-        key = {"study": pl.lit(self.study), "layer": pl.lit(self.layer, pl.Int32)}
-        return TABLES[table].conform(frame.with_columns(**key))
-
-    # ------------------------------------------------------------------------------------ checkpoints
-    def checkpoint(self, units: Sequence[Unit], result: BlockResult) -> _Block:
-        """Saves a finished block, whole or not at all."""
-
-        def fill(folder: Path) -> None:
-            for table, frame in result.tables.items():
-                write_parquet(self.complete(table, frame), folder / f"{table}.parquet")
-
-        rows = [[*unit, self.hashes[unit], result.ledger[unit].status, result.ledger[unit].reason] for unit in units]
-        key = hash_json([self.hashes[unit] for unit in units])
-        entry = self.cache.write(self.kind, key, fill, {"units": rows})
-        return _Block(entry, {unit: result.ledger[unit] for unit in units}, frozenset(units))
-
-    def checkpoints(self) -> list[_Block]:
-        """The blocks that an earlier run finished, with those of their units whose hash still holds, each unit once."""
-        blocks: list[_Block] = []
-        seen: set[Unit] = set()
-        for key, about in self.cache.listing(self.kind).items():
-            rows = {Unit(number, sign): rest for number, sign, *rest in about["units"]}
-            outcomes = {unit: Outcome(status, reason) for unit, (_, status, reason) in rows.items()}
-            valid = {unit for unit, (unit_hash, *_) in rows.items() if self.hashes.get(unit) == unit_hash} - seen
-            entry = self.cache.find(self.kind, key) if valid else None
-            if entry is not None:  # the rows of other blocks are of other inputs or another version
-                blocks.append(_Block(entry, outcomes, frozenset(valid)))
-                seen |= valid
-        return blocks
-
-    def remove_checkpoints(self) -> None:
-        """Removes all blocks: their rows are in the slices."""
-        self.cache.remove(self.kind)
-
-    # ------------------------------------------------------------------------------------ report
-    def report(
-        self,
-        manifests: Mapping[str, Manifest | None],
-        outcomes: Mapping[Unit, Outcome],
-        *,
-        computed: int | None,
-        carried: int,
-    ) -> StageReport:
-        """What was done, and what is there now; ``computed`` is None where everything was there already."""
-        whole = {table: manifest for table, manifest in manifests.items() if manifest is not None}
-        return StageReport(
-            stage=self.stage,
-            study=self.study,
-            layer=self.layer,
-            reused=computed is None,
-            computed=computed or 0,
-            kept=len(outcomes) - carried - (computed or 0),
-            carried=carried,
-            seconds=whole["ledger"].seconds,
-            rows={table: manifest.rows for table, manifest in whole.items()},
-            ledger=dict(Counter(outcome.status for outcome in outcomes.values())),
-            content_hashes={table: manifest.content_hash for table, manifest in whole.items()},
-            input_hash=self.input_hash,
-        )
+        entry = cache.find(kind, key) if outcomes else None
+        if entry is not None:  # the rows of other blocks are of other inputs or another version
+            blocks.append((entry, outcomes))
+            seen |= outcomes.keys()
+    return blocks
 
 
-def _origin(unit: Unit, unit_inputs: Mapping[Unit, str], carried: Mapping[Unit, Outcome]) -> list[str]:
-    outcome = carried.get(unit)
-    origin = ["rows", unit_inputs[unit]] if outcome is None else ["carried", outcome.status, outcome.reason]
-    return [str(unit), *origin]
+def _write_checkpoint(cache: Cache, kind: str, hashes: Mapping[Unit, str], result: BlockResult) -> Entry:
+    """Saves a finished block, whole or not at all."""
+
+    def fill(folder: Path) -> None:
+        for table, frame in result.tables.items():
+            frame.write_parquet(folder / f"{table}.parquet")
+
+    rows = [[*unit, hashes[unit], outcome.status, outcome.reason] for unit, outcome in result.ledger.items()]
+    return cache.write(kind, hash_json([hashes[unit] for unit in result.ledger]), fill, {"units": rows})
 
 
-def _attempt(compute: Callable[[list[Unit]], BlockResult], units: Sequence[Unit], work: _Work) -> BlockResult:
-    """The result of a block; after an unexpected error, of its units one by one."""
+def _attempt(
+    compute: Callable[[list[Unit]], BlockResult], units: list[Unit], keys: Sequence[SliceKey], ledger: SliceKey
+) -> BlockResult:
+    """The result of a block, its frames complete; after an unexpected error, of its units one by one."""
     try:
         result = compute(list(units))
-        _check(result, units, work.tables)
-        return result
+        if set(result.tables) != {key.table for key in keys}:
+            expected = sorted(key.table for key in keys)
+            raise ValueError(f"the stage gave tables {sorted(result.tables)} in place of {expected}")
+        if set(result.ledger) != set(units):
+            raise ValueError("the stage did not give exactly one outcome for every unit of the block")
+        tables = {key.table: _complete(key, result.tables[key.table]) for key in keys}
+        for table, frame in tables.items():
+            if not frame.filter(~of_units(units)).is_empty():
+                raise ValueError(f"the stage gave rows of table {table} for units that are not in the block")
+        return BlockResult(tables, {unit: result.ledger[unit] for unit in units})
     except (N2GError, OSError, MemoryError):
         raise
     except Exception as error:
-        if len(units) > 1:
-            logger.warning("%s: %d units failed together (%s): trying one by one.", work.stage, len(units), error)
-        else:
-            logger.exception("%s: unit %s of layer %d failed.", work.stage, str(units[0]), work.layer)
-            empty = {table: TABLES[table].empty().drop("study", "layer") for table in work.tables}
+        if len(units) == 1:
+            logger.exception("%s: unit %s of layer %d failed.", ledger.part, str(units[0]), ledger.layer)
+            empty = {key.table: TABLES[key.table].empty() for key in keys}
             return BlockResult(empty, {units[0]: Outcome("failed", _reason(error))})
-    results = [_attempt(compute, [unit], work) for unit in units]
-    tables = {
-        table: pl.concat([work.complete(table, result.tables[table]) for result in results]) for table in work.tables
-    }
-    return BlockResult(tables, {unit: result.ledger[unit] for unit, result in zip(units, results, strict=True)})
-
-
-def _check(result: BlockResult, units: Sequence[Unit], tables: Sequence[str]) -> None:
-    if set(result.tables) != set(tables):
-        raise ValueError(f"the stage gave tables {sorted(result.tables)} in place of {sorted(tables)}")
-    if set(result.ledger) != set(units):
-        raise ValueError("the stage did not give exactly one outcome for every unit of the block")
-    for table, frame in result.tables.items():
-        if len(_only(frame, units)) != len(frame):
-            raise ValueError(f"the stage gave rows of table {table} for units that are not in the block")
-
-
-def _only(frame: pl.DataFrame, units: Iterable[Unit]) -> pl.DataFrame:
-    wanted = pl.DataFrame(list(units), schema={"unit": pl.Int64, "sign": pl.Int64}, orient="row")
-    key = [pl.col("unit").cast(pl.Int64), pl.col("sign").cast(pl.Int64)]
-    return frame.join(wanted, left_on=key, right_on=["unit", "sign"], how="semi", maintain_order="left")
+        logger.warning("%s: %d units failed together (%s): trying one by one.", ledger.part, len(units), error)
+    results = [_attempt(compute, [unit], keys, ledger) for unit in units]
+    tables = {key.table: pl.concat([result.tables[key.table] for result in results]) for key in keys}
+    return BlockResult(tables, {unit: outcome for result in results for unit, outcome in result.ledger.items()})
 
 
 def _reason(error: Exception) -> str:

@@ -22,13 +22,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from n2g_assets.core import registry
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
-from n2g_assets.storage.files import LOCK_TIMEOUT, is_disk_full, is_whole, read_sealed, temporary_folder, write_sealed
-from n2g_assets.storage.hashing import file_sha256, hash_json
+from n2g_assets.storage.files import (
+    is_disk_full,
+    is_whole,
+    read_sealed,
+    size_and_sha256,
+    temporary_folder,
+    write_sealed,
+)
+from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.schema import (
     View,
     create_schema,
@@ -58,7 +67,6 @@ Rows = dict[str, dict[str, int]]
 class PublishReport:
     """What ``publish`` did, and what the database holds now."""
 
-    database: Path
     changed: bool = False
     """Whether the file was made anew."""
     rows: Rows = field(default_factory=dict)
@@ -69,18 +77,10 @@ class PublishReport:
     warnings: list[str] = field(default_factory=list)
     """Slices that were passed over; a file that was damaged or changed by another program."""
     seconds: float = 0.0
-    file_bytes: int = 0
 
 
-def publish(
-    store: SliceStore, *, lock_timeout: float = LOCK_TIMEOUT, memory_limit: str = MEMORY_LIMIT
-) -> PublishReport:
-    """Brings the database up to date with the slices of all studies.
-
-    Args:
-        store: the slices; their home names the database.
-        lock_timeout: seconds to wait for another publisher.
-        memory_limit: memory that DuckDB may take.
+def publish(store: SliceStore) -> PublishReport:
+    """Brings the database of a home up to date with the slices of all studies.
 
     Raises:
         StorageError: another publisher holds the lock, the disk is full or a folder stands in the way; the published
@@ -88,8 +88,8 @@ def publish(
     """
     started = time.perf_counter()
     database = store.home.database
-    report = PublishReport(database)
-    with store.lock("database", lock_timeout):
+    report = PublishReport()
+    with store.lock("database"):
         slices = _slices(store, report.warnings)
         fingerprint = _fingerprint(slices)
         before = _read_note(database)
@@ -101,11 +101,10 @@ def publish(
                     f"{database.name} was damaged or changed by another program, and was made anew from the slices: "
                     "keep tables of your own in another database, and ATTACH this one there."
                 )
-            report.rows = _replace(store, slices, fingerprint, memory_limit)
+            report.rows = _replace(store, slices, fingerprint)
             report.changed = True
         studies, known = report.rows.keys(), before.get("rows", {}).keys()
         report.added, report.dropped = sorted(studies - known), sorted(known - studies)
-        report.file_bytes = database.stat().st_size
     report.seconds = time.perf_counter() - started
     return report
 
@@ -147,7 +146,7 @@ def _slices(store: SliceStore, warnings: list[str]) -> Slices:
         for key in store.keys(study):
             if not TABLES[key.table].published or (layers is not None and key.layer not in layers):
                 continue
-            manifest = store.manifest(key.table, key.study, key.layer, key.part)
+            manifest = store.manifest(key)
             if manifest is None:
                 warnings.append(
                     f"The slice {key} is damaged or was written by another version, and is not published: "
@@ -160,27 +159,21 @@ def _slices(store: SliceStore, warnings: list[str]) -> Slices:
 
 def _layers(store: SliceStore, study: str) -> set[int | None] | None:
     """The layers that a study asks for in its settings, and None for its tables that have no layer; None: all."""
-    if store.manifest("studies", study) is None:
+    key = SliceKey("studies", study)
+    if store.manifest(key) is None:
         return None
-    layers = json.loads(store.read("studies", study, columns=["settings"]).item())["layers"]
+    layers = json.loads(store.read(key, columns=["settings"]).item())["layers"]
     return {None, *(layers if isinstance(layers, list) else range(layers))}
 
 
-def _units(store: SliceStore, slices: Slices) -> list[tuple[str, int, int, int]]:
-    """Study, layer, number and sign of every unit asked for: those in the ledger of the first stage that has one."""
+def _units(store: SliceStore, slices: Slices) -> pl.DataFrame:
+    """Study, layer, unit and sign of every unit asked for: those in the ledger of the first stage that has one."""
     stages = [stage.name for stage in registry.STAGES]
-    ledgers: dict[tuple[str, int], SliceKey] = {}
-    for key in slices:
-        if key.table == "ledger" and key.layer is not None:
-            place = (key.study, key.layer)
-            ledgers[place] = min(ledgers.get(place, key), key, key=lambda ledger: stages.index(ledger.part))
-    return [
-        row
-        for key in ledgers.values()
-        for row in store.read(
-            "ledger", key.study, key.layer, key.part, columns=["study", "layer", "unit", "sign"]
-        ).iter_rows()
-    ]
+    ledgers = sorted((key for key in slices if key.table == "ledger"), key=lambda key: stages.index(key.part))
+    first = {(key.study, key.layer): key for key in reversed(ledgers)}
+    columns = ["study", "layer", "unit", "sign"]
+    rows = [store.read(key, columns=columns) for key in first.values()]
+    return pl.concat([TABLES["ledger"].empty().select(columns), *rows])
 
 
 def _fingerprint(slices: Slices) -> str:
@@ -188,7 +181,7 @@ def _fingerprint(slices: Slices) -> str:
     return hash_json(
         [
             STORAGE_VERSION,
-            [[str(key), one.content_hash, one.input_hash, one.code_version] for key, one in slices.items()],
+            [[str(key), found.content_hash, found.input_hash, found.code_version] for key, found in slices.items()],
             schema_sql(),
             views_sql(),
             [reference_rows(table).rows() for table in REFERENCES.values()],
@@ -221,7 +214,7 @@ def _is_whole(database: Path, note: Mapping[str, Any]) -> bool:
     return is_whole(database, note["bytes"], note["sha256"])
 
 
-def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: str) -> Rows:
+def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
     """Makes the database anew in a temporary folder and moves it into place; answers the rows it holds."""
     import duckdb
 
@@ -231,7 +224,7 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: 
             raise StorageError(f"{path} is a folder where a file of the database belongs: move it away.")
     with temporary_folder(database) as folder:
         try:
-            rows = _build(folder / database.name, store, slices, memory_limit)
+            rows = _build(folder / database.name, store, slices)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             if is_disk_full(error):
                 raise
@@ -239,7 +232,7 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: 
                 f"{database} could not be written ({error}), what was there is unharmed: "
                 "remove the cause and materialize the warehouse again."
             ) from error
-        size, sha256 = (folder / database.name).stat().st_size, file_sha256(folder / database.name)
+        size, sha256 = size_and_sha256(folder / database.name)
         about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
         write_sealed(folder / note.name, about)
         _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
@@ -248,18 +241,16 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str, memory_limit: 
     return rows
 
 
-def _build(path: Path, store: SliceStore, slices: Slices, memory_limit: str) -> Rows:
+def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
     import duckdb
 
-    settings: dict[str, Any] = {"memory_limit": memory_limit, "threads": min(4, os.cpu_count() or 1)}
+    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": min(4, os.cpu_count() or 1)}
     with duckdb.connect(":memory:", config=settings) as connection:
         connection.execute(f"SET temp_directory = {literal(str(path.with_suffix('.spill')))}")
         connection.execute(f"ATTACH {literal(str(path))} AS warehouse (STORAGE_VERSION {literal(STORAGE_VERSION)})")
         connection.execute("USE warehouse")
         create_schema(connection)
-        connection.execute("CREATE TEMP TABLE asked (study VARCHAR, layer INTEGER, unit INTEGER, sign TINYINT)")
-        units = list(zip(*_units(store, slices), strict=True)) or [()] * 4
-        connection.execute("INSERT INTO asked SELECT unnest(?), unnest(?), unnest(?), unnest(?)", [*map(list, units)])
+        connection.register("asked", _units(store, slices))
         for table in published_tables():
             if found := {key: manifest for key, manifest in slices.items() if key.table == table.name}:
                 _fill(connection, store, table, found)
@@ -276,7 +267,7 @@ def _build(path: Path, store: SliceStore, slices: Slices, memory_limit: str) -> 
 def _fill(connection: duckdb.DuckDBPyConnection, store: SliceStore, table: Table, slices: Slices) -> None:
     """Inserts the rows of a table's slices, all files at once, and a row of the table ``slices`` for each of them."""
     paths = {str(store.path(key)): manifest for key, manifest in slices.items()}
-    patterns = [_literal_path(path) for path in paths]
+    patterns = [re.sub(r"([*?\[])", r"[\1]", path) for path in paths]  # so that nothing in a path is a wildcard
     columns = ", ".join(identifier(column.name) for column in table.columns)
     chosen = "SEMI JOIN asked USING (study, layer, unit, sign)" if table.by_unit else ""
     connection.execute(
@@ -287,17 +278,11 @@ def _fill(connection: duckdb.DuckDBPyConnection, store: SliceStore, table: Table
     counted = f"SELECT filename, count(*) FROM read_parquet(?, hive_partitioning = false, filename = true) {chosen}"
     inserted = dict(connection.execute(f"{counted} GROUP BY filename", [patterns]).fetchall())
     names = TABLES["slices"].schema.names()
-    known = {name for name in names if name in Manifest.__dataclass_fields__}
+    marks = ", ".join("?" for _ in names)
     for path, manifest in paths.items():
-        about = {name: getattr(manifest, name) for name in known} | {
+        about = dict(manifest) | {
             "table_name": manifest.table,
             "published_rows": inserted.get(path, 0),
             "written_at": datetime.fromisoformat(manifest.written_at).replace(tzinfo=None),
         }
-        marks = ", ".join("?" for _ in names)
         connection.execute(f"INSERT INTO slices VALUES ({marks})", [about[name] for name in names])
-
-
-def _literal_path(path: str) -> str:
-    """A path that DuckDB does not take for a pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", path)

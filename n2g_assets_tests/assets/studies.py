@@ -19,7 +19,7 @@ from n2g_assets.assets.study import RANGE_END, RANGE_START, Study
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.definitions import build_defs
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import LAYER_STAGES
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
@@ -112,11 +112,12 @@ def rewrite(
 ) -> None:
     """Replace a slice by a changed one that is whole in itself."""
     store = SliceStore(Home(home))
-    before = store.manifest(table, study, layer)
+    key = SliceKey(table, study, layer)
+    before = store.manifest(key)
     assert before is not None
     store.write(
-        table, change(store.read(table, study, layer)), study=study, layer=layer, input_hash=before.input_hash,
-        code_version=before.code_version, unit_hashes=before.unit_hashes, extra=before.extra,
+        key, change(store.read(key)), input_hash=before.input_hash, code_version=before.code_version,
+        unit_hashes=before.unit_hashes, extra=before.extra,
     )  # fmt: skip
 
 

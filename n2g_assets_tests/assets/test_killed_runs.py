@@ -15,7 +15,6 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.assets.studies import run_stages
 
-
 LAYER = 1
 
 

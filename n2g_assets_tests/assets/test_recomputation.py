@@ -5,7 +5,7 @@ import polars as pl
 from n2g_assets.core.home import Home
 from n2g_assets.model.folder import hash_model
 from n2g_assets.model.sources import SubjectFiles
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.recomputation import gather
 from n2g_assets_tests.tiny_models import load_tiny
 
@@ -23,7 +23,7 @@ def test_no_step_that_builds_a_graph_read_a_held_out_or_a_test_document(finished
     """Promise 4, on the tables of a run: every prompt is a piece of a train context of its own unit."""
     store = SliceStore(Home(finished.home))
     examples = store.scan_all("top_examples", "tiny").collect()
-    documents = store.read("documents", "tiny")
+    documents = store.read(SliceKey("documents", "tiny"))
     held_out = set(documents.filter(pl.col("split") != "harvest")["document_id"])
     assert held_out
     assert not held_out & set(examples["document_id"])

@@ -18,7 +18,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
-from n2g_assets.storage.slices import SliceStore
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import LAYER_STAGES, shipped_study
 from n2g_assets_tests.assets.studies import definitions_of, planted, rewrite, rows_of, run_job, session_of
@@ -39,7 +39,7 @@ def evaluate(study: Study, home: Path) -> StageReport:
 
 def contents(home: Path) -> dict[str, str]:
     """By table, the hash of the rows of the layer."""
-    return {table: store_of(home).manifest(table, "tiny", LAYER).content_hash for table in TABLES}
+    return {table: store_of(home).manifest(SliceKey(table, "tiny", LAYER)).content_hash for table in TABLES}
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_units_rows_make_that_unit_stale_and_a_graph_those_whose_partner_it_is
 ):
     home, study = finished.copy_home(tmp_path), finished.study
     units = session_of(study, home).units(LAYER)
-    there = set(store_of(home).read(table, "tiny", LAYER).select(UNIT_KEY).iter_rows())
+    there = set(store_of(home).read(SliceKey(table, "tiny", LAYER)).select(UNIT_KEY).iter_rows())
     unit = next(unit for unit in units if unit in there)
     own = (pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign)
     change = pl.when(own).then(value).otherwise(column).alias(column)
@@ -222,9 +222,9 @@ def test_means_that_a_killed_run_did_not_write_are_made_again_without_scoring(fi
 
 def test_fresh_means_are_not_written_again_and_other_draws_make_them_anew(finished, tmp_path):
     home, study = finished.copy_home(tmp_path), finished.study
-    written = store_of(home).manifest("layer_scores", "tiny", LAYER).written_at
+    written = store_of(home).manifest(SliceKey("layer_scores", "tiny", LAYER)).written_at
     evaluate(study, home)
-    assert store_of(home).manifest("layer_scores", "tiny", LAYER).written_at == written
+    assert store_of(home).manifest(SliceKey("layer_scores", "tiny", LAYER)).written_at == written
     rewrite(home, "document_scores", LAYER, lambda frame: frame.with_columns(true_positives=pl.lit(0, pl.Int32)))
     before = contents(home)["layer_scores"]
     evaluate(study, home)
@@ -246,15 +246,15 @@ def test_a_new_unit_costs_itself_and_those_whose_partner_it_becomes(finished, tm
     assert set(scored) == {new} | {unit for unit in old if before[unit] != after[unit]}
     assert len(scored) < len(now)
 
-    found = {table: store_of(home).read(table, "tiny", LAYER) for table in TABLES}
+    found = {table: store_of(home).read(SliceKey(table, "tiny", LAYER)) for table in TABLES}
     kept = pl.col("predictor") != "graph_shuffled"
     rows = found["evaluation"].filter(kept).join(pl.DataFrame([new], UNIT_KEY, orient="row"), on=UNIT_KEY, how="anti")
-    assert_frame_equal(rows, store_of(finished.home).read("evaluation", "tiny", LAYER).filter(kept))
+    assert_frame_equal(rows, store_of(finished.home).read(SliceKey("evaluation", "tiny", LAYER)).filter(kept))
     for table in TABLES:
         shutil.rmtree(home / "slices" / table / "study=tiny" / f"layer={LAYER}")
     evaluate(study, home)
     for table in TABLES:
-        assert_frame_equal(store_of(home).read(table, "tiny", LAYER), found[table])
+        assert_frame_equal(store_of(home).read(SliceKey(table, "tiny", LAYER)), found[table])
 
 
 # -------------------------------------------------------------------------------------------- the paper's protocol

@@ -12,7 +12,6 @@ import pytest
 from n2g_assets.assets import corpus_tokens, subject_model
 from n2g_assets.assets.study import Study
 from n2g_assets.core.settings import CHANGES_NO_ROW, EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
-from n2g_assets.core.tables import TABLES
 from n2g_assets_tests.assets.studies import (
     no_progress,
     reused,

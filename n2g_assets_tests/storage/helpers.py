@@ -50,15 +50,8 @@ def rows(table: str, *records: dict[str, Any], **common: Any) -> pl.DataFrame:
 def write(
     store: SliceStore, table: str, frame: pl.DataFrame, study: str = "demo", layer: int | None = 7, part: str = "rows"
 ) -> Manifest:
-    return store.write(
-        table,
-        frame,
-        study=study,
-        layer=layer if TABLES[table].scope == "layer" else None,
-        part=part,
-        input_hash="in",
-        code_version="1",
-    )
+    key = SliceKey(table, study, layer if TABLES[table].scope == "layer" else None, part)
+    return store.write(key, frame, input_hash="in", code_version="1")
 
 
 def remove(store: SliceStore, *key: Any) -> None:

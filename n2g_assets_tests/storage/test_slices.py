@@ -24,6 +24,7 @@ from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, remove, rows, start, write
 from n2g_assets_tests.storage.test_hashing import VALUES
 
+RULES = SliceKey("rules", "demo", 7)
 FIXED = {"study": st.just("demo"), "layer": st.just(7)}
 
 
@@ -49,7 +50,7 @@ def test_any_rows_come_back_equal_with_an_equal_hash_in_any_order(name: str, dat
     with tempfile.TemporaryDirectory() as folder:
         store = SliceStore(Home(Path(folder)))
         manifest = write(store, name, frame)
-        again = SliceStore(store.home).read(name, "demo", manifest.layer)
+        again = SliceStore(store.home).read(SliceKey(name, "demo", manifest.layer))
         assert_frame_equal(again, table.conform(frame))
         assert content_hash(again) == manifest.content_hash
         assert again.schema == table.schema
@@ -85,16 +86,16 @@ def test_layout_and_lookups(store: SliceStore) -> None:
     assert str(store.keys("demo")[0]) == "documents of study demo"
     assert store.scan_all("rules", "demo").collect()["unit"].to_list() == [7, 12]
     assert store.scan_all("saliencies", "demo").collect().schema == TABLES["saliencies"].schema
-    assert store.read("rules", "demo", 7, columns=["unit"]).shape == (1, 1)
+    assert store.read(RULES, columns=["unit"]).shape == (1, 1)
     remove(store, "rules", "demo", 7)
-    assert store.manifest("rules", "demo", 7) is None
+    assert store.manifest(RULES) is None
     assert store.layers("rules", "demo") == [12]
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "stale manifest", "broken manifest", "no manifest"])
 def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: SliceStore, harm: str) -> None:
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    path = store.path(SliceKey("rules", "demo", 7))
+    path = store.path(RULES)
     whole, about = path.read_bytes(), path.with_suffix(".json").read_text()
     if harm == "cut":
         path.write_bytes(whole[:-7])
@@ -107,12 +108,12 @@ def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: Sli
         path.with_suffix(".json").write_text(about[:20])
     else:
         path.with_suffix(".json").unlink()
-    assert store.manifest("rules", "demo", 7) is None
-    for read in (store.read, lambda *_: store.scan_all("rules", "demo")):
+    assert store.manifest(RULES) is None
+    for read in (store.read, lambda _: store.scan_all("rules", "demo")):
         with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
-            read("rules", "demo", 7)
+            read(RULES)
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    assert store.read("rules", "demo", 7).height == 1
+    assert store.read(RULES).height == 1
 
 
 def test_rows_and_manifest_are_complete_before_the_first_of_them_is_moved(
@@ -146,7 +147,7 @@ def test_a_reader_whose_slice_is_replaced_while_it_looks_gets_the_new_rows(
 
     real = files.file_sha256
     monkeypatch.setattr(files, "file_sha256", replaced_meanwhile)
-    assert SliceStore(store.home).read("rules", "demo", 7)["rule_id"].to_list() == [2, 3]
+    assert SliceStore(store.home).read(RULES)["rule_id"].to_list() == [2, 3]
 
 
 def test_a_slice_with_the_columns_of_another_version_is_made_again(
@@ -156,10 +157,10 @@ def test_a_slice_with_the_columns_of_another_version_is_made_again(
         write(store, table, rows(table, {"unit": 1}, study="demo", layer=7))
         wider = replace(TABLES[table], columns=(*TABLES[table].columns, Column("new", pl.Int32, "new")))
         monkeypatch.setattr(slices, "TABLES", {**TABLES, table: wider})
-        assert store.manifest(table, "demo", 7) is None
+        assert store.manifest(SliceKey(table, "demo", 7)) is None
         assert f"The slice {table} of study demo, layer 7 is damaged (its columns are not those of" in caplog.text
         with pytest.raises(StorageError, match="its columns are not those of the table"):
-            store.read(table, "demo", 7)
+            store.read(SliceKey(table, "demo", 7))
 
 
 @pytest.mark.parametrize(
@@ -180,14 +181,14 @@ def test_a_slice_with_the_columns_of_another_version_is_made_again(
 )
 def test_a_manifest_with_other_content_than_todays_code_writes_is_damage(store: SliceStore, change: dict) -> None:
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    about = store.path(SliceKey("rules", "demo", 7)).with_suffix(".json")
+    about = store.path(RULES).with_suffix(".json")
     content = files.read_sealed(about) | change
     files.write_sealed(about, content)
-    assert store.manifest("rules", "demo", 7) is None
+    assert store.manifest(RULES) is None
     about.write_text(json.dumps(content))  # without a checksum, as an older version wrote it
-    assert store.manifest("rules", "demo", 7) is None
+    assert store.manifest(RULES) is None
     about.write_text("[]")
-    assert store.manifest("rules", "demo", 7) is None
+    assert store.manifest(RULES) is None
 
 
 @given(data=st.data())
@@ -195,18 +196,18 @@ def test_a_manifest_with_other_content_than_todays_code_writes_is_damage(store: 
 def test_any_flipped_bit_of_a_slice_is_noticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = SliceStore(Home(tmp_path_factory.getbasetemp() / "flipped"))
     manifest = write(store, "rules", rows("rules", {"rule_id": 0, "pattern": "a *"}, study="demo", layer=7))
-    path = store.path(SliceKey("rules", "demo", 7)).with_suffix(data.draw(st.sampled_from([".parquet", ".json"])))
+    path = store.path(RULES).with_suffix(data.draw(st.sampled_from([".parquet", ".json"])))
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert store.manifest("rules", "demo", 7) == manifest
+    assert store.manifest(RULES) == manifest
     path.write_bytes(content)
-    assert store.manifest("rules", "demo", 7) is None
+    assert store.manifest(RULES) is None
 
 
 @pytest.mark.parametrize("harm", ["nonsense", "broken pages"])
 def test_rows_that_cannot_be_read_although_their_checksum_is_right_are_made_again(store: SliceStore, harm: str) -> None:
     write(store, "rules", rows("rules", *({"rule_id": i} for i in range(99)), study="demo", layer=7))
-    path = store.path(SliceKey("rules", "demo", 7))
+    path = store.path(RULES)
     content = path.read_bytes()
     content = (
         b"PAR1 nonsense"
@@ -219,20 +220,20 @@ def test_rows_that_cannot_be_read_although_their_checksum_is_right_are_made_agai
     about.unlink()
     files.write_sealed(about, sealed)
     with pytest.raises(StorageError, match="materialize rules of study demo, layer 7 again"):
-        store.read("rules", "demo", 7)
-    assert store.manifest("rules", "demo", 7) is None
+        store.read(RULES)
+    assert store.manifest(RULES) is None
 
 
 def test_asking_for_a_column_that_does_not_exist_harms_no_slice(store: SliceStore) -> None:
     manifest = write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
     with pytest.raises(StorageError):
-        store.read("rules", "demo", 7, columns=["no such column"])
-    assert store.manifest("rules", "demo", 7) == manifest
+        store.read(RULES, columns=["no such column"])
+    assert store.manifest(RULES) == manifest
 
 
 def test_a_slice_that_is_not_there_is_named(store: SliceStore) -> None:
     with pytest.raises(StorageError, match="no slice rules of study demo, layer 7: materialize"):
-        store.read("rules", "demo", 7)
+        store.read(RULES)
 
 
 def test_a_full_disk_leaves_the_slice_as_it_was_and_no_temporary_file(store: SliceStore) -> None:
@@ -242,7 +243,7 @@ def test_a_full_disk_leaves_the_slice_as_it_was_and_no_temporary_file(store: Sli
     with largest_file(8192), pytest.raises(StorageError, match=r"disk is full.*free some space"):
         write(store, "rules", many)
     assert files_below(store.home.slices) == before
-    assert SliceStore(store.home).manifest("rules", "demo", 7) == old
+    assert SliceStore(store.home).manifest(RULES) == old
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_a_slice_that_cannot_be_named_is_refused(
     store: SliceStore, table: str, layer: int | None, study: str, message: str
 ) -> None:
     with pytest.raises(StorageError, match=message):
-        store.manifest(table, study, layer)
+        store.manifest(SliceKey(table, study, layer))
 
 
 def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None:
@@ -269,7 +270,7 @@ def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None
         write(store, "rules", good, layer=8)
     with pytest.raises(StorageError, match="lack columns"):
         write(store, "rules", good.drop("pattern"))
-    assert not store.path(SliceKey("rules", "demo", 7)).exists()
+    assert not store.path(RULES).exists()
 
 
 HOLD = """
@@ -284,13 +285,14 @@ with SliceStore(Home(Path(sys.argv[1]))).lock("database"):
 
 
 def test_a_lock_names_its_holder_and_ends_with_a_killed_process(
-    store: SliceStore, caplog: pytest.LogCaptureFixture
+    store: SliceStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 1)
     with start(HOLD, store.home.root) as process:
         expect(process, "held")
         with (
             pytest.raises(StorageError, match=rf"database is still held by process {process.pid} "),
-            store.lock("database", timeout=1),
+            store.lock("database"),
         ):
             pass
         (said,) = caplog.records
@@ -300,7 +302,7 @@ def test_a_lock_names_its_holder_and_ends_with_a_killed_process(
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with store.lock("database", timeout=0):
+        with store.lock("database"):
             pass
 
 
@@ -316,11 +318,11 @@ def test_the_rows_of_some_units_are_those_among_all_rows(tmp_path, monkeypatch, 
         for n in (0, 2, 3, 5, 9) for s in (1, -1) for rule in range(n + 1)
     ]  # fmt: skip
     manifest = write(store, "rules", rows("rules", *records))
-    everything = store.read("rules", "demo", 7)
+    everything = store.read(RULES)
     assert manifest.content_hash == content_hash(everything)
     asked = [(row["unit"], row["sign"]) in units for row in everything.iter_rows(named=True)]
     expected = everything.filter(pl.Series(asked, dtype=pl.Boolean))
-    found = store.read("rules", "demo", 7, units=[Unit(*unit) for unit in units])
+    found = store.read(RULES, units=[Unit(*unit) for unit in units])
     assert_frame_equal(found, expected)
-    chosen = store.read("rules", "demo", 7, columns=["rule_id", "unit"], units=[Unit(*unit) for unit in units])
+    chosen = store.read(RULES, columns=["rule_id", "unit"], units=[Unit(*unit) for unit in units])
     assert_frame_equal(chosen, expected.select("rule_id", "unit"))

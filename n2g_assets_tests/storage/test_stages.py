@@ -18,7 +18,7 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.cache import sweep
-from n2g_assets.storage.files import read_sealed, write_parquet, write_sealed
+from n2g_assets.storage.files import read_sealed, size_and_sha256, write_sealed
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets_tests.storage.helpers import (
@@ -32,6 +32,7 @@ from n2g_assets_tests.storage.helpers import (
     tell,
 )
 
+KEYS = [SliceKey("rules", "demo", 7), SliceKey("ledger", "demo", 7, "neuron_graphs")]
 INPUTS = {unit: f"input {unit.number}" for unit in UNITS}
 
 
@@ -55,7 +56,8 @@ class Counting:
 
 
 def slices_of(store: SliceStore) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return store.read("rules", "demo", 7), store.read("ledger", "demo", 7, "neuron_graphs")
+    rules, ledger = map(store.read, KEYS)
+    return rules, ledger
 
 
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, **changes: object) -> StageReport:
@@ -244,9 +246,10 @@ def test_any_history_ends_with_the_rows_of_an_undisturbed_run(
         assert UNITS[stops] in first
     inputs = {unit: "new" if unit in changed else text for unit, text in INPUTS.items()}
     report = fill(store, units=second, unit_inputs=inputs, block_size=sizes[1])
-    expected = undisturbed(tmp_path_factory, units=second, unit_inputs=inputs)
-    assert report.content_hashes == expected.content_hashes
-    assert report.input_hash == expected.input_hash
+    other = SliceStore(Home(tmp_path_factory.mktemp("other")))
+    assert report.content_hashes == fill(other, units=second, unit_inputs=inputs).content_hashes
+    for key in KEYS:
+        assert store.manifest(key).input_hash == other.manifest(key).input_hash
 
 
 KILLED = """
@@ -275,7 +278,7 @@ def test_after_kill_9_the_same_command_goes_on_and_gives_the_same_rows(
     assert process.returncode == -signal.SIGKILL
     assert len(sweep(store.home)) == 1, "what the dead writer held"
     again = Counting()
-    report = fill(store, compute=again, code_version="2", lock_timeout=0)
+    report = fill(store, compute=again, code_version="2")
     assert again.units == set(UNITS[4:])
     assert report.content_hashes == undisturbed(tmp_path_factory, code_version="2").content_hashes
     assert not [name for name in files_below(store.home.cache) if "blocks" in name]
@@ -292,16 +295,17 @@ def test_after_a_kill_between_two_slices_nothing_is_computed_again(
     fill(store, code_version="1")
     write = store.write
 
-    def write_and_die(name: str, *rest: object, **named: object) -> None:
-        write(name, *rest, **named)
-        if name == table:
+    def write_and_die(key: SliceKey, *rest: object, **named: object) -> object:
+        manifest = write(key, *rest, **named)
+        if key.table == table:
             raise Killed
+        return manifest
 
     monkeypatch.setattr(store, "write", write_and_die)
     with pytest.raises(Killed):
         fill(store, code_version="2")
     again = Counting()
-    report = fill(SliceStore(store.home), compute=again, code_version="2", lock_timeout=0)
+    report = fill(SliceStore(store.home), compute=again, code_version="2")
     assert again.units == set()
     assert report.content_hashes == undisturbed(tmp_path_factory, code_version="2").content_hashes
 
@@ -343,15 +347,15 @@ def test_other_columns_of_a_table_make_slices_and_checkpoints_stale(
     report = fill(store, compute=compute_wider, code_version="2")
     assert (report.computed, report.kept) == (7, 0)
     assert again.units == set(UNITS)
-    assert store.read("rules", "demo", 7)["new"].to_list() == [1] * 13
+    assert store.read(KEYS[0])["new"].to_list() == [1] * 13
 
 
-@pytest.mark.parametrize("table", ["rules", "ledger"])
-def test_a_slice_that_lacks_a_column_is_computed_again(store: SliceStore, table: str) -> None:
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_a_slice_that_lacks_a_column_is_computed_again(store: SliceStore, key: SliceKey) -> None:
     first = fill(store)
-    key = SliceKey(table, "demo", 7, "neuron_graphs" if table == "ledger" else "rows")
     path = store.path(key)
-    size, sha256 = write_parquet(pl.read_parquet(path, glob=False).drop(TABLES[table].columns[-1].name), path)
+    pl.read_parquet(path, glob=False).drop(TABLES[key.table].columns[-1].name).write_parquet(path)
+    size, sha256 = size_and_sha256(path)
     about = read_sealed(path.with_suffix(".json"))
     write_sealed(path.with_suffix(".json"), about | {"file_bytes": size, "file_sha256": sha256})
     report = fill(store)

@@ -14,7 +14,7 @@ import pytest
 from n2g_assets.core import registry, tables
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.tables import REFERENCES, STAGES, TABLES
-from n2g_assets.storage import schema, warehouse
+from n2g_assets.storage import files, schema, warehouse
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.warehouse import STORAGE_VERSION, described_views, open_database, publish
 from n2g_assets_tests.storage.helpers import remove, rows, write
@@ -110,9 +110,9 @@ def test_rows_arrive_unchanged_and_only_those_of_the_units_and_layers_asked_for(
     with open_database(store.home) as connection:
         published = connection.sql("FROM rules WHERE layer = 7 ORDER BY ALL").pl()
     asked = ((pl.col("unit") == 1) & (pl.col("sign") == 1)) | ((pl.col("unit") == 2) & (pl.col("sign") == -1))
-    assert published.rows() == store.read("rules", "demo", 7).filter(asked).rows()
+    assert published.rows() == store.read(SliceKey("rules", "demo", 7)).filter(asked).rows()
     about = query(store, "SELECT layer, rows, published_rows, content_hash FROM slices WHERE table_name = 'rules'")
-    manifests = [store.manifest("rules", "demo", layer) for layer in (7, 8)]
+    manifests = [store.manifest(SliceKey("rules", "demo", layer)) for layer in (7, 8)]
     assert about == [(7, 8, 2, manifests[0].content_hash), (8, 8, 1, manifests[1].content_hash)]
     # unit 3 stands in the ledger of a later stage alone: it is not asked for any more
     assert query(store, "SELECT stage, unit FROM ledger WHERE layer = 7 ORDER BY ALL") == [
@@ -129,7 +129,7 @@ def test_lists_of_texts_counts_and_words_are_published_as_they_are(store: SliceS
     publish(store)
     with open_database(store.home) as connection:
         for table in ("rule_tests", "layer_scores"):
-            assert connection.sql(f"FROM {table}").pl().rows() == store.read(table, "demo", 7).rows()
+            assert connection.sql(f"FROM {table}").pl().rows() == store.read(SliceKey(table, "demo", 7)).rows()
     described = query(store, "DESCRIBE rule_tests") + query(store, "DESCRIBE layer_scores")
     types = {name: kind for name, kind, *_ in described}
     names = ("match_ids", "near_miss_changes", "near_miss_tokens", "n_context_near_misses", "levels_firing")
@@ -254,9 +254,12 @@ def test_opening_what_is_not_published_says_what_to_do(store: SliceStore) -> Non
         open_database(store.home)
 
 
-def test_a_second_publisher_waits_and_then_says_who_holds_the_lock(store: SliceStore) -> None:
+def test_a_second_publisher_waits_and_then_says_who_holds_the_lock(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0)
     with store.lock("database"), pytest.raises(StorageError, match="database is still held by process"):
-        publish(SliceStore(store.home), lock_timeout=0)
+        publish(SliceStore(store.home))
 
 
 def test_a_wrong_view_is_an_error_of_the_code_and_leaves_the_database_as_it_was(

@@ -159,7 +159,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("step", "found"), [("_build", 2), ("file_sha256", 2), ("os.replace:0", 2), ("os.replace:1", 3)]
+    ("step", "found"), [("_build", 2), ("size_and_sha256", 2), ("os.replace:0", 2), ("os.replace:1", 3)]
 )
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_mends_the_rest(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch, step: str, found: int
@@ -183,7 +183,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_
             publish(store)
     assert count(store) == found
     sweep(store.home)
-    report = publish(store, lock_timeout=0)
+    report = publish(store)
     assert report.changed
     assert count(store) == 3
     assert own_files(store) == {"n2g.duckdb", "n2g.duckdb.json"}
@@ -221,7 +221,7 @@ def test_after_kill_9_between_the_two_moves_nothing_is_lost_or_locked(store: Sli
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert count(store) == 3
-    assert publish(store, lock_timeout=0).changed
+    assert publish(store).changed
     assert len(sweep(store.home)) == 1
     assert own_files(store) == {"n2g.duckdb", "n2g.duckdb.json"}
 
