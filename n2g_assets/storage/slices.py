@@ -144,7 +144,7 @@ class SliceStore:
         return None
 
     def read(
-        self, key: SliceKey, *, columns: Sequence[str] | None = None, units: Iterable[Unit] | None = None
+        self, key: SliceKey, *, columns: Sequence[str] | None = None, units: Collection[Unit] | None = None
     ) -> pl.DataFrame:
         """The rows of one slice, in the order of the table's key; of these columns and units alone.
 
