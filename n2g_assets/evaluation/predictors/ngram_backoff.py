@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE, HarvestLabels, shrunk
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import longer_runs, runs_of_one, trie_of
+from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE, longer_runs, runs_of_one, shrunk, trie_of
+from n2g_assets.evaluation.texts import HarvestLabels
 from n2g_assets.method.predict import TokenGraph
 
 LONGEST_RUN = 4
@@ -36,7 +36,7 @@ def fit_backoff(
     """
     from n2g_assets.method.walk import raise_to_parents
 
-    text, mean = labels.harvest.text, labels.mean
+    text, mean = labels.text, labels.mean
     runs = runs_of_one(text, labels.tokens_of_active_forms())
     levels, found = [runs], [shrunk(*runs.totals(labels.values), mean, shrinkage)]
     for k in range(2, longest + 1):
