@@ -49,22 +49,29 @@ class Runs:
         return np.bincount(numbers, weights=values[tokens], minlength=size), np.bincount(numbers, minlength=size)
 
 
+def runs_at(
+    text: EncodedText, k: int, tokens: Int64[np.ndarray, " tokens"], shorter: Int64[np.ndarray, " tokens"]
+) -> Runs:
+    """The runs of k forms that end at these tokens, but for tokens from which k forms would reach over BOS.
+
+    ``shorter`` tells which run of k-1 forms ends at each of them.
+    """
+    reaching = text.positions[tokens] >= k
+    tokens, shorter = tokens[reaching], shorter[reaching]
+    pairs, numbers = np.unique((shorter + 1) * text.n_forms + text.forms[tokens - (k - 1)], return_inverse=True)
+    return Runs(pairs // text.n_forms - 1, pairs % text.n_forms, tokens, numbers)
+
+
 def runs_of_one(text: EncodedText, tokens: Int64[np.ndarray, " tokens"]) -> Runs:
-    """The runs of one form that end at these tokens, none of which is BOS."""
-    return _runs(text, 1, tokens, np.full(len(tokens), -1))
-
-
-def longer_runs(text: EncodedText, runs: Runs, k: int, where: Bool[np.ndarray, " ends"] | None = None) -> Runs:
-    """The runs of k forms that end where runs of k-1 do, or at those of them that ``where`` names."""
-    where = text.positions[runs.tokens] >= k if where is None else where & (text.positions[runs.tokens] >= k)
-    return _runs(text, k, runs.tokens[where], runs.numbers[where])
+    """The runs of one form that end at these tokens; BOS has none."""
+    return runs_at(text, 1, tokens, np.full(len(tokens), -1))
 
 
 def runs_up_to(text: EncodedText, n: int) -> list[Runs]:
     """The runs of 1, 2, .. n forms that end at any token but BOS."""
-    levels = [runs_of_one(text, np.flatnonzero(text.positions > 0))]
-    while len(levels) < n:
-        levels.append(longer_runs(text, levels[-1], len(levels) + 1))
+    levels = [runs_of_one(text, np.arange(len(text)))]
+    for k in range(2, n + 1):
+        levels.append(runs_at(text, k, levels[-1].tokens, levels[-1].numbers))
     return levels
 
 
@@ -104,8 +111,3 @@ def shrunk(
 ) -> Float64[np.ndarray, " runs"]:  # fmt: skip
     """Means that are pulled towards the value of the shorter context, as ``shrinkage`` more occurrences would."""
     return (sums + shrinkage * shorter) / (counts + shrinkage)
-
-
-def _runs(text: EncodedText, k: int, tokens: Int64[np.ndarray, " ends"], shorter: Int64[np.ndarray, " ends"]) -> Runs:
-    pairs, numbers = np.unique((shorter + 1) * text.n_forms + text.forms[tokens - (k - 1)], return_inverse=True)
-    return Runs(pairs // text.n_forms - 1, pairs % text.n_forms, tokens, numbers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE, longer_runs, runs_of_one, shrunk, trie_of
+from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE, runs_at, runs_of_one, shrunk, trie_of
 from n2g_assets.evaluation.texts import HarvestLabels
 from n2g_assets.method.predict import TokenGraph
 
@@ -42,7 +42,8 @@ def fit_backoff(
     for k in range(2, longest + 1):
         # below a run that never was active, values only fall towards 0
         matters = (runs.totals(labels.values)[0] > 0) | (found[-1] >= negligible)
-        runs = longer_runs(text, runs, k, matters[runs.numbers])
+        where = matters[runs.numbers]
+        runs = runs_at(text, k, runs.tokens[where], runs.numbers[where])
         levels.append(runs)
         found.append(shrunk(*runs.totals(labels.values), found[-1][runs.parents], shrinkage))
     parents, forms = trie_of(levels)
