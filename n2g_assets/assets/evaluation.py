@@ -8,7 +8,7 @@ are a slice with an input hash of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -22,10 +22,11 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import UNIT_INPUTS, LayerMaterial, evaluate_units
+from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import layer_scores
+from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
-from n2g_assets.evaluation.texts import HeldOutText
+from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import BlockResult
 from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
 from n2g_assets.storage.hashing import hash_json
@@ -80,7 +81,8 @@ class LayerScoring:
         material = LayerMaterial(
             layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, vocabulary=session.vocabulary,
             harvest=lambda: session.harvest_text, strongest=session.settings.harvest.strongest, texts=self._texts,
-            partners=self._partners, predictors=session.study.predictors, method=method, evaluation=evaluation,
+            read=self._read, partners=self._partners, predictors=session.study.predictors, method=method,
+            evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
 
@@ -103,12 +105,10 @@ class LayerScoring:
         return shuffled_partners(units, session.settings.evaluation.seed, self.layer)
 
     @cached_property
-    def _texts(self) -> list[HeldOutText]:
-        """The held-out texts, whose activations are read unit by unit."""
-        return [
-            HeldOutText.of(name, contexts, self.session.vocabulary, partial(self._read, name))
-            for name, contexts in self.session.held_out_contexts.items()
-        ]
+    def _texts(self) -> dict[str, DocumentText]:
+        """The held-out texts by name."""
+        texts, vocabulary = self.session.held_out_contexts, self.session.vocabulary
+        return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
         cached = self.session.cached_texts(self.layer)[text]

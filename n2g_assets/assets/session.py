@@ -23,7 +23,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
-from n2g_assets.evaluation.harvest_text import HarvestText
+from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -101,7 +101,7 @@ class Session:
     @cached_property
     def harvest_text(self) -> HarvestText:
         """The harvest as baselines read it."""
-        return HarvestText.of(self.contexts, self.vocabulary, self.cluster_of)
+        return HarvestText(DocumentText.of(self.contexts, self.vocabulary), self.cluster_of)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:

@@ -81,10 +81,10 @@ def draw_scores(
     documents = len(counts.n_tokens)
     if weights.ndim != 2 or weights.shape[1] != documents:
         raise ValueError(f"weights of shape {weights.shape} do not weigh {documents} documents")
-    levels = np.unique(counts.level[counts.firing > 0])
+    levels = np.unique(counts.levels[counts.firing > 0])
     n = len(levels)
     # Columns run from the highest level downwards; a silent token counts from the first firing level at or below it.
-    column = n - np.searchsorted(levels, counts.level, side="right")
+    column = n - np.searchsorted(levels, counts.levels, side="right")
     found, taken = (
         np.bincount(counts.document * (n + 1) + column, tokens, documents * (n + 1)).reshape(documents, n + 1)[:, :n]
         for tokens in (counts.firing, counts.firing + counts.silent)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Int, Int64
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import unit_schema
@@ -77,7 +77,7 @@ class DocumentCounts:
     false_negatives: Int64[np.ndarray, " documents"]
     document: Int64[np.ndarray, " cells"]
     """Document of each cell: a level that tokens of a document have. Cells are ordered by document and level."""
-    level: Int64[np.ndarray, " cells"]
+    levels: Int64[np.ndarray, " cells"]
     firing: Int64[np.ndarray, " cells"]
     """Firing tokens of the document at this level."""
     silent: Int64[np.ndarray, " cells"]
@@ -102,14 +102,10 @@ def count_documents(
     n_documents: int,
     threshold: float,
 ) -> DocumentCounts:
-    """Counts the tokens of a text.
+    """Counts the tokens of a text; the caller leaves out position 0 of every context.
 
-    Args:
-        actual: true normalised activations; position 0 of a context is left out by the caller.
-        predicted: predicted normalised activations.
-        documents: number of each token's document, from 0.
-        n_documents: documents of the text.
-        threshold: share of a_max from which a token fires, above 0.
+    ``actual`` and ``predicted`` are normalised activations, ``documents`` the number of each token's document, from 0
+    to below ``n_documents``. A token fires from ``threshold`` on.
 
     Raises:
         ValueError: the three differ in shape, one holds a number that is not finite, a document has no number below
@@ -135,21 +131,17 @@ def count_documents(
     # Silent tokens of level 0 are most of a text: they are counted as what is left over, not sorted.
     sorted_out = np.flatnonzero(fires | (level > 0))
     rest = n_tokens - np.bincount(documents[sorted_out], minlength=n_documents)
-    with_rest = np.flatnonzero(rest)
-    keys = np.concatenate([documents[sorted_out].astype(np.int64) * _STRIDE + level[sorted_out], with_rest * _STRIDE])
-    cells, cell_of = np.unique(keys, return_inverse=True)
-    firing = np.bincount(cell_of, np.append(fires[sorted_out], np.zeros(len(with_rest), bool)), len(cells))
-    silent = np.bincount(cell_of, np.append(~fires[sorted_out], rest[with_rest]), len(cells))
-    return DocumentCounts(
-        n_tokens, hits, alarms, misses, cells // _STRIDE, cells % _STRIDE, firing.astype(np.int64),
-        silent.astype(np.int64),
-    )  # fmt: skip
+    keys = [documents[sorted_out].astype(np.int64) * _STRIDE + level[sorted_out], np.flatnonzero(rest) * _STRIDE]
+    cells, cell_of = np.unique(np.concatenate(keys), return_inverse=True)
+    tokens = np.append(np.ones(len(sorted_out), np.int64), rest[rest > 0])
+    firing = np.bincount(cell_of[: len(sorted_out)][fires[sorted_out]], minlength=len(cells))
+    silent = np.bincount(cell_of, tokens, len(cells)).astype(np.int64) - firing
+    return DocumentCounts(n_tokens, hits, alarms, misses, cells // _STRIDE, cells % _STRIDE, firing, silent)
 
 
 def levels_of(predicted: Float[np.ndarray, " tokens"]) -> Int64[np.ndarray, " tokens"]:
     """The level of each prediction."""
-    wide: Float64[np.ndarray, " tokens"] = predicted.astype(np.float64)
-    return np.minimum(np.clip(wide, 0, 1) * LEVELS + _SLACK, LEVELS).astype(np.int64)
+    return np.minimum(np.clip(predicted.astype(np.float64), 0, 1) * LEVELS + _SLACK, LEVELS).astype(np.int64)
 
 
 def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], DocumentCounts]]) -> pl.DataFrame:
@@ -158,44 +150,32 @@ def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], Do
     They are made from predictor, text, ids of the text's documents by number, and counts. A document without a token
     has no row.
     """
-    schema = unit_schema("document_scores")
-    columns: dict[str, list[Any]] = {name: [] for name in ("predictor", "text", "document_id", *_COUNTS)}
-    cells = [np.zeros((1 + len(_CELLS), 0), np.int64)]
-    for predictor, text, document_ids, counts in scored:
-        there = np.flatnonzero(counts.n_tokens)
-        row = np.cumsum(counts.n_tokens > 0) - 1 + len(columns["predictor"])
-        cells.append(np.stack([row[counts.document], counts.level, counts.firing, counts.silent]))
-        columns["predictor"] += [predictor] * len(there)
-        columns["text"] += [text] * len(there)
-        columns["document_id"] += [document_ids[document] for document in there.tolist()]
-        for name in _COUNTS:
-            columns[name] += getattr(counts, name)[there].tolist()
-    by_cell = pl.DataFrame(dict(zip(("row", *_CELLS), np.concatenate(cells, axis=1), strict=True)))
-    lists = by_cell.group_by("row", maintain_order=True).agg(_CELLS).drop("row")
-    frame = pl.DataFrame(columns, schema={name: schema[name] for name in columns})
-    key = {name: pl.lit(value, schema[name]) for name, value in unit.key().items()}
-    return pl.concat([frame, lists], how="horizontal").with_columns(**key).select(schema.names()).cast(schema)
+    schema, counted = unit_schema("document_scores"), [counts for _, _, _, counts in scored]
+    keys = [
+        (unit.number, unit.sign, predictor, text, document_ids[document])
+        for predictor, text, document_ids, counts in scored
+        for document in np.flatnonzero(counts.n_tokens).tolist()
+    ]
+    of_row = {name: np.concatenate([getattr(one, name)[one.n_tokens > 0] for one in counted]) for name in _COUNTS}
+    of_cell = {name: np.concatenate([getattr(one, name) for one in counted]) for name in ("document", *_CELLS)}
+    pair = np.repeat(np.arange(len(counted)), [len(one.document) for one in counted])
+    lists = pl.DataFrame({"pair": pair, **of_cell}).group_by("pair", "document", maintain_order=True).agg(_CELLS)
+    frame = pl.DataFrame(keys, {name: schema[name] for name in (*_KEY, "document_id")}, orient="row")
+    columns = [*(pl.Series(name, values) for name, values in of_row.items()), *lists.select(_CELLS)]
+    return frame.with_columns(columns).select(schema.names()).cast(schema)
 
 
-def counts_of_rows(
-    document_scores: pl.DataFrame,
-) -> Iterator[tuple[tuple[Unit, str, str], list[str], DocumentCounts]]:
-    """The counts that rows of ``document_scores`` hold, by unit, predictor and text, with the ids of the documents."""
+def counts_of_rows(document_scores: pl.DataFrame) -> Iterator[tuple[tuple[Any, ...], list[str], DocumentCounts]]:
+    """The counts in rows of ``document_scores``, by unit, sign, predictor and text, with the ids of the documents."""
     frame = document_scores.sort(*_KEY, "document_id")
-    columns = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
-    level, firing, silent = (frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS)
+    of_row = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
+    of_cell = {name: frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS}
     lengths, document_ids = frame["levels"].list.len().to_numpy(), frame["document_id"].to_list()
-    cells_before = np.append(0, np.cumsum(lengths, dtype=np.int64)).tolist()
+    row_of_cell = np.repeat(np.arange(len(frame)), lengths)
     start = 0
-    for number, sign, predictor, text, size in frame.group_by(_KEY, maintain_order=True).len().iter_rows():
-        rows = slice(start, start + size)
-        cells = slice(cells_before[start], cells_before[start + size])
+    for *key, size in frame.group_by(_KEY, maintain_order=True).len().iter_rows():
+        rows, cells = slice(start, start + size), slice(*np.searchsorted(row_of_cell, (start, start + size)))
+        counts = {name: column[rows] for name, column in of_row.items()}
+        counts |= {name: column[cells] for name, column in of_cell.items()}
+        yield tuple(key), document_ids[rows], DocumentCounts(**counts, document=row_of_cell[cells] - start)
         start += size
-        counts = DocumentCounts(
-            **{name: column[rows] for name, column in columns.items()},
-            document=np.repeat(np.arange(size), lengths[rows]),
-            level=level[cells],
-            firing=firing[cells],
-            silent=silent[cells],
-        )
-        yield (Unit(number, sign), predictor, text), document_ids[rows], counts

@@ -1,21 +1,30 @@
-"""Kinds of failure of a unit's graph, each named by a rule on what was measured, never by eye.
+"""What is wrong with a unit's graph: the tokens it is most confidently wrong on, and kinds of failure with a name.
 
-The rules stand in ``FAILURE_RULES``, one sentence a kind, as the report prints them; each is one function below that
-answers with the measured share and the measurement in one sentence, or with None. A unit may have several kinds or
-none. Where a measure has no denominator, its kind is not named.
+A kind is named by a rule on what was measured, never by eye: the rules stand in ``FAILURE_RULES``, one sentence a kind,
+as the report prints them. A unit may have several kinds or none. Where a measure has no denominator, its kind is not
+named.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.counterexamples import MISS, TOKEN_UNKNOWN
+from n2g_assets.evaluation.texts import DocumentText
+from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.results import unit_frame
+
+FALSE_ALARM, MISS = "false_alarm", "miss"
+"""Values of ``counterexamples.kind``."""
+RULE_WRONG, TOKEN_UNKNOWN = "rule fired wrongly", "token unknown"
+CONTEXT_UNMATCHED, VALUE_LOW = "context unmatched", "value too low"
+"""Values of ``counterexamples.cause``: a false alarm's; a miss on a token that is no activating node; one whose token
+is, but no path matches; one on which a path matches that predicts less than firing."""
 
 # What FAILURE_RULES calls a third, half, fewer than half and so on.
 UNREDUCED_SHARE, UNKNOWN_SHARE, RIGHT_SHARE, PEAK_SHARE, COMPONENT_SHARE = 1 / 3, 1 / 2, 1 / 2, 1 / 2, 1 / 5
@@ -44,98 +53,102 @@ FAILURE_RULES: dict[str, str] = {
 """Every kind of failure, in the order of the table, and the rule that names it in one sentence."""
 
 
-Finding = tuple[float, str] | None
-"""The measured share that a kind goes by and the measurement in one sentence; None where the unit lacks the kind."""
-
-
-def name_failures(
+def find_counterexamples(
     unit: Unit,
-    top_examples: pl.DataFrame,
-    pruned_examples: pl.DataFrame,
+    graph: TokenGraph,
     rules: pl.DataFrame,
-    evaluation: pl.DataFrame,
-    counterexamples: pl.DataFrame,
-    rule_tests: pl.DataFrame,
-    a_max: float,
+    name: str,
+    text: DocumentText,
+    actual: Float[np.ndarray, " tokens"],
     threshold: float,
-) -> pl.DataFrame:
+    keep: int,
+) -> list[dict[str, Any]]:
+    """Rows of ``counterexamples`` of one unit on the text of this name, without ``study`` and ``layer``.
+
+    Of each kind the ``keep`` errors with the largest distance of prediction and activation are kept; of equals, the
+    one that comes first in the text. ``rules`` are the unit's rows, ``actual`` its normalised activations.
+    """
+    predicted, ends = graph.predict_with_ends(text.encoded)
+    known = set(graph.roots.tolist())
+    rule_of_end = dict(rules.select("end_node_id", "rule_id").iter_rows())
+    fires, alarm = actual >= threshold, predicted >= threshold
+    rows = []
+    for kind, wrong in ((FALSE_ALARM, alarm & ~fires), (MISS, fires & ~alarm)):
+        tokens = np.flatnonzero(wrong & text.inside)
+        distance = np.abs(predicted[tokens] - actual[tokens])
+        for rank, token in enumerate(tokens[np.argsort(-distance, kind="stable")][:keep].tolist()):
+            context_id, token_ids = text.contexts.select("context_id", "token_ids").row(int(text.windows[token]))
+            position, end = int(text.encoded.positions[token]), int(ends[token])
+            if kind == FALSE_ALARM:
+                cause = RULE_WRONG
+            elif end >= 0:
+                cause = VALUE_LOW
+            else:
+                cause = CONTEXT_UNMATCHED if int(text.encoded.forms[token]) in known else TOKEN_UNKNOWN
+            rows.append({
+                **unit.key(), "text": name, "kind": kind, "rank": rank, "context_id": context_id,
+                "position": position, "predicted": float(predicted[token]), "actual": float(actual[token]),
+                "token_ids": token_ids[: position + 1], "cause": cause, "rule_id": rule_of_end.get(end),
+            })  # fmt: skip
+    return rows
+
+
+def name_failures(unit: Unit, tables: Mapping[str, pl.DataFrame], a_max: float, threshold: float) -> pl.DataFrame:
     """Rows of table ``failures`` of one unit, without study and layer, in the order of ``FAILURE_RULES``.
 
-    Each frame holds the unit's rows of the table of its name; a unit fires from ``threshold`` times ``a_max`` on.
+    ``tables`` holds the unit's rows of ``top_examples``, ``pruned_examples``, ``rules``, ``rule_tests``,
+    ``evaluation`` and ``counterexamples``; a unit fires from ``threshold`` times ``a_max`` on.
     """
-    scores = {row["text"]: row for row in evaluation.filter(predictor="graph").iter_rows(named=True)}
-    causes = counterexamples.filter(kind=MISS)["cause"].to_list()
-    peaks = top_examples.filter(split="test")["activation"].cast(pl.Float64) / a_max
-    findings = {
-        "context_beyond_window": _context_beyond_window(pruned_examples["reduced"].to_list()),
-        "token_classes_too_narrow": _token_classes_too_narrow(scores.get("top"), causes),
-        "over_general_rule": _over_general_rule(
-            scores, int(rule_tests["n_matches"].sum()), int(rule_tests["fired"].sum())
-        ),
-        "weak_peak": _weak_peak(int((peaks >= threshold).sum()), len(peaks)),
-        "polysemantic": _polysemantic(rules.select("tokens", "count").rows()),
-    }
-    rows = [
-        {**unit.key(), "kind": kind, "share": finding[0], "reason": finding[1]}
-        for kind in FAILURE_RULES
-        if (finding := findings[kind]) is not None
-    ]
+    scores = {row["text"]: row for row in tables["evaluation"].filter(predictor="graph").iter_rows(named=True)}
+    found: dict[str, tuple[float, str]] = {}  # by kind, the measured share that it goes by and the measurement
+
+    reduced = tables["pruned_examples"]["reduced"].to_list()
+    unreduced, contexts = reduced.count(False), len(reduced)
+    if contexts and unreduced / contexts >= UNREDUCED_SHARE:
+        reason = f"Pruning found no short enough prompt for {unreduced} of {contexts} train contexts."
+        found["context_beyond_window"] = unreduced / contexts, reason
+
+    causes = tables["counterexamples"].filter(kind=MISS)["cause"].to_list()
+    unknown, recall = causes.count(TOKEN_UNKNOWN), scores["top"]["recall"] if "top" in scores else None
+    low = recall is not None and recall < LOW_RECALL
+    if low and len(causes) >= MIN_MISSES and unknown / len(causes) >= UNKNOWN_SHARE:
+        reason = f"{unknown} of {len(causes)} misses are on tokens that no rule has as its activating token"
+        reason += f"; recall on its own test contexts is {recall:.2f}."
+        found["token_classes_too_narrow"] = unknown / len(causes), reason
+
+    wrong = [(share, words) for share, words in _shares_right(scores, tables["rule_tests"]) if share < RIGHT_SHARE]
+    if wrong:
+        reason = ", and ".join(words for _, words in wrong)
+        found["over_general_rule"] = min(wrong)[0], f"{reason[0].upper()}{reason[1:]}."
+
+    peaks = tables["top_examples"].filter(split="test")["activation"].cast(pl.Float64) / a_max
+    firing = int((peaks >= threshold).sum())
+    if len(peaks) and firing / len(peaks) < PEAK_SHARE:
+        reason = f"The unit fires at the peak of {firing} of {len(peaks)} test contexts."
+        found["weak_peak"] = firing / len(peaks), reason
+
+    held = sorted(component_counts(tables["rules"].select("tokens", "count").rows()), reverse=True)
+    large = [count for count in held if count / sum(held) >= COMPONENT_SHARE]
+    if len(large) > 1:
+        listed = f"{', '.join(map(str, large[:-1]))} and {large[-1]}"
+        reason = f"{len(large)} of {len(held)} components of rules that share no token hold"
+        reason += f" {listed} of {sum(held)} prompts."
+        found["polysemantic"] = large[1] / sum(held), reason
+
+    rows = [{**unit.key(), "kind": kind, "share": share, "reason": reason} for kind, (share, reason) in found.items()]
     return unit_frame("failures", rows)
 
 
-def _context_beyond_window(reduced: Sequence[bool]) -> Finding:
-    unreduced, contexts = reduced.count(False), len(reduced)
-    if not contexts or unreduced / contexts < UNREDUCED_SHARE:
-        return None
-    return unreduced / contexts, f"Pruning found no short enough prompt for {unreduced} of {contexts} train contexts."
-
-
-def _token_classes_too_narrow(top: Mapping[str, Any] | None, causes: Sequence[str]) -> Finding:
-    """By the graph's row of ``evaluation`` on ``top`` and the causes of the misses among the counterexamples."""
-    if top is None or top["recall"] is None or top["recall"] >= LOW_RECALL or len(causes) < MIN_MISSES:
-        return None
-    unknown = causes.count(TOKEN_UNKNOWN)
-    if unknown / len(causes) < UNKNOWN_SHARE:
-        return None
-    return unknown / len(causes), (
-        f"{unknown} of {len(causes)} misses are on tokens that no rule has as its activating token; recall on its own "
-        f"test contexts is {top['recall']:.2f}."
-    )
-
-
-def _over_general_rule(scores: Mapping[str, Mapping[str, Any]], matches: int, fired: int) -> Finding:
-    """By the graph's rows of ``evaluation`` by text and the tested texts that match a rule; the smaller share."""
-    found = []
+def _shares_right(scores: Mapping[str, Mapping[str, Any]], rule_tests: pl.DataFrame) -> Iterator[tuple[float, str]]:
+    """How often the graph's alarms are right and the unit fires on matching texts, each with the words that say so."""
     for text, fewest, name in (("random", MIN_ALARMS, "random text"), ("top", 1, "its own test contexts")):
         right, wrong = (scores[text][f"{kind}_positives"] if text in scores else 0 for kind in ("true", "false"))
         if right + wrong >= fewest:
-            found.append((right / (right + wrong), f"{right} of {right + wrong} alarms on {name} are right"))
+            yield right / (right + wrong), f"{right} of {right + wrong} alarms on {name} are right"
             break
+    matches, fired = (int(rule_tests[name].sum()) for name in ("n_matches", "fired"))
     if matches:
-        found.append((fired / matches, f"the unit fires on {fired} of {matches} texts made to match its rules"))
-    found = [(share, words) for share, words in found if share < RIGHT_SHARE]
-    if not found:
-        return None
-    reason = ", and ".join(words for _, words in found)
-    return min(found)[0], f"{reason[0].upper()}{reason[1:]}."
-
-
-def _weak_peak(firing: int, contexts: int) -> Finding:
-    if not contexts or firing / contexts >= PEAK_SHARE:
-        return None
-    return firing / contexts, f"The unit fires at the peak of {firing} of {contexts} test contexts."
-
-
-def _polysemantic(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> Finding:
-    """By the forms and prompts of each rule; the share is that of the second largest component."""
-    held = sorted(component_counts(rules), reverse=True)
-    if len(held) < 2 or held[1] / sum(held) < COMPONENT_SHARE:
-        return None
-    large = [count for count in held if count / sum(held) >= COMPONENT_SHARE]
-    listed = f"{', '.join(map(str, large[:-1]))} and {large[-1]}"
-    return held[1] / sum(held), (
-        f"{len(large)} of {len(held)} components of rules that share no token hold {listed} of {sum(held)} prompts."
-    )
+        yield fired / matches, f"the unit fires on {fired} of {matches} texts made to match its rules"
 
 
 def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> list[int]:
@@ -153,7 +166,5 @@ def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> lis
         if form is not None
     ]
     graph = igraph.Graph(n=len(rules) + len(form_ids), edges=edges)
-    prompts: Counter[int] = Counter()
-    for component, (_, count) in zip(graph.connected_components().membership, rules, strict=False):
-        prompts[component] += count
-    return list(prompts.values())
+    components = graph.connected_components()
+    return [sum(rules[node][1] for node in component if node < len(rules)) for component in components]

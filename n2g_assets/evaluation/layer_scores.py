@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from n2g_assets.core.tables import TABLES
 from n2g_assets.evaluation.bootstrap import draw_scores, interval, poisson_weights
 from n2g_assets.evaluation.document_counts import LEVELS, counts_of_rows
+from n2g_assets.method.results import unit_frame
 
 COMPARED_WITH = "token_lookup"
 """The predictor that ``f1_gain`` is measured against."""
@@ -61,12 +61,11 @@ def layer_scores(
             pair.evaluated += 1
             pair.without_firing += n_firings == 0
             pair.scores.add(np.array(scores, np.float64))
-        for (_, predictor, text), document_ids, counts in counts_of_rows(document_scores):
+        for (_, _, predictor, text), document_ids, counts in counts_of_rows(document_scores):
             pair = sums[predictor, text]
             pair.drawn.add(draw_scores(counts, weights_of(tuple(document_ids))))
-            hundredths = counts.level * 100 // LEVELS
-            pair.levels_firing += np.bincount(hundredths, counts.firing, HUNDREDTHS).astype(np.int64)
-            pair.levels_silent += np.bincount(hundredths, counts.silent, HUNDREDTHS).astype(np.int64)
+            for part, tokens in enumerate((counts.firing, counts.silent)):
+                pair.levels[part] += np.bincount(counts.levels * 100 // LEVELS, tokens, HUNDREDTHS).astype(np.int64)
     for (predictor, text), pair in sums.items():
         if pair.evaluated > units_asked:
             raise ValueError(f"{predictor} on {text} has more units than the {units_asked} that were asked for")
@@ -74,8 +73,7 @@ def layer_scores(
         {"predictor": predictor, "text": text, **_row(pair, sums.get((COMPARED_WITH, text)), units_asked)}
         for (predictor, text), pair in sums.items()
     ]
-    schema = TABLES["layer_scores"].schema
-    return pl.DataFrame(rows, schema={name: schema[name] for name in schema if name not in ("study", "layer")})
+    return unit_frame("layer_scores", rows)
 
 
 class _Mean:
@@ -102,7 +100,7 @@ class _Sums:
     def __init__(self, draws: int) -> None:
         self.evaluated = self.without_firing = 0
         self.scores, self.drawn = _Mean(2), _Mean(2, draws)  # of F1 and average precision; the same in every draw
-        self.levels_firing, self.levels_silent = np.zeros((2, HUNDREDTHS), dtype=np.int64)
+        self.levels = np.zeros((2, HUNDREDTHS), dtype=np.int64)  # tokens that fire, and silent ones
 
     def f1_of_all(self, asked: int) -> tuple[float, Float64[np.ndarray, " draws"]]:
         """Mean F1 over all units asked for, and the same in every draw.
@@ -116,27 +114,18 @@ class _Sums:
 
 def _row(sums: _Sums, lookup: _Sums | None, asked: int) -> dict[str, object]:
     """The columns of one predictor and text, given the sums of the token lookup on the same text."""
-    (f1, average_precision), (f1_draws, average_precision_draws) = sums.scores.mean.tolist(), sums.drawn.mean
-    f1_all, f1_all_draws = sums.f1_of_all(asked)
-    gain, gain_draws = np.nan, f1_all_draws
+    f1_all = sums.f1_of_all(asked)
+    gain = (np.nan, f1_all[1])
     if lookup is not None and lookup.evaluated:
         lookup_f1, lookup_draws = lookup.f1_of_all(asked)
-        gain, gain_draws = f1_all - lookup_f1, f1_all_draws - lookup_draws
-    return {
-        "units": asked,
-        "evaluated": sums.evaluated,
-        "without_firing": sums.without_firing,
-        **_with_interval("f1", f1, f1_draws),
-        **_with_interval("f1_all", f1_all, f1_all_draws),
-        **_with_interval("average_precision", average_precision, average_precision_draws),
-        **_with_interval("f1_gain", gain, gain_draws),
-        "levels_firing": sums.levels_firing.tolist(),
-        "levels_silent": sums.levels_silent.tolist(),
-    }
-
-
-def _with_interval(name: str, mean: float, draws: Float64[np.ndarray, " draws"]) -> dict[str, float | None]:
-    """A mean and its interval as columns; all None where the mean is not defined (NaN)."""
-    score = None if np.isnan(mean) else mean
-    low, high = interval(draws, score)
-    return {name: score, f"{name}_low": low, f"{name}_high": high}
+        gain = (f1_all[0] - lookup_f1, f1_all[1] - lookup_draws)
+    f1, average_precision = zip(sums.scores.mean.tolist(), sums.drawn.mean, strict=True)
+    row: dict[str, object] = {
+        "units": asked, "evaluated": sums.evaluated, "without_firing": sums.without_firing,
+        "levels_firing": sums.levels[0].tolist(), "levels_silent": sums.levels[1].tolist(),
+    }  # fmt: skip
+    means = {"f1": f1, "f1_all": f1_all, "average_precision": average_precision, "f1_gain": gain}
+    for name, (mean, draws) in means.items():
+        score = None if np.isnan(mean) else mean
+        row[name], (row[f"{name}_low"], row[f"{name}_high"]) = score, interval(draws, score)
+    return row

@@ -1,22 +1,27 @@
-"""What a predictor may know of a unit, and what a predictor has to be."""
+"""What the units of a layer are evaluated with, what a predictor may know of one, and what a predictor has to be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 
-from n2g_assets.core.settings import GraphSettings
+from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.harvest_text import HarvestLabels, HarvestText
+from n2g_assets.evaluation.texts import DocumentText, HarvestLabels, HarvestText, normalised
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
+
+UNIT_INPUTS = (
+    "top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests", "activations",
+)  # fmt: skip
+"""Tables whose rows of a unit its scores are made from."""
 
 
 class Predictor(Protocol):
@@ -31,36 +36,38 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelledText:
-    """Contexts of one unit in sequence, and what the unit does on them."""
+class SharedMaterial:
+    """What the predictors of every unit of a layer may know."""
 
-    text: EncodedText
-    actual: Float64[np.ndarray, " tokens"]
-    """Normalised activations."""
-    documents: Int64[np.ndarray, " tokens"]
-    """Number of the document of every token."""
-    document_ids: list[str]
-    """By number."""
+    vocabulary: Vocabulary
+    harvest: Callable[[], HarvestText]
+    """The harvested contexts, read when a predictor first asks for them."""
+    strongest: int
+    """Strong positions that the harvest keeps for a unit."""
+    method: GraphSettings
 
-    @classmethod
-    def of(cls, examples: pl.DataFrame, a_max: float, vocabulary: Vocabulary) -> LabelledText:
-        """The text of rows of ``top_examples`` of one unit, in order of rank.
 
-        Raises:
-            ValueError: an activation is NaN, which would silently count as silence.
-        """
-        examples = examples.sort("rank")
-        document_ids = examples["document_id"].unique().sort().to_list()
-        numbers = [document_ids.index(document_id) for document_id in examples["document_id"]]
-        actual = examples["activations"].explode().to_numpy().astype(np.float64) / a_max
-        if np.isnan(actual).any():
-            raise ValueError("an activation is NaN")
-        return cls(
-            EncodedText.from_contexts([np.asarray(tokens, np.int32) for tokens in examples["token_ids"]], vocabulary),
-            actual,
-            np.repeat(numbers, examples["token_ids"].list.len().to_numpy()),
-            document_ids,
-        )
+@dataclass(frozen=True)
+class LayerMaterial(SharedMaterial):
+    """What some units of a layer are evaluated with."""
+
+    layer: int
+    rows: Mapping[str, pl.DataFrame]
+    """By table of ``UNIT_INPUTS``, the units' rows; ``graph_nodes`` holds those of their partners as well."""
+    a_max: Mapping[Unit, float]
+    """Largest activation over the harvest of every unit."""
+    texts: Mapping[str, DocumentText]
+    """By name, the held-out texts that are scored: whole documents; ``quantiles`` is drawn from ``random``."""
+    read: Callable[[str, Unit], Float32[np.ndarray, " tokens"]]
+    """Activation (signed, not normalised) of a unit at every token of the text of this name."""
+    partners: Mapping[Unit, Unit]
+    """By unit, the one whose graph is its shuffled control."""
+    predictors: Sequence[str]
+    evaluation: ScoreSettings
+
+    def of_unit(self, table: str, unit: Unit) -> pl.DataFrame:
+        """The rows of one unit in one of the tables."""
+        return self.rows[table].filter(unit=unit.number, sign=unit.sign)
 
 
 @dataclass(frozen=True)
@@ -70,41 +77,33 @@ class UnitMaterial:
     What takes time is made when a predictor first asks for it.
     """
 
+    shared: SharedMaterial
     unit: Unit
     a_max: float
     """Largest activation over the harvest."""
-    train_examples: pl.DataFrame
-    """Rows of ``top_examples`` on the train side."""
+    rows: Mapping[str, pl.DataFrame]
+    """By table of ``UNIT_INPUTS``, the unit's rows; of ``top_examples`` those of the train side, by rank."""
     test_documents: Sequence[str]
     """Documents of the test side, which no predictor may learn from."""
-    pruned_examples: pl.DataFrame
-    saliencies: pl.DataFrame
-    graph_nodes: pl.DataFrame
     partner_nodes: pl.DataFrame | None
     """Rows of ``graph_nodes`` of the unit's partner (``graph_shuffled``); None where there is no other graph."""
-    activations: pl.DataFrame
-    """The strong positions of the harvest."""
-    harvest: Callable[[], HarvestText]
-    """The harvested contexts."""
-    strongest: int
-    """Strong positions that the harvest keeps for a unit."""
-    vocabulary: Vocabulary
-    method: GraphSettings
 
     @cached_property
     def graph(self) -> TokenGraph:
         """The unit's token graph."""
-        return TokenGraph.from_rows(self.graph_nodes, self.vocabulary)
+        return TokenGraph.from_rows(self.rows["graph_nodes"], self.shared.vocabulary)
 
     @cached_property
-    def train(self) -> LabelledText:
-        """The unit's train contexts."""
-        return LabelledText.of(self.train_examples, self.a_max, self.vocabulary)
+    def train(self) -> tuple[EncodedText, Float64[np.ndarray, " tokens"]]:
+        """The unit's train contexts, and its normalised activations there."""
+        examples = self.rows["top_examples"]
+        text = DocumentText.of(examples, self.shared.vocabulary)
+        return text.encoded, normalised(examples["activations"].explode(), self.a_max)
 
     @cached_property
     def harvest_labels(self) -> HarvestLabels:
         """What is known of the unit all over the harvest, without its test documents."""
         return HarvestLabels.of(
-            self.harvest(), self.activations, self.train_examples, self.test_documents, self.a_max,
-            strongest=self.strongest, threshold=self.method.firing_threshold,
+            self.shared.harvest(), self.rows["activations"], self.rows["top_examples"], self.test_documents, self.a_max,
+            strongest=self.shared.strongest, threshold=self.shared.method.firing_threshold,
         )  # fmt: skip

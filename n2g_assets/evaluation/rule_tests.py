@@ -24,8 +24,10 @@ texts are the same whichever other rules and units are tested beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -56,23 +58,19 @@ _DRAWS = 64
 Text = Int32[np.ndarray, " length"]
 """Token ids of one text, BOS at position 0."""
 
+Wanted = TypeVar("Wanted", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class FreshText:
     """Held-out contexts to draw runs and tokens from."""
 
+    contexts: list[Int32[np.ndarray, " length"]]
+    """Tokens of each context, BOS left out; none is empty."""
     tokens: Int32[np.ndarray, " tokens"]
-    """Tokens of all contexts in sequence, BOS left out."""
-    starts: Int64[np.ndarray, " contexts"]
-    """Where each context starts; none is empty."""
-    lengths: Int64[np.ndarray, " contexts"]
-    """Tokens of each context."""
+    """Tokens of all contexts in sequence."""
     frequency: Int64[np.ndarray, " d_vocab"]
     """How often each token id occurs."""
-    by_form: Int64[np.ndarray, " d_vocab"]
-    """All token ids by form and then by number."""
-    form_starts: Int64[np.ndarray, " forms+1"]
-    """``by_form[form_starts[f]:form_starts[f + 1]]`` are the token ids of form f."""
     vocabulary: Vocabulary
 
     @classmethod
@@ -82,31 +80,26 @@ class FreshText:
         Raises:
             ValueError: there is no token in them but BOS.
         """
-        runs = [row.to_numpy()[1:] for row in contexts.sort("context_id")["token_ids"]]
-        runs = [run for run in runs if len(run)]
+        runs = [row.to_numpy()[1:] for row in contexts.sort("context_id")["token_ids"] if len(row) > 1]
         if not runs:
             raise ValueError("Rules cannot be tested without held-out contexts to take fresh text from.")
-        lengths = np.array([len(run) for run in runs], np.int64)
         tokens = np.concatenate(runs).astype(np.int32)
-        frequency = np.bincount(tokens, minlength=len(vocabulary.form_of))
-        by_form = np.argsort(vocabulary.form_of, kind="stable")
-        form_starts = np.searchsorted(vocabulary.form_of[by_form], np.arange(len(vocabulary.forms) + 1))
-        return cls(tokens, np.cumsum(lengths) - lengths, lengths, frequency, by_form, form_starts, vocabulary)
+        return cls(runs, tokens, np.bincount(tokens, minlength=len(vocabulary.form_of)), vocabulary)
 
     def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
         """A run of tokens as it stands in a random context; where that is too short, another run follows."""
         pieces: list[np.ndarray] = []
         while number:
-            context = generator.integers(len(self.lengths))
-            length = min(number, int(self.lengths[context]))
-            start = self.starts[context] + generator.integers(self.lengths[context] - length + 1)
-            pieces.append(self.tokens[start : start + length])
+            context = self.contexts[generator.integers(len(self.contexts))]
+            length = min(number, len(context))
+            start = generator.integers(len(context) - length + 1)
+            pieces.append(context[start : start + length])
             number -= length
         return np.concatenate(pieces)
 
     def token_of(self, form: int, generator: np.random.Generator) -> int:
         """A token id of a form, drawn by its frequency; the lowest where none occurs."""
-        candidates = self.by_form[self.form_starts[form] : self.form_starts[form + 1]]
+        candidates = np.flatnonzero(self.vocabulary.form_of == form)
         upto = np.cumsum(self.frequency[candidates])
         if not upto[-1]:
             return int(candidates[0])
@@ -119,7 +112,7 @@ class FreshText:
         return int(unlike[0]) if len(unlike) else None
 
 
-@dataclass
+@dataclass(eq=False)
 class RuleTrial:
     """One rule while its texts are drawn; lives only inside ``try_rules``."""
 
@@ -129,22 +122,13 @@ class RuleTrial:
     """Index into ``Vocabulary.forms`` from the activating token backwards; none: any token."""
     generator: np.random.Generator
     matches: list[Text] = field(default_factory=list)
-    near_misses: list[Text] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-    """What was done to each near miss."""
-    changed: list[str] = field(default_factory=list)
-    """To which token of the rule it was done."""
+    near_misses: list[tuple[Text, str, int]] = field(default_factory=list)
+    """Each with its change and the offset of the changed token: tokens before the activating one."""
 
     @property
     def required(self) -> list[int]:
         """Tokens before the activating one, at which a form must stand; 0 is the activating token itself."""
         return [offset for offset, form in enumerate(self.forms) if form is not None]
-
-    def is_matched(self, token_ids: Text, vocabulary: Vocabulary) -> bool:
-        """Whether the rule matches at the end of a text."""
-        if len(token_ids) <= len(self.forms):
-            return False
-        return all(vocabulary.form_of[token_ids[-1 - offset]] == self.forms[offset] for offset in self.required)
 
     def draw_match(self, fresh: FreshText) -> Text:
         """A fresh context with the rule's tokens at its end (step 2)."""
@@ -155,23 +139,31 @@ class RuleTrial:
                 text[-1 - offset] = fresh.token_of(form, self.generator)
         return text.astype(np.int32)
 
-    def draw_near_miss(self, match: Text, change: str, offset: int, fresh: FreshText) -> Text | None:
-        """A match with the token ``offset`` tokens before the activating one changed (step 3); none where it cannot."""
-        position, form = len(match) - 1 - offset, self.forms[offset]
+    def draw_near_miss(self, number: int, change: str, offset: int, fresh: FreshText) -> Text | None:
+        """A match with the token at an offset changed (step 3); none where it cannot be, or still matches the rule.
+
+        ``number`` says which match: they take turns.
+        """
+        match, form = self.matches[number % len(self.matches)], self.forms[offset]
+        position = len(match) - 1 - offset
         assert form is not None
         if change == REMOVED:
-            return np.delete(match, position)
-        token = fresh.token_unlike(form, self.generator)
-        if token is None:
-            return None
-        if change == MOVED and offset == 0:
-            return np.append(match, np.int32(token))
-        text = match.copy()
-        if change == MOVED:
-            free = next(left for left in range(offset + 1, len(match)) if left not in self.required)
-            text[len(match) - 1 - free] = match[position]
-        text[position] = token
-        return text
+            text = np.delete(match, position)
+        else:
+            token = fresh.token_unlike(form, self.generator)
+            if token is None:
+                return None
+            text = match.copy()
+            if change == MOVED and offset:
+                free = next(left for left in range(offset + 1, len(match)) if left not in self.required)
+                text[-1 - free] = match[position]
+            if change == MOVED and not offset:
+                text = np.append(text, np.int32(token))
+            else:
+                text[position] = token
+        form_of = fresh.vocabulary.form_of
+        matches = len(text) > len(self.forms) and all(form_of[text[-1 - at]] == self.forms[at] for at in self.required)
+        return None if matches else text
 
 
 def try_rules(
@@ -193,7 +185,7 @@ def try_rules(
     Raises:
         RowsError: a graph's rows are damaged or belong to another vocabulary.
     """
-    threshold, number = method.firing_threshold, evaluation.rule_texts
+    threshold = method.firing_threshold
     own_rules = rows_by_unit(units, rules.sort("rule_id"))
     trials: list[RuleTrial] = []
     for unit in units:
@@ -212,10 +204,11 @@ def try_rules(
             )
             for rule in sorted(chosen, key=lambda rule: rule["rule_id"])
         ]
-        _draw_matches(own, graph, fresh, threshold, number)
-        _draw_near_misses(own, graph, fresh, threshold, number)
+        _draw_texts(own, graph, fresh, threshold, evaluation.rule_texts)
         trials += own
-    texts = [(trial.unit, text) for trial in trials for text in (*trial.matches, *trial.near_misses)]
+    texts = [
+        (trial.unit, text) for trial in trials for text in (*trial.matches, *(near for near, *_ in trial.near_misses))
+    ]
     answers = iter(prober.activations([text for _, text in texts], [unit for unit, _ in texts]) if texts else [])
     rows = []
     for trial in trials:
@@ -223,14 +216,15 @@ def try_rules(
             np.array([next(answers)[-1] for _ in drawn], np.float64) / a_max[trial.unit]
             for drawn in (trial.matches, trial.near_misses)
         )
-        silent, of_context = missed < threshold, np.array(trial.changed, str) == CONTEXT
+        silent, of_context = missed < threshold, np.array([offset > 0 for *_, offset in trial.near_misses], bool)
         rows.append({
             **trial.unit.key(), "rule_id": trial.rule_id,
             "n_matches": len(matched), "fired": int((matched >= threshold).sum()),
             "n_near_misses": len(missed), "silent": int(silent.sum()),
             "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
-            "near_miss_ids": [text.tolist() for text in trial.near_misses], "near_miss_activations": missed,
-            "near_miss_changes": trial.changes, "near_miss_tokens": trial.changed,
+            "near_miss_ids": [text.tolist() for text, *_ in trial.near_misses], "near_miss_activations": missed,
+            "near_miss_changes": [change for _, change, _ in trial.near_misses],
+            "near_miss_tokens": [CONTEXT if offset else ACTIVATING for *_, offset in trial.near_misses],
             "n_context_near_misses": int(of_context.sum()), "context_silent": int((of_context & silent).sum()),
         })  # fmt: skip
     return finish_block(units, {"rule_tests": unit_frame("rule_tests", rows)})
@@ -245,25 +239,19 @@ def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, i
     ]
 
 
-def _draw_matches(
+def _draw_texts(
     trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
 ) -> None:
-    """Gives each rule up to ``number`` matches; one prediction a round serves all rules of the unit."""
-    for _ in range(ROUNDS):
-        drawn = [(trial, trial.draw_match(fresh)) for trial in trials for _ in range(number - len(trial.matches))]
-        if not drawn:
-            break
-        fires = _predicted_to_fire([text for _, text in drawn], graph, fresh.vocabulary, threshold)
-        for (trial, text), fire in zip(drawn, fires, strict=True):
-            if fire:
-                trial.matches.append(text)
+    """Gives the rules of one unit up to ``number`` matches and near misses each, near misses in the order of turns."""
 
+    def fires(texts: Sequence[Text]) -> Bool[np.ndarray, " texts"]:
+        lasts = np.cumsum([len(text) for text in texts], dtype=np.int64) - 1
+        return graph.predict(EncodedText.from_contexts(texts, fresh.vocabulary))[lasts] >= np.float32(threshold)
 
-def _draw_near_misses(
-    trials: Sequence[RuleTrial], graph: TokenGraph, fresh: FreshText, threshold: float, number: int
-) -> None:
-    """Gives each rule that has matches up to ``number`` near misses, in the order of their turns."""
-    found: dict[tuple[int, int], tuple[Text, str, int]] = {}  # by rule and turn: text, change and offset
+    places = [(trial, place) for trial in trials for place in range(number)]
+    for (trial, _), text in _draw_until(fires, places, lambda wanted, _: wanted[0].draw_match(fresh)).items():
+        trial.matches.append(text)
+    near_misses: dict[tuple[RuleTrial, int], tuple[Text, str, int]] = {}  # by rule and turn
     for of_context in (True, False):
         wanted = [
             (trial, turn, change, offset)
@@ -271,29 +259,30 @@ def _draw_near_misses(
             if trial.matches
             if (offsets := [offset for offset in trial.required if bool(offset) == of_context])
             for turn, (change, offset) in enumerate(turns(offsets, trial.rule_id * number, number))
+            if (trial, turn) not in near_misses
         ]
-        for attempt in range(ROUNDS):
-            missing = [request for request in wanted if (request[0].rule_id, request[1]) not in found]
-            if not missing:
-                break
-            drawn = {}
-            for trial, turn, change, offset in missing:
-                match = trial.matches[(turn + attempt) % len(trial.matches)]
-                text = trial.draw_near_miss(match, change, offset, fresh)
-                if text is not None and not trial.is_matched(text, fresh.vocabulary):
-                    drawn[trial.rule_id, turn] = text, change, offset
-            fires = _predicted_to_fire([text for text, _, _ in drawn.values()], graph, fresh.vocabulary, threshold)
-            found |= {key: near_miss for (key, near_miss), fire in zip(drawn.items(), fires, strict=True) if not fire}
+        found = _draw_until(
+            lambda texts: ~fires(texts),
+            wanted,
+            lambda wanted, attempt: wanted[0].draw_near_miss(wanted[1] + attempt, *wanted[2:], fresh),
+        )
+        near_misses |= {(trial, turn): (text, change, at) for (trial, turn, change, at), text in found.items()}
     for trial in trials:
-        made = [found[trial.rule_id, turn] for turn in range(number) if (trial.rule_id, turn) in found]
-        trial.near_misses = [text for text, _, _ in made]
-        trial.changes = [change for _, change, _ in made]
-        trial.changed = [CONTEXT if offset else ACTIVATING for _, _, offset in made]
+        trial.near_misses = [near_misses[trial, turn] for turn in range(number) if (trial, turn) in near_misses]
 
 
-def _predicted_to_fire(
-    texts: Sequence[Text], graph: TokenGraph, vocabulary: Vocabulary, threshold: float
-) -> Bool[np.ndarray, " texts"]:
-    """Whether the graph predicts firing at the end of each text."""
-    lasts = np.cumsum([len(text) for text in texts], dtype=np.int64) - 1
-    return graph.predict(EncodedText.from_contexts(texts, vocabulary))[lasts] >= np.float32(threshold)
+def _draw_until(
+    good: Callable[[Sequence[Text]], Bool[np.ndarray, " texts"]],
+    wanted: Sequence[Wanted],
+    draw: Callable[[Wanted, int], Text | None],
+) -> dict[Wanted, Text]:
+    """A good text for each thing that is wanted, in the order of finding; ``draw`` is told the round.
+
+    A text that is not good is drawn anew, up to ``ROUNDS`` times. All texts of a round are judged together.
+    """
+    found: dict[Wanted, Text] = {}
+    for attempt in range(ROUNDS):
+        drawn = {one: text for one in wanted if one not in found and (text := draw(one, attempt)) is not None}
+        if drawn:
+            found |= compress(drawn.items(), good(list(drawn.values())))
+    return found

@@ -37,11 +37,9 @@ def score_row(
     """
     total = counts.total
     auroc, average_precision = _ranking(counts)
-    f1_low = f1_high = average_precision_low = average_precision_high = None
-    if counts.n_firing_documents >= FEWEST_DOCUMENTS:
-        f1_draws, average_precision_draws = draw_scores(counts, weights)
-        f1_low, f1_high = interval(f1_draws, total.f1)
-        average_precision_low, average_precision_high = interval(average_precision_draws, average_precision)
+    drawn = draw_scores(counts, weights) if counts.n_firing_documents >= FEWEST_DOCUMENTS else np.zeros((2, 0))
+    f1_low, f1_high = interval(drawn[0], total.f1)
+    average_precision_low, average_precision_high = interval(drawn[1], average_precision)
     truth, guess = actual.astype(np.float64), predicted.astype(np.float64)
     pearson_r, explained_variance = _linear(truth, guess)
     covered, mass = guess > 0, np.maximum(truth, 0)
@@ -84,7 +82,7 @@ def _ranking(counts: DocumentCounts) -> tuple[float | None, float | None]:
     The two are scikit-learn's ``roc_auc_score`` and ``average_precision_score`` to the last digit, from the counts of
     alarms at every level; each of these would check its arguments for longer than it counts.
     """
-    firing, silent = (np.bincount(counts.level, tokens, LEVELS + 1)[::-1] for tokens in (counts.firing, counts.silent))
+    firing, silent = (np.bincount(counts.levels, tokens, LEVELS + 1)[::-1] for tokens in (counts.firing, counts.silent))
     there = (firing + silent) > 0
     true, false = np.cumsum(firing[there]), np.cumsum(silent[there])
     if not len(true) or not true[-1]:

@@ -11,9 +11,9 @@ import polars as pl
 
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE
 from n2g_assets.evaluation.predictors.ngram_backoff import LONGEST_RUN
 from n2g_assets.evaluation.predictors.skip_bigram import FARTHEST
+from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE
 from n2g_assets.evaluation.texts import quantile_tokens
 from n2g_assets_tests.evaluation.slow_baselines import (
     slow_backoff,
@@ -70,9 +70,9 @@ def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
     ]
     if text != "quantiles":
         return found
-    [random] = [held_out for held_out in layer.material.texts if held_out.name == "random"]
+    random, read = layer.material.texts["random"], layer.material.read("random", unit)
     seed = [EVALUATION.seed, LAYER, unit.number, int(unit.sign < 0)]
-    drawn = quantile_tokens(random, random.read(unit), EVALUATION.quantile_contexts, seed)
+    drawn = quantile_tokens(random, read, EVALUATION.quantile_contexts, seed)
     return [context for number, context in enumerate(found) if drawn[random.windows == number].any()]
 
 

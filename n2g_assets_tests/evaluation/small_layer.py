@@ -12,11 +12,11 @@ import polars as pl
 from n2g_assets.core.registry import PREDICTORS
 from n2g_assets.core.settings import MethodSettings, ScoreSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import LayerMaterial, evaluate_units
-from n2g_assets.evaluation.harvest_text import HarvestText
+from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import layer_scores
+from n2g_assets.evaluation.material import LayerMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
-from n2g_assets.evaluation.texts import HeldOutText
+from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
@@ -152,9 +152,10 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
         },
         a_max=a_max,
         vocabulary=VOCABULARY,
-        harvest=lambda: HarvestText.of(harvest, VOCABULARY, cluster_of),
+        harvest=lambda: HarvestText(DocumentText.of(harvest, VOCABULARY), cluster_of),
         strongest=strongest,
-        texts=[held_out(name, corpus, partial(activations_of, neurons)) for name, corpus in texts.items()],
+        texts={name: DocumentText.of(corpus, VOCABULARY) for name, corpus in texts.items()},
+        read=readings(texts, partial(activations_of, neurons)),
         partners=shuffled_partners(units, EVALUATION.seed, LAYER),
         predictors=FITTED,
         method=METHOD,
@@ -163,13 +164,15 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
     return SmallLayer(neurons, harvest, texts, cluster_of, augmented, material)
 
 
-def held_out(name: str, corpus: Corpus, activations: Callable[[Unit, Sequence[int]], np.ndarray]) -> HeldOutText:
-    """A text whose activations are computed when they are asked for."""
+def readings(
+    texts: Mapping[str, Corpus], activations: Callable[[Unit, Sequence[int]], np.ndarray]
+) -> Callable[[str, Unit], np.ndarray]:
+    """The activations of a unit on a text, computed when they are asked for."""
 
-    def read(unit: Unit) -> np.ndarray:
-        return np.concatenate([activations(unit, tokens) for tokens in corpus["token_ids"]])
+    def read(name: str, unit: Unit) -> np.ndarray:
+        return np.concatenate([activations(unit, tokens) for tokens in texts[name]["token_ids"]])
 
-    return HeldOutText.of(name, corpus, VOCABULARY, read)
+    return read
 
 
 def means_of(result: BlockResult, units_asked: int, expected: Sequence[tuple[str, str]] = ()) -> pl.DataFrame:

@@ -1,15 +1,19 @@
 """The baselines against dictionaries, and by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n2g_assets.evaluation.predictors.always_zero import AlwaysZero
+from n2g_assets.evaluation.predictors import always_zero
 from n2g_assets.evaluation.predictors.ngram import choose
 from n2g_assets.evaluation.runs import mean_graph
+from n2g_assets.method.results import unit_frame
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_choice, slow_fit, slow_predict
+from n2g_assets_tests.method.toy import vocabulary_of
 
 BOS = 0
 N_FORMS = 100
@@ -65,8 +69,11 @@ def test_a_run_does_not_span_two_contexts():
 
 
 def test_always_zero_is_silent_everywhere():
-    assert predicted(AlwaysZero(), forms(1, 2), forms(3)) == [0.0] * 5
-    assert AlwaysZero().predict(text_of([forms(1)])).dtype == np.float32
+    vocabulary = vocabulary_of([*map(str, range(N_FORMS - 2))])
+    nodes = unit_frame("graph_nodes", [])
+    material = SimpleNamespace(rows={"graph_nodes": nodes}, shared=SimpleNamespace(vocabulary=vocabulary))
+    assert predicted(always_zero.fit(material), forms(1, 2), forms(3)) == [0.0] * 5
+    assert always_zero.fit(material).predict(text_of([forms(1)])).dtype == np.float32
 
 
 @given(labelled(), labelled(5), st.integers(1, 5))

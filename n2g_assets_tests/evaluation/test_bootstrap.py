@@ -91,7 +91,7 @@ def test_about_95_of_100_intervals_of_a_mean_on_dense_text_hold_what_all_text_wo
             rows.append((float(f1_of(right.sum(), right.sum() + wrong.sum(), firings.sum())), int(firings.sum())))
             counts = DocumentCounts(
                 np.full(documents, tokens), right, wrong, firings - right,
-                document=np.arange(documents), level=np.zeros(documents, int), firing=firings, silent=tokens - firings,
+                document=np.arange(documents), levels=np.zeros(documents, int), firing=firings, silent=tokens - firings,
             )  # fmt: skip
             counted.append(document_rows(Unit(number, 1), [("graph", "random", names, counts)]))
         evaluation = pl.DataFrame(rows, schema=["f1", "n_firings"], orient="row").with_columns(

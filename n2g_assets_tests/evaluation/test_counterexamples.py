@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.counterexamples import find_counterexamples
-from n2g_assets.evaluation.texts import HeldOutText
+from n2g_assets.evaluation.failures import find_counterexamples
+from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
@@ -35,17 +35,17 @@ class PrescribedGraph:
         return self.predicted, self.ends
 
 
-def text_of(lengths: Sequence[int]) -> HeldOutText:
+def text_of(lengths: Sequence[int]) -> DocumentText:
     """Contexts of some lengths, BOS counted, all of the token a."""
     frame = frame_of([(str(number), "d", [BOS, *[A] * (length - 1)]) for number, length in enumerate(lengths)])
-    return HeldOutText.of("random", frame, VOCABULARY, lambda _: np.zeros(0, np.float32))
+    return DocumentText.of(frame, VOCABULARY)
 
 
-def found(text: HeldOutText, actual, predicted, keep: int, ends=None) -> list[dict]:
+def found(text: DocumentText, actual, predicted, keep: int, ends=None) -> list[dict]:
     graph = PrescribedGraph(
         np.array(predicted, np.float32), np.full(len(text.encoded), -1) if ends is None else np.array(ends)
     )
-    return find_counterexamples(UNIT, graph, RULES, text, np.array(actual, np.float32), 0.5, keep)
+    return find_counterexamples(UNIT, graph, RULES, "random", text, np.array(actual, np.float32), 0.5, keep)
 
 
 TOKENS = st.lists(st.tuples(st.sampled_from([0, 0.25, 0.5, 1]), st.sampled_from([0, 0.25, 0.5, 0.75, 1])), max_size=24)
@@ -81,7 +81,7 @@ def test_the_most_confident_errors_are_kept_and_of_equals_the_first_of_the_text(
 )
 def test_causes(token, actual, predicted, end, kind, cause, rule):
     frame = frame_of([("h:0", "h", [BOS, B, token, A])])
-    text = HeldOutText.of("random", frame, VOCABULARY, lambda _: np.zeros(0, np.float32))
+    text = DocumentText.of(frame, VOCABULARY)
     [row] = found(text, [0, 0, actual, 0], [0, 0, predicted, 0], 5, [-1, -1, end, -1])
     assert row == {
         "unit": 4, "sign": -1, "text": "random", "kind": kind, "rank": 0, "context_id": "h:0", "position": 2,

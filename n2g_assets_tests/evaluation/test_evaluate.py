@@ -12,8 +12,10 @@ from polars.testing import assert_frame_equal
 
 from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.evaluate import LayerMaterial, evaluate_units
+from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.failures import name_failures
+from n2g_assets.evaluation.material import LayerMaterial
+from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.results import BlockResult, unit_frame
 from n2g_assets_tests.evaluation.slow_evaluation import (
@@ -35,7 +37,7 @@ from n2g_assets_tests.evaluation.small_layer import (
     VOCABULARY,
     SmallLayer,
     frame_of,
-    held_out,
+    readings,
     small_layer,
 )
 from n2g_assets_tests.method.toy import conform, encode
@@ -147,20 +149,11 @@ def test_counterexamples_are_the_most_confident_errors_and_of_equals_the_first_o
 
 
 def test_failures_are_those_of_the_rows_that_are_given_back(layer, result):
-    expected = [
-        name_failures(
-            unit,
-            *(mine(layer, table, unit) for table in ("top_examples", "pruned_examples", "rules")),
-            *(
-                result.tables[table].filter(unit=unit.number, sign=unit.sign)
-                for table in ("evaluation", "counterexamples")
-            ),
-            mine(layer, "rule_tests", unit),
-            A_MAX,
-            METHOD.firing_threshold,
-        )
-        for unit in UNITS
-    ]
+    tables = {**layer.material.rows, **{name: result.tables[name] for name in ("evaluation", "counterexamples")}}
+    expected = []
+    for unit in UNITS:
+        own = {name: frame.filter(unit=unit.number, sign=unit.sign) for name, frame in tables.items()}
+        expected.append(name_failures(unit, own, A_MAX, METHOD.firing_threshold))
     assert result.tables["failures"].height
     assert_frame_equal(result.tables["failures"], pl.concat(expected))
 
@@ -230,10 +223,11 @@ def by_hand(
     }  # fmt: skip
     activations = {tuple(encode(VOCABULARY, *words.split("/")).tolist()): values for words, values in text}
     corpus = frame_of([(f"h{i}:0", f"h{i}", list(token_ids)) for i, token_ids in enumerate(activations)])
-    held = held_out("random", corpus, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
+    read = readings({"random": corpus}, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
+    texts = {"random": DocumentText.of(corpus, VOCABULARY)} if text else {}
     return LayerMaterial(
-        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=not_read, strongest=1,
-        texts=[held] if text else [], partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
+        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=not_read, strongest=1, texts=texts,
+        read=read, partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
     )  # fmt: skip
 
 

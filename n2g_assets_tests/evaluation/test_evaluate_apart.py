@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from n2g_assets.core.errors import RowsError
 from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.harvest_text import HarvestText
+from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine
 from n2g_assets_tests.evaluation.small_layer import (
@@ -24,8 +24,8 @@ from n2g_assets_tests.evaluation.small_layer import (
     VOCABULARY,
     SmallLayer,
     activations_of,
-    held_out,
     means_of,
+    readings,
     small_layer,
 )
 from n2g_assets_tests.method.toy import BOS, conform
@@ -122,7 +122,7 @@ def a_reading_is_nan(layer: SmallLayer) -> SmallLayer:
         values[-1] = np.nan if unit == BAD and len(values) > 8 else values[-1]
         return values
 
-    return layer.but(texts=[held_out(name, corpus, activations) for name, corpus in layer.texts.items()])
+    return layer.but(read=readings(layer.texts, activations))
 
 
 def rules_lack_their_tokens(layer: SmallLayer) -> SmallLayer:
@@ -205,11 +205,8 @@ def test_position_0_never_counts_whatever_a_unit_does_there(layer, result):
     assert layer.activations(Unit(3, 1), [BOS])[0] > A_MAX
     top = layer.material.rows["top_examples"]
     found = pl.Series([quiet(np.array(row)).tolist() for row in top["activations"]], dtype=pl.List(pl.Float32))
-    texts = [
-        held_out(name, corpus, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
-        for name, corpus in layer.texts.items()
-    ]
-    changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(texts=texts)
+    read = readings(layer.texts, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
+    changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(read=read)
     assert_same_rows(result, changed.evaluate([BAD, Unit(8, 1)]), [BAD, Unit(8, 1)])
     assert result.tables["counterexamples"]["position"].min() == 1
 
@@ -251,17 +248,17 @@ def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
             pl.when(there).then(turned).otherwise("activations")
         ),
         activations=old["activations"].with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
-    ).but(harvest=lambda: HarvestText.of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of))
+    ).but(harvest=lambda: HarvestText(DocumentText.of(with_tokens(layer.harvest), VOCABULARY), layer.cluster_of))
 
 
 # ------------------------------------------------------------------------------------------ what is asked for
 def test_what_is_not_at_hand_has_no_rows(layer, result):
     """As the preset ``paper`` asks; and a unit without a partner has no shuffled control."""
-    paper = layer.but(predictors=PAPER_PREDICTORS, texts=[], harvest=lambda: pytest.fail("it is read")).evaluate()
+    paper = layer.but(predictors=PAPER_PREDICTORS, texts={}, harvest=lambda: pytest.fail("it is read")).evaluate()
     keep = (pl.col("text") == "top") & pl.col("predictor").is_in(PAPER_PREDICTORS)
     assert_frame_equal(paper.tables["evaluation"], result.tables["evaluation"].filter(keep))
     assert paper.tables["counterexamples"].is_empty()
-    alone = layer.but(partners={}, texts=[]).evaluate([BAD])
+    alone = layer.but(partners={}, texts={}).evaluate([BAD])
     assert set(alone.tables["evaluation"]["predictor"]) == set(FITTED) - {"graph_shuffled"}
 
 

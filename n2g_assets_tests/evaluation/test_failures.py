@@ -51,7 +51,7 @@ def tables_of(
 
 
 def named(a_max=A_MAX, threshold=0.5, tables=None, **given) -> list[dict]:
-    failures = name_failures(UNIT, **(tables or tables_of(**given)), a_max=a_max, threshold=threshold)
+    failures = name_failures(UNIT, tables or tables_of(**given), a_max, threshold)
     assert set(failures.select("unit", "sign").iter_rows()) <= {UNIT}
     return conform("failures", failures).rows(named=True)
 
@@ -200,7 +200,7 @@ EVERYTHING = {
 
 
 def test_a_unit_may_have_all_kinds_or_none():
-    everything = name_failures(UNIT, **tables_of(**EVERYTHING), a_max=A_MAX, threshold=0.5)
+    everything = name_failures(UNIT, tables_of(**EVERYTHING), A_MAX, 0.5)
     assert everything["kind"].to_list() == list(FAILURE_RULES)
     assert named() == []
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.errors import RowsError
-from n2g_assets.evaluation.harvest_text import HarvestLabels, HarvestText
 from n2g_assets.evaluation.predictors.ngram_backoff import fit_backoff
 from n2g_assets.evaluation.predictors.skip_bigram import fit_skip_bigrams
+from n2g_assets.evaluation.texts import DocumentText, HarvestLabels, HarvestText
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.evaluation.slow_baselines import slow_backoff, slow_evidence, slow_skip_bigrams
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
@@ -52,7 +52,8 @@ class Corpus:
     def harvest(self) -> HarvestText:
         rows = [(name, document, token_ids) for name, (document, token_ids) in self.contexts.items()]
         schema = {"context_id": pl.String, "document_id": pl.String, "token_ids": pl.List(pl.Int32)}
-        return HarvestText.of(pl.DataFrame(rows, schema=schema, orient="row"), VOCABULARY, self.cluster_of)
+        text = DocumentText.of(pl.DataFrame(rows, schema=schema, orient="row"), VOCABULARY)
+        return HarvestText(text, self.cluster_of)
 
     @property
     def labels(self) -> HarvestLabels:
@@ -98,8 +99,8 @@ def test_the_harvest_is_its_contexts_one_behind_another_by_form_and_cluster():
     made = corpus({"x:0": "ab", "y:0": "c", "z:0": "d"}, cluster_of={"x": "one", "z": "one"})
     made.contexts["y:0"] = ("y", [BOS, cat, titled])
     harvest = made.harvest
-    assert harvest.text.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert harvest.text.forms[4] == harvest.text.forms[5] == VOCABULARY.form_of[cat]
+    assert harvest.text.encoded.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert harvest.text.encoded.forms[4] == harvest.text.encoded.forms[5] == VOCABULARY.form_of[cat]
     assert harvest.offsets == {"x:0": 0, "y:0": 3, "z:0": 6}
     assert harvest.inside({"z"}).tolist() == [True, True, True, False, False, False, True, True]
     assert harvest.inside({"unheard of"}).tolist() == [False] * 8

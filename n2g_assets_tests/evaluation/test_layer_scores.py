@@ -125,7 +125,7 @@ def test_means_and_intervals_equal_the_slow_computation(graph, lookup, asked):
     for name, part in (("levels_firing", "firing"), ("levels_silent", "silent")):
         expected = np.zeros(101, int)
         for _, counts in graph:
-            for level, tokens in zip(counts.level, getattr(counts, part), strict=True):
+            for level, tokens in zip(counts.levels, getattr(counts, part), strict=True):
                 expected[level // 10] += tokens
         assert row[name] == expected.tolist()
 

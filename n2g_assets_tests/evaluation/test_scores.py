@@ -129,22 +129,22 @@ def test_counts_are_those_of_every_token_and_come_back_from_their_rows(texts):
             zip(documents.tolist(), rounded(predicted).astype(int).tolist(), (actual >= 0.5).tolist(), strict=True)
         )
         for document, level, firing, silent in zip(
-            counts.document, counts.level, counts.firing, counts.silent, strict=True
+            counts.document, counts.levels, counts.firing, counts.silent, strict=True
         ):
             assert (firing, silent) == (cells.count((document, level, True)), cells.count((document, level, False)))
         assert counts.firing.sum() + counts.silent.sum() == counts.n_tokens.sum() == len(tokens)
     frame = document_rows(unit, [(predictor, "random", names, counts) for predictor, counts in found.items()])
     assert frame.schema == unit_schema("document_scores")
     back = {key: (ids, counts) for key, ids, counts in counts_of_rows(frame.sample(fraction=1, shuffle=True, seed=0))}
-    assert list(back) == [(unit, predictor, "random") for predictor in found]
+    assert list(back) == [(*unit, predictor, "random") for predictor in found]
     for predictor, counts in found.items():
-        ids, again = back[unit, predictor, "random"]
+        ids, again = back[*unit, predictor, "random"]
         there = np.flatnonzero(counts.n_tokens)
         assert ids == [names[document] for document in there]
         assert np.array_equal(again.n_tokens, counts.n_tokens[there])
         assert np.array_equal(there[again.document], counts.document)
         assert again.total == counts.total
-        for name in ("level", "firing", "silent"):
+        for name in ("levels", "firing", "silent"):
             assert np.array_equal(getattr(again, name), getattr(counts, name))
 
 
@@ -175,7 +175,7 @@ def test_every_draw_equals_scikit_learn_with_many_levels_and_the_same_with_many_
     fires, level = actual >= 0.5, rounded(predicted)
     plain = [average_precision_score(fires, level, sample_weight=weight[documents]) for weight in weights]
     assert few[1] == pytest.approx(plain, abs=1e-6)
-    parts = {name: value if name in ("document", "level") else 1200 * value for name, value in vars(counts).items()}
+    parts = {name: value if name in ("document", "levels") else 1200 * value for name, value in vars(counts).items()}
     many = draw_scores(DocumentCounts(**parts), weights)
     assert np.allclose(few, many, atol=1e-6)
 
@@ -184,7 +184,7 @@ def test_draws_are_exact_beyond_the_whole_numbers_that_float32_holds():
     actual, predicted, documents = text(4, DOCUMENTS, 400)
     row, counts = score(actual, predicted, documents)
     large = 3_000_001  # odd: float32 cannot hold its multiples
-    parts = {name: value if name in ("document", "level") else large * value for name, value in vars(counts).items()}
+    parts = {name: value if name in ("document", "levels") else large * value for name, value in vars(counts).items()}
     [f1], [precision] = draw_scores(DocumentCounts(**parts), np.ones((1, DOCUMENTS), np.uint8))
     assert f1 == pytest.approx(row["f1"], rel=1e-12)
     assert precision == pytest.approx(row["average_precision"], rel=1e-12)
@@ -209,7 +209,7 @@ def test_a_case_done_by_hand():
     f1_draws, precision_draws = draw_scores(counts, weights)
     assert f1_draws == pytest.approx([0.5, 2 / 3, math.nan], nan_ok=True)  # the last draw has no firing token
     assert precision_draws == pytest.approx([0.7, 1.0, math.nan], nan_ok=True)
-    assert (counts.document.tolist(), counts.level.tolist()) == ([0, 0, 1, 1, 1], [0, 950, 0, 50, 550])
+    assert (counts.document.tolist(), counts.levels.tolist()) == ([0, 0, 1, 1, 1], [0, 950, 0, 50, 550])
     assert (counts.firing.tolist(), counts.silent.tolist()) == ([1, 1, 0, 0, 0], [0, 0, 1, 1, 1])
 
 

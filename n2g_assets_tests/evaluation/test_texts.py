@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.texts import DECILES, HeldOutText, quantile_tokens
+from n2g_assets.evaluation.texts import DECILES, DocumentText, quantile_tokens
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
 
@@ -24,7 +23,7 @@ def drawn(contexts: Contexts, per_decile: int, seed: int = 0) -> set[int]:
     """The contexts drawn; all their tokens but BOS are, or none."""
     frame = frame_of([(f"c{c}", document, [BOS, *[2] * (len(row) - 1)]) for c, (document, row) in enumerate(contexts)])
     values = np.array([value for _, row in contexts for value in row], np.float32)
-    text = HeldOutText.of("random", frame, VOCABULARY, lambda _: values)
+    text = DocumentText.of(frame, VOCABULARY)
     tokens = quantile_tokens(text, values, per_decile, [seed])
     assert tokens.dtype == bool
     for context in range(len(contexts)):
@@ -34,17 +33,16 @@ def drawn(contexts: Contexts, per_decile: int, seed: int = 0) -> set[int]:
     return set(text.windows[tokens].tolist())
 
 
-# ------------------------------------------------------------------------------------------ HeldOutText
-def test_documents_are_numbered_by_their_first_context_and_contexts_one_by_one():
-    rows = [("x:0", "x", [0, 2, 3]), ("y:0", "y", [0, 4]), ("z:0", "z", [0]), ("x:1", "x", [0, 2])]
-    text = HeldOutText.of("out_of_domain", frame_of(rows), VOCABULARY, lambda unit: np.full(8, unit.sign, np.float32))
-    assert (text.name, text.document_ids) == ("out_of_domain", ["x", "y", "z"])
-    assert text.documents.tolist() == [0, 0, 0, 1, 1, 2, 0, 0]
+# ------------------------------------------------------------------------------------------ DocumentText
+def test_documents_are_numbered_in_the_order_of_their_ids_and_contexts_one_by_one():
+    rows = [("z:0", "z", [0, 2, 3]), ("y:0", "y", [0, 4]), ("x:0", "x", [0]), ("z:1", "z", [0, 2])]
+    text = DocumentText.of(frame_of(rows), VOCABULARY)
+    assert text.document_ids == ["x", "y", "z"]
+    assert text.documents.tolist() == [2, 2, 2, 1, 1, 0, 2, 2]
     assert text.windows.tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
     assert text.inside.tolist() == [False, True, True, False, True, False, False, True]
     assert text.encoded.forms[:5].tolist() == VOCABULARY.form_of[[0, 2, 3, 0, 4]].tolist()
     assert text.encoded.forms[2] == text.encoded.forms[4]  # " B" and "b"
-    assert text.read(Unit(3, -1)).tolist() == [-1] * 8
 
 
 # ------------------------------------------------------------------------------------------ quantile_tokens

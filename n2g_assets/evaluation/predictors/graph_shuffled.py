@@ -17,7 +17,7 @@ def fit(material: UnitMaterial) -> TokenGraph | None:
     """The partner's graph; None where no other unit has a graph."""
     if material.partner_nodes is None:
         return None
-    return TokenGraph.from_rows(material.partner_nodes, material.vocabulary)
+    return TokenGraph.from_rows(material.partner_nodes, material.shared.vocabulary)
 
 
 def shuffled_partners(units: Sequence[Unit], seed: int, layer: int) -> dict[Unit, Unit]:

@@ -10,8 +10,9 @@ from n2g_assets.method.predict import TokenGraph
 
 def fit(material: UnitMaterial) -> TokenGraph:
     """The graph that is built from the pruned prompts alone."""
+    shared, rows = material.shared, material.rows
     built = build_graphs(
-        [material.unit], material.pruned_examples, material.saliencies, TABLES["augmented_examples"].empty(),
-        {material.unit: material.a_max}, material.vocabulary, material.method,
+        [material.unit], rows["pruned_examples"], rows["saliencies"], TABLES["augmented_examples"].empty(),
+        {material.unit: material.a_max}, shared.vocabulary, shared.method,
     )  # fmt: skip
-    return TokenGraph.from_rows(built.tables["graph_nodes"], material.vocabulary)
+    return TokenGraph.from_rows(built.tables["graph_nodes"], shared.vocabulary)

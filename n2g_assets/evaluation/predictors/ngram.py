@@ -30,7 +30,7 @@ class NGram:
 
 def fit(material: UnitMaterial) -> NGram:
     """The n-gram whose n tells firing best on train contexts that it has not seen."""
-    return choose(material.train.text, material.train.actual, material.method.firing_threshold)
+    return choose(*material.train, material.shared.method.firing_threshold)
 
 
 def choose(text: EncodedText, activations: Float[np.ndarray, " tokens"], threshold: float) -> NGram:

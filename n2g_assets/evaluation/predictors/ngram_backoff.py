@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE, HarvestLabels, shrunk
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import longer_runs, runs_of_one, trie_of
+from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE, runs_at, runs_of_one, shrunk, trie_of
+from n2g_assets.evaluation.texts import HarvestLabels
 from n2g_assets.method.predict import TokenGraph
 
 LONGEST_RUN = 4
@@ -36,13 +36,14 @@ def fit_backoff(
     """
     from n2g_assets.method.walk import raise_to_parents
 
-    text, mean = labels.harvest.text, labels.mean
+    text, mean = labels.text, labels.mean
     runs = runs_of_one(text, labels.tokens_of_active_forms())
     levels, found = [runs], [shrunk(*runs.totals(labels.values), mean, shrinkage)]
     for k in range(2, longest + 1):
         # below a run that never was active, values only fall towards 0
         matters = (runs.totals(labels.values)[0] > 0) | (found[-1] >= negligible)
-        runs = longer_runs(text, runs, k, matters[runs.numbers])
+        where = matters[runs.numbers]
+        runs = runs_at(text, k, runs.tokens[where], runs.numbers[where])
         levels.append(runs)
         found.append(shrunk(*runs.totals(labels.values), found[-1][runs.parents], shrinkage))
     parents, forms = trie_of(levels)

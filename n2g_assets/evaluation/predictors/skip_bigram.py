@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from n2g_assets.evaluation.harvest_text import NEGLIGIBLE, SHRINKAGE, HarvestLabels, shrunk
 from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.evaluation.runs import runs_of_one
+from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE, runs_of_one, shrunk
+from n2g_assets.evaluation.texts import HarvestLabels
 from n2g_assets.method.text import EncodedText
 
 FARTHEST = 8
@@ -52,8 +52,7 @@ class SkipBigrams:
         own = self.own[text.forms[tokens]]
         farthest = np.zeros(len(tokens), np.float32)  # from the form's own value
         for distance in range(1, FARTHEST + 1):
-            reaching = np.flatnonzero(text.positions[tokens] > distance)
-            keys = _pairs(text, tokens[reaching], distance)
+            reaching, keys = _pairs(text, tokens, distance)
             slots = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
             known = self.pairs[slots] == keys
             reaching, slots = reaching[known], slots[known]
@@ -73,7 +72,7 @@ def fit_skip_bigrams(
     labels: HarvestLabels, *, shrinkage: float = SHRINKAGE, negligible: float = NEGLIGIBLE
 ) -> SkipBigrams:
     """Counts the pairs of a unit; those that change their form's value by less than ``negligible`` are left out."""
-    text = labels.harvest.text
+    text = labels.text
     n_forms, tokens = text.n_forms, labels.tokens_of_active_forms()
     runs = runs_of_one(text, tokens)
     own = np.zeros(n_forms)
@@ -81,10 +80,10 @@ def fit_skip_bigrams(
     active = tokens[labels.values[tokens] > 0]
     pairs, values = [], []
     for distance in range(1, FARTHEST + 1):
-        found, counts = np.unique(_pairs(text, _reaching(text, tokens, distance), distance), return_counts=True)
-        seen = _reaching(text, active, distance)
-        numbers = np.searchsorted(found, _pairs(text, seen, distance))
-        sums = np.bincount(numbers, weights=labels.values[seen], minlength=len(found))
+        found, counts = np.unique(_pairs(text, tokens, distance)[1], return_counts=True)
+        reaching, keys = _pairs(text, active, distance)
+        weights = labels.values[active[reaching]]
+        sums = np.bincount(np.searchsorted(found, keys), weights, minlength=len(found))
         of_form = own[found // (FARTHEST * n_forms)]
         of_pair = shrunk(sums, counts, of_form, shrinkage)
         matters = np.abs(of_pair - of_form) >= negligible
@@ -96,12 +95,11 @@ def fit_skip_bigrams(
     )
 
 
-def _reaching(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int) -> Int64[np.ndarray, " reaching"]:
-    """The tokens that have a token so many positions before them which is not BOS."""
-    return tokens[text.positions[tokens] > distance]
-
-
-def _pairs(text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int) -> Int64[np.ndarray, " tokens"]:
-    """Key of the pair of each token's form and the form so many tokens before it."""
+def _pairs(
+    text: EncodedText, tokens: Int64[np.ndarray, " tokens"], distance: int
+) -> tuple[Int64[np.ndarray, " reaching"], Int64[np.ndarray, " reaching"]]:
+    """Which of the tokens have one so far before them that is not BOS, and the key of the pair of their forms."""
+    reaching = np.flatnonzero(text.positions[tokens] > distance)
+    tokens = tokens[reaching]
     forms = text.forms[tokens].astype(np.int64)
-    return (forms * FARTHEST + distance - 1) * text.n_forms + text.forms[tokens - distance]
+    return reaching, (forms * FARTHEST + distance - 1) * text.n_forms + text.forms[tokens - distance]

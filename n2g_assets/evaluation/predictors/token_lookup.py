@@ -9,4 +9,4 @@ from n2g_assets.method.predict import TokenGraph
 
 def fit(material: UnitMaterial) -> TokenGraph:
     """A lookup of runs of one form; a form that was never seen is predicted silent (0)."""
-    return mean_graph(material.train.text, material.train.actual, 1)
+    return mean_graph(*material.train, 1)
