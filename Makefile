@@ -5,6 +5,8 @@ N2G_HOME ?= .n2g
 override N2G_HOME := $(abspath $(N2G_HOME))
 export N2G_HOME
 export DAGSTER_HOME := $(N2G_HOME)/dagster
+# Packages are installed uncompiled: what is imported is compiled once and kept, or every process would do it again.
+export PYTHONDONTWRITEBYTECODE :=
 PORT ?= 3000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
