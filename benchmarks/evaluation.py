@@ -30,8 +30,9 @@ from n2g_assets.assets.evaluation import LayerScoring
 from n2g_assets.assets.session import Session
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
+from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
-from n2g_assets.evaluation.evaluate import UNIT_INPUTS
+from n2g_assets.evaluation.material import UNIT_INPUTS
 from n2g_assets.model.batching import pad
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.study import shipped_study
@@ -108,9 +109,10 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
                 session.settings.evaluation.part(ScoreSettings),
             )
             scoring, size = LayerScoring(session, layer), session.settings.method.units_per_block
+            there = {table for stage in session.study.stages for table in named(STAGES)[stage].tables}
             for start in range(0, len(units), size):
                 block = units[start : start + size]
-                rows = {table: session.read(table, layer, units=block) for table in UNIT_INPUTS}
+                rows = {table: session.read(table, layer, units=block) for table in UNIT_INPUTS if table in there}
                 scoring.compute(block, rows, session.a_max(layer, units), method, scores)
             ended = time.perf_counter()
             found.append(Cost(bare, ended - began))

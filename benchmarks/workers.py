@@ -32,7 +32,7 @@ from common import load_model
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.model.load import forward_pass_lock
+from n2g_assets.model.lock import forward_pass_lock
 
 GOAL = 0.9
 CONTEXTS, LENGTH = 8, 128

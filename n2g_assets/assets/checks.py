@@ -110,7 +110,7 @@ def _units_of(frame: pl.DataFrame) -> set[Unit]:
 
 @_checks(*named(STAGES))
 def rows_are_sound(stage: str, session: Session, layer: int) -> list[str]:
-    """Rows complete against the ledger, no NaN; schema and unique keys were asserted when they were written."""
+    """Rows complete against the ledger, no NaN; schema and unique keys are checked when rows are written."""
     faults = []
     ledger, asked = session.read("ledger", layer, part=stage), session.units(layer)
     if _units_of(ledger) != set(asked):

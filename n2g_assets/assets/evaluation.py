@@ -24,7 +24,7 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import layer_scores
-from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial
+from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import BlockResult
@@ -78,11 +78,11 @@ class LayerScoring:
         partners = [self._partners[unit] for unit in units if unit in self._partners]
         graphs = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
+        strongest = session.settings.harvest.strongest
+        shared = SharedMaterial(session.vocabulary, lambda: session.harvest_text, strongest, method)
         material = LayerMaterial(
-            layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, vocabulary=session.vocabulary,
-            harvest=lambda: session.harvest_text, strongest=session.settings.harvest.strongest, texts=self._texts,
-            read=self._read, partners=self._partners, predictors=session.study.predictors, method=method,
-            evaluation=evaluation,
+            shared, layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, texts=self._texts,
+            read=self._read, partners=self._partners, predictors=session.study.predictors, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
 

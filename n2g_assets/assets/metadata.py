@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of a table: its column schema and a preview, both from ``storage/tables.py``."""
+"""What the Dagster UI shows of a table: its column schema and a preview, both from ``core/tables.py``."""
 
 from __future__ import annotations
 

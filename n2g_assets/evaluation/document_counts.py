@@ -156,26 +156,28 @@ def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], Do
         for predictor, text, document_ids, counts in scored
         for document in np.flatnonzero(counts.n_tokens).tolist()
     ]
-    of_row = {name: np.concatenate([getattr(one, name)[one.n_tokens > 0] for one in counted]) for name in _COUNTS}
-    of_cell = {name: np.concatenate([getattr(one, name) for one in counted]) for name in ("document", *_CELLS)}
-    pair = np.repeat(np.arange(len(counted)), [len(one.document) for one in counted])
-    lists = pl.DataFrame({"pair": pair, **of_cell}).group_by("pair", "document", maintain_order=True).agg(_CELLS)
+    by_row = {
+        name: np.concatenate([getattr(counts, name)[counts.n_tokens > 0] for counts in counted]) for name in _COUNTS
+    }
+    by_cell = {name: np.concatenate([getattr(counts, name) for counts in counted]) for name in ("document", *_CELLS)}
+    pair = np.repeat(np.arange(len(counted)), [len(counts.document) for counts in counted])
+    lists = pl.DataFrame({"pair": pair, **by_cell}).group_by("pair", "document", maintain_order=True).agg(_CELLS)
     frame = pl.DataFrame(keys, {name: schema[name] for name in (*_KEY, "document_id")}, orient="row")
-    columns = [*(pl.Series(name, values) for name, values in of_row.items()), *lists.select(_CELLS)]
+    columns = [*(pl.Series(name, values) for name, values in by_row.items()), *lists.select(_CELLS)]
     return frame.with_columns(columns).select(schema.names()).cast(schema)
 
 
 def counts_of_rows(document_scores: pl.DataFrame) -> Iterator[tuple[tuple[Any, ...], list[str], DocumentCounts]]:
     """The counts in rows of ``document_scores``, by unit, sign, predictor and text, with the ids of the documents."""
     frame = document_scores.sort(*_KEY, "document_id")
-    of_row = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
-    of_cell = {name: frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS}
+    by_row = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
+    by_cell = {name: frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS}
     lengths, document_ids = frame["levels"].list.len().to_numpy(), frame["document_id"].to_list()
     row_of_cell = np.repeat(np.arange(len(frame)), lengths)
     start = 0
     for *key, size in frame.group_by(_KEY, maintain_order=True).len().iter_rows():
         rows, cells = slice(start, start + size), slice(*np.searchsorted(row_of_cell, (start, start + size)))
-        counts = {name: column[rows] for name, column in of_row.items()}
-        counts |= {name: column[cells] for name, column in of_cell.items()}
+        counts = {name: column[rows] for name, column in by_row.items()}
+        counts |= {name: column[cells] for name, column in by_cell.items()}
         yield tuple(key), document_ids[rows], DocumentCounts(**counts, document=row_of_cell[cells] - start)
         start += size

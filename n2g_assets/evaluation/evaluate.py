@@ -61,14 +61,14 @@ def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResul
 
 def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFrame]:
     """The rows of one unit by table."""
-    settings, threshold, a_max = material.evaluation, material.method.firing_threshold, material.a_max[unit]
+    settings, threshold, a_max = material.evaluation, material.shared.method.firing_threshold, material.a_max[unit]
     of_unit = {table: material.of_unit(table, unit) for table in UNIT_INPUTS}
     train, test = (of_unit["top_examples"].filter(split=side).sort("rank") for side in ("train", "test"))
-    test_text = DocumentText.of(test, material.vocabulary)
+    test_text = DocumentText.of(test, material.shared.vocabulary)
     test_activations = normalised(test["activations"].explode(), a_max)
     partner = material.partners.get(unit)
     known = UnitMaterial(
-        shared=material,
+        shared=material.shared,
         unit=unit,
         a_max=a_max,
         rows=of_unit | {"top_examples": train},

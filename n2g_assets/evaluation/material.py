@@ -48,9 +48,10 @@ class SharedMaterial:
 
 
 @dataclass(frozen=True)
-class LayerMaterial(SharedMaterial):
+class LayerMaterial:
     """What some units of a layer are evaluated with."""
 
+    shared: SharedMaterial
     layer: int
     rows: Mapping[str, pl.DataFrame]
     """By table of ``UNIT_INPUTS``, the units' rows; ``graph_nodes`` holds those of their partners as well."""

@@ -71,6 +71,8 @@ class FreshText:
     """Tokens of all contexts in sequence."""
     frequency: Int64[np.ndarray, " d_vocab"]
     """How often each token id occurs."""
+    tokens_of: list[Int64[np.ndarray, " same_form"]]
+    """By form, its token ids, ascending."""
     vocabulary: Vocabulary
 
     @classmethod
@@ -84,7 +86,10 @@ class FreshText:
         if not runs:
             raise ValueError("Rules cannot be tested without held-out contexts to take fresh text from.")
         tokens = np.concatenate(runs).astype(np.int32)
-        return cls(runs, tokens, np.bincount(tokens, minlength=len(vocabulary.form_of)), vocabulary)
+        frequency = np.bincount(tokens, minlength=len(vocabulary.form_of))
+        last = np.cumsum(np.bincount(vocabulary.form_of))
+        tokens_of = np.split(np.argsort(vocabulary.form_of, kind="stable"), last[:-1])
+        return cls(runs, tokens, frequency, tokens_of, vocabulary)
 
     def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
         """A run of tokens as it stands in a random context; where that is too short, another run follows."""
@@ -99,7 +104,7 @@ class FreshText:
 
     def token_of(self, form: int, generator: np.random.Generator) -> int:
         """A token id of a form, drawn by its frequency; the lowest where none occurs."""
-        candidates = np.flatnonzero(self.vocabulary.form_of == form)
+        candidates = self.tokens_of[form]
         upto = np.cumsum(self.frequency[candidates])
         if not upto[-1]:
             return int(candidates[0])
@@ -282,7 +287,8 @@ def _draw_until(
     """
     found: dict[Wanted, Text] = {}
     for attempt in range(ROUNDS):
-        drawn = {one: text for one in wanted if one not in found and (text := draw(one, attempt)) is not None}
+        missing = [request for request in wanted if request not in found]
+        drawn = {request: text for request in missing if (text := draw(request, attempt)) is not None}
         if drawn:
             found |= compress(drawn.items(), good(list(drawn.values())))
     return found

@@ -29,9 +29,9 @@ class DocumentText:
     contexts: pl.DataFrame
     """Columns context_id, document_id and token_ids, in the order of the text."""
     encoded: EncodedText
-    windows: Int64[np.ndarray, " tokens"]
+    windows: Int32[np.ndarray, " tokens"]
     """Number of the context of every token."""
-    documents: Int64[np.ndarray, " tokens"]
+    documents: Int32[np.ndarray, " tokens"]
     """Number of the document of every token."""
     document_ids: list[str]
     """By number, in ascending order."""
@@ -40,12 +40,12 @@ class DocumentText:
     def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> DocumentText:
         """The text of contexts with the columns named above, in their order."""
         lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
-        windows = np.repeat(np.arange(len(lengths)), lengths)
+        windows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         positions = (np.arange(len(windows)) - (np.cumsum(lengths) - lengths)[windows]).astype(np.int32)
         forms = vocabulary.form_of[contexts["token_ids"].explode(empty_as_null=False).to_numpy()]
         encoded = EncodedText.from_forms(forms, positions, len(vocabulary.forms))
         document_ids, numbers = np.unique(contexts["document_id"].to_numpy(), return_inverse=True)
-        return cls(contexts, encoded, windows, numbers[windows], document_ids.tolist())
+        return cls(contexts, encoded, windows, numbers.astype(np.int32)[windows], document_ids.tolist())
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, " tokens"]:

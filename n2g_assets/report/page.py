@@ -1,7 +1,7 @@
 """The report of a study: one self-contained HTML page about what the published database says.
 
 1. Rows come from the database's views, which users query too: a template asks for them by the view's name.
-2. Prose stands in ``templates/``, one file a section; ``wording`` writes numbers and lists, ``plots`` and ``svg`` draw.
+2. Prose stands in ``templates/``, one file a section; ``text`` writes numbers and lists, ``plots`` and ``svg`` draw.
 3. Jinja escapes everything, so that model text can never be markup. The page's policy forbids scripts and everything
    outside it; pictures stand inside as data.
 
@@ -84,6 +84,7 @@ def _templates() -> Environment:
     filters = (
         wording.share, wording.plain_share, wording.interval, wording.at_layer, wording.percent, wording.number,
         wording.counted, wording.listed, wording.layers_listed, wording.compared_layers, wording.plain, wording.window,
+        wording.upper_first,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}
     return environment
@@ -144,8 +145,8 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     """Functions that draw, for the templates; each gives an address that carries its own data."""
     threshold = float(facts["settings"]["method"]["firing_threshold"])
 
-    def scores(table: str, order: str, text: Text) -> pl.DataFrame:
-        query = f"FROM {table} WHERE study = $study AND text = $text ORDER BY {order}"
+    def scores(table: str, order: str, text: Text, columns: str = "*") -> pl.DataFrame:
+        query = f"SELECT {columns} FROM {table} WHERE study = $study AND text = $text ORDER BY {order}"
         return database.frame(query, text=text.name)
 
     def f1_picture(text: Text) -> str:
@@ -158,7 +159,8 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         return as_address(precision_recall(rows, title="Precision and recall of firing", threshold=threshold))
 
     def calibration_picture(text: Text) -> str:
-        return as_address(calibration(scores("evaluation", "layer, unit, sign", text), title="Calibration"))
+        rows = scores("evaluation", "layer, unit, sign", text, "predictor, COLUMNS('^calibration_')")
+        return as_address(calibration(rows, title="Calibration"))
 
     def examples() -> list[dict[str, Any]]:
         """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read."""

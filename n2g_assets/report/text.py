@@ -135,6 +135,11 @@ def counted(value: int, noun: str) -> str:
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
+def upper_first(text: str) -> str:
+    """A phrase as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def spread(low: int, high: int) -> str:
     """A range of counts: 1,035–1,270, or the one count."""
     return number(low) if low == high else f"{low:,}–{high:,}"

@@ -128,7 +128,7 @@ def labelled_harvest(layer: SmallLayer, unit: Unit) -> list[tuple[list[int], lis
         dict(top.filter(split="train").select("context_id", "activations").iter_rows()),
         set(top.filter(split="test")["document_id"]),
         A_MAX,
-        layer.material.strongest,
+        layer.material.shared.strongest,
         THRESHOLD,
     )
     return [(contexts[name][1], labels) for name, labels in known.items()]

@@ -14,7 +14,7 @@ from n2g_assets.core.settings import MethodSettings, ScoreSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import layer_scores
-from n2g_assets.evaluation.material import LayerMaterial
+from n2g_assets.evaluation.material import LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.augment import augment_examples
@@ -91,8 +91,10 @@ class SmallLayer:
         """The layer with other rows."""
         return self.but(rows={**self.material.rows, **frames})
 
-    def but(self, **changes) -> SmallLayer:
+    def but(self, harvest: Callable[[], HarvestText] | None = None, **changes) -> SmallLayer:
         """The layer with other material."""
+        if harvest is not None:
+            changes["shared"] = replace(self.material.shared, harvest=harvest)
         return replace(self, material=replace(self.material, **changes))
 
     def evaluate(self, units: Sequence[Unit] = UNITS) -> BlockResult:
@@ -143,7 +145,9 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
     pruned, saliencies = prune_examples(units, top, a_max, VOCABULARY, prober, METHOD).tables.values()
     augmented = augment_examples(units, pruned, VOCABULARY, prober, proposer, METHOD).tables["augmented_examples"]
     graphs = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD).tables
+    harvest_text = HarvestText(DocumentText.of(harvest, VOCABULARY), cluster_of)
     material = LayerMaterial(
+        SharedMaterial(VOCABULARY, lambda: harvest_text, strongest, METHOD),
         layer=LAYER,
         rows={
             "top_examples": top, "pruned_examples": pruned, "saliencies": saliencies,
@@ -151,14 +155,10 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
             "rule_tests": unit_frame("rule_tests", []), "activations": unit_frame("activations", listed),
         },
         a_max=a_max,
-        vocabulary=VOCABULARY,
-        harvest=lambda: HarvestText(DocumentText.of(harvest, VOCABULARY), cluster_of),
-        strongest=strongest,
         texts={name: DocumentText.of(corpus, VOCABULARY) for name, corpus in texts.items()},
         read=readings(texts, partial(activations_of, neurons)),
         partners=shuffled_partners(units, EVALUATION.seed, LAYER),
         predictors=FITTED,
-        method=METHOD,
         evaluation=EVALUATION,
     )  # fmt: skip
     return SmallLayer(neurons, harvest, texts, cluster_of, augmented, material)

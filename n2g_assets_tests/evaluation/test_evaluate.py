@@ -14,7 +14,7 @@ from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.failures import name_failures
-from n2g_assets.evaluation.material import LayerMaterial
+from n2g_assets.evaluation.material import LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.results import BlockResult, unit_frame
@@ -226,8 +226,8 @@ def by_hand(
     read = readings({"random": corpus}, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
     texts = {"random": DocumentText.of(corpus, VOCABULARY)} if text else {}
     return LayerMaterial(
-        layer=LAYER, rows=rows, a_max={unit: 4.0}, vocabulary=VOCABULARY, harvest=not_read, strongest=1, texts=texts,
-        read=read, partners={}, predictors=PAPER_PREDICTORS, method=METHOD, evaluation=EVALUATION,
+        SharedMaterial(VOCABULARY, not_read, 1, METHOD), layer=LAYER, rows=rows, a_max={unit: 4.0}, texts=texts,
+        read=read, partners={}, predictors=PAPER_PREDICTORS, evaluation=EVALUATION,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from n2g_assets.model.load import forward_pass_lock
+from n2g_assets.model.lock import forward_pass_lock
 
 if __name__ == "__main__":
     lock, number = forward_pass_lock(Path(sys.argv[1])), int(sys.argv[2])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from n2g_assets.model.load import forward_pass_lock
+from n2g_assets.model.lock import forward_pass_lock
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 PROCESS = Path(__file__).with_name("holding_lock.py")

@@ -67,7 +67,7 @@ def test_a_wheel_is_converted_to_a_folder_that_loads(wheel, home):
     assert files.folder.parent == home.cache / "models"
     assert files.file_sha256 == identity(files.folder)
     provenance = json.loads((files.folder / "provenance.json").read_text())
-    assert (provenance["pin"]["sha256"], provenance["licence"]) == (wheel.pin.sha256, "none")
+    assert (provenance["wheel_sha256"], provenance["licence"]) == (wheel.pin.sha256, "none")
     model = load_tiny(files)
     assert (model.d_mlp, model.facts["quantisation"]) == (64, "Q8_0")
 

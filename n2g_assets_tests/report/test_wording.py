@@ -16,6 +16,12 @@ def test_numbers_and_lists_read_well():
     assert [share(None), share(float("nan")), share(0.5), share(1.0), share(-0.02, 2)] == [
         "–", "–", ".500", "1.000", "−.02",
     ]  # fmt: skip
+    assert [share(0.87, trim=True), share(1.0, 1), share(1.0, trim=True), share(0.0, trim=True)] == [
+        ".87",
+        "1.0",
+        "1",
+        "0",
+    ]
     assert [plain_share(0.53), plain_share(0.0123), share(-0.0001)] == [".53", ".012", ".000"]
     assert [percent(0.532), percent(0.0123), percent(0), percent(None)] == ["53\xa0%", "1.2\xa0%", "0\xa0%", "–"]
     assert [counted(0, "unit"), counted(1, "unit"), counted(2048, "unit")] == ["0 units", "1 unit", "2,048 units"]
