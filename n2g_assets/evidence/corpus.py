@@ -1,0 +1,146 @@
+"""The tokens that the model reads, and their cut into shards of whole documents.
+
+A later pass takes a shard over if all of its documents are in the corpus still, in the same order and with the same
+tokens; documents that no shard covers become new shards. So a new document costs only its own forward pass, and a
+document that went costs that of the documents it shared a shard with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32, Int64
+
+from n2g_assets.core.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """Contexts, numbered in their order; documents are numbered by their first context."""
+
+    context_ids: pl.Series
+    document_ids: list[str]
+    documents: Int64[np.ndarray, " contexts"]
+    """Number of the document of each context, ascending."""
+    token_ids: Int32[np.ndarray, " tokens"]
+    """All contexts one after another, BOS included."""
+    starts: Int64[np.ndarray, " contexts_and_end"]
+    """Where each context starts in ``token_ids``."""
+
+    @classmethod
+    def from_frame(cls, contexts: pl.DataFrame) -> TokenCorpus:
+        """From rows (context_id, document_id, token_ids); a ValueError if a document's contexts are not together."""
+        names = contexts["document_id"].unique(maintain_order=True).to_list()
+        documents = contexts["document_id"].rle_id().to_numpy().astype(np.int64)
+        if len(names) <= documents.max(initial=-1):
+            raise ValueError("The contexts of a document must stand one behind another.")
+        lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
+        return cls(
+            contexts["context_id"],
+            names,
+            documents,
+            contexts["token_ids"].explode().drop_nulls().to_numpy().astype(np.int32),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def check_harvest(self, context_length: int) -> None:
+        """Raise a CorpusError where no context has two tokens, or one has more than ``context_length``."""
+        longest = int(self.lengths.max(initial=0))
+        if longest < 2:
+            raise CorpusError("The harvest has no text: add documents to the corpus, or lower harvest.held_out_share.")
+        if longest > context_length:
+            raise CorpusError(
+                f"A context has {longest} tokens, more than harvest.context_length ({context_length}): "
+                "run the stage corpus_tokens again."
+            )
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, " contexts"]:
+        """Tokens of each context, BOS included."""
+        return np.diff(self.starts)
+
+    def tokens(self, context: int) -> Int32[np.ndarray, " pos"]:
+        """Token ids of a context, BOS included."""
+        return self.token_ids[self.starts[context] : self.starts[context + 1]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole documents of a corpus."""
+
+    shard_id: str
+    """Hash of its documents, contexts and tokens."""
+    document_ids: tuple[str, ...]
+    contexts: Int64[np.ndarray, " contexts"]
+    """Numbers of their contexts, ascending."""
+    ranges: tuple[tuple[slice, slice], ...]
+    """Runs of tokens, each as long as can be: where they stand in the corpus, and in the shard."""
+    n_tokens: int
+    """Tokens, BOS included."""
+
+
+def make_shard(corpus: TokenCorpus, documents: Sequence[int]) -> Shard:
+    """The shard of these documents, given by their numbers, ascending."""
+    contexts = np.flatnonzero(np.isin(corpus.documents, documents))
+    names = tuple(corpus.document_ids[number] for number in documents)
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for context_id, context in zip(corpus.context_ids.gather(contexts), contexts.tolist(), strict=True):
+        digest.update(f"\n{context_id}\n".encode())
+        digest.update(corpus.tokens(context).tobytes())
+    neighbours = np.split(contexts, np.flatnonzero(np.diff(contexts) > 1) + 1)
+    spans = [slice(int(corpus.starts[run[0]]), int(corpus.starts[run[-1] + 1])) for run in neighbours]
+    ends = np.cumsum([span.stop - span.start for span in spans]).tolist()
+    ranges = tuple((span, slice(end - span.stop + span.start, end)) for span, end in zip(spans, ends, strict=True))
+    return Shard(digest.hexdigest()[:24], names, contexts, ranges, ends[-1])
+
+
+def plan_shards(
+    corpus: TokenCorpus,
+    entries: Iterable[Mapping[str, Any]],
+    wanted: Mapping[int, Int32[np.ndarray, " neurons"]],
+    shard_tokens: int,
+) -> list[Shard]:
+    """Shards that cover the corpus: those of entries, where they can be taken over, and new ones for the rest.
+
+    ``entries`` gives the ``about`` of the store's entries. Where their shards overlap, those win that hold most
+    activations of the wanted neurons of each layer, then the larger ones.
+    """
+    known, held = dict[str, list[str]](), Counter[str]()
+    for about in entries:
+        known[about["shard"]] = about["documents"]
+        held[about["shard"]] += int(np.isin(about["neurons"], wanted.get(about["layer"], ())).sum())
+    number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
+    there = [[number_of[name] for name in names] for names in known.values() if number_of.keys() >= set(names)]
+    fitting = [shard for numbers in there if (shard := make_shard(corpus, numbers)).shard_id in known]
+    shards, covered = [], set[str]()
+    for shard in sorted(fitting, key=lambda one: (-held[one.shard_id] * one.n_tokens, -one.n_tokens, one.shard_id)):
+        if covered.isdisjoint(shard.document_ids):
+            covered.update(shard.document_ids)
+            shards.append(shard)
+    rest = [number for name, number in number_of.items() if name not in covered]
+    return sorted(shards + cut(corpus, rest, shard_tokens), key=lambda shard: int(shard.contexts[0]))
+
+
+def cut(corpus: TokenCorpus, documents: Iterable[int], shard_tokens: int) -> list[Shard]:
+    """Shards of these documents; each is full before the document with which it would hold more tokens.
+
+    A document that is longer stands alone. A shard depends on what stands before it alone.
+    """
+    sizes = np.bincount(corpus.documents, weights=corpus.lengths)
+    groups: list[list[int]] = []
+    held = np.inf
+    for number in documents:
+        if held + sizes[number] > shard_tokens:
+            groups.append([])
+            held = 0
+        groups[-1].append(number)
+        held += sizes[number]
+    return [make_shard(corpus, group) for group in groups]
