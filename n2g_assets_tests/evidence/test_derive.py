@@ -156,6 +156,8 @@ def expected(case: Case, sample: int, again: bool = False) -> dict[str, list[tup
 def assert_rows(found: dict[str, pl.DataFrame], rows: dict[str, list[tuple]]) -> None:
     assert found["activations"].rows() == rows["activations"]
     assert found["top_contexts"].rows() == rows["top_contexts"]
+    for name in ("activations", "top_contexts"):
+        assert not np.signbit(found[name].filter(activation=0)["activation"].to_numpy()).any(), "-0.0 becomes 0.0"
     for mine, theirs in zip(found["neuron_stats"].rows(), rows["neuron_stats"], strict=True):
         assert [mine[at] for at in (0, 1, 2, 5, 6)] == [theirs[at] for at in (0, 1, 2, 5, 6)]
         np.testing.assert_allclose(mine[3:5], theirs[3:5], atol=1e-7)
