@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +13,14 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int64
+from n2g_assets.evidence.store import Evidence, read_evidence
 
 from n2g_assets.core.home import Home
+from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
+from n2g_assets.evidence.derive import derive
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Vocabulary
@@ -26,6 +31,7 @@ from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets.model.sources import SubjectFiles, resolve_subject
+from n2g_assets.storage.cache import Cache
 
 GRAPH_SHAPE = ["node_id", "parent_id", "kind", "token"]
 """Columns of ``graph_nodes`` that make a graph's shape."""
@@ -54,6 +60,42 @@ def named_contexts(model: SubjectModel, home: Home, name: str, max_tokens: int |
         needed_contexts=MethodSettings().top_contexts,
     )
     return corpus.contexts.filter(split="harvest")
+
+
+def harvest(
+    model: SubjectModel,
+    contexts: pl.DataFrame,
+    units: Mapping[int, Sequence[Unit]],
+    settings: HarvestSettings,
+    method: MethodSettings,
+    *,
+    exact: SubjectModel | None = None,
+    progress: Progress | None = None,
+) -> tuple[Evidence, dict[int, dict[str, pl.DataFrame]]]:
+    """The evidence of units on contexts, kept in a temporary folder, and by layer the rows that are made of it.
+
+    ``exact`` is the model in float32 where ``model`` is not.
+    """
+    neurons = {layer: [unit.number for unit in asked] for layer, asked in units.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Home(Path(folder)))
+        evidence = read_evidence(model, contexts, neurons, settings, cache=cache, progress=progress)
+
+        def measured(layer: int, context_ids: pl.Series) -> Callable[[Sequence[int]], np.ndarray]:
+            shortlisted = contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
+            assert exact is not None
+            again = read_evidence(exact, shortlisted, {layer: neurons[layer]}, settings, cache=cache)
+            return partial(again.rows, layer)
+
+        rows = {
+            layer: derive(
+                partial(evidence.rows, layer), evidence.corpus, asked, strongest=settings.strongest,
+                top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
+                remeasure=None if exact is None else partial(measured, layer),
+            )
+            for layer, asked in units.items()
+        }  # fmt: skip
+    return evidence, rows
 
 
 def cut_after(model: SubjectModel, layer: int) -> torch.nn.Module:

@@ -27,18 +27,16 @@ of its seconds for the block is the least that it would take. The ratios are geo
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from common import build_tables, geometric, load_model, named_contexts, warm_up
+from common import build_tables, geometric, harvest, load_model, named_contexts, warm_up
 from jaxtyping import Int32
 from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by_unit
 from rows import row
@@ -46,7 +44,6 @@ from rows import row
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.core.units import Unit, of_units, select_units
-from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Substitute, Vocabulary
 from n2g_assets.method.top_examples import choose_top_examples
@@ -54,7 +51,6 @@ from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
-from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey, SliceStore
 
 LAYERS = (0, 7, 15, 22, 29)
@@ -177,23 +173,10 @@ def harvested_material(
     contexts = named_contexts(model, home, "django", tokens)
     units = {layer: select_units(NeuronSample(sample=2 * number + 2), [1], layer, model.d_mlp) for layer in layers}
     materials = []
-    with tempfile.TemporaryDirectory() as folder:
-        found = harvest(
-            model,
-            contexts,
-            layers,
-            {layer: [unit.number for unit in units[layer]] for layer in layers},
-            settings,
-            top_contexts=method.top_contexts,
-            contexts_per_document=method.contexts_per_document,
-            cache=Cache(Home(Path(folder))),
-        )
-        for layer in layers:
-            frames = found.frames(layer)
-            a_max = _a_max(frames.neuron_stats)
-            prober = LayerProber(model, layer, TokenBudget(settings.batch_tokens))
-            top = choose_top_examples(units[layer], frames.top_contexts, contexts, a_max, prober, method)
-            materials.append(_first_units(layer, top.tables["top_examples"], a_max, number))
+    for layer, frames in harvest(model, contexts, units, settings, method)[1].items():
+        a_max = _a_max(frames["neuron_stats"])
+        top = choose_top_examples(units[layer], frames["top_contexts"], contexts, a_max, layer, method)
+        materials.append(_first_units(layer, top.tables["top_examples"], a_max, number))
     return materials
 
 

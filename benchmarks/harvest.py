@@ -1,16 +1,14 @@
-"""Tokens a second of the activation cache over those of a bare forward pass, in one run.
+"""Tokens a second of the harvest over those of a bare forward pass, in one run.
 
-The activation cache is what a study runs on one shard: selection for all neurons and both signs, windows of 64 recorded
-neurons a layer with sign +1, checkpoints on disk, and rows; after a pass in bfloat16 also the second measurement, in
-float32, of what it shortlists. There is one shard, so that nothing is merged. Its first batches cost more, since at
-first every activation is among the strongest: a whole shard of a study's size pays that once, as a study does, and a
-smaller one looks slower than it is. So does the row in bfloat16, which is slow on processors without instructions for
-it and therefore runs few tokens.
+The harvest is what a study runs: the pass, the activations of 64 units a layer at every token on disk, and the rows of
+``neuron_stats``, ``activations`` and ``top_contexts`` made of them; after a pass in bfloat16 also the second
+measurement, in float32, of what it shortlists. The row in bfloat16 is slow on processors without instructions for it,
+and therefore runs few tokens.
 
 The bare pass is the same model in plain transformers (sdpa) at the same dtype and batch, cut after the deepest layer,
 without unembedding. It runs the first of every four batches, right after the harvest did, so that both see the same
 machine, and stands for the tokens of its four (``common.sampled_batches``). The harvest counts with all of its tokens
-and seconds. The ratio is the median over repetitions. A small harvest before them compiles what is compiled.
+and seconds. The ratio is the median over repetitions.
 
     python benchmarks/harvest.py                                     # all layers in float32, one shard
     python benchmarks/harvest.py --dtype bfloat16 --layers 0,1 --tokens 6144
@@ -22,31 +20,28 @@ import argparse
 import itertools
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from common import cut_after, find_model, sampled_batches
+from common import cut_after, find_model, harvest, sampled_batches
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence.harvest import harvest
+from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.units import Unit, select_units
 from n2g_assets.model.batching import pad
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.sources import SubjectFiles
-from n2g_assets.storage.cache import Cache
 
-GOALS = {"float32": 0.85, "bfloat16": 0.6}
+GOALS = {"float32": 0.9, "bfloat16": 0.6}
 TOKENS = HarvestSettings().shard_tokens
-RECORDED, BARE_EVERY = 64, 4
+UNITS, BARE_EVERY = 64, 4
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,8 @@ class Repetition:
     tokens: int
     bare: float
     """The bare pass, all batches, by those that it ran."""
-    passed: float
-    """The harvest until its last checkpoint is written."""
     whole: float
-    """The harvest with the rows of all layers."""
+    """The harvest: the pass, its evidence on disk, and the rows of all layers."""
 
     @property
     def ratio(self) -> float:
@@ -90,6 +83,7 @@ def measure(
     repetitions: int = 1,
     batch_tokens: int = 4096,
     bare_every: int = BARE_EVERY,
+    n_units: int = UNITS,
 ) -> list[Repetition]:
     """Harvest made-up text beside the bare pass.
 
@@ -101,6 +95,7 @@ def measure(
         repetitions: How often.
         batch_tokens: Tokens of a batch.
         bare_every: The bare pass runs the first of every so many batches.
+        n_units: Units of each layer.
     """
     settings = HarvestSettings(
         batch_tokens=batch_tokens,
@@ -110,8 +105,7 @@ def measure(
     model = load_subject(files, "mlp.hook_post", settings, "auto", dtype=settings.dtype)
     exact = None if dtype == "float32" else load_subject(files, "mlp.hook_post", settings, "auto")
     numbers = list(layers or range(model.n_layers))
-    rng = np.random.default_rng(1)
-    chosen = {layer: rng.permutation(model.d_mlp)[:RECORDED].tolist() for layer in numbers}
+    chosen = {layer: select_units(NeuronSample(sample=n_units), [1], layer, model.d_mlp) for layer in numbers}
     warm_up = make_contexts(model, 4 * settings.context_length, settings.context_length)
     _repeat(model, exact, warm_up, {numbers[0]: chosen[numbers[0]]}, settings, bare_every)
     contexts = make_contexts(model, tokens, settings.context_length)
@@ -122,13 +116,13 @@ def _repeat(
     model: SubjectModel,
     exact: SubjectModel | None,
     contexts: pl.DataFrame,
-    recorded: dict[int, list[int]],
+    units: dict[int, list[Unit]],
     settings: HarvestSettings,
     bare_every: int,
 ) -> Repetition:
     token_ids = [np.array(ids) for ids in contexts["token_ids"].to_list()]
     lengths = np.array([len(ids) for ids in token_ids])
-    bare = cut_after(model, max(recorded))
+    bare = cut_after(model, max(units))
     sampled = sampled_batches(lengths, settings.batch_tokens, bare_every)
     padded = {number: pad([token_ids[i] for i in batch], model.bos_id) for number, (batch, _) in sampled.items()}
     numbers = itertools.count()
@@ -149,25 +143,8 @@ def _repeat(
         bare_seconds += seconds * sampled[number][1]
 
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        found = harvest(
-            model,
-            contexts,
-            list(recorded),
-            recorded,
-            settings,
-            top_contexts=20,
-            contexts_per_document=2,
-            cache=Cache(Home(Path(folder))),
-            signs=[1],  # the default of a study
-            progress=run_bare,
-            exact_model=exact,
-        )
-        passed = time.perf_counter() - began - spent
-        for layer in recorded:
-            found.frames(layer)
-        whole = time.perf_counter() - began - spent
-    return Repetition(int(lengths.sum()), bare_seconds, passed, whole)
+    harvest(model, contexts, units, settings, MethodSettings(), exact=exact, progress=run_bare)
+    return Repetition(int(lengths.sum()), bare_seconds, time.perf_counter() - began - spent)
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
@@ -183,7 +160,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
         what = "all layers" if layers is None else f"layers 0 to {max(layers)}"
         found.append(
             row(
-                f"activation cache, {dtype}, {what} (tokens/s)",
+                f"harvest, {dtype}, {what} (tokens/s)",
                 repetition.tokens / repetition.whole,
                 repetition.tokens / repetition.bare,
                 GOALS[dtype],
@@ -199,6 +176,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of each repetition: one shard")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--units", type=int, default=UNITS, help="units of each layer")
     options = parser.parse_args()
     files = find_model(Home.from_environment())
     print(
@@ -212,12 +190,12 @@ def main() -> None:
         tokens=options.tokens,
         repetitions=options.repetitions,
         batch_tokens=options.batch_tokens,
+        n_units=options.units,
     )
     for number, one in enumerate(found, 1):
         print(
-            f"repetition {number}: {one.tokens} tokens, bare pass {one.tokens / one.bare:.0f} tokens/s, activation "
-            f"cache {one.tokens / one.whole:.0f} tokens/s ({one.tokens / one.passed:.0f} before the rows are made), "
-            f"ratio {one.ratio:.3f}"
+            f"repetition {number}: {one.tokens} tokens, bare pass {one.tokens / one.bare:.0f} tokens/s, harvest "
+            f"{one.tokens / one.whole:.0f} tokens/s, ratio {one.ratio:.3f}"
         )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     print(f"ratio {statistics.median(one.ratio for one in found):.3f}")

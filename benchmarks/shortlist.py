@@ -21,24 +21,20 @@ below.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from common import GRAPH_SHAPE, build_tables, load_model
+from common import GRAPH_SHAPE, build_tables, harvest, load_model
 from rows import row
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.evaluation.document_counts import count_documents
-from n2g_assets.evidence.frames import LayerHarvest
-from n2g_assets.evidence.harvest import harvest
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
@@ -47,7 +43,6 @@ from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.infill import InfillProposer
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
-from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey, SliceStore
 
 KEPT_GOAL, SAME_GOAL = 0.99, 0.9
@@ -95,7 +90,7 @@ def study_contexts(home: Home, study: str, tokens: int, first: int) -> pl.DataFr
 
 def build(
     exact: SubjectModel,
-    found: LayerHarvest,
+    found: Mapping[str, pl.DataFrame],
     layer: int,
     units: Sequence[Unit],
     contexts: pl.DataFrame,
@@ -104,14 +99,14 @@ def build(
     method: MethodSettings,
 ) -> Built:
     """Top examples and graphs from a harvest, all probes in float32."""
-    strongest = {Unit(*key): value for *key, value in found.neuron_stats.select("unit", "sign", "max").iter_rows()}
+    strongest = {Unit(*key): value for *key, value in found["neuron_stats"].select("unit", "sign", "max").iter_rows()}
     a_max = {unit: strongest[unit] for unit in units}
     prober = LayerProber(exact, layer, TokenBudget(HarvestSettings().batch_tokens))
-    top = choose_top_examples(units, found.top_contexts, contexts, a_max, prober, method)
+    top = choose_top_examples(units, found["top_contexts"], contexts, a_max, layer, method)
     good = [unit for unit in units if top.ledger[unit].status == "ok"]
     examples = top.tables["top_examples"]
     nodes = build_tables(good, examples, a_max, vocabulary, prober, proposer, method)["graph_nodes"]
-    return Built(found.top_contexts, a_max, examples, nodes)
+    return Built(found["top_contexts"], a_max, examples, nodes)
 
 
 def compare(unit: Unit, exact: Built, shortlist: Built, vocabulary: Vocabulary, method: MethodSettings) -> Compared:
@@ -206,19 +201,7 @@ def measure(
     for model in (exact, half):
         name = str(model.dtype).removeprefix("torch.")
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            found = harvest(
-                model,
-                contexts,
-                layers,
-                {layer: [unit.number for unit in chosen[layer]] for layer in layers},
-                settings.model_copy(update={"dtype": name}),
-                top_contexts=method.top_contexts,
-                contexts_per_document=method.contexts_per_document,
-                cache=Cache(Home(Path(folder))),
-                exact_model=None if model is exact else exact,
-            )
-            frames = {layer: found.frames(layer) for layer in layers}
+        evidence, frames = harvest(model, contexts, chosen, settings, method, exact=None if model is exact else exact)
         harvested = time.perf_counter()
         proposer = InfillProposer(exact, vocabulary, method)
         built[name] = {
@@ -226,8 +209,8 @@ def measure(
             for layer in layers
         }
         print(
-            f"{name}: harvest of {found.tokens_run:,} tokens in {len(contexts):,} contexts {harvested - began:.0f} s, "
-            f"graphs {time.perf_counter() - harvested:.0f} s",
+            f"{name}: harvest of {evidence.tokens_run:,} tokens in {len(contexts):,} contexts "
+            f"{harvested - began:.0f} s, graphs {time.perf_counter() - harvested:.0f} s",
             flush=True,
         )
     return {

@@ -1,13 +1,15 @@
 """Stage ``activation_cache``: one forward pass through the harvest for all layers together.
 
 Asked for some layers, it harvests every layer of the study up to the deepest asked that is not cached yet: the pass
-costs the same. What it stores covers all neurons and both signs; the later stages pick the study's units.
+costs the same. What the study's units did at every token is kept; the rows are chosen afterwards, on whole arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import numpy as np
 import polars as pl
 
 from n2g_assets.assets.session import Session
@@ -28,8 +30,14 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     def frames() -> dict[str, pl.DataFrame]:
-        harvested = session.harvest([layer], show).frames(layer)
-        return {table: getattr(harvested, table) for table in STAGE.tables}
+        from n2g_assets.evidence.derive import derive
+
+        harvest, method, evidence = session.settings.harvest, session.settings.method, session.harvest([layer], show)
+        return derive(
+            partial(evidence.rows, layer), evidence.corpus, units, strongest=harvest.strongest,
+            top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
+            remeasure=None if harvest.dtype == "float32" else partial(_measure_again, session, layer, show),
+        )  # fmt: skip
 
     units, input_hash = session.units(layer), _input_hash(session, layer)
     with session.holding(f"activation_cache-{layer}"):
@@ -61,23 +69,30 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
     )  # fmt: skip
 
 
+def _measure_again(
+    session: Session, layer: int, show: Progress, context_ids: pl.Series
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """The activations of some neurons on these contexts in float32."""
+    contexts = session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
+    return partial(session.evidence(contexts, [layer], show).rows, layer)
+
+
 def _input_hash(session: Session, layer: int) -> str:
     settings = session.settings
     inputs = {
         "code_version": STAGE.code_version, "model": session.model_hash, "contexts": session.harvest_hash,
         "layer": layer, "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
-        "contexts_per_document": settings.method.contexts_per_document,
+        "contexts_per_document": settings.method.contexts_per_document, "units": session.units(layer),
     }  # fmt: skip
-    if settings.harvest.dtype != "float32":  # only the study's own units are measured again in float32
-        inputs["units"] = session.units(layer)
     return hash_json(inputs)
 
 
 STAGE = LayerStage(
     name="activation_cache",
-    description="One forward pass through the harvested documents for all layers together: for every neuron and both "
-    "signs its statistics, its strongest positions and its strongest contexts. New documents cost only their own pass.",
-    code_version="3",
+    description="One forward pass through the harvested documents for all layers together: what the study's units did "
+    "at every token, and from it their statistics, strongest positions and strongest contexts. New documents and new "
+    "units cost a pass for them alone.",
+    code_version="4",
     work=_work,
     prepare=_prepare,
     preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],

@@ -154,12 +154,11 @@ def activations_recomputed(stage: str, session: Session, layer: int) -> list[str
         unit = Unit(row["unit"], row["sign"])
         fresh = _plain_activations(session, layer, unit.number, row["token_ids"]) * unit.sign
         difference = abs(float(fresh[row["peak"]]) - row["activation"])
-        if row["activations"] is not None:
-            difference = max(difference, float(np.abs(fresh[1:] - np.asarray(row["activations"])[1:]).max()))
+        difference = max(difference, float(np.abs(fresh[1:] - np.asarray(row["activations"])[1:]).max()))
         if not difference <= _TOLERANCE * abs(a_max[unit]):
             faults.append(
                 f"neuron {unit.number} in {row['context_id']} differs by {difference:.1e} of a_max "
-                f"{a_max[unit]:.3g}: delete cache/harvest and slices/{table} in N2G_HOME and run again"
+                f"{a_max[unit]:.3g}: delete cache/evidence and slices/{table} in N2G_HOME and run again"
             )
     if not faults:
         cache.write("checked", checked, lambda folder: None, {"table": table, "layer": layer})

@@ -111,9 +111,8 @@ class LayerScoring:
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
-        cached = self.session.cached_texts(self.layer)[text]
-        shards = [cached.activations(self.layer, shard, [unit.number])[0] for shard in range(len(cached.shards))]
-        return np.concatenate(shards) * np.float32(unit.sign)
+        evidence = self.session.cached_texts(self.layer)[text]
+        return evidence.rows(self.layer, [unit.number])[0] * np.float32(unit.sign)
 
 
 def _write_means(session: Session, layer: int) -> None:

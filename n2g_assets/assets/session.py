@@ -31,8 +31,7 @@ from n2g_assets.storage.hashing import hash_json, schema_hash
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 
 if TYPE_CHECKING:
-    from n2g_assets.evidence.cached_activations import CachedActivations
-    from n2g_assets.evidence.harvest import Harvest
+    from n2g_assets.evidence.store import Evidence
     from n2g_assets.model.batching import TokenBudget
     from n2g_assets.model.model import SubjectModel
     from n2g_assets.model.sources import SubjectFiles
@@ -47,7 +46,7 @@ class Session:
         self.store = SliceStore(home)
         self.text_layers: tuple[int, ...] = ()
         """Layers whose units are read on the held-out texts together."""
-        self._cached_texts: dict[int, dict[str, CachedActivations]] = {}
+        self._cached_texts: dict[int, dict[str, Evidence]] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
@@ -157,9 +156,6 @@ class Session:
         """The units of a layer that the study asks about."""
         return select_units(self.settings.neurons, self.settings.sign_numbers, layer, self.model_row["d_mlp"])
 
-    def _neurons(self, layers: Sequence[int]) -> dict[int, list[int]]:
-        return {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
-
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
         rows = self.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
@@ -197,17 +193,27 @@ class Session:
             )
         return model
 
-    def harvest(self, layers: Sequence[int], show: Progress) -> Harvest:
-        """Harvest some layers in one pass; what is cached is taken over."""
-        from n2g_assets.evidence.harvest import harvest
+    def evidence(
+        self, contexts: pl.DataFrame, layers: Sequence[int], show: Progress, dtype: str = "float32"
+    ) -> Evidence:
+        """The activations of the units of some layers on contexts; one pass reads those that are not kept yet."""
+        from n2g_assets.evidence.store import read_evidence
 
-        settings = self.settings
-        harvested = harvest(
-            self.subject(settings.harvest.dtype), self.contexts, layers, self._neurons(layers), settings.harvest,
-            top_contexts=settings.method.top_contexts, contexts_per_document=settings.method.contexts_per_document,
-            cache=Cache(self.home), signs=settings.sign_numbers, progress=show,
-            exact_model=None if settings.harvest.dtype == "float32" else self.subject(),
-        )  # fmt: skip
+        neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
+        return read_evidence(
+            self.subject(dtype), contexts, neurons, self.settings.harvest, cache=Cache(self.home), progress=show
+        )
+
+    def harvest(self, layers: Sequence[int], show: Progress) -> Evidence:
+        """The evidence of some layers on the harvested contexts.
+
+        Raises:
+            CorpusError: there is nothing to harvest, or a context is too long.
+        """
+        from n2g_assets.evidence.corpus import TokenCorpus
+
+        TokenCorpus.from_frame(self.contexts).check_harvest(self.settings.harvest.context_length)
+        harvested = self.evidence(self.contexts, layers, show, self.settings.harvest.dtype)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
@@ -222,25 +228,17 @@ class Session:
         texts = held_out_texts(self.read("contexts"), evaluation.random_tokens, evaluation.out_of_domain_tokens)
         return {name: frame for name, frame in texts.items() if name in self.study.texts}
 
-    def cached_texts(self, layer: int) -> dict[str, CachedActivations]:
-        """The activations of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
+    def cached_texts(self, layer: int) -> dict[str, Evidence]:
+        """The evidence of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
         if layer not in self._cached_texts:
             layers = self.text_layers if layer in self.text_layers else (layer,)
             with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
-    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, CachedActivations]:
-        """The activations of the layers' units on the held-out texts, in one pass a text; what is cached is reused."""
-        from n2g_assets.evidence.cached_activations import read_texts
-
-        neurons = self._neurons(layers)
-        found = {
-            name: read_texts(
-                self.subject(), contexts, neurons, self.settings.harvest, cache=Cache(self.home), progress=show
-            )
-            for name, contexts in self.held_out_contexts.items()
-        }
+    def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Evidence]:
+        """The evidence of the layers' units on the held-out texts, in one pass a text."""
+        found = {name: self.evidence(contexts, layers, show) for name, contexts in self.held_out_contexts.items()}
         run = sum(text.tokens_run for text in found.values())
         if run:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")

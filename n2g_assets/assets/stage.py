@@ -22,7 +22,6 @@ from n2g_assets.core.errors import N2GError, StorageError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.settings import Settings
-from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.hashing import hash_json, unit_rows_hashes
@@ -206,20 +205,19 @@ def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, 
 
 def fill_layer(
     session: Session, stage: LayerStage, layer: int, show: Progress, *, inputs: Sequence[str],
-    settings: Sequence[Settings], compute: Callable[..., BlockResult], without: Sequence[str] = (), also: Any = None,
+    settings: Sequence[Settings], compute: Callable[..., BlockResult], also: Any = None,
     also_by_unit: Mapping[Unit, Any] | None = None,
 ) -> StageReport:  # fmt: skip
     """Run one layer of a stage: only the units whose input rows or settings changed are computed.
 
-    A unit's input is its rows of the tables ``inputs``, but for the columns ``without``. ``compute`` is called with a
-    block of units, their rows by table, their a_max and each of ``settings``: what the work is handed of the study's
-    settings enters the hash, and it is handed nothing else. ``also`` is what else every unit's result depends on, and
-    ``also_by_unit`` that of some units, both as JSON. The ledger of the first asset that the stage reads says which
-    units have already ended.
+    A unit's input is its rows of the tables ``inputs``. ``compute`` is called with a block of units, their rows by
+    table, their a_max and each of ``settings``: what the work is handed of the study's settings enters the hash, and it
+    is handed nothing else. ``also`` is what else every unit's result depends on, and ``also_by_unit`` that of some
+    units, both as JSON. The ledger of the first asset that the stage reads says which units have already ended.
     """
     units = session.units(layer)
     a_max = session.a_max(layer, units)
-    hashes = {name: input_hashes(session, name, layer, units, without) for name in inputs}
+    hashes = {name: input_hashes(session, name, layer, units) for name in inputs}
     previous = stage.upstream[0]
     ledger = session.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
@@ -248,13 +246,10 @@ def fill_layer(
     )  # fmt: skip
 
 
-def input_hashes(
-    session: Session, table: str, layer: int, units: Sequence[Unit], without: Sequence[str] = ()
-) -> dict[Unit, str]:
+def input_hashes(session: Session, table: str, layer: int, units: Sequence[Unit]) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
-    columns = [name for name in TABLES[table].schema if name not in without]
     hashes: dict[Unit, str] = {}
     for start in range(0, len(units), _HASHED_TOGETHER):
         part = units[start : start + _HASHED_TOGETHER]
-        hashes |= unit_rows_hashes(session.read(table, layer, columns=columns, units=part), part)
+        hashes |= unit_rows_hashes(session.read(table, layer, units=part), part)
     return hashes

@@ -38,10 +38,9 @@ def _choose(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, TOP_EXAMPLES, layer, show,
         inputs=("top_contexts",),
-        without=("activations",),
         settings=[session.settings.method.part(TopExampleSettings)],
         compute=lambda units, rows, a_max, settings: choose_top_examples(
-            units, rows["top_contexts"], session.contexts, a_max, session.prober(layer), settings, session.cluster_of
+            units, rows["top_contexts"], session.contexts, a_max, layer, settings, session.cluster_of
         ),
         also={"clusters": session.clusters_hash},
     )  # fmt: skip

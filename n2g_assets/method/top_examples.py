@@ -3,9 +3,8 @@
 1. A unit whose a_max is not positive is dead.
 2. Take the strongest contexts that the harvest kept with a peak above 0: each context once, at most
    ``contexts_per_document`` a document.
-3. Probe the contexts for which the harvest recorded no activations, in one call for all units.
-4. Read the peak and its activation from the activations (the first of equal ones) and rank by activation.
-5. Split at random, seeded by the study's seed and the unit: contexts of one document and of its near-duplicates stay on
+3. Read the peak and its activation from the activations (the first of equal ones) and rank by activation.
+4. Split at random, seeded by the study's seed and the unit: contexts of one document and of its near-duplicates stay on
    one side, and both sides are as equal as the documents allow; the larger is for training. A unit with too few
    contexts on a side gets no graph.
 """
@@ -21,7 +20,6 @@ import polars as pl
 from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import TopExampleSettings
 from n2g_assets.core.units import Unit, of_units
-from n2g_assets.method.probing import Prober
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
 
@@ -30,11 +28,11 @@ def choose_top_examples(
     top_contexts: pl.DataFrame,
     contexts: pl.DataFrame,
     a_max: Mapping[Unit, float],
-    prober: Prober,
+    layer: int,
     settings: TopExampleSettings,
     cluster_of: Mapping[str, str] | None = None,
 ) -> BlockResult:
-    """Chooses and splits the top examples of a block of units of the prober's layer; other units' rows are ignored.
+    """Chooses and splits the top examples of a block of units of a layer; other units' rows are ignored.
 
     ``cluster_of`` holds, by document id, the id of its near-duplicates; without it each document stands alone.
 
@@ -54,13 +52,13 @@ def choose_top_examples(
             reason = f"Its largest activation over the harvest is {a_max[unit]:.3g}, which is not positive."
             unusual[unit] = Outcome("dead", reason)
     alive = [unit for unit in units if unit not in unusual]
-    chosen = _measure(_choose(alive, top_contexts, contexts, settings), prober)
+    chosen = _measured(_choose(alive, top_contexts, contexts, settings))
     rows: list[dict[str, Any]] = []
     for unit in alive:
         positive = (row for row in chosen.get(unit, []) if not row["activation"] <= 0)
         examples = sorted(positive, key=lambda row: -row["activation"])
         clusters = [(cluster_of or {}).get(row["document_id"], row["document_id"]) for row in examples]
-        sides = split_documents(clusters, settings.seed, prober.layer, unit)
+        sides = split_documents(clusters, settings.seed, layer, unit)
         n_train = sides.count("train")
         if min(n_train, len(sides) - n_train) < settings.min_contexts_per_side:
             unusual[unit] = Outcome(
@@ -123,17 +121,10 @@ def _choose(
     return joined.filter(in_document < settings.contexts_per_document).filter(in_unit < settings.top_contexts)
 
 
-def _measure(chosen: pl.DataFrame, prober: Prober) -> dict[Unit, list[dict[str, Any]]]:
-    """The chosen rows of each unit with activations, probed where the harvest has none, and what step 4 reads there."""
-    rows = list(chosen.iter_rows(named=True))
-    unknown = [row for row in rows if row["activations"] is None]
-    if unknown:
-        prompts = [np.asarray(row["token_ids"], np.int32) for row in unknown]
-        answers = prober.activations(prompts, [Unit(row["unit"], row["sign"]) for row in unknown])
-        for row, answer in zip(unknown, answers, strict=True):
-            row["activations"] = answer
+def _measured(chosen: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
+    """The chosen rows of each unit, with what step 3 reads in their activations."""
     measured: dict[Unit, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in chosen.iter_rows(named=True):
         activations = np.asarray(row["activations"], np.float32)
         peak = 1 + int(np.argmax(activations[1:]))
         row |= {"activations": activations, "peak": peak, "activation": float(activations[peak])}

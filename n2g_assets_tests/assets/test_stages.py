@@ -167,25 +167,18 @@ def test_new_documents_cost_only_their_own_forward_pass(tmp_path, caplog):
     assert sum(run) == new > 0
 
 
-def test_another_sign_that_is_asked_for_later_is_probed_and_costs_no_harvest(finished, tmp_path):
+def test_another_sign_that_is_asked_for_later_costs_no_pass(finished, tmp_path, caplog):
     home = finished.copy_home(tmp_path)
     before = session_of(finished.study, home).read("top_examples", LAYER)
     session = session_of(tiny_study(finished.study.folder, signs=["positive", "negative"]), home)
-    strong = session.read("top_contexts", LAYER, units=session.units(LAYER))
-    recorded = strong.filter(pl.col("activations").is_not_null())
-    assert set(recorded["sign"]) == {1}, "only the sign that the study asked for"
-
-    assert run_stage(session, "activation_cache", [LAYER])[LAYER].reused
+    with caplog.at_level("INFO"):
+        run_stage(session, "activation_cache", [LAYER])
+    assert {message.split()[0] for message in caplog.messages if "tokens went through the model" in message} == {"0"}
     report = run_stage(session, "top_examples", [LAYER])[LAYER]
     assert (report.computed, report.kept) == (4, 4)
     after = session.read("top_examples", LAYER)
     assert after.filter(sign=1).equals(before)
-    probed = after.filter(sign=-1)
-    assert probed["unit"].n_unique() > 1
-    joined = probed.join(strong, on=["unit", "sign", "context_id"], suffix="_harvested")
-    assert len(joined) == len(probed)
-    apart = (joined["activation"] - joined["activation_harvested"]).abs().max()
-    assert apart <= 1e-4 * probed["activation"].max()
+    assert after.filter(sign=-1)["unit"].n_unique() > 1
 
 
 # -------------------------------------------------------------------------------------------- damage and other models

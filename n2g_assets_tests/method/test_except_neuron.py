@@ -76,7 +76,7 @@ def tables() -> dict[str, pl.DataFrame]:
     words = {word: encode(VOCABULARY, word)[1] for text, others in SYNONYMS.items() for word in (text, *others)}
     proposer = DictionaryProposer({words[text]: [[words[one]] for one in others] for text, others in SYNONYMS.items()})
     block, a_max = [UNIT], {UNIT: A_MAX}
-    results = [choose_top_examples(block, *harvest(), a_max, prober, settings)]
+    results = [choose_top_examples(block, *harvest(), a_max, prober.layer, settings)]
     top = results[0].tables["top_examples"]
     results.append(prune_examples(block, top, a_max, VOCABULARY, prober, settings))
     pruned, saliencies = results[1].tables.values()

@@ -10,14 +10,14 @@ from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.top_examples import choose_top_examples, split_documents
-from n2g_assets_tests.method.toy import ToyProber, conform, hash_neuron
+from n2g_assets_tests.method.toy import conform, hash_neuron
 
 SETTINGS = MethodSettings()
 UNITS = [Unit(0, 1), Unit(1, 1), Unit(1, -1)]
 NEURONS = {0: hash_neuron(5, 2, (0.1, 0.5, 1, 2, 3)), 1: hash_neuron(6, 2, (-2, -1, 0.5, 1, 3))}
 
 
-def harvest(n_documents: int = 14, windows: int = 3, recorded: bool = True) -> tuple[pl.DataFrame, pl.DataFrame]:
+def harvest(n_documents: int = 14, windows: int = 3) -> tuple[pl.DataFrame, pl.DataFrame]:
     """All contexts, and each unit's contexts strongest first, as a harvest that keeps everything would."""
     generator = np.random.default_rng(0)
     contexts = pl.DataFrame([
@@ -34,20 +34,17 @@ def harvest(n_documents: int = 14, windows: int = 3, recorded: bool = True) -> t
             strong.append((-float(activations[peak]), context["context_id"], peak, activations.tolist()))
         for rank, (minus, context_id, peak, activations) in enumerate(sorted(strong)):
             rows.append({"unit": unit.number, "sign": unit.sign, "rank": rank, "context_id": context_id, "peak": peak,
-                         "activation": -minus, "activations": activations if recorded else None})  # fmt: skip
+                         "activation": -minus, "activations": activations})  # fmt: skip
     types = {"unit": pl.Int32, "sign": pl.Int8, "activation": pl.Float32, "activations": pl.List(pl.Float32)}
     return pl.DataFrame(rows, infer_schema_length=None).cast(types), contexts
 
 
-def choose(units=UNITS, recorded=True, a_max=3.0, settings=SETTINGS, harvested=None):
-    top_contexts, contexts = harvested or harvest(recorded=recorded)
-    prober = ToyProber(NEURONS)
-    return choose_top_examples(units, top_contexts, contexts, dict.fromkeys(units, a_max), prober, settings), prober
+def choose(units=UNITS, a_max=3.0, settings=SETTINGS, harvested=None):
+    return choose_top_examples(units, *(harvested or harvest()), dict.fromkeys(units, a_max), 4, settings)
 
 
 def test_the_twenty_strongest_are_taken_two_a_document_and_split_into_ten_and_ten_without_shared_documents():
-    result, prober = choose()
-    assert prober.calls == []
+    result = choose()
     frame = conform("top_examples", result.tables["top_examples"])
     top_contexts, _ = harvest()
     for unit in UNITS:
@@ -66,24 +63,17 @@ def test_the_twenty_strongest_are_taken_two_a_document_and_split_into_ten_and_te
         assert result.ledger[unit].status == "ok"
 
 
-def test_windows_that_the_harvest_did_not_record_are_probed_in_one_call_with_the_same_rows():
-    recorded, _ = choose()
-    probed, prober = choose(recorded=False)
-    assert prober.calls == [60]
-    assert probed.tables["top_examples"].equals(recorded.tables["top_examples"])
-
-
 def test_units_alone_and_together_give_the_same_rows():
-    together, _ = choose()
+    together = choose()
     for unit in UNITS:
-        alone, _ = choose(units=[unit])
+        alone = choose(units=[unit])
         rows = together.tables["top_examples"].filter(unit=unit.number, sign=unit.sign)
         assert alone.tables["top_examples"].equals(rows)
 
 
 def test_units_without_a_positive_maximum_are_dead_and_a_maximum_that_is_not_finite_fails():
     for a_max, status in ((0.0, "dead"), (-1.0, "dead"), (float("nan"), "failed"), (float("inf"), "failed")):
-        result, _ = choose(a_max=a_max)
+        result = choose(a_max=a_max)
         assert {outcome.status for outcome in result.ledger.values()} == {status}
         assert all(outcome.reason for outcome in result.ledger.values())
         assert result.tables["top_examples"].is_empty()
@@ -92,18 +82,18 @@ def test_units_without_a_positive_maximum_are_dead_and_a_maximum_that_is_not_fin
 def test_contexts_whose_peak_is_not_positive_are_no_top_examples():
     top_contexts, contexts = harvest(windows=1)
     weak = top_contexts.with_columns(pl.when(pl.col("rank") < 12).then("activation").otherwise(0.0).alias("activation"))
-    result, _ = choose(harvested=(weak, contexts))
+    result = choose(harvested=(weak, contexts))
     assert set(result.tables["top_examples"].group_by("unit", "sign").len()["len"]) == {12}
 
 
 def test_too_few_contexts_on_a_side_is_recorded_with_both_counts():
     top_contexts, contexts = harvest(n_documents=4, windows=3)
-    result, _ = choose(harvested=(top_contexts, contexts))
+    result = choose(harvested=(top_contexts, contexts))
     assert all(outcome.status == "too_few_contexts" for outcome in result.ledger.values())
     assert "8 contexts" in result.ledger[UNITS[0]].reason
     assert "4 train and 4 test" in result.ledger[UNITS[0]].reason
     assert result.tables["top_examples"].is_empty()
-    result, _ = choose(harvested=(top_contexts.clear(), contexts))
+    result = choose(harvested=(top_contexts.clear(), contexts))
     assert result.ledger[UNITS[0]].status == "too_few_contexts"
 
 
