@@ -19,6 +19,7 @@ from pathlib import Path
 from shlex import quote
 
 import dagster as dg
+from pydantic import ValidationError
 
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START
@@ -104,7 +105,7 @@ def study_job(study: str) -> dg.JobDefinition:
     """The job of a study of the Dagster project around the working folder, or of this package.
 
     Raises:
-        SettingsError: there is no such study.
+        SettingsError: there is no such study, or a ``defs.yaml`` of the project has a mistake.
     """
     from n2g_assets.definitions import build_defs
     from n2g_assets.study import shipped_study
@@ -113,11 +114,23 @@ def study_job(study: str) -> dg.JobDefinition:
     if project is None:
         return build_defs([shipped_study(study)]).resolve_job_def(study)
     sys.path[:0] = [str(project), str(project / "src")]
-    definitions = dg.load_from_defs_folder(path_within_project=project)
+    try:
+        definitions = dg.load_from_defs_folder(path_within_project=project)
+    except Exception as error:  # Dagster's own, with the cause far down in it
+        raise SettingsError(f"The studies in {project} cannot be loaded: {_root_cause(error)}") from error
     names = sorted(job.name for job in definitions.jobs or [])
     if study not in names:
         raise SettingsError(f"There is no study '{study}' in {project}: choose one of {', '.join(names) or 'none'}.")
     return definitions.resolve_job_def(study)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if not isinstance(error, ValidationError):
+        return str(error) if isinstance(error, N2GError) else f"{type(error).__name__}: {error}"
+    found = [(".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return "; ".join(f"{where}: {said}" if where else said for where, said in found)
 
 
 def _own_project(folder: Path) -> Path | None:

@@ -9,7 +9,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Part = TypeVar("Part", bound="Settings")
 
@@ -49,9 +59,19 @@ def _shape(value: Any) -> str:
     return value if isinstance(value, str) else "dict" if isinstance(value, Settings) else type(value).__name__
 
 
-def _one_of_shapes(sentence: str) -> Discriminator:
-    """Tells shapes apart before they are validated, so that a wrong value gives one error and not one a shape."""
-    return Discriminator(_shape, custom_error_type="shape", custom_error_message=sentence)
+def _one_of_shapes(sentence: str, *tags: str) -> BeforeValidator:
+    """Refuses a value of any other shape in one sentence.
+
+    A ``Discriminator`` behind it tells the others apart, so that a wrong value gives one error and not one a shape; an
+    error type of its own would not survive the way through Dagster.
+    """
+
+    def check(value: Any) -> Any:
+        if _shape(value) not in tags:
+            raise ValueError(sentence)
+        return value
+
+    return BeforeValidator(check)
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -156,7 +176,8 @@ NeuronSelection = Annotated[
     Annotated[NeuronSample, Tag("dict")]
     | Annotated[Literal["all"], Tag("all")]
     | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), Tag("list")],
-    _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
+    Discriminator(_shape),
+    _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons.", "dict", "all", "list"),
 ]
 
 
@@ -215,6 +236,15 @@ class TopExampleSettings(Settings):
     """At most this many of them come from one document (ours: one long document must not be all evidence)."""
     min_contexts_per_side: StrictInt = Field(default=5, ge=1)
     """Fewer train or test contexts than this: ledger ``too_few_contexts``."""
+
+    @model_validator(mode="after")
+    def _both_sides_can_be_filled(self) -> Self:
+        if 2 * self.min_contexts_per_side > self.top_contexts:
+            raise ValueError(
+                f"min_contexts_per_side: {self.min_contexts_per_side} on two sides is more than top_contexts: "
+                f"{self.top_contexts}: lower it, or raise top_contexts."
+            )
+        return self
 
 
 class PruneSettings(Firing):
@@ -325,7 +355,8 @@ class StudySettings(Settings):
     """Where the text comes from, in order."""
     layers: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[list[StrictInt], Tag("list")],
-        _one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on."),
+        Discriminator(_shape),
+        _one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on.", "int", "list"),
     ]
     """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
     neurons: NeuronSelection = NeuronSample(sample=64)
@@ -336,7 +367,8 @@ class StudySettings(Settings):
     """TransformerLens hook name inside a block."""
     layers_per_run: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
-        _one_of_shapes("layers_per_run must be 'all' or a count of at least 1."),
+        Discriminator(_shape),
+        _one_of_shapes("layers_per_run must be 'all' or a count of at least 1.", "int", "all"),
     ] = "all"
     """Layers that one run of a backfill takes."""
     control_of: str | None = None
@@ -370,6 +402,13 @@ class StudySettings(Settings):
                 "subject.reinitialise to a seed."
             )
         return self
+
+    @field_validator("neurons")
+    @classmethod
+    def _neurons_differ(cls, neurons: NeuronSelection) -> NeuronSelection:
+        if isinstance(neurons, list) and len(set(neurons)) != len(neurons):
+            raise ValueError("neurons names one neuron twice: name each once.")
+        return neurons
 
     @field_validator("signs")
     @classmethod

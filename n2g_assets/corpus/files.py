@@ -169,7 +169,7 @@ def _text_of_line(line: str, where: str, text_field: str) -> str:
     text = row[text_field]
     if text is not None and not isinstance(text, str):
         raise SourceError(
-            f"Line {where} has no text in '{text_field}' but a {type(text).__name__}: "
+            f"Line {where} has a value of type {type(text).__name__} in '{text_field}': "
             "set 'text_field' to the field that holds the text."
         )
     try:

@@ -89,6 +89,12 @@ def run(project: Path, home: Path, *command: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
+def forget_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules of a project of this name that was loaded before."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def assert_whole(home: Path, layers: set[int] = frozenset({0, 2})) -> None:
     """The study went through to its database and its report."""
     assert set(rows_of(home, "layer_scores", "notes")["layer"]) == layers
@@ -116,8 +122,7 @@ def definitions(project, tmp_path, monkeypatch) -> dg.Definitions:
     """The project's code location, as Dagster loads it, with an empty home."""
     monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
     monkeypatch.syspath_prepend(str(project))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_own(monkeypatch)
     return dg.load_from_defs_folder(path_within_project=project)
 
 
@@ -167,6 +172,31 @@ def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(p
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SettingsError, match=r"no study 'demo'.*notes"):
         cli.study_job("demo")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("layers: all", "layers must be a count of at least 1 or a list of different layers from 0 on."),
+        ("neurons: every", "neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
+        ("layer: 3", "there is no setting 'layer' here: did you mean 'layers'?"),
+        ("neurons: {sample: 0}", "Input should be greater than 0"),
+    ],
+)
+def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(project, tmp_path, monkeypatch, line, says):
+    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("model", "texts"))
+    study = tmp_path / "project" / "own" / "defs" / "notes" / "defs.yaml"
+    kept = [each for each in STUDY.splitlines() if each.split(":")[0].strip() != line.split(":")[0]]
+    study.write_text("\n".join([*kept, f"  {line}", ""]))
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    forget_own(monkeypatch)
+    with pytest.raises(SettingsError) as raised:
+        cli.study_job("notes")
+    said = str(raised.value)
+    assert says in said
+    assert "defs.yaml" in said
+    assert len(said.splitlines()) == 1, said
 
 
 # -------------------------------------------------------------------------------------------- the folder itself

@@ -87,7 +87,7 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, name, data, by
         ('{"text": "cut', "Line 2 of .*a.jsonl is not JSON .*repair the line"),
         ('{"body": "x", "id": 1}', "Line 2 of .*a.jsonl has no field 'text' .it has 'body', 'id'.*set 'text_field'"),
         ("[]", "Line 2 of .*a.jsonl has no field 'text' .it has none"),
-        ('{"text": 5}', "Line 2 of .*a.jsonl has no text in 'text' but a int"),
+        ('{"text": 5}', "Line 2 of .*a.jsonl has a value of type int in 'text'"),
     ],
 )
 def test_a_damaged_line_is_named_with_its_number(tmp_path, line, message):

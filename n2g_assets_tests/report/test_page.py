@@ -173,11 +173,11 @@ def test_one_unit_one_layer_and_one_rule_are_spoken_of_as_one():
     frames["rules"] = frames["rules"].filter(rule_id=1)
     text = text_of(page({"toy": frames}))
     assert "explains 1 unit of layer 7 of tiny-llama" in text
-    assert "There 1 of 1 unit never fires, and counts 0 however rightly it is predicted silent" in text
+    assert "Of 1 unit 1 never fires there and counts 0 however rightly it is predicted silent" in text
     assert "The unit asked for went through every stage." in text
     assert "1 of 1 rule (100 %) rests on one prompt" in text
     assert "(out-of-domain text; 1 unit)" in text
-    assert not re.search(r"\b1 (units|layers|rules|texts)\b|1 of \d+ (units|rules) (never fire\b|rest\b)", text)
+    assert not re.search(r"\b1 (units|layers|rules|texts)\b|1 (of \d+ (units|rules) )?(never fire\b|rest\b)", text)
     assert "0 are dead" not in text
 
 
@@ -189,9 +189,9 @@ def test_one_of_many_units_never_fires_and_some_do(html):
         frames["evaluation"] = frames["evaluation"].with_columns(n_firings=firings)
         return text_of(page({"toy": frames}))
 
-    assert "There 1 of 3 units never fires, and counts 0" in silenced(3)
+    assert "Of 3 units 1 never fires there and counts 0" in silenced(3)
     two = silenced(3, 5)
-    assert "There 2 of 3 units never fire, and count 0 however rightly they are predicted silent" in two
+    assert "Of 3 units 2 never fire there and count 0 however rightly they are predicted silent" in two
     assert "no predictor could reach more than .250" in two
     assert "never fire" not in text_of(html)
 
