@@ -84,7 +84,6 @@ class Shard:
     ranges: tuple[tuple[slice, slice], ...]
     """Runs of tokens, each as long as can be: where they stand in the corpus, and in the shard."""
     n_tokens: int
-    """Tokens, BOS included."""
 
 
 def make_shard(corpus: TokenCorpus, documents: Sequence[int]) -> Shard:

@@ -89,7 +89,8 @@ class Evidence:
                     continue
                 unread[here] = False
                 try:
-                    values = np.load(path, mmap_mode="r").view(np.ndarray)
+                    header = path.stat().st_size - 4 * len(held) * shard.n_tokens  # np.load takes twice the time
+                    values = np.memmap(path, np.float32, "r", header, (len(held), shard.n_tokens)).view(np.ndarray)
                 except OSError as error:
                     raise StorageError(f"{path} is gone: run the same command again, which makes it anew.") from error
                 for row, (tokens, in_shard) in itertools.product(here, shard.ranges):
