@@ -28,6 +28,8 @@ from n2g_assets.evidence.corpus import TokenCorpus
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Those of ``neuron_stats.quantiles``."""
+_BLOCK_BYTES = 2**28
+"""Of float64, as in the buffer of a row: twice what a block takes."""
 SAMPLE = 1024
 """Positions of the corpus behind them."""
 _LOWEST = np.finfo(np.float32).min
@@ -66,7 +68,7 @@ def derive(
     top_contexts: int,
     contexts_per_document: int,
     remeasure: Callable[[pl.Series], Read] | None = None,
-    block: int = 32,
+    block: int | None = None,
 ) -> dict[str, pl.DataFrame]:
     """The rows of ``neuron_stats``, ``activations`` and ``top_contexts``, without study and layer, ordered by key.
 
@@ -79,10 +81,11 @@ def derive(
         contexts_per_document: At most this many of them come from one document.
         remeasure: For a coarse ``read``: gets the ids of contexts in the order of the corpus and answers a function
             that reads float32 activations at the tokens of exactly these contexts, in this order.
-        block: Neurons whose rows are in memory at once: 4 bytes a token each.
+        block: Neurons whose rows are in memory at once; None: as many as fit into 128 MiB, at least one.
     """
     asked, contexts = sorted(units), _contexts(corpus, np.arange(len(corpus.lengths)))
     sampled, exact = sample_positions(corpus), np.empty(len(corpus.token_ids))  # one buffer: new memory is slow
+    block = block or max(1, _BLOCK_BYTES // exact.nbytes)
     factor = 1 if remeasure is None else 2  # times as many contexts are measured again as are kept
     measured, strong, top, windows = [], [], [], []
     for unit, row in _rows(read, asked, block):
