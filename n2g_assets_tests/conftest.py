@@ -22,13 +22,11 @@ install_import_hook(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups tests that share what is slow to make; a group runs in one process of ``pytest -n``.
 
-    A file is a group. The tests of evidence are one, since they compile the same functions, and so are those that look
-    at the finished run of a study.
+    A file is a group, and so are the tests that look at the finished run of a study.
     """
     for item in items:
-        folder, file = item.path.parent.name, item.path.name
         finished = "finished" in getattr(item, "fixturenames", ())
-        group = "finished" if finished else folder if folder == "evidence" else f"{folder}/{file}"
+        group = "finished" if finished else f"{item.path.parent.name}/{item.path.name}"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -1,4 +1,4 @@
-"""What is derived from the activations at every token, against its definition in loops and against the old harvest."""
+"""What is derived from the activations at every token, against its definition in loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +17,6 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evidence import derive as module
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.derive import QUANTILES, Read, derive
-from n2g_assets.model.load import load_subject
-from n2g_assets.model.model import SubjectModel
-from n2g_assets_tests.evidence.helpers import RECORDED, SETTINGS, run
 
 MASK = 2**64 - 1
 
@@ -196,54 +192,3 @@ def test_rows_have_the_columns_and_types_of_their_tables_in_the_order_of_the_key
         table = TABLES[name]
         assert rows.select(table.schema.names()).equals(table.conform(rows))
         assert dict(frame.schema) == {each: dtype for each, dtype in table.schema.items() if each in frame.columns}
-
-
-# ------------------------------------------------------------------------------------------ the old harvest
-@dataclass
-class Recorder:
-    """A model that keeps the activations of layer 0 that it gives, by the tokens of the context."""
-
-    inner: SubjectModel
-    seen: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def run(self, tokens, taps):
-        def keep(activations: torch.Tensor) -> None:
-            for row, values in zip(tokens.tolist(), activations.float().numpy(), strict=True):
-                length = 1 + max(at for at, token in enumerate(row) if at == 0 or token != self.inner.bos_id)
-                self.seen[tuple(row[:length])] = values[:length].T.copy()
-            taps[0](activations)
-
-        self.inner.run(tokens, {0: keep})
-
-    def reader(self, contexts: pl.DataFrame) -> Read:
-        return reader([self.seen[tuple(tokens)] for tokens in contexts["token_ids"].to_list()])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_are_those_of_the_old_harvest(dtype, files, model, contexts, tmp_path):
-    coarse = dtype == "bfloat16"
-    passed = Recorder(load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype=dtype))
-    exact = Recorder(model)
-    old = run(passed, contexts, tmp_path, layers=(0,), exact_model=exact if coarse else None).frames(0)
-    found = derive(
-        passed.reader(contexts),
-        TokenCorpus.from_frame(contexts),
-        [Unit(neuron, sign) for neuron in RECORDED[0] for sign in (1, -1)],
-        strongest=SETTINGS.strongest,
-        top_contexts=6,
-        contexts_per_document=2,
-        remeasure=(lambda ids: exact.reader(contexts.filter(pl.col("context_id").is_in(ids.to_list()))))
-        if coarse
-        else None,
-    )
-    for name, frame in found.items():
-        theirs = getattr(old, name).filter(pl.col("unit").is_in(RECORDED[0])).sort(frame.columns[:3])
-        assert len(frame) > 3
-        assert frame.schema == theirs.schema
-        sums = [column for column in ("mean", "std") if column in frame.columns]
-        assert frame.drop(sums).equals(theirs.drop(sums))
-        for column in sums:
-            np.testing.assert_allclose(frame[column], theirs[column], rtol=1e-12)
