@@ -21,7 +21,7 @@ def test_an_empty_harvest_one_of_bos_alone_and_a_context_that_is_too_long_say_wh
     alone = make_contexts(model, [5]).head(1).with_columns(token_ids=pl.col("token_ids").list.head(1))
     with pytest.raises(CorpusError, match="add documents"):
         TokenCorpus.from_frame(alone).check_harvest(LENGTH)
-    with pytest.raises(CorpusError, match="more than harvest.context_length"):
+    with pytest.raises(CorpusError, match=r"more than harvest\.context_length"):
         corpus_of(model, range(3)).check_harvest(LENGTH - 1)
 
 
