@@ -21,7 +21,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import N2GError, StorageError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import STAGES, named
-from n2g_assets.core.settings import Settings
+from n2g_assets.core.setting import Settings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.hashing import hash_json, unit_rows_hashes

@@ -6,72 +6,11 @@ rooms take the part they need. Unknown keys are errors. Paper sections refer to 
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictInt,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
-Part = TypeVar("Part", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and a misspelled key is an error that names it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    near = get_close_matches(str(key), cls.model_fields, n=1)
-                    cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
-                    raise ValueError(f"there is no setting '{key}' here: {cure}")
-        return values
-
-    def hashed(self) -> dict[str, Any]:
-        """What a stage that is handed these settings hashes: all of them that can change a row."""
-        marked = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == CHANGES_NO_ROW}
-        return self.model_dump(mode="json", exclude=marked)
-
-    def part(self, kind: type[Part]) -> Part:
-        """The fields of one of this class's parents alone: what one stage is handed, and hashes."""
-        return kind(**{name: getattr(self, name) for name in kind.model_fields})
-
-
-CHANGES_NO_ROW: dict[str, Any] = {"changes_no_row": True}
-"""Marks a setting of how work is cut up: it enters no input hash (floats may differ within rounding)."""
-
-
-def _shape(value: Any) -> str:
-    """The tag of a value where a setting may take several shapes: a word is its own tag, all else goes by type."""
-    return value if isinstance(value, str) else "dict" if isinstance(value, Settings) else type(value).__name__
-
-
-def _one_of_shapes(sentence: str, *tags: str) -> BeforeValidator:
-    """Refuses a value of any other shape in one sentence.
-
-    A ``Discriminator`` behind it tells the others apart, so that a wrong value gives one error and not one a shape; an
-    error type of its own would not survive the way through Dagster.
-    """
-
-    def check(value: Any) -> Any:
-        if _shape(value) not in tags:
-            raise ValueError(sentence)
-        return value
-
-    return BeforeValidator(check)
+from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -176,8 +115,8 @@ NeuronSelection = Annotated[
     Annotated[NeuronSample, Tag("dict")]
     | Annotated[Literal["all"], Tag("all")]
     | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), Tag("list")],
-    Discriminator(_shape),
-    _one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons.", "dict", "all", "list"),
+    Discriminator(shape),
+    one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons.", "dict", "all", "list"),
 ]
 
 
@@ -355,8 +294,8 @@ class StudySettings(Settings):
     """Where the text comes from, in order."""
     layers: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[list[StrictInt], Tag("list")],
-        Discriminator(_shape),
-        _one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on.", "int", "list"),
+        Discriminator(shape),
+        one_of_shapes("layers must be a count of at least 1 or a list of different layers from 0 on.", "int", "list"),
     ]
     """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
     neurons: NeuronSelection = NeuronSample(sample=64)
@@ -367,8 +306,8 @@ class StudySettings(Settings):
     """TransformerLens hook name inside a block."""
     layers_per_run: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
-        Discriminator(_shape),
-        _one_of_shapes("layers_per_run must be 'all' or a count of at least 1.", "int", "all"),
+        Discriminator(shape),
+        one_of_shapes("layers_per_run must be 'all' or a count of at least 1.", "int", "all"),
     ] = "all"
     """Layers that one run of a backfill takes."""
     control_of: str | None = None

@@ -11,7 +11,8 @@ import pytest
 
 from n2g_assets.assets import corpus_tokens, subject_model
 from n2g_assets.assets.study import Study
-from n2g_assets.core.settings import CHANGES_NO_ROW, EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
+from n2g_assets.core.setting import CHANGES_NO_ROW
+from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
 from n2g_assets_tests.assets.studies import (
     no_progress,
     reused,
