@@ -7,7 +7,7 @@
 
 Memory is compared as it is: 256 units, and 64 as the baseline. Of seconds, those of a *further* unit from 16 to 256 are
 compared with those of a unit of 64. Steps that take the same for any number of units are left out and shown apart: the
-activation cache, which holds all neurons, the pass through held-out text, the warehouse and the report. The ratio is 1
+harvest and the pass through held-out text, most of whose time is the model's, the warehouse and the report. The ratio is 1
 where time is linear and 1/4 where it is quadratic.
 
     python benchmarks/scaling.py                                               # layer 0: 16, 64, 256 units

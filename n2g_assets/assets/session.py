@@ -46,6 +46,7 @@ class Session:
         self.store = SliceStore(home)
         self.text_layers: tuple[int, ...] = ()
         """Layers whose units are read on the held-out texts together."""
+        self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
@@ -194,30 +195,43 @@ class Session:
         return model
 
     def evidence(
-        self, contexts: pl.DataFrame, layers: Sequence[int], show: Progress, dtype: str = "float32"
-    ) -> Evidence:
-        """The activations of the units of some layers on contexts; one pass reads those that are not kept yet."""
+        self, contexts: pl.DataFrame, layers: Sequence[int], show: Progress, dtype: str = "float32",
+        cache: Cache | None = None,
+    ) -> Evidence:  # fmt: skip
+        """The activations of the units of some layers on contexts; one pass reads those that are not kept yet.
+
+        They are kept in the home's cache, or in ``cache``.
+        """
         from n2g_assets.evidence.store import read_evidence
 
         neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
         return read_evidence(
-            self.subject(dtype), contexts, neurons, self.settings.harvest, cache=Cache(self.home), progress=show
+            self.subject(dtype),
+            contexts,
+            neurons,
+            self.settings.harvest,
+            cache=cache or Cache(self.home),
+            progress=show,
         )
 
     def harvest(self, layers: Sequence[int], show: Progress) -> Evidence:
-        """The evidence of some layers on the harvested contexts.
+        """The evidence of some layers on the harvested contexts; what was read in this session is not looked for again.
 
         Raises:
             CorpusError: there is nothing to harvest, or a context is too long.
         """
         from n2g_assets.evidence.corpus import TokenCorpus
 
+        known = self._harvested.get(layers[0])
+        if known is not None and all(self._harvested.get(layer) is known for layer in layers):
+            return known
         TokenCorpus.from_frame(self.contexts).check_harvest(self.settings.harvest.context_length)
         harvested = self.evidence(self.contexts, layers, show, self.settings.harvest.dtype)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
         )
+        self._harvested |= dict.fromkeys(layers, harvested)
         return harvested
 
     # ------------------------------------------------------------------------------------ the texts of the evaluation

@@ -128,7 +128,7 @@ _TABLES = (
         _c("context_id", pl.String, "context"),
         _c("peak", pl.Int32, "position of the unit's largest activation in it, from 0"),
         _c("activation", pl.Float32, "activation at the peak"),
-        _c("activations", _REALS, "activation at every position"),
+        _n("activations", _REALS, "activation at every position; NULL in rows that an older version wrote"),
     ),
     _unit_table("top_examples", "top context of a unit", ("rank",),
         _c("rank", pl.Int32, "0 is the strongest"),

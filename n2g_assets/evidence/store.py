@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 _FILE = "activations.npy"
 _CODE_VERSION = "1"
+_BATCH_BYTES = 2**28
+"""Largest size of what a batch gives for all layers together; three times as much may be in memory at once."""
 _Neurons = Int32[np.ndarray, " neurons"]
 _Files = dict[tuple[int, str], list[tuple[Path, _Neurons]]]
 """By layer and shard, the files that were found whole or written now, with their neurons, ascending."""
@@ -143,13 +145,19 @@ def read_evidence(
     needed = sum(4 * shard.n_tokens * len(rest) for shard, lacks in work for rest in lacks.values())
     home = cache.home.root
     free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
-    said = f"New evidence takes {needed:,} bytes in {home}, where {free:,} bytes are free"
-    logger.info("%s.", said)
+    layers = ", ".join(map(str, sorted({layer for _, lacks in work for layer in lacks})))
+    said = f"New evidence of layers {layers} takes {needed:,} bytes in {home}, where {free:,} bytes are free"
     if needed > free:
-        raise StorageError(f"{said}: ask for fewer units or layers, or set N2G_HOME to a folder on another disk.")
+        raise StorageError(
+            f"{said}: ask for fewer units, or for fewer layers, the lowest first, or set N2G_HOME to a folder on "
+            "another disk."
+        )
+    if needed:
+        logger.info("%s.", said)
     total = sum(shard.n_tokens for shard, lacks in work if lacks)
     done = run = 0
-    failed, budget = dict[int, str](), TokenBudget(settings.batch_tokens)
+    failed, most = dict[int, str](), max((sum(map(len, lacks.values())) for _, lacks in work), default=0)
+    budget = TokenBudget(min(settings.batch_tokens, max(1, _BATCH_BYTES // (4 * max(1, most)))))
     for shard, lacks in work:
         new = {layer: lacks[layer] for layer in lacks if layer not in failed}
         run += bool(new)

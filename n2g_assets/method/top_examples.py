@@ -41,7 +41,7 @@ def choose_top_examples(
         ``too_few_contexts`` with both counts, ``failed`` where a_max or an activation is not finite.
 
     Raises:
-        RowsError: ``contexts`` lacks a context that ``top_contexts`` names.
+        RowsError: ``contexts`` lacks a context that ``top_contexts`` names, or that has no activations there.
     """
     unusual = {}
     for unit in units:
@@ -125,6 +125,8 @@ def _measured(chosen: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
     """The chosen rows of each unit, with what step 3 reads in their activations."""
     measured: dict[Unit, list[dict[str, Any]]] = {}
     for row in chosen.iter_rows(named=True):
+        if row["activations"] is None:
+            raise RowsError("Table top_contexts lacks activations, as an older version wrote it: make it again.")
         activations = np.asarray(row["activations"], np.float32)
         peak = 1 + int(np.argmax(activations[1:]))
         row |= {"activations": activations, "peak": peak, "activation": float(activations[peak])}

@@ -25,6 +25,7 @@ from n2g_assets.study import LAYER_STAGES
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
+HARVEST = {"context_length": 32, "batch_tokens": 512, "shard_tokens": 2048, "strongest": 16, "device": "cpu"}
 
 
 def write_corpus(folder: Path, stories: int = STORIES, first: int = 0) -> Path:
@@ -53,7 +54,7 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
         ],
         "layers": 3,
         "neurons": {"sample": 4},
-        "harvest": {"context_length": 32, "batch_tokens": 512, "shard_tokens": 2048, "strongest": 16, "device": "cpu"},
+        "harvest": HARVEST,
         "method": {"units_per_block": 2, "infill_candidates": 8, "infill_rescored": 4, "min_contexts_per_side": 2},
         "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2},
     }

@@ -14,6 +14,8 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.setting import CHANGES_NO_ROW
 from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
 from n2g_assets_tests.assets.studies import (
+    HARVEST,
+    check,
     no_progress,
     reused,
     rewrite,
@@ -180,6 +182,20 @@ def test_another_sign_that_is_asked_for_later_costs_no_pass(finished, tmp_path, 
     after = session.read("top_examples", LAYER)
     assert after.filter(sign=1).equals(before)
     assert after.filter(sign=-1)["unit"].n_unique() > 1
+
+
+def test_what_a_harvest_in_bfloat16_lists_is_measured_again_in_float32(tmp_path):
+    harvest = {**HARVEST, "dtype": "bfloat16"}
+    study = tiny_study(tmp_path, layers=[LAYER], neurons={"sample": 2}, harvest=harvest)
+    session = session_of(study, tmp_path / "home")
+    subject_model.materialize(session)
+    corpus_tokens.materialize(session, no_progress)
+    run_stage(session, "activation_cache")
+    run_stage(session, "top_examples")
+    for asset in ("activation_cache", "top_examples"):
+        assert check(study, tmp_path / "home", asset, "activations_recomputed").passed
+    (kept,) = (path for path in (tmp_path / "home" / "cache" / "evidence").iterdir() if path.is_dir())
+    assert len(list(kept.iterdir())) == len(list(kept.glob(f"layer={LAYER}.*"))) > 1, "the pass is kept, and it alone"
 
 
 # -------------------------------------------------------------------------------------------- damage and other models
