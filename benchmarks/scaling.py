@@ -6,9 +6,9 @@
 3. A point gives the seconds of every step and the peak resident memory of its process.
 
 Memory is compared as it is: 256 units, and 64 as the baseline. Of seconds, those of a *further* unit from 16 to 256 are
-compared with those of a unit of 64. Steps that take the same for any number of units are left out and shown apart: the
-harvest and the pass through held-out text, most of whose time is the model's, the warehouse and the report. The ratio is 1
-where time is linear and 1/4 where it is quadratic.
+compared with those of a unit of 64. Steps whose time hardly depends on the number of units are left out and shown
+apart: the harvest and the pass through held-out text, most of which is the model's, the warehouse and the report. The
+ratio is 1 where time is linear and 1/4 where it is quadratic.
 
     python benchmarks/scaling.py                                               # layer 0: 16, 64, 256 units
     python benchmarks/scaling.py --layer 7 --units 64,all --tokens 459000      # a whole layer
