@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int64
-from n2g_assets.evidence.store import Evidence, read_evidence
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
@@ -21,6 +20,7 @@ from n2g_assets.core.settings import HarvestSettings, MethodSettings, NamedSourc
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
 from n2g_assets.evidence.derive import derive
+from n2g_assets.evidence.store import Evidence, read_evidence
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Vocabulary
