@@ -19,6 +19,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings, MethodSettings, NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
+from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.derive import derive
 from n2g_assets.evidence.store import Evidence, read_evidence
 from n2g_assets.method.augment import augment_examples
@@ -79,10 +80,11 @@ def harvest(
     neurons = {layer: [unit.number for unit in asked] for layer, asked in units.items()}
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Home(Path(folder)))
-        evidence = read_evidence(model, contexts, neurons, settings, cache=cache, progress=progress)
+        corpus = TokenCorpus.from_frame(contexts)
+        evidence = read_evidence(model, corpus, neurons, settings, cache=cache, progress=progress)
 
         def measured(layer: int, context_ids: pl.Series) -> Callable[[Sequence[int]], np.ndarray]:
-            shortlisted = contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
+            shortlisted = TokenCorpus.from_frame(contexts.filter(pl.col("context_id").is_in(context_ids.to_list())))
             assert exact is not None
             again = read_evidence(exact, shortlisted, {layer: neurons[layer]}, settings, cache=cache)
             return partial(again.rows, layer)

@@ -16,6 +16,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
+from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
@@ -36,13 +37,14 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         from n2g_assets.evidence.derive import derive
 
         harvest, method, evidence = session.settings.harvest, session.settings.method, session.harvest([layer], show)
+        choose = partial(
+            derive, partial(evidence.rows, layer), evidence.corpus, units, strongest=harvest.strongest,
+            top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
+        )  # fmt: skip
+        if harvest.dtype == "float32":
+            return choose()
         with temporary_folder(session.home.cache / "evidence" / "shortlist") as folder:
-            again = partial(_measure_again, session, layer, show, Cache(Home(folder)))
-            return derive(
-                partial(evidence.rows, layer), evidence.corpus, units, strongest=harvest.strongest,
-                top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
-                remeasure=None if harvest.dtype == "float32" else again,
-            )  # fmt: skip
+            return choose(remeasure=partial(_measure_again, session, layer, show, Cache(Home(folder))))
 
     units, input_hash = session.units(layer), _input_hash(session, layer)
     with session.holding(f"activation_cache-{layer}"):
@@ -79,7 +81,7 @@ def _measure_again(
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """The activations of some neurons on these contexts in float32; another shortlist has others, so none is kept."""
     contexts = session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
-    return partial(session.evidence(contexts, [layer], show, cache=cache).rows, layer)
+    return partial(session.evidence(TokenCorpus.from_frame(contexts), [layer], show, cache=cache).rows, layer)
 
 
 def _input_hash(session: Session, layer: int) -> str:

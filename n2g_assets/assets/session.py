@@ -24,6 +24,7 @@ from n2g_assets.core.settings import AugmentSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
+from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -195,10 +196,10 @@ class Session:
         return model
 
     def evidence(
-        self, contexts: pl.DataFrame, layers: Sequence[int], show: Progress, dtype: str = "float32",
+        self, corpus: TokenCorpus, layers: Sequence[int], show: Progress, dtype: str = "float32",
         cache: Cache | None = None,
     ) -> Evidence:  # fmt: skip
-        """The activations of the units of some layers on contexts; one pass reads those that are not kept yet.
+        """The activations of the units of some layers on a corpus; one pass reads those that are not kept yet.
 
         They are kept in the home's cache, or in ``cache``.
         """
@@ -206,12 +207,7 @@ class Session:
 
         neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
         return read_evidence(
-            self.subject(dtype),
-            contexts,
-            neurons,
-            self.settings.harvest,
-            cache=cache or Cache(self.home),
-            progress=show,
+            self.subject(dtype), corpus, neurons, self.settings.harvest, cache=cache or Cache(self.home), progress=show
         )
 
     def harvest(self, layers: Sequence[int], show: Progress) -> Evidence:
@@ -220,13 +216,12 @@ class Session:
         Raises:
             CorpusError: there is nothing to harvest, or a context is too long.
         """
-        from n2g_assets.evidence.corpus import TokenCorpus
-
         known = self._harvested.get(layers[0])
         if known is not None and all(self._harvested.get(layer) is known for layer in layers):
             return known
-        TokenCorpus.from_frame(self.contexts).check_harvest(self.settings.harvest.context_length)
-        harvested = self.evidence(self.contexts, layers, show, self.settings.harvest.dtype)
+        corpus = TokenCorpus.from_frame(self.contexts)
+        corpus.check_harvest(self.settings.harvest.context_length)
+        harvested = self.evidence(corpus, layers, show, self.settings.harvest.dtype)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
@@ -252,7 +247,8 @@ class Session:
 
     def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Evidence]:
         """The evidence of the layers' units on the held-out texts, in one pass a text."""
-        found = {name: self.evidence(contexts, layers, show) for name, contexts in self.held_out_contexts.items()}
+        texts = {name: TokenCorpus.from_frame(contexts) for name, contexts in self.held_out_contexts.items()}
+        found = {name: self.evidence(corpus, layers, show) for name, corpus in texts.items()}
         run = sum(text.tokens_run for text in found.values())
         if run:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")

@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float, Float32, Int32
 from torch import Tensor
@@ -104,7 +103,7 @@ class Evidence:
 
 def read_evidence(
     model: SubjectModel,
-    contexts: pl.DataFrame,
+    corpus: TokenCorpus,
     neurons: Mapping[int, Sequence[int]],
     settings: HarvestSettings,
     *,
@@ -115,7 +114,7 @@ def read_evidence(
 
     Args:
         model: The subject model; what it gives in float32 and in bfloat16 is kept apart, both as float32.
-        contexts: Rows (context_id, document_id, token_ids); the contexts of a document stand one behind another.
+        corpus: What the model reads.
         neurons: For each layer, the neurons to read.
         settings: ``batch_tokens`` and ``shard_tokens`` are read.
         cache: Where they are kept; corpora, studies and models may share it.
@@ -125,9 +124,7 @@ def read_evidence(
         SubjectError: The model lacks a layer or neuron, or the device has no memory left for a single context.
         SettingsError: A context is longer than the model reads.
         StorageError: The disk has too little space, which is said before the pass; or a file cannot be written.
-        ValueError: A document's contexts do not stand together.
     """
-    corpus = TokenCorpus.from_frame(contexts)
     wanted = {layer: np.unique(np.asarray(asked, np.int32)) for layer, asked in neurons.items()}
     for layer, asked in wanted.items():
         model.check_study([layer], asked.tolist(), int(corpus.lengths.max(initial=0)))

@@ -22,6 +22,7 @@ from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence import store
+from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.store import Evidence, read_evidence
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
@@ -35,7 +36,8 @@ NEURONS = {0: [3, 47, 0], 2: [1]}
 
 
 def read(model, contexts, folder: Path, neurons=NEURONS, settings=SETTINGS, **more) -> Evidence:
-    return read_evidence(model, contexts, neurons, settings, cache=Cache(Home(folder)), **more)
+    corpus = TokenCorpus.from_frame(contexts)
+    return read_evidence(model, corpus, neurons, settings, cache=Cache(Home(folder)), **more)
 
 
 def assert_right(found: Evidence, model: SubjectModel, contexts: pl.DataFrame, neurons=NEURONS) -> None:
