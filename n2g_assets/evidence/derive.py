@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64, Num
 
+from n2g_assets.core.mixing import STEP, mixed
 from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import TokenCorpus
 
@@ -120,10 +121,7 @@ def sample_positions(corpus: TokenCorpus) -> Int64[np.ndarray, " sample"]:
     digests = b"".join(hashlib.blake2b(each.encode(), digest_size=8).digest() for each in corpus.context_ids)
     seeds = np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64), corpus.lengths)
     positions = np.arange(len(seeds)) - np.repeat(corpus.starts[:-1], corpus.lengths)
-    numbers = seeds + positions.astype(np.uint64) * 0x9E3779B97F4A7C15
-    numbers = (numbers ^ (numbers >> 30)) * 0xBF58476D1CE4E5B9  # the finaliser of splitmix64, cut to 63 bits
-    numbers = (numbers ^ (numbers >> 27)) * 0x94D049BB133111EB
-    hashes = ((numbers ^ (numbers >> 31)) >> 1).astype(np.int64)
+    hashes = (mixed(seeds + positions.astype(np.uint64) * STEP) >> 1).astype(np.int64)
     places = np.flatnonzero(positions)
     return places[_largest(-hashes[places], SAMPLE)]
 

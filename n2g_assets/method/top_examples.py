@@ -3,8 +3,7 @@
 1. A unit whose a_max is not positive is dead.
 2. Take the strongest contexts that the harvest kept with a peak above 0: each context once, at most
    ``contexts_per_document`` a document.
-3. Read the peak and its activation from the activations (the first of equal ones) and rank by activation.
-4. Split at random, seeded by the study's seed and the unit: contexts of one document and of its near-duplicates stay on
+3. Split at random, seeded by the study's seed and the unit: contexts of one document and of its near-duplicates stay on
    one side, and both sides are as equal as the documents allow; the larger is for training. A unit with too few
    contexts on a side gets no graph.
 """
@@ -20,7 +19,7 @@ import polars as pl
 from n2g_assets.core.errors import RowsError
 from n2g_assets.core.settings import TopExampleSettings
 from n2g_assets.core.units import Unit, of_units
-from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
+from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_by_unit, unit_frame
 
 
 def choose_top_examples(
@@ -52,11 +51,10 @@ def choose_top_examples(
             reason = f"Its largest activation over the harvest is {a_max[unit]:.3g}, which is not positive."
             unusual[unit] = Outcome("dead", reason)
     alive = [unit for unit in units if unit not in unusual]
-    chosen = _measured(_choose(alive, top_contexts, contexts, settings))
+    chosen = rows_by_unit(alive, _choose(alive, top_contexts, contexts, settings))
     rows: list[dict[str, Any]] = []
     for unit in alive:
-        positive = (row for row in chosen.get(unit, []) if not row["activation"] <= 0)
-        examples = sorted(positive, key=lambda row: -row["activation"])
+        examples = chosen[unit]
         clusters = [(cluster_of or {}).get(row["document_id"], row["document_id"]) for row in examples]
         sides = split_documents(clusters, settings.seed, layer, unit)
         n_train = sides.count("train")
@@ -104,7 +102,7 @@ def _choose(
     unit_key = ["unit", "sign"]
     strong = (
         top_contexts.filter(of_units(units), pl.col("activation") > 0)
-        .select(*unit_key, "rank", "context_id", "activations")
+        .select(*unit_key, "rank", "context_id", "peak", "activation", "activations")
         .sort(*unit_key, "rank")
         .unique([*unit_key, "context_id"], keep="first", maintain_order=True)
     )
@@ -116,19 +114,8 @@ def _choose(
             f"Table top_contexts names context {missing}, which table contexts lacks: the two are of different "
             "corpora, so make both again from one corpus."
         )
+    if joined["activations"].null_count():
+        raise RowsError("Table top_contexts lacks activations, as an older version wrote it: make it again.")
     in_document = pl.int_range(pl.len()).over([*unit_key, "document_id"])
     in_unit = pl.int_range(pl.len()).over(unit_key)
     return joined.filter(in_document < settings.contexts_per_document).filter(in_unit < settings.top_contexts)
-
-
-def _measured(chosen: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:
-    """The chosen rows of each unit, with what step 3 reads in their activations."""
-    measured: dict[Unit, list[dict[str, Any]]] = {}
-    for row in chosen.iter_rows(named=True):
-        if row["activations"] is None:
-            raise RowsError("Table top_contexts lacks activations, as an older version wrote it: make it again.")
-        activations = np.asarray(row["activations"], np.float32)
-        peak = 1 + int(np.argmax(activations[1:]))
-        row |= {"activations": activations, "peak": peak, "activation": float(activations[peak])}
-        measured.setdefault(Unit(row["unit"], row["sign"]), []).append(row)
-    return measured

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt64
 
+from n2g_assets.core.mixing import STEP, mixed
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.material import UnitMaterial
 from n2g_assets.method.predict import TokenGraph
@@ -32,7 +32,7 @@ def shuffled_partners(units: Sequence[Unit], seed: int, layer: int) -> dict[Unit
     keys = np.array([_key(seed, layer, unit) for unit in units], np.uint64)
     partners = {}
     for index, unit in enumerate(units):
-        hashes = _mixed(keys + _mixed(keys[index : index + 1]))
+        hashes = mixed(keys + mixed(keys[index : index + 1] + STEP) + STEP)
         hashes[index] = np.iinfo(np.uint64).max
         partners[unit] = units[int(np.argmin(hashes))]
     return partners
@@ -41,11 +41,3 @@ def shuffled_partners(units: Sequence[Unit], seed: int, layer: int) -> dict[Unit
 def _key(seed: int, layer: int, unit: Unit) -> int:
     name = f"{seed} {layer} {unit}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
-
-
-def _mixed(values: UInt64[np.ndarray, " units"]) -> UInt64[np.ndarray, " units"]:
-    """Each number scattered over all 64-bit numbers: the finaliser of SplitMix64 (Steele et al., 2014)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
