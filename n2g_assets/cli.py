@@ -7,6 +7,7 @@ package. A run is Dagster's: it shows in the UI, and what is fresh is reused.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import resource
 import signal
@@ -22,7 +23,8 @@ import dagster as dg
 from pydantic import ValidationError
 
 from n2g_assets.assets.instance import prepare_instance
-from n2g_assets.assets.study import RANGE_END, RANGE_START
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.study import RANGE_END, RANGE_START, groups, study_of
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 
@@ -35,26 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; 0 if it succeeded."""
     parser = argparse.ArgumentParser(prog="n2g", description="Neurons of a language model as token graphs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="materialize the study 'demo' and its control, and show what came out")
+    demo = commands.add_parser("demo", help="materialize the study 'demo' and its control, and show what came out")
+    demo.set_defaults(do=lambda home, _: run_demo(home))
     run = commands.add_parser("run", help="materialize a study and show what came out")
-    run.add_argument("study")
-    run.add_argument("--layers", help="some of its layers, such as 7 or 0,7,15 or 0...7 (default: all)")
+    run.set_defaults(do=lambda home, options: run_study(home, options.study, options.layers))
+    plan = commands.add_parser("plan", help="say what a run of a study takes: passes, tokens, disk, memory and time")
+    plan.set_defaults(do=lambda home, options: plan_study(home, options.study, options.layers))
+    for command in (run, plan):
+        command.add_argument("study")
+        command.add_argument("--layers", help="some of its layers, such as 7 or 0,7,15 or 0...7 (default: all)")
     ui = commands.add_parser("ui", help="open the Dagster UI on this machine")
+    ui.set_defaults(do=lambda _, options: _open_ui(options.port))
     ui.add_argument("--port", type=int, default=3000)
-    commands.add_parser("init", help="make the home ready, and print the line that lets dg use it")
+    init = commands.add_parser("init", help="make the home ready, and print the line that lets dg use it")
+    init.set_defaults(do=lambda home, _: _say_environment(home))
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", dg.BetaWarning)
     home = Home.from_environment()
     try:
         prepare_instance(home)
-        if options.command == "init":
-            _say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
-            return 0
-        if options.command == "ui":
-            return _open_ui(options.port)
-        if options.command == "demo":
-            return run_demo(home)
-        return run_study(home, options.study, options.layers)
+        return options.do(home, options)
     except N2GError as error:
         print(error, file=sys.stderr if options.command == "init" else sys.stdout)
         return 1
@@ -85,12 +87,12 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
 
     began = time.monotonic()
     job = study_job(study)
-    assert job.partitions_def is not None
-    ranges = partition_ranges(job.partitions_def.get_partition_keys(), layers)
+    ranges = _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
     _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
-        succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
+        results = [_execute(job, instance, first, last) for first, last in ranges]
+    succeeded = all(results)
     if not succeeded:
         _say("What was finished is kept: the same command goes on from there.")
     elif show:
@@ -99,6 +101,33 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform != "darwin" else 1024**3)
     _say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
     return 0 if succeeded else 1
+
+
+def plan_study(home: Home, study: str, layers: str | None = None) -> int:
+    """Say what a run of a study takes; its model and its corpus are fetched and read for that, if they are not yet.
+
+    Raises:
+        SettingsError: there is no such study, or it has no such layers.
+    """
+    from n2g_assets.plan import plan_text
+
+    job = study_job(study)
+    asked, ranges = study_of(job), _ranges(job, layers)
+    keys = list(asked.partition_layers)
+    runs = [keys[keys.index(first) : keys.index(last) + 1] for first, last in ranges]
+    os.environ["N2G_PROGRESS"] = "lines"
+    _say(f"Reading the model and the corpus of the study '{study}' (the first time takes some minutes).")
+    with dg.DagsterInstance.get() as instance:
+        if not _execute(job, instance, *ranges[0], [asked.key(name) for name in ("subject_model", "corpus_tokens")]):
+            return 1
+    session = Session(asked, home, logging.getLogger(__name__))
+    _say("\n" + plan_text(session, [[asked.partition_layers[key] for key in run] for run in runs]))
+    return 0
+
+
+def _ranges(job: dg.JobDefinition, layers: str | None) -> list[tuple[str, str]]:
+    study = study_of(job)
+    return partition_ranges(list(study.partition_layers), layers, study.settings.layers_at_once)
 
 
 def study_job(study: str) -> dg.JobDefinition:
@@ -144,18 +173,19 @@ def _own_project(folder: Path) -> Path | None:
     return None
 
 
-def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str, str]]:
+def partition_ranges(keys: Sequence[str], layers: str | None, at_once: int | str = "all") -> list[tuple[str, str]]:
     """The ranges of partition keys that layers make up: one run each.
 
     Args:
         keys: a study's partition keys in order, such as ``00``, ``07``, ``15``.
         layers: such as ``7``, ``0,7``, ``0...15`` or ``00...07,15``; None for all.
+        at_once: layers that a range has at most, or ``all``.
 
     Raises:
         SettingsError: that names no layer of the study.
     """
     if layers is None:
-        return [(keys[0], keys[-1])]
+        return [(part[0], part[-1]) for part in groups(keys, at_once)]
     by_number = {int(key): index for index, key in enumerate(keys)}
     chosen: set[int] = set()
     for part in layers.split(","):
@@ -169,12 +199,16 @@ def partition_ranges(keys: Sequence[str], layers: str | None) -> list[tuple[str,
         chosen.update(range(by_number[int(ends[0])], by_number[int(ends[-1])] + 1))
     starts = sorted(index for index in chosen if index - 1 not in chosen)
     stops = sorted(index for index in chosen if index + 1 not in chosen)
-    return [(keys[start], keys[stop]) for start, stop in zip(starts, stops, strict=True)]
+    runs = zip(starts, stops, strict=True)
+    return [(part[0], part[-1]) for start, stop in runs for part in groups(keys[start : stop + 1], at_once)]
 
 
-def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, first: str, last: str) -> bool:
+def _execute(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, first: str, last: str, assets: list[dg.AssetKey] | None = None
+) -> bool:
     result = job.execute_in_process(
         instance=instance,
+        asset_selection=assets,
         tags={RANGE_START: first, RANGE_END: last},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
@@ -217,6 +251,11 @@ The database: {shown}
         SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
         SELECT * FROM units_on('the');
   UI:   {command} ui""")
+
+
+def _say_environment(home: Home) -> int:
+    _say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
+    return 0
 
 
 def _open_ui(port: int) -> int:

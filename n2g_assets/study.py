@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, subject_model, unit_stages
 from n2g_assets.assets.resource import SHARED
 from n2g_assets.assets.stage import layer_asset, whole_asset
-from n2g_assets.assets.study import Study
+from n2g_assets.assets.study import RANGE_START, Study
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import StudySettings
 
@@ -94,15 +94,17 @@ def study_definitions(study: Study) -> dg.Definitions:
         "database and the report; what is fresh is reused. A run that names no layer takes all of them.",
         executor_def=dg.in_process_executor,
         run_tags=study.all_layers_tags,
+        metadata=study.job_metadata,
     )
 
     @dg.schedule(
         name=f"{study.name}_nightly",
         job=job,
         cron_schedule=study.settings.schedule,
-        description="One run over all layers; it does only what is stale.",
+        description="Runs over all layers, layers_at_once of them each; they do only what is stale.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        return dg.RunRequest(tags=study.all_layers_tags)
+    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        tick = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(f"{tick} {tags[RANGE_START]}", tags=tags) for tags in study.run_tags]
 
     return dg.Definitions(assets=assets, jobs=[job], schedules=[nightly])

@@ -1,7 +1,8 @@
 """Stage ``activation_cache``: one forward pass through the harvest for all layers together.
 
 Asked for some layers, it harvests every layer of the study up to the deepest asked that is not cached yet: the pass
-costs the same. What the study's units did at every token is kept; the rows are chosen afterwards, on whole arrays.
+costs the same; where ``layers_at_once`` bounds the disk, only the asked ones. What the study's units did at every token
+is kept; the rows are chosen afterwards, on whole arrays.
 """
 
 from __future__ import annotations
@@ -25,11 +26,19 @@ from n2g_assets.storage.stages import StageReport
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
     with session.holding("activation_cache"):
-        numbers = session.settings.layer_numbers
-        stale = [layer for layer in numbers if not session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)]
-        asked = [layer for layer in layers if layer in stale]
-        if asked:
-            session.harvest([layer for layer in stale if layer <= max(asked)], show)
+        harvested = to_harvest(session, layers)
+        if harvested:
+            session.harvest(harvested, show)
+
+
+def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:
+    """The layers that the pass reads where a run asks for some."""
+    numbers = session.settings.layer_numbers
+    stale = [layer for layer in numbers if not session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)]
+    asked = [layer for layer in layers if layer in stale]
+    if not asked or session.settings.layers_at_once != "all":
+        return asked
+    return [layer for layer in stale if layer <= max(asked)]
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
@@ -41,7 +50,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
             derive, partial(evidence.rows, layer), evidence.corpus, units, strongest=harvest.strongest,
             top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
         )  # fmt: skip
-        if harvest.dtype == "float32":
+        if harvest.dtype == harvest.evidence_dtype == "float32":
             return choose()
         with temporary_folder(session.home.cache / "evidence" / "shortlist") as folder:
             return choose(remeasure=partial(_measure_again, session, layer, show, Cache(Home(folder))))
@@ -81,7 +90,8 @@ def _measure_again(
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """The activations of some neurons on these contexts in float32; another shortlist has others, so none is kept."""
     contexts = session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
-    return partial(session.evidence(TokenCorpus.from_frame(contexts), [layer], show, cache=cache).rows, layer)
+    exact = session.settings.harvest.model_copy(update={"dtype": "float32", "evidence_dtype": "float32"})
+    return partial(session.evidence(TokenCorpus.from_frame(contexts), [layer], show, exact, cache).rows, layer)
 
 
 def _input_hash(session: Session, layer: int) -> str:

@@ -52,6 +52,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         also={
             "strongest": session.settings.harvest.strongest, "clusters": session.clusters_hash,
             "harvest": session.harvest_hash, "texts": texts, "predictors": session.study.predictors,
+            "evidence_dtype": session.settings.harvest.evidence_dtype,
         },
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
@@ -193,6 +194,7 @@ STAGE = LayerStage(
     code_version="4",
     work=_work,
     prepare=_prepare,
+    finish=Session.drop_evidence,
     extra=_figures,
     preview_columns=["unit", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
     preview_first=pl.col("predictor") == "graph",

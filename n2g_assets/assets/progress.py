@@ -40,7 +40,7 @@ class _Shown:
             return
         self.last = now
         rate = (done - self.first) / (now - self.began)
-        left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
+        left = f", {clock((total - done) / rate)} left" if rate > 0 and done < total else ""
         line = f"{self.what}: {done:,} of {total:,} {self.unit}{left}"
         self.log(line)
         if os.environ.get("N2G_PROGRESS") == "lines" and not sys.stderr.isatty():
@@ -51,6 +51,9 @@ class _Shown:
             self.bar.close()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """For reading, such as 40 s, 3 min 05 s and 2 h 10 min."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -20,7 +20,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import AugmentSettings, StudySettings
+from n2g_assets.core.settings import AugmentSettings, HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
@@ -172,12 +172,13 @@ class Session:
         return resolve_subject(self.settings.subject, study_folder=self.study.folder, home=self.home)
 
     def load_subject(self, dtype: str) -> SubjectModel:
-        """The subject model as the settings name it, loaded once a process."""
+        """The subject model as the settings name it, loaded once a process; for tf32 its weights are in float32."""
         from n2g_assets.model.load import loaded_subject
 
         settings = self.settings
         return loaded_subject(
-            self.subject_files, settings.hook, settings.harvest, settings.method.mask_token, dtype,
+            self.subject_files, settings.hook, settings.harvest, settings.method.mask_token,
+            "float32" if dtype == "tf32" else dtype,
             self.home.locks / "forward_pass.lock",
         )  # fmt: skip
 
@@ -196,32 +197,50 @@ class Session:
         return model
 
     def evidence(
-        self, corpus: TokenCorpus, layers: Sequence[int], show: Progress, dtype: str = "float32",
+        self, corpus: TokenCorpus, layers: Sequence[int], show: Progress, settings: HarvestSettings | None = None,
         cache: Cache | None = None,
     ) -> Evidence:  # fmt: skip
         """The activations of the units of some layers on a corpus; one pass reads those that are not kept yet.
 
-        They are kept in the home's cache, or in ``cache``.
+        They are read as ``text_settings`` say, or others, and kept in the home's cache, or another.
         """
         from n2g_assets.evidence.store import read_evidence
 
-        neurons = {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
+        neurons, settings = self.neurons(layers), settings or self.text_settings
         return read_evidence(
-            self.subject(dtype), corpus, neurons, self.settings.harvest, cache=cache or Cache(self.home), progress=show
+            self.subject(settings.dtype), corpus, neurons, settings, cache=cache or Cache(self.home), progress=show
         )
+
+    @property
+    def text_settings(self) -> HarvestSettings:
+        """The settings of the harvest, in float32: held-out text is what decides."""
+        return self.settings.harvest.model_copy(update={"dtype": "float32"})
+
+    def neurons(self, layers: Sequence[int]) -> dict[int, list[int]]:
+        """By layer, the neurons of the study's units, ascending."""
+        return {layer: sorted({unit.number for unit in self.units(layer)}) for layer in layers}
+
+    @cached_property
+    def corpus(self) -> TokenCorpus:
+        """The harvested contexts as the model reads them.
+
+        Raises:
+            CorpusError: there is nothing to harvest, or a context is too long.
+        """
+        corpus = TokenCorpus.from_frame(self.contexts)
+        corpus.check_harvest(self.settings.harvest.context_length)
+        return corpus
 
     def harvest(self, layers: Sequence[int], show: Progress) -> Evidence:
         """The evidence of some layers on the harvested contexts; what was read in this session is not looked for again.
 
         Raises:
-            CorpusError: there is nothing to harvest, or a context is too long.
+            CorpusError: as ``corpus``.
         """
         known = self._harvested.get(layers[0])
         if known is not None and all(self._harvested.get(layer) is known for layer in layers):
             return known
-        corpus = TokenCorpus.from_frame(self.contexts)
-        corpus.check_harvest(self.settings.harvest.context_length)
-        harvested = self.evidence(corpus, layers, show, self.settings.harvest.dtype)
+        harvested = self.evidence(self.corpus, layers, show, self.settings.harvest)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
             f"{harvested.tokens_reused:,} tokens in {harvested.shards_reused} shards were cached"
@@ -245,14 +264,26 @@ class Session:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
+    @property
+    def text_corpora(self) -> dict[str, TokenCorpus]:
+        """The held-out texts as the model reads them."""
+        return {name: TokenCorpus.from_frame(contexts) for name, contexts in self.held_out_contexts.items()}
+
     def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Evidence]:
         """The evidence of the layers' units on the held-out texts, in one pass a text."""
-        texts = {name: TokenCorpus.from_frame(contexts) for name, contexts in self.held_out_contexts.items()}
-        found = {name: self.evidence(corpus, layers, show) for name, corpus in texts.items()}
+        found = {name: self.evidence(corpus, layers, show) for name, corpus in self.text_corpora.items()}
         run = sum(text.tokens_run for text in found.values())
         if run:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")
         return found
+
+    def drop_evidence(self, layers: Sequence[int]) -> None:
+        """Remove what the model did on some layers, where the study bounds the disk and does not say to keep it."""
+        from n2g_assets.evidence.plan import drop_evidence
+
+        if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
+            for settings in (self.settings.harvest, self.text_settings):
+                drop_evidence(self.model_row, layers, settings, Cache(self.home))
 
     def prober(self, layer: int) -> Prober:
         """The prober of one layer; the model decides in float32."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -12,6 +14,9 @@ from n2g_assets.core.settings import StudySettings
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Run tags that ask for a range of layers in one run."""
+_STUDY = "study"
+"""In a job's metadata, the folder and the settings of its study."""
+Layer = TypeVar("Layer")
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,35 @@ class Study:
     @property
     def backfill_policy(self) -> dg.BackfillPolicy:
         """The same for every per-layer asset: mixed policies would repeat the forward pass for every layer."""
-        if self.settings.layers_per_run == "all":
+        if self.settings.layers_at_once == "all":
             return dg.BackfillPolicy.single_run()
-        return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_per_run)
+        return dg.BackfillPolicy.multi_run(max_partitions_per_run=self.settings.layers_at_once)
 
     @property
     def all_layers_tags(self) -> dict[str, str]:
         """The run tags that make one run of all layers."""
         keys = list(self.partition_layers)
         return {RANGE_START: keys[0], RANGE_END: keys[-1]}
+
+    @property
+    def job_metadata(self) -> dict[str, Any]:
+        """What ``study_of`` reads."""
+        return {_STUDY: {"folder": str(self.folder), "settings": self.settings.model_dump(mode="json")}}
+
+    @property
+    def run_tags(self) -> list[dict[str, str]]:
+        """The run tags of each group of layers that goes through the pipeline together."""
+        parts = groups(list(self.partition_layers), self.settings.layers_at_once)
+        return [{RANGE_START: part[0], RANGE_END: part[-1]} for part in parts]
+
+
+def groups(layers: Sequence[Layer], at_once: int | str) -> list[Sequence[Layer]]:
+    """The layers, or their partition keys, ``at_once`` together; or ``all``."""
+    size = len(layers) if at_once == "all" else int(at_once)
+    return [layers[start : start + size] for start in range(0, len(layers), size)]
+
+
+def study_of(job: dg.JobDefinition) -> Study:
+    """The study whose job this is."""
+    about: Any = job.metadata[_STUDY].value
+    return Study(job.name, Path(about["folder"]), StudySettings(**about["settings"]))

@@ -61,6 +61,7 @@ def _verify(session: Session) -> bool:
     def rows() -> dict[str, pl.DataFrame]:
         from n2g_assets.model.vocabulary import vocabulary_rows
 
+        arithmetic = {"dtype": settings.harvest.dtype}
         model = session.load_subject(settings.harvest.dtype)
         model.check_study(settings.layer_numbers, neurons or [], context_length)
         vocabulary = model.vocabulary(normalise=method.normalise_tokens)
@@ -68,7 +69,7 @@ def _verify(session: Session) -> bool:
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
             MaskedLMProposer(session.masked_lm.folder, model, vocabulary)  # if it cannot be had, now rather than later
-        return {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([model.facts])}
+        return {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([model.facts | arithmetic])}
 
     inputs = {
         "code_version": STAGE.code_version, "file_sha256": session.subject_files.file_sha256, "settings": asked,

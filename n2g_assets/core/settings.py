@@ -143,8 +143,11 @@ class HarvestSettings(CorpusCut):
     """Tokens of one forward pass, padding included; a proposer's, which give logits too, have 1,024 at the most."""
     shard_tokens: StrictInt = Field(default=65536, ge=1, json_schema_extra=CHANGES_NO_ROW)
     """Tokens of a corpus shard: the unit of checkpointing and of incremental work."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the harvest; after bfloat16, only the top contexts of the study's units are measured in float32."""
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the harvest; ``tf32`` rounds the factors of matrix products, on GPUs that can. After both coarse
+    ones the contexts that may be a unit's strongest are measured again in float32."""
+    evidence_dtype: Literal["float32", "float16", "int8"] = "float32"
+    """How activations are kept on disk: in 4 bytes, in 2, or in 1. What is coarse is measured again as above."""
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", json_schema_extra=CHANGES_NO_ROW)
     """``auto`` takes cuda, then mps, then cpu."""
 
@@ -304,12 +307,15 @@ class StudySettings(Settings):
     """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
     hook: str = "mlp.hook_post"
     """TransformerLens hook name inside a block."""
-    layers_per_run: Annotated[
+    layers_at_once: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
         Discriminator(shape),
-        one_of_shapes("layers_per_run must be 'all' or a count of at least 1.", "int", "all"),
+        one_of_shapes("layers_at_once must be 'all' or a count of at least 1.", "int", "all"),
     ] = "all"
-    """Layers that one run of a backfill takes."""
+    """Layers that one run takes: ``n2g run``, the schedule and backfills make a run for each group of so many. A count
+    bounds the disk: when the layers of a run are evaluated, what the model did on them is dropped."""
+    keep_evidence: bool = False
+    """Keep it all the same, where ``layers_at_once`` is a count; with ``all`` it is always kept."""
     control_of: str | None = None
     """Name of the study whose control this one is: the same study with ``subject.reinitialise`` set, mostly a smaller
     one. The view ``controls`` and the report of that study set the two side by side on the units that both have."""
@@ -329,8 +335,8 @@ class StudySettings(Settings):
             raise ValueError(
                 f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
             )
-        if self.layers_per_run != "all" and self.layers_per_run < 1:
-            raise ValueError(f"layers_per_run must be 'all' or a count of at least 1, not {self.layers_per_run}.")
+        if self.layers_at_once != "all" and self.layers_at_once < 1:
+            raise ValueError(f"layers_at_once must be 'all' or a count of at least 1, not {self.layers_at_once}.")
         return self
 
     @model_validator(mode="after")

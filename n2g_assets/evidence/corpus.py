@@ -1,19 +1,12 @@
-"""The tokens that the model reads, and their cut into shards of whole documents.
-
-A later pass takes a shard over if all of its documents are in the corpus still, in the same order and with the same
-tokens; documents that no shard covers become new shards. So a new document costs only its own forward pass, and a
-document that went costs that of the documents it shared a shard with.
-"""
+"""The tokens that the model reads, and shards of them: whole documents."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -99,47 +92,3 @@ def make_shard(corpus: TokenCorpus, documents: Sequence[int]) -> Shard:
     ends = np.cumsum([span.stop - span.start for span in spans]).tolist()
     ranges = tuple((span, slice(end - span.stop + span.start, end)) for span, end in zip(spans, ends, strict=True))
     return Shard(digest.hexdigest()[:24], names, contexts, ranges, ends[-1])
-
-
-def plan_shards(
-    corpus: TokenCorpus,
-    entries: Iterable[Mapping[str, Any]],
-    wanted: Mapping[int, Int32[np.ndarray, " neurons"]],
-    shard_tokens: int,
-) -> list[Shard]:
-    """Shards that cover the corpus: those of entries, where they can be taken over, and new ones for the rest.
-
-    ``entries`` gives the ``about`` of the store's entries. Where their shards overlap, those win that hold most
-    activations of the wanted neurons of each layer, then the larger ones.
-    """
-    known, held = dict[str, list[str]](), Counter[str]()
-    for about in entries:
-        known[about["shard"]] = about["documents"]
-        held[about["shard"]] += int(np.isin(about["neurons"], wanted.get(about["layer"], ())).sum())
-    number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
-    there = [[number_of[name] for name in names] for names in known.values() if number_of.keys() >= set(names)]
-    fitting = [shard for numbers in there if (shard := make_shard(corpus, numbers)).shard_id in known]
-    shards, covered = [], set[str]()
-    for shard in sorted(fitting, key=lambda one: (-held[one.shard_id] * one.n_tokens, -one.n_tokens, one.shard_id)):
-        if covered.isdisjoint(shard.document_ids):
-            covered.update(shard.document_ids)
-            shards.append(shard)
-    rest = [number for name, number in number_of.items() if name not in covered]
-    return sorted(shards + cut(corpus, rest, shard_tokens), key=lambda shard: int(shard.contexts[0]))
-
-
-def cut(corpus: TokenCorpus, documents: Iterable[int], shard_tokens: int) -> list[Shard]:
-    """Shards of these documents; each is full before the document with which it would hold more tokens.
-
-    A document that is longer stands alone. A shard depends on what stands before it alone.
-    """
-    sizes = np.bincount(corpus.documents, weights=corpus.lengths)
-    groups: list[list[int]] = []
-    held = np.inf
-    for number in documents:
-        if held + sizes[number] > shard_tokens:
-            groups.append([])
-            held = 0
-        groups[-1].append(number)
-        held += sizes[number]
-    return [make_shard(corpus, group) for group in groups]

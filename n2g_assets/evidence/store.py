@@ -1,23 +1,22 @@
 """The evidence: activations of asked neurons at every token of a corpus, from one forward pass, kept in the cache.
 
-1. The contexts are cut into shards of whole documents; shards that the store knows are taken over (``corpus``).
+1. The contexts are cut into shards of whole documents; what the store has of them is taken over (``plan``).
 2. For each shard, the neurons that no entry holds yet are read in one pass that stops at the deepest of their layers.
    Before the first pass the disk is asked for the bytes of all new entries.
 3. Contexts go through the model in batches of like length, padded on the right; where memory runs out, in halves. Each
    layer's neurons are gathered on the device, and those of all layers copied to the host at once. Threads write them,
    without padding, into memory-mapped files while the next batch runs.
 4. When a shard is done, each layer's new neurons become an entry with one file ``activations.npy`` [neuron, token] in
-   float32, which is memory-mapped when it is read. A killed run goes on with the next shard.
+   the precision that is asked for (``precision``), memory-mapped when it is read. A killed run goes on with the next
+   shard.
 5. A layer whose activations are not finite gets no entry; it fails when it is read, the others go on without it.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,28 +25,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
 from n2g_assets.core.errors import StorageError, SubjectError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence.corpus import Shard, TokenCorpus, plan_shards
+from n2g_assets.evidence.corpus import Shard, TokenCorpus
+from n2g_assets.evidence.plan import FILE, Neurons, Plan, entry_kind, plan_evidence
+from n2g_assets.evidence.precision import DTYPES, decode, encode
 from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
-from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
 
-_FILE = "activations.npy"
-_CODE_VERSION = "1"
 _BATCH_BYTES = 2**28
 """Largest size of what a batch gives for all layers together; three times as much may be in memory at once."""
-_Neurons = Int32[np.ndarray, " neurons"]
-_Files = dict[tuple[int, str], list[tuple[Path, _Neurons]]]
-"""By layer and shard, the files that were found whole or written now, with their neurons, ascending."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,10 @@ class Evidence:
     """Tokens of shards of which all was on disk."""
     shards_run: int
     shards_reused: int
-    _shards: Sequence[Shard] = field(repr=False)
-    _files: _Files = field(repr=False)
+    _dtype: np.dtype = field(repr=False)
+    """Of the codes in the files."""
+    _plan: Plan = field(repr=False)
+    """With the files that the pass wrote."""
     _failed: Mapping[int, str] = field(repr=False)
     """By layer whose activations are not finite, what is said of it."""
 
@@ -81,21 +79,24 @@ class Evidence:
             raise SubjectError(self._failed[layer])
         asked = np.asarray(neurons, np.int32)
         found = np.empty((len(asked), len(self.corpus.token_ids)), np.float32)
-        for shard in self._shards:
+        for shard in self._plan.shards:
             unread = np.ones(len(asked), bool)
-            for path, held in self._files.get((layer, shard.shard_id), ()):
+            for path, held, scales in self._plan.files.get((layer, shard.shard_id), ()):
                 places = np.searchsorted(held, asked).clip(max=len(held) - 1)
                 here = np.flatnonzero(unread & (held[places] == asked)).tolist()
                 if not here:
                     continue
                 unread[here] = False
                 try:
-                    header = path.stat().st_size - 4 * len(held) * shard.n_tokens  # np.load takes twice the time
-                    values = np.memmap(path, np.float32, "r", header, (len(held), shard.n_tokens)).view(np.ndarray)
+                    shape = len(held), shard.n_tokens
+                    header = path.stat().st_size - self._dtype.itemsize * shape[0] * shape[1]
+                    codes = np.memmap(path, self._dtype, "r", header, shape).view(np.ndarray)  # np.load takes twice
                 except OSError as error:
                     raise StorageError(f"{path} is gone: run the same command again, which makes it anew.") from error
-                for row, (tokens, in_shard) in itertools.product(here, shard.ranges):
-                    found[row, tokens] = values[places[row], in_shard]
+                for row in here:
+                    values = decode(codes[places[row]], scales[places[row]])
+                    for tokens, in_shard in shard.ranges:
+                        found[row, tokens] = values[in_shard]
             if unread.any():
                 raise ValueError(f"Layer {layer}, neurons {asked[unread].tolist()}: not among those that were read.")
         return found
@@ -113,10 +114,10 @@ def read_evidence(
     """Read the activations of some neurons on a corpus, or take over what is on disk.
 
     Args:
-        model: The subject model; what it gives in float32 and in bfloat16 is kept apart, both as float32.
+        model: The subject model, loaded in the dtype that ``settings.dtype`` needs.
         corpus: What the model reads.
         neurons: For each layer, the neurons to read.
-        settings: ``batch_tokens`` and ``shard_tokens`` are read.
+        settings: All are read but those of the corpus; what another dtype or precision gave is kept apart.
         cache: Where they are kept; corpora, studies and models may share it.
         progress: Told the tokens done and the tokens to run.
 
@@ -125,56 +126,52 @@ def read_evidence(
         SettingsError: A context is longer than the model reads.
         StorageError: The disk has too little space, which is said before the pass; or a file cannot be written.
     """
-    wanted = {layer: np.unique(np.asarray(asked, np.int32)) for layer, asked in neurons.items()}
-    for layer, asked in wanted.items():
-        model.check_study([layer], asked.tolist(), int(corpus.lengths.max(initial=0)))
-    kind = "evidence/" + hash_json([_CODE_VERSION, model.facts["file_sha256"], model.hook.name, str(model.dtype)])
-    listing = cache.listing(kind)
-    shards = plan_shards(corpus, listing.values(), wanted, settings.shard_tokens)
-    files: _Files = defaultdict(list)
-    left = {(layer, shard.shard_id): asked for shard in shards for layer, asked in wanted.items()}
-    for key, about in listing.items():
-        place, held = (about["layer"], about["shard"]), np.array(about["neurons"], np.int32)
-        if np.isin(left.get(place, ()), held).any() and (entry := cache.find(kind, key)) is not None:
-            files[place].append((entry.path(_FILE), held))
-            left[place] = np.setdiff1d(left[place], held)
-    work = [(shard, {layer: rest for layer in wanted if len(rest := left[layer, shard.shard_id])}) for shard in shards]
-    needed = sum(4 * shard.n_tokens * len(rest) for shard, lacks in work for rest in lacks.values())
-    home = cache.home.root
+    if (settings.dtype == "bfloat16") != (model.dtype == torch.bfloat16):
+        raise ValueError(f"The model is in {model.dtype}, but the pass is to be in {settings.dtype}.")
+    for layer, asked in neurons.items():
+        model.check_study([layer], asked, int(corpus.lengths.max(initial=0)))
+    plan = plan_evidence(model.facts, corpus, neurons, settings, cache)
+    _check_disk(plan, settings.evidence_dtype, cache.home.root)
+    done = run = 0
+    failed, most = dict[int, str](), max((sum(map(len, lacks.values())) for _, lacks in plan.work), default=0)
+    budget = TokenBudget(min(settings.batch_tokens, max(1, _BATCH_BYTES // (4 * max(1, most)))))
+    with multiplying(settings.dtype):
+        for shard, lacks in plan.work:
+            new = {layer: lacks[layer] for layer in lacks if layer not in failed}
+            run += bool(new)
+            batches = _run_shard(model, corpus, shard, new, budget, settings, cache, plan, failed) if new else ()
+            for tokens in batches:
+                done += tokens
+                if progress is not None:
+                    progress(done, plan.tokens)
+    reused = [shard.n_tokens for shard, lacks in plan.work if not lacks]
+    dtype = DTYPES[settings.evidence_dtype]
+    return Evidence(corpus, done, sum(reused), run, len(reused), dtype, plan, failed)
+
+
+def _check_disk(plan: Plan, dtype: str, home: Path) -> None:
+    needed = plan.new_bytes(dtype)
     free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
-    layers = ", ".join(map(str, sorted({layer for _, lacks in work for layer in lacks})))
+    layers = ", ".join(map(str, sorted({layer for _, lacks in plan.work for layer in lacks})))
     said = f"New evidence of layers {layers} takes {needed:,} bytes in {home}, where {free:,} bytes are free"
     if needed > free:
         raise StorageError(
-            f"{said}: ask for fewer units, or for fewer layers, the lowest first, or set N2G_HOME to a folder on "
-            "another disk."
+            f"{said}: set layers_at_once to a small count, or harvest.evidence_dtype to int8, ask for fewer units or "
+            "layers, the lowest first, or set N2G_HOME to a folder on another disk."
         )
     if needed:
         logger.info("%s.", said)
-    total = sum(shard.n_tokens for shard, lacks in work if lacks)
-    done = run = 0
-    failed, most = dict[int, str](), max((sum(map(len, lacks.values())) for _, lacks in work), default=0)
-    budget = TokenBudget(min(settings.batch_tokens, max(1, _BATCH_BYTES // (4 * max(1, most)))))
-    for shard, lacks in work:
-        new = {layer: lacks[layer] for layer in lacks if layer not in failed}
-        run += bool(new)
-        for tokens in _run_shard(model, corpus, shard, new, budget, cache, kind, files, failed) if new else ():
-            done += tokens
-            if progress is not None:
-                progress(done, total)
-    reused = [shard.n_tokens for shard, lacks in work if not lacks]
-    return Evidence(corpus, done, sum(reused), run, len(reused), shards, files, failed)
 
 
 def _run_shard(
     model: SubjectModel,
     corpus: TokenCorpus,
     shard: Shard,
-    new: Mapping[int, _Neurons],
+    new: Mapping[int, Neurons],
     budget: TokenBudget,
+    settings: HarvestSettings,
     cache: Cache,
-    kind: str,
-    files: _Files,
+    plan: Plan,
     failed: dict[int, str],
 ) -> Iterator[int]:
     """Run a shard, yielding the tokens of each batch; each layer's new file, or its failure, is noted at the end."""
@@ -199,20 +196,25 @@ def _run_shard(
 
     def finish(layer: int, values: Float32[np.ndarray, "neurons tokens"]) -> None:
         if not np.isfinite([values.min(), values.max()]).all():
-            cure = "leave the layer out" if model.dtype == torch.float32 else "set harvest.dtype to float32"
-            dtype = str(model.dtype).removeprefix("torch.")
-            said = f"Activations of {model.name} in layer {layer} are not finite in {dtype}"
+            cure = "leave the layer out" if settings.dtype == "float32" else "set harvest.dtype to float32"
+            said = f"Activations of {model.name} in layer {layer} are not finite in {settings.dtype}"
             failed[layer] = f"{said}: {cure}, or choose another hook."
             return
-        held = new[layer].tolist()
+        path, scales, held = paths[layer], [1.0] * len(values), new[layer].tolist()
+        if settings.evidence_dtype != "float32":
+            path = path.with_suffix(".codes.npy")
+            scales = encode(values, _new_map(path, values.shape, DTYPES[settings.evidence_dtype])).tolist()
+        key = f"{shard.shard_id}.{hash_json(held)}"
         about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids}
-        key = f"layer={layer}.{shard.shard_id}.{hash_json(held)}"
-        entry = cache.write(kind, key, lambda to: paths[layer].rename(to / _FILE), about)
-        files[layer, shard.shard_id].append((entry.path(_FILE), new[layer]))
+        about["scales"] = scales
+        entry = cache.write(entry_kind(model.facts, settings, layer), key, lambda to: path.rename(to / FILE), about)
+        paths[layer].unlink(missing_ok=True)
+        plan.files[layer, shard.shard_id].append((entry.path(FILE), new[layer], scales))
 
-    with temporary_folder(cache.home.cache / kind) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
+    in_work = cache.home.cache / "evidence" / "shard"
+    with temporary_folder(in_work) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
         paths = {layer: folder / f"{layer}.npy" for layer in new}
-        maps = [_new_map(paths[layer], (len(new[layer]), shard.n_tokens)) for layer in new]
+        maps = [_new_map(paths[layer], (len(new[layer]), shard.n_tokens), DTYPES["float32"]) for layer in new]
         writing: Iterator[None] = iter(())
         for batch, rows in run_batches(lengths, budget, run):
             list(writing)
@@ -231,9 +233,9 @@ def _scatter(places: np.ndarray, kept: np.ndarray, values: np.ndarray, rows: np.
         to[places] = row[kept]
 
 
-def _new_map(path: Path, shape: tuple[int, int]) -> Float32[np.ndarray, "neurons tokens"]:
+def _new_map(path: Path, shape: tuple[int, int], dtype: np.dtype) -> Num[np.ndarray, "neurons tokens"]:
     """A new memory-mapped file; a full disk is an error here, not a crash when it is written to."""
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -233,6 +233,17 @@ class SubjectModel:
 
     def _on_device(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+
+@contextmanager
+def multiplying(arithmetic: str) -> Iterator[None]:
+    """For ``tf32``, matrix products round the factors of float32 to TF32, on devices that can; else they are exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if arithmetic == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def text_config(plain: torch.nn.Module) -> Any:

@@ -64,7 +64,7 @@ class Cache:
 
     def find(self, kind: str, key: str) -> Entry | None:
         """The entry, or None where there is none; a damaged one is removed with a warning."""
-        folder = self._folder(kind, key)
+        folder = self.folder(kind, key)
         for again in (True, False):  # another process may have replaced it during the first look
             if not folder.exists():
                 return None
@@ -96,7 +96,7 @@ class Cache:
         Raises:
             StorageError: the disk is full, or the cache cannot be written.
         """
-        folder = self._folder(kind, key)
+        folder = self.folder(kind, key)
         about = dict(about or {})
         with temporary_folder(folder) as temporary:
             new = temporary / "new"
@@ -136,26 +136,27 @@ class Cache:
     def listing(self, kind: str) -> dict[str, dict[str, Any]]:
         """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``)."""
         found = {}
-        for folder in sorted(self._folder(kind).glob("*")):
+        for folder in sorted(self.folder(kind).glob("*")):
             with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or the folder of a writer
                 found[folder.name] = self._read_about(kind, folder.name)[0]
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
-        folder = self._folder(kind, key)
+        folder = self.folder(kind, key)
         if folder.exists():
             with temporary_folder(folder) as temporary, suppress(FileNotFoundError):
                 os.replace(folder, temporary / "old")
 
-    def _folder(self, kind: str, key: str | None = None) -> Path:
+    def folder(self, kind: str, key: str | None = None) -> Path:
+        """Where an entry stands, or all of a kind; it need not be there."""
         names = [*kind.split("/"), *([] if key is None else [key])]
         if not all(_KEY.fullmatch(name) for name in names):
             raise ValueError(f"{names} cannot name a cache entry")
         return self.home.cache.joinpath(*names)
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-        content = read_sealed(self._folder(kind, key) / _ABOUT)
+        content = read_sealed(self.folder(kind, key) / _ABOUT)
         if (content["kind"], content["key"]) != (kind, key):
             raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
         return content["about"], content["files"]

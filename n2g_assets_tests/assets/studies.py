@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from n2g_assets.study import LAYER_STAGES
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
+NIGHT = datetime(2026, 11, 26, 3, tzinfo=UTC)
+"""When a schedule ticks."""
 HARVEST = {"context_length": 32, "batch_tokens": 512, "shard_tokens": 2048, "strongest": 16, "device": "cpu"}
 
 
@@ -77,7 +80,10 @@ def run_stage(session: Session, name: str, layers: list[int] | None = None) -> d
     layers = session.settings.layer_numbers if layers is None else layers
     if stage.prepare is not None:
         stage.prepare(session, layers, no_progress)
-    return {layer: stage.work(session, layer, no_progress) for layer in layers}
+    reports = {layer: stage.work(session, layer, no_progress) for layer in layers}
+    if stage.finish is not None:
+        stage.finish(session, layers)
+    return reports
 
 
 def run_stages(study: Study, home: Path, layers: list[int] | None = None) -> dict[str, dict[int, StageReport]]:

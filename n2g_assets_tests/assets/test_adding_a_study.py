@@ -251,6 +251,12 @@ def test_layers_are_taken_as_people_write_them(layers, ranges):
     assert cli.partition_ranges(KEYS, layers) == ranges
 
 
+def test_a_run_takes_as_many_layers_as_the_study_takes_at_once():
+    keys = ["00", "01", "02", "03", "04"]
+    assert cli.partition_ranges(keys, None, 2) == [("00", "01"), ("02", "03"), ("04", "04")]
+    assert cli.partition_ranges(keys, "0...2,4", 2) == [("00", "01"), ("02", "02"), ("04", "04")]
+
+
 @pytest.mark.parametrize("layers", ["3", "all", "0...8", "", "0...7...15", "-7", "15...0"])
 def test_layers_that_the_study_lacks_are_said_with_those_that_it_has(layers):
     with pytest.raises(SettingsError, match="it has 00, 07, 15, so give some of them, such as 15"):

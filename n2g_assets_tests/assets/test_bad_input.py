@@ -31,7 +31,7 @@ layers: 3
         ("subject: {source: local, pth: x}", "did you mean 'path'"),
         ("layers: 0", "layers must be a count of at least 1"),
         ("layers: [1, 1]", "different layers"),
-        ("layers_per_run: 0", "at least 1"),
+        ("layers_at_once: 0", "at least 1"),
         ("method: {infill_rescored: 99}", "lower it"),
         ("corpus: []", "at least 1"),
     ],

@@ -9,7 +9,7 @@ from n2g_assets.core.registry import STAGES
 from n2g_assets.core.tables import TABLES
 from n2g_assets.definitions import defs
 from n2g_assets.study import N2GStudy
-from n2g_assets_tests.assets.studies import definitions_of, tiny_study
+from n2g_assets_tests.assets.studies import NIGHT, definitions_of, tiny_study
 
 STUDIES = ("demo", "demo_reinitialised", "smollm2")
 UNPARTITIONED = ("warehouse", "report")
@@ -46,7 +46,7 @@ def test_every_asset_has_the_same_backfill_policy(shipped, tmp_path):
     graph = shipped.resolve_asset_graph()
     policies = {graph.get(dg.AssetKey(["demo", stage])).backfill_policy for stage in PIPELINE}
     assert policies == {dg.BackfillPolicy.single_run()}
-    graph = definitions_of(tiny_study(tmp_path, layers_per_run=2), tmp_path).resolve_asset_graph()
+    graph = definitions_of(tiny_study(tmp_path, layers_at_once=2), tmp_path).resolve_asset_graph()
     assert {graph.get(dg.AssetKey(["tiny", stage])).backfill_policy for stage in PER_LAYER} == {
         dg.BackfillPolicy.multi_run(max_partitions_per_run=2)
     }
@@ -82,9 +82,11 @@ def test_the_papers_preset_leaves_out_the_rule_tests(tmp_path):
     assert stages == set(PIPELINE) - {"rule_tests"}
 
 
-def test_the_schedule_asks_for_one_run_of_all_layers(shipped):
-    schedule = shipped.resolve_schedule_def("demo_nightly")
+@pytest.mark.parametrize(("at_once", "runs"), [("all", [{"00", "15"}]), (2, [{"00", "07"}, {"15"}])])
+def test_the_schedule_asks_for_one_run_of_all_layers_or_of_each_group(at_once, runs, tmp_path):
+    study = tiny_study(tmp_path, name="demo", layers=[0, 7, 15], layers_at_once=at_once)
+    schedule = definitions_of(study, tmp_path).resolve_schedule_def("demo_nightly")
     with dg.DagsterInstance.ephemeral() as instance:
-        (request,) = schedule.evaluate_tick(dg.build_schedule_context(instance=instance)).run_requests
-    assert {value for key, value in request.tags.items() if "partition_range" in key} == {"00", "15"}
+        requests = schedule.evaluate_tick(dg.build_schedule_context(instance, NIGHT)).run_requests
+    assert [{value for key, value in each.tags.items() if "partition_range" in key} for each in requests] == runs
     assert schedule.cron_schedule == "0 3 * * *"

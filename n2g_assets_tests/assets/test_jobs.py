@@ -11,6 +11,7 @@ from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.registry import STAGES
 from n2g_assets.core.tables import TABLES
 from n2g_assets_tests.assets.studies import (
+    NIGHT,
     check,
     definitions_of,
     metadata_of,
@@ -87,7 +88,7 @@ def test_every_unit_stands_in_the_ledger_of_every_stage(finished):
 # -------------------------------------------------------------------------------------------- other runs
 def test_the_schedules_run_asks_for_all_layers_and_does_only_what_is_stale(finished, tmp_path, instance):
     definitions = definitions_of(finished.study, finished.copy_home(tmp_path))
-    tick = definitions.resolve_schedule_def("tiny_nightly").evaluate_tick(dg.build_schedule_context(instance=instance))
+    tick = definitions.resolve_schedule_def("tiny_nightly").evaluate_tick(dg.build_schedule_context(instance, NIGHT))
     (request,) = tick.run_requests
     result = definitions.resolve_job_def("tiny").execute_in_process(instance=instance, tags=request.tags)
     for stage in ("subject_model", "corpus_tokens", *finished.study.stages):

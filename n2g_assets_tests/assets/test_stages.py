@@ -184,9 +184,9 @@ def test_another_sign_that_is_asked_for_later_costs_no_pass(finished, tmp_path, 
     assert after.filter(sign=-1)["unit"].n_unique() > 1
 
 
-def test_what_a_harvest_in_bfloat16_lists_is_measured_again_in_float32(tmp_path):
-    harvest = {**HARVEST, "dtype": "bfloat16"}
-    study = tiny_study(tmp_path, layers=[LAYER], neurons={"sample": 2}, harvest=harvest)
+@pytest.mark.parametrize("coarse", [{"dtype": "bfloat16"}, {"dtype": "tf32"}, {"evidence_dtype": "int8"}])
+def test_what_a_coarse_harvest_lists_is_measured_again_in_float32(tmp_path, coarse):
+    study = tiny_study(tmp_path, layers=[LAYER], neurons={"sample": 2}, harvest=HARVEST | coarse)
     session = session_of(study, tmp_path / "home")
     subject_model.materialize(session)
     corpus_tokens.materialize(session, no_progress)
@@ -194,8 +194,29 @@ def test_what_a_harvest_in_bfloat16_lists_is_measured_again_in_float32(tmp_path)
     run_stage(session, "top_examples")
     for asset in ("activation_cache", "top_examples"):
         assert check(study, tmp_path / "home", asset, "activations_recomputed").passed
+    assert session.model_row["dtype"] == coarse.get("dtype", "float32")
     (kept,) = (path for path in (tmp_path / "home" / "cache" / "evidence").iterdir() if path.is_dir())
-    assert len(list(kept.iterdir())) == len(list(kept.glob(f"layer={LAYER}.*"))) > 1, "the pass is kept, and it alone"
+    assert [path.name for path in kept.iterdir()] == [str(LAYER)], "the pass is kept, and it alone"
+    assert len(list((kept / str(LAYER)).iterdir())) > 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_layers_in_groups_give_the_same_rows_and_leave_no_evidence_unless_told(finished, tmp_path, keep):
+    study = changed(finished.study, layers_at_once=2, keep_evidence=keep)
+    assert [set(tags.values()) for tags in study.run_tags] == [{"00", "01"}, {"02"}]
+    home = tmp_path / "home"
+    for layers in ([0, 1], [2]):
+        session = session_of(study, home)
+        subject_model.materialize(session)
+        corpus_tokens.materialize(session, no_progress)
+        for stage in study.stages:
+            run_stage(session, stage, layers)
+            if stage == "activation_cache":
+                there = {path.name for path in (home / "cache" / "evidence").glob("*/*") if any(path.iterdir())}
+                assert there == ({"0", "1"} if 2 not in layers else {"0", "1", "2"} if keep else {"2"})
+    assert any((home / "cache" / "evidence").rglob("activations.npy")) == keep
+    for table in ("neuron_stats", "top_contexts", "graph_nodes", "evaluation"):
+        assert rows_of(home, table).equals(rows_of(finished.home, table))
 
 
 # -------------------------------------------------------------------------------------------- damage and other models

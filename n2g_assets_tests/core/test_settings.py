@@ -34,9 +34,9 @@ def study(**settings):
         ({"layers": 0}, "layers must be a count of at least 1 or a list of different layers"),
         ({"layers": [1, 1]}, "layers must be a count of at least 1 or a list of different layers"),
         ({"layers": [0, True]}, "valid integer"),
-        ({"layers_per_run": True}, "layers_per_run must be 'all' or a count of at least 1."),
-        ({"layers_per_run": "some"}, "layers_per_run must be 'all' or a count of at least 1."),
-        ({"layers_per_run": 0}, "layers_per_run must be 'all' or a count of at least 1, not 0."),
+        ({"layers_at_once": True}, "layers_at_once must be 'all' or a count of at least 1."),
+        ({"layers_at_once": "some"}, "layers_at_once must be 'all' or a count of at least 1."),
+        ({"layers_at_once": 0}, "layers_at_once must be 'all' or a count of at least 1, not 0."),
         ({"signs": ["positive", "positive"]}, "signs names one sign twice"),
         ({"signs": []}, "at least 1 item"),
         ({"method": {"substitutes": True}}, "valid integer"),
@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_one_error_that_says_what_is_wrong(settings, sentence
 
 @pytest.mark.parametrize("neurons", [{"sample": 4, "seed": 1}, NeuronSample(sample=4, seed=1), "all", [3, 5]])
 def test_neurons_take_every_shape_and_survive_being_written_and_read(neurons):
-    settings = study(neurons=neurons, layers=[2, 0], layers_per_run=1, signs=["negative", "positive"])
+    settings = study(neurons=neurons, layers=[2, 0], layers_at_once=1, signs=["negative", "positive"])
     assert study(**settings.model_dump()) == settings
     assert settings.neurons == (NeuronSample(sample=4, seed=1) if isinstance(neurons, dict) else neurons)
     assert (settings.layer_numbers, settings.sign_numbers) == ([0, 2], [1, -1])

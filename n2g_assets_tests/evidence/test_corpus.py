@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from n2g_assets.core.errors import CorpusError
-from n2g_assets.evidence.corpus import TokenCorpus, cut
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.plan import cut
 from n2g_assets_tests.evidence.helpers import LENGTH, make_contexts
 
 

@@ -23,6 +23,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence import store
 from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.plan import drop_evidence
 from n2g_assets.evidence.store import Evidence, read_evidence
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
@@ -49,7 +50,7 @@ def assert_right(found: Evidence, model: SubjectModel, contexts: pl.DataFrame, n
 def entries(folder: Path, layer: int | None = None) -> list[Entry]:
     """All entries, or those of a layer."""
     cache = Cache(Home(folder))
-    kinds = [f"evidence/{path.name}" for path in (folder / "cache/evidence").glob("*")]
+    kinds = [path.relative_to(folder / "cache").as_posix() for path in (folder / "cache/evidence").glob("*/*")]
     found = [cache.find(kind, key) for kind in kinds for key in cache.listing(kind)]
     return [entry for entry in found if entry and layer in (None, entry.about["layer"])]
 
@@ -149,7 +150,8 @@ def test_another_model_hook_or_dtype_is_read_anew(files, model, contexts, tmp_pa
     other = load_tiny(tiny_llama(tmp_path / "other", seed=1))
     half = load_subject(files, "mlp.hook_post", SETTINGS, "auto", dtype="bfloat16")
     for subject in (other, load_tiny(files, "hook_resid_post"), half):
-        found = read(subject, contexts, cache, {0: [3]})
+        settings = SETTINGS.model_copy(update={"dtype": "bfloat16" if subject is half else "float32"})
+        found = read(subject, contexts, cache, {0: [3]}, settings)
         assert found.tokens_run == n_tokens(contexts)
         assert not np.allclose(found.rows(0, [3]), exact, atol=NEAR)
         if subject is not half:  # whose sums depend on the shape of the batch
@@ -158,6 +160,52 @@ def test_another_model_hook_or_dtype_is_read_anew(files, model, contexts, tmp_pa
     assert np.array_equal(torch.from_numpy(values).bfloat16().float().numpy(), values)
     np.testing.assert_allclose(values, exact, atol=0.05 * np.abs(exact).max())
     assert np.array_equal(read(model, contexts, cache).rows(0, [3]), exact)
+
+
+@pytest.mark.parametrize(("dtype", "size", "share"), [("float16", 2, 2**-11), ("int8", 1, 0.5 / 127)])
+def test_fewer_bits_take_as_much_less_disk_and_are_kept_apart(dtype, size, share, model, contexts, tmp_path, caplog):
+    exact, coarse = read(model, contexts, tmp_path), SETTINGS.model_copy(update={"evidence_dtype": dtype})
+    before = {path: path.stat().st_size for path in tmp_path.rglob("activations.npy")}
+    with caplog.at_level(logging.INFO, "n2g_assets.evidence.store"):
+        found = read(model, contexts, tmp_path, settings=coarse)
+    new = [path.stat().st_size for path in tmp_path.rglob("activations.npy") if path not in before]
+    assert found.tokens_run == n_tokens(contexts) == exact.tokens_run
+    assert sum(new) - 128 * len(new) == size * 4 * n_tokens(contexts), "a header takes 128 bytes"
+    most = max(n_tokens(contexts.filter(pl.col("document_id").is_in(e.about["documents"]))) for e in entries(tmp_path))
+    assert f"{size * 4 * n_tokens(contexts) + 4 * 4 * most:,} bytes" in caplog.text, "and a shard in float32"
+    assert not list((tmp_path / "cache" / "evidence").rglob("*.codes.npy"))
+    again = read(CountingModel(model, fail_after=0), contexts, tmp_path, settings=coarse)
+    for layer, neurons in NEURONS.items():
+        rows, whole = found.rows(layer, neurons), exact.rows(layer, neurons)
+        assert np.array_equal(again.rows(layer, neurons), rows)
+        assert not np.array_equal(rows, whole)
+        np.testing.assert_allclose(rows, whole, atol=2.1 * share * np.abs(whole).max())
+
+
+def test_tf32_is_for_the_pass_alone_and_what_it_gives_is_kept_apart(model, contexts, tmp_path):
+    seen = set()
+
+    class Watched(CountingModel):
+        def run(self, tokens, taps):
+            seen.add(torch.get_float32_matmul_precision())
+            super().run(tokens, taps)
+
+    for arithmetic, precision in (("float32", "highest"), ("tf32", "high")):
+        found = read(Watched(model), contexts, tmp_path, settings=SETTINGS.model_copy(update={"dtype": arithmetic}))
+        assert (found.tokens_run, seen) == (n_tokens(contexts), {precision})
+        seen.clear()
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match="is to be in bfloat16"):
+        read(model, contexts, tmp_path, settings=SETTINGS.model_copy(update={"dtype": "bfloat16"}))
+
+
+def test_the_evidence_of_some_layers_can_be_dropped(model, contexts, tmp_path):
+    read(model, contexts, tmp_path)
+    drop_evidence(model.facts, [0, 1], SETTINGS, Cache(Home(tmp_path)))
+    assert not entries(tmp_path, 0)
+    counting = CountingModel(model)
+    read(counting, contexts, tmp_path)
+    assert set(counting.layers) == {(0,)}
 
 
 @pytest.mark.parametrize("where", ["in a batch", "between shards"])

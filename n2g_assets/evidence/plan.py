@@ -1,0 +1,136 @@
+"""What a pass has to read: shards of the corpus that the store has are taken over, and the rest is planned.
+
+A shard is taken over if all of its documents are in the corpus still, in the same order and with the same tokens;
+documents that no shard covers become new shards. So a new document costs only its own forward pass, and a document
+that went costs that of the documents it shared a shard with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.evidence.corpus import Shard, TokenCorpus, make_shard
+from n2g_assets.evidence.precision import DTYPES
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import hash_json
+
+FILE = "activations.npy"
+"""Of an entry: codes [neuron, token]."""
+_CODE_VERSION = "2"
+Neurons = Int32[np.ndarray, " neurons"]
+Files = dict[tuple[int, str], list[tuple[Path, Neurons, list[float]]]]
+"""By layer and shard, the files that were found whole or written now, with their neurons, ascending, and scales."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the store has of asked neurons on a corpus, and what is left for a pass."""
+
+    shards: Sequence[Shard]
+    files: Files
+    work: Sequence[tuple[Shard, dict[int, Neurons]]]
+    """Every shard with the neurons of each layer that no file holds."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, BOS included, that the pass reads."""
+        return sum(shard.n_tokens for shard, lacks in self.work if lacks)
+
+    def new_bytes(self, dtype: str) -> int:
+        """Disk that the new files take; coarse ones need that of a shard in float32 besides, while it is read."""
+        sizes = [shard.n_tokens * sum(map(len, lacks.values())) for shard, lacks in self.work]
+        shard_in_float32 = 0 if dtype == "float32" else 4 * max(sizes, default=0)
+        return DTYPES[dtype].itemsize * sum(sizes) + shard_in_float32
+
+
+def plan_evidence(
+    facts: Mapping[str, Any],
+    corpus: TokenCorpus,
+    neurons: Mapping[int, Sequence[int]],
+    settings: HarvestSettings,
+    cache: Cache,
+    *,
+    trusting: bool = False,
+) -> Plan:
+    """What ``read_evidence`` takes over and what it runs; ``trusting`` looks at no file, which can take long.
+
+    ``facts`` is the model's row of ``subject_models``.
+    """
+    wanted = {layer: np.unique(np.asarray(asked, np.int32)) for layer, asked in neurons.items()}
+    kinds = [entry_kind(facts, settings, layer) for layer in wanted]
+    listing = {(kind, key): about for kind in kinds for key, about in cache.listing(kind).items()}
+    shards = plan_shards(corpus, listing.values(), wanted, settings.shard_tokens)
+    files: Files = defaultdict(list)
+    left = {(layer, shard.shard_id): asked for shard in shards for layer, asked in wanted.items()}
+    for (kind, key), about in listing.items():
+        place, held = (about["layer"], about["shard"]), np.array(about["neurons"], np.int32)
+        if np.isin(left.get(place, ()), held).any() and (trusting or cache.find(kind, key) is not None):
+            files[place].append((cache.folder(kind, key) / FILE, held, about["scales"]))
+            left[place] = np.setdiff1d(left[place], held)
+    work = [(shard, {layer: rest for layer in wanted if len(rest := left[layer, shard.shard_id])}) for shard in shards]
+    return Plan(shards, files, work)
+
+
+def drop_evidence(facts: Mapping[str, Any], layers: Iterable[int], settings: HarvestSettings, cache: Cache) -> None:
+    """Remove what the store has of some layers, of all corpora; another study that shares it has to read it anew."""
+    for kind in [entry_kind(facts, settings, layer) for layer in layers]:
+        for key in cache.listing(kind):
+            cache.remove(kind, key)
+
+
+def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:
+    """The kind of cache entries of a layer of a model at a hook, in one arithmetic and precision."""
+    read = [_CODE_VERSION, facts["file_sha256"], facts["hook"], settings.dtype, settings.evidence_dtype]
+    return f"evidence/{hash_json(read)}/{layer}"
+
+
+def plan_shards(
+    corpus: TokenCorpus,
+    entries: Iterable[Mapping[str, Any]],
+    wanted: Mapping[int, Neurons],
+    shard_tokens: int,
+) -> list[Shard]:
+    """Shards that cover the corpus: those of entries, where they can be taken over, and new ones for the rest.
+
+    ``entries`` gives the ``about`` of the store's entries. Where their shards overlap, those win that hold most
+    activations of the wanted neurons of each layer, then the larger ones.
+    """
+    known, held = dict[str, list[str]](), Counter[str]()
+    for about in entries:
+        known[about["shard"]] = about["documents"]
+        held[about["shard"]] += int(np.isin(about["neurons"], wanted.get(about["layer"], ())).sum())
+    number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
+    there = [[number_of[name] for name in names] for names in known.values() if number_of.keys() >= set(names)]
+    fitting = [shard for numbers in there if (shard := make_shard(corpus, numbers)).shard_id in known]
+    shards, covered = [], set[str]()
+    for shard in sorted(fitting, key=lambda one: (-held[one.shard_id] * one.n_tokens, -one.n_tokens, one.shard_id)):
+        if covered.isdisjoint(shard.document_ids):
+            covered.update(shard.document_ids)
+            shards.append(shard)
+    rest = [number for name, number in number_of.items() if name not in covered]
+    return sorted(shards + cut(corpus, rest, shard_tokens), key=lambda shard: int(shard.contexts[0]))
+
+
+def cut(corpus: TokenCorpus, documents: Iterable[int], shard_tokens: int) -> list[Shard]:
+    """Shards of these documents; each is full before the document with which it would hold more tokens.
+
+    A document that is longer stands alone. A shard depends on what stands before it alone.
+    """
+    sizes = np.bincount(corpus.documents, weights=corpus.lengths)
+    groups: list[list[int]] = []
+    held = np.inf
+    for number in documents:
+        if held + sizes[number] > shard_tokens:
+            groups.append([])
+            held = 0
+        groups[-1].append(number)
+        held += sizes[number]
+    return [make_shard(corpus, group) for group in groups]

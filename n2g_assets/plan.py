@@ -1,0 +1,130 @@
+"""What a run of a study takes: passes, tokens, disk, memory and time, said before it is begun (``n2g plan``).
+
+Tokens and bytes are exact, as far as what is on disk is whole. The time is extrapolated from a forward pass on this
+machine: a unit takes as long as a pass of ``UNIT_TOKENS`` tokens to its layer. Units that the study has scored already
+count as done; whether a changed setting makes them stale is not looked at.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import polars as pl
+import torch
+
+from n2g_assets.assets import activation_cache
+from n2g_assets.assets.progress import clock
+from n2g_assets.assets.session import Session
+from n2g_assets.evidence.plan import plan_evidence
+from n2g_assets.model.model import SubjectModel
+from n2g_assets.report.text import counted, layers_listed, table_text
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.slices import SliceKey
+
+UNIT_TOKENS = 12_000
+"""In the study ``demo`` 6,000 at layer 0, 9,000 at layer 7 and 15,000 at layer 15, which needs longer contexts."""
+_BATCHES = 2
+_BUFFER_BYTES = 2**30
+"""About what a run holds at once beside the model: rows of a batch, logits of proposals, rows of a block of units."""
+
+
+class _Group(NamedTuple):
+    """What one run, of the layers that go through the pipeline together, has to do."""
+
+    layers: Sequence[int]
+    units: int
+    passes: int
+    tokens: int
+    new_bytes: int
+    seconds: float
+
+
+def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
+    """The plan of some runs of a study whose model and corpus are there; a forward pass is timed.
+
+    ``runs`` gives the layers of each, ascending.
+    """
+    settings, deepest = session.settings, max(map(max, runs))
+    model = session.subject(settings.harvest.dtype)
+    speed = _tokens_a_second(model, deepest, settings.harvest.batch_tokens, settings.harvest.context_length)
+    parts = [_plan(session, layers, speed * (deepest + 1)) for layers in runs]
+    shown = pl.DataFrame(
+        {
+            "run": [layers_listed(each.layers) for each in parts],
+            "units": [each.units for each in parts],
+            "passes": [each.passes for each in parts],
+            "tokens": [f"{each.tokens:,}" for each in parts],
+            "evidence": [_bytes(each.new_bytes) for each in parts],
+            "time": [clock(each.seconds) for each in parts],
+        }
+    )
+    dropped = settings.layers_at_once != "all" and not settings.keep_evidence
+    disk = (max if dropped else sum)(each.new_bytes for each in parts)
+    free = shutil.disk_usage(session.home.root).free
+    advice = "" if disk < free else ": TOO LITTLE; set layers_at_once to a small count, or evidence_dtype to int8"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
+    tokens = {"harvest": session.corpus, **session.text_corpora}
+    what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
+    head = f"Study '{session.study.name}': {what}, {counted(sum(map(len, runs)), 'layer')}"
+    return "\n".join(
+        [
+            f"{head}; what is done already is not counted.\n",
+            table_text(shown),
+            "",
+            "Text:   " + ", ".join(f"{len(corpus.token_ids):,} tokens of {name}" for name, corpus in tokens.items()),
+            f"Disk:   {_bytes(disk)} of new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
+            f"{_bytes(free)} are free{advice}",
+            f"Memory: about {_bytes(peak + _BUFFER_BYTES)}",
+            f"Time:   about {clock(sum(each.seconds for each in parts))} if nothing else runs; a pass to layer "
+            f"{deepest} reads {speed:,.0f} tokens a second here",
+        ]
+    )
+
+
+def _plan(session: Session, layers: Sequence[int], speed: float) -> _Group:
+    """The plan of one group; a pass reads ``speed / (layer + 1)`` tokens a second up to a layer."""
+    units = {layer: _not_scored(session, layer) for layer in layers}
+    corpora = [(session.corpus, session.settings.harvest, activation_cache.to_harvest(session, layers))]
+    for corpus in session.text_corpora.values():
+        corpora.append((corpus, session.text_settings, [layer for layer in layers if units[layer]]))
+    passes = tokens = new_bytes = 0
+    seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)
+    for corpus, settings, stale in corpora:
+        plan = plan_evidence(
+            session.model_row, corpus, session.neurons(stale), settings, Cache(session.home), trusting=True
+        )
+        passes += plan.tokens > 0
+        tokens += plan.tokens
+        new_bytes += plan.new_bytes(settings.evidence_dtype)
+        seconds += plan.tokens * (max(stale, default=0) + 1) / speed
+    return _Group(layers, sum(units.values()), passes, tokens, new_bytes, seconds)
+
+
+def _not_scored(session: Session, layer: int) -> int:
+    """How many units of a layer have no scores yet."""
+    manifest = session.store.manifest(SliceKey("evaluation", session.study.name, layer))
+    scored = manifest.unit_hashes if manifest else {}
+    return sum(str(unit) not in scored for unit in session.units(layer))
+
+
+def _tokens_a_second(model: SubjectModel, layer: int, batch_tokens: int, context_length: int) -> float:
+    """The speed of full batches of made-up contexts up to a layer; the first one warms up."""
+    length = min(context_length, batch_tokens)
+    contexts = torch.arange(batch_tokens // length * length).reshape(-1, length) % model.d_vocab
+    began = 0.0
+    for number in range(1 + _BATCHES):
+        model.read_layers(contexts, [layer])[layer][0, 0, 0].item()  # which waits for the device
+        began = began if number else time.perf_counter()
+    return _BATCHES * contexts.numel() / (time.perf_counter() - began)
+
+
+def _bytes(count: float) -> str:
+    """In the largest unit of which there is one, such as 1.4 GB."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    power = min(max(len(f"{count:.0f}") - 1, 0) // 3, len(units) - 1)
+    return f"{count / 1000**power:.{1 if power else 0}f} {units[power]}"
