@@ -21,7 +21,7 @@ from n2g_assets.assets import activation_cache
 from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
 from n2g_assets.evidence.plan import plan_evidence
-from n2g_assets.model.model import SubjectModel
+from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
@@ -33,8 +33,8 @@ _BUFFER_BYTES = 2**30
 """About what a run holds at once beside the model: rows of a batch, logits of proposals, rows of a block of units."""
 
 
-class _Group(NamedTuple):
-    """What one run, of the layers that go through the pipeline together, has to do."""
+class _Run(NamedTuple):
+    """What one run has to do, of layers that go through the pipeline together."""
 
     layers: Sequence[int]
     units: int
@@ -51,15 +51,17 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     """
     settings, deepest = session.settings, max(map(max, runs))
     model = session.subject(settings.harvest.dtype)
-    speed = _tokens_a_second(model, deepest, settings.harvest.batch_tokens, settings.harvest.context_length)
-    parts = [_plan(session, layers, speed * (deepest + 1)) for layers in runs]
+    with multiplying(settings.harvest.dtype):
+        speed = _tokens_a_second(model, deepest, settings.harvest.batch_tokens, settings.harvest.context_length)
+    harvested = set[int]()
+    parts = [_plan(session, layers, harvested, speed * (deepest + 1)) for layers in runs]
     shown = pl.DataFrame(
         {
             "run": [layers_listed(each.layers) for each in parts],
             "units": [each.units for each in parts],
             "passes": [each.passes for each in parts],
             "tokens": [f"{each.tokens:,}" for each in parts],
-            "evidence": [_bytes(each.new_bytes) for each in parts],
+            "evidence": [human_bytes(each.new_bytes) for each in parts],
             "time": [clock(each.seconds) for each in parts],
         }
     )
@@ -77,19 +79,24 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
             table_text(shown),
             "",
             "Text:   " + ", ".join(f"{len(corpus.token_ids):,} tokens of {name}" for name, corpus in tokens.items()),
-            f"Disk:   {_bytes(disk)} of new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
-            f"{_bytes(free)} are free{advice}",
-            f"Memory: about {_bytes(peak + _BUFFER_BYTES)}",
+            f"Disk:   {human_bytes(disk)} of new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
+            f"{human_bytes(free)} are free{advice}",
+            f"Memory: about {human_bytes(peak + _BUFFER_BYTES)}",
             f"Time:   about {clock(sum(each.seconds for each in parts))} if nothing else runs; a pass to layer "
             f"{deepest} reads {speed:,.0f} tokens a second here",
         ]
     )
 
 
-def _plan(session: Session, layers: Sequence[int], speed: float) -> _Group:
-    """The plan of one group; a pass reads ``speed / (layer + 1)`` tokens a second up to a layer."""
+def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: float) -> _Run:
+    """The plan of one run; a pass reads ``speed / (layer + 1)`` tokens a second up to a layer.
+
+    ``harvested`` is what earlier runs harvest, to which this one's layers are added.
+    """
     units = {layer: _not_scored(session, layer) for layer in layers}
-    corpora = [(session.corpus, session.settings.harvest, activation_cache.to_harvest(session, layers))]
+    to_harvest = [layer for layer in activation_cache.to_harvest(session, layers) if layer not in harvested]
+    harvested.update(to_harvest)
+    corpora = [(session.corpus, session.settings.harvest, to_harvest)]
     for corpus in session.text_corpora.values():
         corpora.append((corpus, session.text_settings, [layer for layer in layers if units[layer]]))
     passes = tokens = new_bytes = 0
@@ -102,7 +109,7 @@ def _plan(session: Session, layers: Sequence[int], speed: float) -> _Group:
         tokens += plan.tokens
         new_bytes += plan.new_bytes(settings.evidence_dtype)
         seconds += plan.tokens * (max(stale, default=0) + 1) / speed
-    return _Group(layers, sum(units.values()), passes, tokens, new_bytes, seconds)
+    return _Run(layers, sum(units.values()), passes, tokens, new_bytes, seconds)
 
 
 def _not_scored(session: Session, layer: int) -> int:
@@ -123,7 +130,7 @@ def _tokens_a_second(model: SubjectModel, layer: int, batch_tokens: int, context
     return _BATCHES * contexts.numel() / (time.perf_counter() - began)
 
 
-def _bytes(count: float) -> str:
+def human_bytes(count: float) -> str:
     """In the largest unit of which there is one, such as 1.4 GB."""
     units = ["bytes", "kB", "MB", "GB", "TB"]
     power = min(max(len(f"{count:.0f}") - 1, 0) // 3, len(units) - 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,10 +15,12 @@ import pytest
 from n2g_assets import cli
 from n2g_assets.assets import subject_model
 from n2g_assets.assets.instance import prepare_instance
+from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
-from n2g_assets_tests.assets.studies import tiny_study
+from n2g_assets.plan import human_bytes
+from n2g_assets_tests.assets.studies import run_stages, tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +32,18 @@ def instance(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, instance):
-    """``n2g run tiny`` on a home that holds no data."""
+    """Makes a study that ``n2g run tiny`` runs on a home that holds no data."""
     shutil.copytree(instance, tmp_path / "home" / "dagster")
     monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", "")
-    study = tiny_study(tmp_path, preset="paper")
-    monkeypatch.setattr(cli, "study_job", lambda name: build_defs([study]).resolve_job_def(name))
+
+    def make(**changes: Any) -> Study:
+        study = tiny_study(tmp_path, **{"preset": "paper", **changes})
+        monkeypatch.setattr(cli, "study_job", lambda name: build_defs([study]).resolve_job_def(name))
+        return study
+
+    make()
+    return make
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -60,6 +70,23 @@ def test_a_run_that_fails_by_an_error_of_another_kind_names_it(tiny, monkeypatch
     monkeypatch.setattr(subject_model, "materialize", lambda _session: {}["weights"])
     assert cli.main(["run", "tiny"]) == 1
     assert "FAILED tiny/subject_model: 'weights'" in capsys.readouterr().out
+
+
+def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, caplog):
+    study = tiny(preset="full", layers=2, layers_at_once=1, keep_evidence=True, neurons=[3])
+    assert cli.main(["plan", "tiny"]) == 0
+    before = capsys.readouterr().out
+    with caplog.at_level("INFO"):
+        for layers in ([0], [1]):
+            run_stages(study, tmp_path / "home", layers)
+    read = [m.split()[0].replace(",", "") for m in caplog.messages if re.match(r"[\d,]+ tokens .*through the model", m)]
+    files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
+    planned = [re.split(r"  +", line) for line in before.splitlines() if line.startswith("layer")]
+    assert [row[:3] for row in planned] == [["layer 0", "1", "3"], ["layer 1", "1", "3"]]
+    assert [int(row[3].replace(",", "")) for row in planned] == [sum(map(int, read)) // 2] * 2
+    assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} of new evidence at once, kept" in before
+    assert cli.main(["plan", "tiny", "--layers", "1"]) == 0
+    assert re.search(r"layer 1 +0 +0 +0 +0 bytes +0 s\n", capsys.readouterr().out)
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkeypatch, capsys):
