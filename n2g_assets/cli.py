@@ -109,7 +109,7 @@ def plan_study(home: Home, study: str, layers: str | None = None) -> int:
     Raises:
         SettingsError: there is no such study, or it has no such layers.
     """
-    from n2g_assets.plan import plan_text
+    from n2g_assets.assets.plan import plan_text
 
     job = study_job(study)
     asked, ranges = study_of(job), _ranges(job, layers)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from n2g_assets.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
 
+_TIMED = 2
+"""Batches of which a speed is measured."""
 _BATCH_BYTES = 2**28
 """Largest size of what a batch gives for all layers together; three times as much may be in memory at once."""
 
@@ -147,6 +150,18 @@ def read_evidence(
     reused = [shard.n_tokens for shard, lacks in plan.work if not lacks]
     dtype = DTYPES[settings.evidence_dtype]
     return Evidence(corpus, done, sum(reused), run, len(reused), dtype, plan, failed)
+
+
+def tokens_a_second(model: SubjectModel, layer: int, settings: HarvestSettings) -> float:
+    """The speed of a pass of full batches to a layer, measured on made-up contexts; the first batch warms up."""
+    length = min(settings.context_length, settings.batch_tokens)
+    contexts = torch.arange(settings.batch_tokens // length * length).reshape(-1, length) % model.d_vocab
+    began = 0.0
+    with multiplying(settings.dtype):
+        for number in range(1 + _TIMED):
+            model.read_layers(contexts, [layer])[layer][0, 0, 0].item()  # which waits for the device
+            began = began if number else time.perf_counter()
+    return _TIMED * contexts.numel() / (time.perf_counter() - began)
 
 
 def _check_disk(plan: Plan, dtype: str, home: Path) -> None:

@@ -10,25 +10,21 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
-import torch
 
 from n2g_assets.assets import activation_cache
 from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
 from n2g_assets.evidence.plan import plan_evidence
-from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
 
 UNIT_TOKENS = 12_000
 """In the study ``demo`` 6,000 at layer 0, 9,000 at layer 7 and 15,000 at layer 15, which needs longer contexts."""
-_BATCHES = 2
 _BUFFER_BYTES = 2**30
 """About what a run holds at once beside the model: rows of a batch, logits of proposals, rows of a block of units."""
 
@@ -49,10 +45,11 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
 
     ``runs`` gives the layers of each, ascending.
     """
+    from n2g_assets.evidence.store import tokens_a_second
+
     settings, deepest = session.settings, max(map(max, runs))
     model = session.subject(settings.harvest.dtype)
-    with multiplying(settings.harvest.dtype):
-        speed = _tokens_a_second(model, deepest, settings.harvest.batch_tokens, settings.harvest.context_length)
+    speed = tokens_a_second(model, deepest, settings.harvest)
     harvested = set[int]()
     parts = [_plan(session, layers, harvested, speed * (deepest + 1)) for layers in runs]
     shown = pl.DataFrame(
@@ -117,17 +114,6 @@ def _not_scored(session: Session, layer: int) -> int:
     manifest = session.store.manifest(SliceKey("evaluation", session.study.name, layer))
     scored = manifest.unit_hashes if manifest else {}
     return sum(str(unit) not in scored for unit in session.units(layer))
-
-
-def _tokens_a_second(model: SubjectModel, layer: int, batch_tokens: int, context_length: int) -> float:
-    """The speed of full batches of made-up contexts up to a layer; the first one warms up."""
-    length = min(context_length, batch_tokens)
-    contexts = torch.arange(batch_tokens // length * length).reshape(-1, length) % model.d_vocab
-    began = 0.0
-    for number in range(1 + _BATCHES):
-        model.read_layers(contexts, [layer])[layer][0, 0, 0].item()  # which waits for the device
-        began = began if number else time.perf_counter()
-    return _BATCHES * contexts.numel() / (time.perf_counter() - began)
 
 
 def human_bytes(count: float) -> str:
