@@ -78,6 +78,7 @@ def harvest(
     ``exact`` is the model in float32 where ``model`` is not.
     """
     neurons = {layer: [unit.number for unit in asked] for layer, asked in units.items()}
+    settings = settings.model_copy(update={"dtype": str(model.dtype).removeprefix("torch.")})
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Home(Path(folder)))
         corpus = TokenCorpus.from_frame(contexts)
@@ -86,7 +87,7 @@ def harvest(
         def measured(layer: int, context_ids: pl.Series) -> Callable[[Sequence[int]], np.ndarray]:
             shortlisted = TokenCorpus.from_frame(contexts.filter(pl.col("context_id").is_in(context_ids.to_list())))
             assert exact is not None
-            again = read_evidence(exact, shortlisted, {layer: neurons[layer]}, settings, cache=cache)
+            again = read_evidence(exact, shortlisted, {layer: neurons[layer]}, settings.exact, cache=cache)
             return partial(again.rows, layer)
 
         rows = {

@@ -50,7 +50,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
             derive, partial(evidence.rows, layer), evidence.corpus, units, strongest=harvest.strongest,
             top_contexts=method.top_contexts, contexts_per_document=method.contexts_per_document,
         )  # fmt: skip
-        if harvest.dtype == harvest.evidence_dtype == "float32":
+        if harvest == harvest.exact:
             return choose()
         with temporary_folder(session.home.cache / "evidence" / "shortlist") as folder:
             return choose(remeasure=partial(_measure_again, session, layer, show, Cache(Home(folder))))
@@ -90,8 +90,8 @@ def _measure_again(
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """The activations of some neurons on these contexts in float32; another shortlist has others, so none is kept."""
     contexts = session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
-    exact = session.settings.harvest.model_copy(update={"dtype": "float32", "evidence_dtype": "float32"})
-    return partial(session.evidence(TokenCorpus.from_frame(contexts), [layer], show, exact, cache).rows, layer)
+    corpus, exact = TokenCorpus.from_frame(contexts), session.settings.harvest.exact
+    return partial(session.evidence(corpus, [layer], show, exact, cache).rows, layer)
 
 
 def _input_hash(session: Session, layer: int) -> str:

@@ -151,6 +151,11 @@ class HarvestSettings(CorpusCut):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", json_schema_extra=CHANGES_NO_ROW)
     """``auto`` takes cuda, then mps, then cpu."""
 
+    @property
+    def exact(self) -> HarvestSettings:
+        """The same in float32, in arithmetic and on disk."""
+        return self.model_copy(update={"dtype": "float32", "evidence_dtype": "float32"})
+
 
 # ------------------------------------------------------------------------------------------ method
 class Firing(Settings):
