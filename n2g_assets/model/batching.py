@@ -10,9 +10,10 @@ for once the next has been launched.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import starmap
 from typing import TypeVar
 
 import numpy as np
@@ -84,20 +85,17 @@ def run_batches(
 
 def on_host(launched: Iterable[tuple[Result, tuple[Tensor, ...]]]) -> Iterator[tuple[Result, list[np.ndarray]]]:
     """Each item with its tensors on the host, once the next item is there: the host prepares one while another runs."""
-    arrive: Callable[[], tuple[Result, list[np.ndarray]]] | None = None
+    under_way = deque[tuple[Result, list[Tensor], list[torch.cuda.Event]]]()
     for item, tensors in launched:
         copies = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]  # from cuda into pinned memory
         events = [torch.cuda.current_stream(tensor.device).record_event() for tensor in tensors if tensor.is_cuda]
-        if arrive is not None:
-            yield arrive()
-        arrive = partial(_arrived, item, copies, events)
-    if arrive is not None:
-        yield arrive()
+        under_way.append((item, copies, events))
+        if len(under_way) > 1:
+            yield _arrived(*under_way.popleft())
+    yield from starmap(_arrived, under_way)
 
 
-def _arrived(
-    item: Result, copies: Sequence[Tensor], events: Sequence[torch.cuda.Event]
-) -> tuple[Result, list[np.ndarray]]:
+def _arrived(item: Result, copies: list[Tensor], events: list[torch.cuda.Event]) -> tuple[Result, list[np.ndarray]]:
     for event in events:
         event.synchronize()
     return item, [copy.numpy() for copy in copies]
@@ -106,9 +104,8 @@ def _arrived(
 def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Values on a device; those that come to cuda from the host are not waited for."""
     tensor = torch.as_tensor(values)
-    if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    pins = device.type == "cuda" and not tensor.is_cuda
+    return (tensor.pin_memory() if pins else tensor).to(device, non_blocking=pins)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

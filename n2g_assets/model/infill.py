@@ -33,10 +33,8 @@ _BATCH_TOKENS = 1024
 _TIES = 16
 """So many more candidates than are kept are compared: of equally likely ones the lower token ids are kept."""
 
-Reduce = Callable[
-    [Int64[np.ndarray, " asked"], Float32[Tensor, "nodes d_vocab"], Int64[Tensor, " asked"]], tuple[Tensor, ...]
-]
-"""Gets the numbers of tokens, log p of every token after different nodes, and which of these each token is."""
+Reduce = Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, ...]]
+"""Gets the numbers of tokens, log p of every token after different nodes [node, token id], and each token's node."""
 
 
 class InfillProposer:
@@ -67,10 +65,10 @@ class InfillProposer:
         total = scores[rescored, : self.rescored] + self._by_right(
             [lefts[number] for number in rescored], best, [rights[number] for number in rescored]
         )
-        for number, old, row in zip(rescored, best, total, strict=True):
-            ids[number, : self.rescored] = old[np.lexsort((old, -row))]
-        found = [row[np.isfinite(score)].tolist() for row, score in zip(ids, scores, strict=True)]
-        answers = iter([[Substitute(self.vocabulary.tokens[i].decode(), (i,)) for i in row] for row in found])
+        ids[rescored, : self.rescored] = np.take_along_axis(best, np.lexsort((best, -total)), axis=1)
+        usable, tokens = np.isfinite(scores), self.vocabulary.tokens
+        made = {i: Substitute(tokens[i].decode(), (i,)) for i in np.unique(ids[usable]).tolist()}
+        answers = iter([[made[i] for i in row[able].tolist()] for row, able in zip(ids, usable, strict=True)])
         return [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
 
     def _by_left(

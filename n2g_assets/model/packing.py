@@ -77,7 +77,7 @@ class Rows:
         if not np.array_equal(nodes[1][np.cumsum(sizes) - 1] + 1, sizes):
             least, node = torch.finfo(model.dtype).min, torch.arange(width, device=model.device)[:, None]
             causal = torch.full((width, width), least, dtype=model.dtype, device=model.device).triu_(1)
-            mask = causal.where(node < ends[:, None], least)  # [row, node, seen node]
+            mask = causal.masked_fill(node >= ends[:, None], least)  # [row, node, seen node]
             inputs = {"attention_mask": mask[:, None], "position_ids": depths}
         places, path = self.paths[:, ranges(starts[1], lengths)]
         return PackedBatch(tokens, inputs, nodes.shape[1], places, path + np.repeat(firsts, lengths))
@@ -111,10 +111,7 @@ def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_
     in_order = tokens.astype(">u4").tobytes()  # bytes that sort as the numbers do
     keys = [in_order[start:end] for start, end in pairwise((4 * offsets).tolist())]
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-    nodes, paths = np.empty((3, len(tokens)), np.int64), np.empty((2, len(tokens)), np.int64)
-    starts = np.zeros((2, len(prompts) + 1), np.int64)
-    starts = starts[:, : 1 + _grow(tokens, offsets, order, row_tokens, nodes, paths, starts)]
-    return Rows(nodes[:, : starts[0, -1]], paths, starts)
+    return Rows(*_grow(tokens, offsets, order, row_tokens))
 
 
 @compiled
@@ -123,23 +120,20 @@ def _grow(
     offsets: Int64[np.ndarray, " prompts+1"],
     order: Int64[np.ndarray, " prompts"],
     row_tokens: int,
-    nodes: Int64[np.ndarray, "3 tokens"],
-    paths: Int64[np.ndarray, "2 tokens"],
-    starts: Int64[np.ndarray, "2 prompts+1"],
-) -> int:
-    """Inserts prompts, given in ``order``, into trees; fills in the arrays of ``Rows`` and gives the number of rows."""
-    row, size, filled, before = -1, 0, 0, tokens[:0]
+) -> tuple[Int64[np.ndarray, "3 nodes"], Int64[np.ndarray, "2 tokens"], Int64[np.ndarray, "2 rows+1"]]:
+    """The arrays of ``Rows``: prompts, whose tokens start at ``offsets``, are inserted in ``order``."""
+    nodes, paths = np.empty((3, len(tokens)), np.int64), np.empty((2, len(tokens)), np.int64)
+    starts = np.zeros((2, len(offsets)), np.int64)
+    row, first, size, filled, before = -1, 0, 0, 0, tokens[:0]
     for number in order:
         prompt = tokens[offsets[number] : offsets[number + 1]]
         shared, most = 0, min(len(before), len(prompt))
         while shared < most and before[shared] == prompt[shared]:
             shared += 1
         if row < 0 or (shared < len(prompt) and size + len(prompt) - shared > row_tokens):
-            row, size, shared = row + 1, 0, 0
-            starts[:, row + 1] = starts[:, row]
+            row, first, size, shared = row + 1, first + size, 0, 0
         place, path = paths[:, filled : filled + len(prompt)]
         path[:shared] = paths[1, filled - len(before) :][:shared]
-        first = starts[0, row]
         for depth in range(len(prompt)):
             place[depth] = offsets[number] + depth
             if depth >= shared:
@@ -150,4 +144,4 @@ def _grow(
             nodes[2, first + node] = size
         filled, before = filled + len(prompt), prompt
         starts[0, row + 1], starts[1, row + 1] = first + size, filled
-    return row + 1
+    return nodes[:, : first + size], paths, starts[:, : row + 2]

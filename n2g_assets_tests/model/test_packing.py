@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.units import Unit
+from n2g_assets.model import batching
 from n2g_assets.model import model as models
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.packing import pack
@@ -94,3 +96,29 @@ def test_a_hook_that_only_the_bridge_reads_is_not_packed(tmp_path):
     model = load_tiny(tiny_gpt2(tmp_path / "tiny"), hook="attn.hook_q")
     assert model.bridge is not None
     assert not model.packs
+
+
+def test_a_batch_is_read_back_once_the_next_is_launched_and_its_memory_shortage_loses_none(tmp_path, monkeypatch):
+    model, order = load_tiny(tiny_llama(tmp_path / "tiny")), list[str]()
+    assert model.packs and model.narrows  # noqa: PT018  (checked once, before anything is counted)
+    prompts = [np.array([model.bos_id, *range(n, n + 20)], np.int32) for n in range(2, 10)]
+    units = [Unit(5, 1)] * len(prompts)
+    expected = LayerProber(model, 1, TokenBudget(4096)).activations(prompts, units)
+    whole, arrived = model.plain.forward, batching._arrived
+
+    def forward(tokens, **inputs):
+        order.append("too large" if tokens.numel() > 200 else "launched")
+        if tokens.numel() > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(tokens, **inputs)
+
+    monkeypatch.setattr(model.plain, "forward", forward)
+    monkeypatch.setattr(batching, "_arrived", lambda *under_way: order.append("read back") or arrived(*under_way))
+    prober = LayerProber(model, 1, TokenBudget(512))
+    answers = prober.activations(prompts, units)
+    launches = order.count("launched")
+    assert launches > 1
+    assert order == ["too large", "launched", *["launched", "read back"] * (launches - 1), "read back"]
+    assert prober.calls == launches
+    for answer, other in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer, other, atol=1e-4 * np.abs(other).max())
