@@ -44,8 +44,10 @@ def choose_substitutes(
     seen = {b"", vocabulary.form(original_id)}
     chosen: list[Substitute] = []
     for substitute in proposed:
-        form = b"".join(vocabulary.form(token_id) for token_id in substitute.token_ids)
-        if len(chosen) < number and form not in seen:
+        if len(chosen) == number:
+            break
+        form = b"".join(map(vocabulary.form, substitute.token_ids))
+        if form not in seen:
             seen.add(form)
             chosen.append(substitute)
     return chosen

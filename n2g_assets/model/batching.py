@@ -2,13 +2,18 @@
 
 A batch holds at most a budget of tokens. Where the device runs out of memory, the budget is halved for this batch and
 all later ones, and the work goes on: no prompt is left out.
+
+On cuda the host goes on while the device computes: what is copied passes through pinned memory, and a batch is waited
+for once the next has been launched.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TypeVar
 
 import numpy as np
@@ -78,6 +83,31 @@ def run_batches(
         order = order[len(rows) :]
 
 
+def on_host(launched: Iterable[tuple[Result, tuple[Tensor, ...]]]) -> Iterator[tuple[Result, list[np.ndarray]]]:
+    """Each item with its tensors on the host, once the next item is there: the host prepares one while another runs."""
+    under_way = deque[tuple[Result, list[Tensor], list[torch.cuda.Event]]]()
+    for item, tensors in launched:
+        copies = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]  # from cuda into pinned memory
+        events = [torch.cuda.current_stream(tensor.device).record_event() for tensor in tensors if tensor.is_cuda]
+        under_way.append((item, copies, events))
+        if len(under_way) > 1:
+            yield _arrived(*under_way.popleft())
+    yield from starmap(_arrived, under_way)
+
+
+def _arrived(item: Result, copies: list[Tensor], events: list[torch.cuda.Event]) -> tuple[Result, list[np.ndarray]]:
+    for event in events:
+        event.synchronize()
+    return item, [copy.numpy() for copy in copies]
+
+
+def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Values on a device; those that come to cuda from the host are not waited for."""
+    tensor = torch.as_tensor(values)
+    pins = device.type == "cuda" and not tensor.is_cuda
+    return (tensor.pin_memory() if pins else tensor).to(device, non_blocking=pins)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the machine, has no memory left."""
     said = str(error) if isinstance(error, RuntimeError) else ""  # of other devices than cuda there is only the text
@@ -90,6 +120,11 @@ def pad(prompts: Sequence[np.ndarray], pad_id: int) -> Int64[Tensor, "batch pos"
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     return torch.from_numpy(tokens)
+
+
+def ranges(starts: Int64[np.ndarray, " ranges"], sizes: Int64[np.ndarray, " ranges"]) -> Int64[np.ndarray, " numbers"]:
+    """The numbers of ranges, one range behind another; each has its first number and its size."""
+    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
 
 
 def _next_batch(

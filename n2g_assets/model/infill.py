@@ -15,7 +15,7 @@ The paper takes substitutes from DistilBERT (section 3.2): see ``masked_lm``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,17 +24,17 @@ from torch import Tensor
 
 from n2g_assets.core.settings import AugmentSettings
 from n2g_assets.method.probing import Substitute, Vocabulary
-from n2g_assets.model.batching import TokenBudget
+from n2g_assets.model.batching import TokenBudget, ranges, to_device
 from n2g_assets.model.model import SubjectModel
-from n2g_assets.model.packing import Places, run_packed
+from n2g_assets.model.packing import PackedBatch, run_packed
 
 _BATCH_TOKENS = 1024
 """Tokens of a forward pass: few, since each may need a row of logits as long as the vocabulary."""
 _TIES = 16
 """So many more candidates than are kept are compared: of equally likely ones the lower token ids are kept."""
 
-Take = Callable[[list[int], Float32[Tensor, "nodes d_vocab"], Int64[Tensor, " asked"]], None]
-"""Gets the numbers of texts, log p of every token after different nodes, and which of these each asked token is."""
+Reduce = Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, ...]]
+"""Gets the numbers of tokens, log p of every token after different nodes [node, token id], and each token's node."""
 
 
 class InfillProposer:
@@ -45,7 +45,7 @@ class InfillProposer:
     def __init__(self, model: SubjectModel, vocabulary: Vocabulary, settings: AugmentSettings) -> None:
         self.model, self.vocabulary = model, vocabulary
         self.right_tokens = settings.infill_right_tokens
-        self.allowed = _proposable(model, vocabulary)
+        self.allowed = _proposable(model, vocabulary).to(model.device)
         self.candidates = min(settings.infill_candidates, max(1, int(self.allowed.sum()) - 1))
         self.rescored = min(settings.infill_rescored, self.candidates)
         self.budget = TokenBudget(_BATCH_TOKENS)
@@ -65,10 +65,10 @@ class InfillProposer:
         total = scores[rescored, : self.rescored] + self._by_right(
             [lefts[number] for number in rescored], best, [rights[number] for number in rescored]
         )
-        for number, old, row in zip(rescored, best, total, strict=True):
-            ids[number, : self.rescored] = old[np.lexsort((old, -row))]
-        found = [row[np.isfinite(score)].tolist() for row, score in zip(ids, scores, strict=True)]
-        answers = iter([[Substitute(self.vocabulary.tokens[i].decode(), (i,)) for i in row] for row in found])
+        ids[rescored, : self.rescored] = np.take_along_axis(best, np.lexsort((best, -total)), axis=1)
+        usable, tokens = np.isfinite(scores), self.vocabulary.tokens
+        made = {i: Substitute(tokens[i].decode(), (i,)) for i in np.unique(ids[usable]).tolist()}
+        answers = iter([[made[i] for i in row[able].tolist()] for row, able in zip(ids, usable, strict=True)])
         return [[next(answers) if p > 0 else [] for p in asked] for asked in positions]
 
     def _by_left(
@@ -78,17 +78,17 @@ class InfillProposer:
         ids = np.zeros((len(lefts), self.candidates), np.int64)
         scores = np.full((len(lefts), self.candidates), -np.inf, np.float32)
 
-        def take(gaps: list[int], chances: Tensor, which: Tensor) -> None:
-            chances.masked_fill_(~self.allowed.to(chances.device), -torch.inf)
+        def best(gaps: Int64[np.ndarray, " asked"], chances: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            chances.masked_fill_(~self.allowed, -torch.inf)
             values, found = chances.topk(min(self.candidates + 1 + _TIES, chances.shape[1]), dim=1, sorted=False)
             values, found = values[which], found[which]
-            values.masked_fill_(found == torch.from_numpy(originals[gaps]).to(found.device)[:, None], -torch.inf)
+            values.masked_fill_(found == to_device(originals[gaps], found.device)[:, None], -torch.inf)
             found, by_id = found.sort(dim=1)
             values, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
-            ids[gaps] = found.gather(1, by_value)[:, : self.candidates].cpu().numpy()
-            scores[gaps] = values[:, : self.candidates].cpu().numpy()
+            return found.gather(1, by_value)[:, : self.candidates], values[:, : self.candidates]
 
-        self._read(lefts, [len(left) - 1 for left in lefts], take)
+        for gaps, (found, values) in self._read(lefts, np.ones(len(lefts), np.int64), best):
+            ids[gaps], scores[gaps] = found, values
         return ids, scores
 
     def _by_right(
@@ -98,37 +98,47 @@ class InfillProposer:
         rights: Sequence[Int32[np.ndarray, " right"]],
     ) -> Float32[np.ndarray, "gaps rescored"]:
         """Log p of the tokens to the right of each gap, given each candidate."""
-        variants = [
-            (left, candidate, right)
-            for left, candidates, right in zip(lefts, ids, rights, strict=True)
-            for candidate in candidates
-        ]
-        texts = [np.array([*left, candidate, *right[:-1]], np.int32) for left, candidate, right in variants]
+        texts: list[Int32[np.ndarray, " length"]] = []
+        for left, candidates, right in zip(lefts, ids, rights, strict=True):
+            variants = np.tile(np.concatenate([left, right[:1], right[:-1]]), (len(candidates), 1))
+            variants[:, len(left)] = candidates
+            texts += [*variants]
+        sizes = np.repeat(np.array([*map(len, rights)], np.int64), self.rescored)
+        text_of = np.repeat(np.arange(len(texts)), sizes)
+        targets = np.concatenate([np.zeros(0, np.int64), *(np.tile(right, self.rescored) for right in rights)])
         scores = np.zeros(len(texts), np.float64)
 
-        def take(numbers: list[int], chances: Tensor, which: Tensor) -> None:
-            targets = [variants[number][2] for number in numbers]
-            taken = chances[which, torch.from_numpy(np.concatenate(targets)).to(chances.device, torch.long)]
-            text_of = np.repeat(np.arange(len(numbers)), [len(right) for right in targets])
-            scores[numbers] = np.bincount(text_of, taken.cpu().numpy())
+        def take(asked: Int64[np.ndarray, " asked"], chances: Tensor, which: Tensor) -> tuple[Tensor]:
+            return (chances[which, to_device(targets[asked], chances.device)],)
 
-        self._read(texts, [len(left) for left, _, _ in variants], take)
+        for asked, (taken,) in self._read(texts, sizes, take):
+            np.add.at(scores, text_of[asked], taken)
         return scores.reshape(ids.shape).astype(np.float32)
 
-    def _read(self, texts: Sequence[Int32[np.ndarray, " length"]], first: Sequence[int], take: Take) -> None:
-        """Reads log p of every token after each text's tokens from number ``first[i]`` on, those of a batch at once."""
+    def _read(
+        self, texts: Sequence[Int32[np.ndarray, " length"]], sizes: Int64[np.ndarray, " texts"], reduce: Reduce
+    ) -> Iterator[tuple[Int64[np.ndarray, " asked"], list[np.ndarray]]]:
+        """Reads log p of every token after each of the last ``sizes[i]`` tokens of text i; these are numbered through.
 
-        def run(places: Places, tokens: Tensor, inputs: dict[str, Tensor]) -> None:
-            nodes: dict[tuple[int, int], int] = {}
-            which = [
-                nodes.setdefault((row, node), len(nodes)) for text, row, path in places for node in path[first[text] :]
-            ]
-            logits = self.model.logits(tokens, at=([row for row, _ in nodes], [node for _, node in nodes]), **inputs)
-            chances = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
-            take([text for text, _, _ in places], chances, torch.tensor(which, device=chances.device))
+        Yields:
+            Of each batch the numbers of these tokens, and what ``reduce`` makes of log p after them, on the host.
+        """
+        lengths = np.array([*map(len, texts)], np.int64)
+        numbers = np.full(lengths.sum(), -1)
+        numbers[ranges(np.cumsum(lengths) - sizes, sizes)] = np.arange(sizes.sum())
 
-        with torch.inference_mode():
-            self.tokens += sum(run_packed(texts, self.model, self.budget, run))
+        def run(batch: PackedBatch) -> tuple[Tensor, ...]:
+            asked = numbers[batch.places]
+            cells, which = np.unique(batch.cells[asked >= 0], return_inverse=True)
+            with torch.inference_mode():
+                logits = self.model.logits(batch.tokens, divmod(cells, batch.tokens.shape[1]), **batch.inputs)
+                chances = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+                return reduce(asked[asked >= 0], chances, to_device(which, chances.device))
+
+        for batch, found in run_packed(texts, self.model, self.budget, run):
+            self.tokens += batch.n_tokens
+            asked = numbers[batch.places]
+            yield asked[asked >= 0], found
 
 
 def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d_vocab"]:

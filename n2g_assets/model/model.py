@@ -15,9 +15,9 @@ from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
-from n2g_assets.model.batching import is_out_of_memory, pad
+from n2g_assets.model.batching import is_out_of_memory, to_device
 from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
-from n2g_assets.model.packing import ROW_TOKENS, inputs_of, pack
+from n2g_assets.model.packing import ROW_TOKENS, pack
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary
 
@@ -134,7 +134,7 @@ class SubjectModel:
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
         """Activations of some neurons of a layer, in the order given; others are computed only where it must be."""
-        neurons = neurons.to(self.device)
+        neurons = to_device(neurons, self.device)
         if not self.narrows:
             return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
         with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
@@ -162,21 +162,20 @@ class SubjectModel:
         ids[0] = self.bos_id
         prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
         layer = self.hook.layers[-1]
-        rows = pack(prompts)
-        tokens, inputs = inputs_of(rows, self.bos_id, self.dtype)
+        found = []
         try:
-            together = self.read_layers(tokens, [layer], **inputs)[layer].float()
+            for rows in (pack(prompts), pack(prompts, 0)):
+                batch = rows.batch(np.arange(rows.starts.shape[1] - 1), self)
+                activations = self.read_layers(batch.tokens, [layer], **batch.inputs)[layer].flatten(0, 1)
+                found.append(activations[batch.cells[np.argsort(batch.places)]].float().split([*map(len, prompts)]))
         except (TypeError, ValueError, RuntimeError, IndexError) as error:  # an architecture that takes no masks
             if is_out_of_memory(error):
                 raise
             return 0
-        apart = self.read_layers(pad(prompts, self.bos_id), [layer])[layer].float()
-        for row, packed in zip(rows, together, strict=True):
-            for number, path in row.paths.items():
-                alone = apart[number, 1 : len(path)]
-                rounding = _ROUNDING[self.dtype] * float(alone.abs().max())
-                if not float((packed[path[1:]] - alone).abs().max()) <= rounding:
-                    return 0
+        for packed, alone in zip(*found, strict=True):
+            rounding = _ROUNDING[self.dtype] * float(alone[1:].abs().max())
+            if not float((packed - alone)[1:].abs().max()) <= rounding:
+                return 0
         return longest
 
     @cached_property
@@ -209,7 +208,7 @@ class SubjectModel:
     def logits(
         self,
         tokens: Int64[Tensor, "batch pos"],
-        at: tuple[Sequence[int], Sequence[int]] | None = None,
+        at: tuple[Int64[np.ndarray, " chosen"], Int64[np.ndarray, " chosen"]] | None = None,
         **inputs: Tensor,
     ) -> Float32[Tensor, "... d_vocab"]:
         """Next-token logits on the model's device, over the full depth, in float32: ``[batch, pos, d_vocab]``.
@@ -220,7 +219,7 @@ class SubjectModel:
         tokens, inputs = self._on_device(tokens, inputs)
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if at is not None:
-                chosen = tuple(torch.as_tensor(each, dtype=torch.long, device=self.device) for each in at)
+                chosen = tuple(to_device(np.asarray(each, np.int64), self.device) for each in at)
 
                 def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                     return (args[0][chosen].unsqueeze(0), *args[1:])
@@ -232,7 +231,7 @@ class SubjectModel:
             return logits if at is None else logits[0]
 
     def _on_device(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return tokens.to(self.device), {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return to_device(tokens, self.device), {name: to_device(each, self.device) for name, each in inputs.items()}
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Packs prompts that begin alike into rows, so that their common beginning goes through the model once.
 
 1. Prompts, sorted, are inserted one after another into a prefix tree; a full tree makes a row. Equal prompts share all.
-2. A row holds the tokens of its tree, parents before children. A mask lets each token see only its ancestors and
-   itself, and its position is its depth, so it is read as in a prompt of its own.
+2. A row holds the tokens of its tree in the order of insertion, so that a node's descendants follow it without a gap. A
+   mask lets each token see only its ancestors and itself, and its position is its depth, so it is read as in a prompt
+   of its own.
 3. Rows of like length make a batch, as many as the token budget allows (``batching``).
-4. What the model gives for a prompt stands at the nodes of its path.
+4. What the model gives for a token of a prompt stands at the token's node.
 
 Masked prompts and variants share everything left of the token that was changed, and all prompts share BOS, so that
 short ones fill rows together. Every different prompt is a row of its own where the architecture ignores masks, or where
@@ -14,15 +15,17 @@ a prompt is longer than a window of the model's attention, which such a mask wou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 from torch import Tensor
 
-from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
+from n2g_assets.method.compiled import compiled
+from n2g_assets.model.batching import TokenBudget, on_host, ranges, run_batches, to_device
 
 if TYPE_CHECKING:
     from n2g_assets.model.model import SubjectModel
@@ -30,79 +33,115 @@ if TYPE_CHECKING:
 ROW_TOKENS = 128
 """Largest number of tokens of a row, as attention grows with its square; a longer prompt has a row of its own."""
 
-Places = list[tuple[int, int, list[int]]]
-"""Where the prompts of a batch stand: the prompt's number, its row, and the nodes of its tokens in the row."""
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows that go through the model together, on its device, and where the tokens of their prompts stand."""
+
+    tokens: Int64[Tensor, "row node"]
+    inputs: dict[str, Tensor]
+    """The mask and the positions that the model reads them with."""
+    n_tokens: int
+    """Padding not counted."""
+    places: Int64[np.ndarray, " tokens"]
+    """For each token of the batch's prompts its place among those of all prompts, one prompt behind another."""
+    cells: Int64[np.ndarray, " tokens"]
+    """Where it stands in ``tokens``, these flattened."""
 
 
-@dataclass
-class Row:
-    """A prefix tree of prompts: for each node its token, its parent (-1 for the first) and its depth."""
+@dataclass(frozen=True)
+class Rows:
+    """Prefix trees of prompts, one a row; nodes are numbered within their row."""
 
-    tokens: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    paths: dict[int, list[int]] = field(default_factory=dict)
-    """For each prompt, by its number, the nodes of its tokens."""
+    nodes: Int64[np.ndarray, "3 nodes"]
+    """Of each node its token, its depth, and the number of the node after its last descendant."""
+    paths: Int64[np.ndarray, "2 tokens"]
+    """Of each token of the prompts, row by row, its place among those of all prompts as given, and its node."""
+    starts: Int64[np.ndarray, "2 rows+1"]
+    """Where each row starts in ``nodes`` and in ``paths``."""
+
+    def batch(self, rows: Int64[np.ndarray, " rows"], model: SubjectModel) -> PackedBatch:
+        """Some rows as the model reads them.
+
+        Rows without branches need no mask and no positions: attention is causal, and padding follows the tokens.
+        """
+        starts = self.starts[:, rows]
+        sizes, lengths = self.starts[:, rows + 1] - starts
+        nodes, width = self.nodes[:, ranges(starts[0], sizes)], int(sizes.max())
+        firsts = np.arange(0, len(rows) * width, width)
+        grid = np.zeros((3, len(rows) * width), np.int64)
+        grid[0], grid[2] = model.bos_id, np.tile(np.arange(1, width + 1), len(rows))
+        grid[:, ranges(firsts, sizes)] = nodes
+        tokens, depths, ends = to_device(grid.reshape(3, len(rows), width), model.device)
+        inputs = {}
+        if not np.array_equal(nodes[1][np.cumsum(sizes) - 1] + 1, sizes):
+            least, node = torch.finfo(model.dtype).min, torch.arange(width, device=model.device)[:, None]
+            causal = torch.full((width, width), least, dtype=model.dtype, device=model.device).triu_(1)
+            mask = causal.masked_fill(node >= ends[:, None], least)  # [row, node, seen node]
+            inputs = {"attention_mask": mask[:, None], "position_ids": depths}
+        places, path = self.paths[:, ranges(starts[1], lengths)]
+        return PackedBatch(tokens, inputs, nodes.shape[1], places, path + np.repeat(firsts, lengths))
 
 
 def run_packed(
     prompts: Sequence[Int32[np.ndarray, " length"]],
     model: SubjectModel,
     budget: TokenBudget,
-    run: Callable[[Places, Tensor, dict[str, Tensor]], object],
-) -> Iterator[int]:
-    """Runs prompts batch by batch, packed if none is longer than ``model.packs`` tokens; yields each batch's tokens.
+    run: Callable[[PackedBatch], tuple[Tensor, ...]],
+) -> Iterator[tuple[PackedBatch, list[np.ndarray]]]:
+    """Runs prompts batch by batch, packed if none is longer than ``model.packs`` tokens.
 
-    ``run`` gets the places of a batch's prompts and what :func:`inputs_of` gives for its rows. Where memory runs out,
-    it is called again for a part of the same prompts.
+    Yields:
+        Each batch and what ``run`` gave for it, once the next has been launched (:func:`batching.on_host`). Where
+        memory runs out, ``run`` is called again for a part of the same prompts.
     """
     rows = pack(prompts, ROW_TOKENS if max(map(len, prompts), default=0) <= model.packs else 0)
-    lengths = np.array([len(row.tokens) for row in rows], np.int64)
 
-    def run_rows(batch: Batch) -> None:
-        together = [rows[number] for number in batch]
-        places = [(number, index, path) for index, row in enumerate(together) for number, path in row.paths.items()]
-        run(places, *inputs_of(together, model.bos_id, model.dtype))
+    def launch(numbers: Int64[np.ndarray, " rows"]) -> tuple[PackedBatch, tuple[Tensor, ...]]:
+        batch = rows.batch(numbers, model)
+        return batch, run(batch)
 
-    for batch, _ in run_batches(lengths, budget, run_rows):
-        yield int(lengths[batch].sum())
+    yield from on_host(launched for _, launched in run_batches(np.diff(rows.starts[0]), budget, launch))
 
 
-def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_TOKENS) -> list[Row]:
+def pack(prompts: Sequence[Int32[np.ndarray, " length"]], row_tokens: int = ROW_TOKENS) -> Rows:
     """Rows of at most ``row_tokens`` nodes that hold every prompt once; a longer prompt has a row of its own."""
-    rows: list[Row] = []
-    previous: list[int] = []
-    path: list[int] = []
-    for number in sorted(range(len(prompts)), key=lambda i: prompts[i].tolist()):
-        tokens = prompts[number].tolist()
-        differing = (depth for depth, (old, new) in enumerate(zip(previous, tokens, strict=False)) if old != new)
-        shared = next(differing, min(len(previous), len(tokens)))
-        if not rows or (tokens != previous and len(rows[-1].tokens) + len(tokens) - shared > row_tokens):
-            rows.append(Row())
-            path, shared = [], 0
-        row, path = rows[-1], path[:shared]
-        for depth in range(shared, len(tokens)):
-            row.parents.append(path[-1] if path else -1)
-            path.append(len(row.tokens))
-            row.tokens.append(tokens[depth])
-            row.depths.append(depth)
-        row.paths[number] = path
-        previous = tokens
-    return rows
+    tokens = np.concatenate([np.zeros(0, np.int32), *prompts])
+    offsets = np.cumsum([0, *map(len, prompts)])
+    in_order = tokens.astype(">u4").tobytes()  # bytes that sort as the numbers do
+    keys = [in_order[start:end] for start, end in pairwise((4 * offsets).tolist())]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    return Rows(*_grow(tokens, offsets, order, row_tokens))
 
 
-def inputs_of(rows: Sequence[Row], pad_id: int, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token ids [row, node] of a batch, and the mask (in ``dtype``) and positions that the model reads them with.
-
-    Rows without branches need neither: attention is causal, and padding follows the tokens.
-    """
-    tokens = pad([np.array(row.tokens) for row in rows], pad_id)
-    if all(len(row.tokens) == row.depths[-1] + 1 for row in rows):
-        return tokens, {}
-    seen = np.repeat(np.eye(tokens.shape[1], dtype=bool)[None], len(rows), axis=0)
-    for tree, row in zip(seen, rows, strict=True):
-        for node, parent in enumerate(row.parents):
-            if parent >= 0:
-                tree[node] |= tree[parent]
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~torch.from_numpy(seen), torch.finfo(dtype).min)
-    return tokens, {"attention_mask": mask[:, None], "position_ids": pad([np.array(row.depths) for row in rows], 0)}
+@compiled
+def _grow(
+    tokens: Int32[np.ndarray, " tokens"],
+    offsets: Int64[np.ndarray, " prompts+1"],
+    order: Int64[np.ndarray, " prompts"],
+    row_tokens: int,
+) -> tuple[Int64[np.ndarray, "3 nodes"], Int64[np.ndarray, "2 tokens"], Int64[np.ndarray, "2 rows+1"]]:
+    """The arrays of ``Rows``: prompts, whose tokens start at ``offsets``, are inserted in ``order``."""
+    nodes, paths = np.empty((3, len(tokens)), np.int64), np.empty((2, len(tokens)), np.int64)
+    starts = np.zeros((2, len(offsets)), np.int64)
+    row, first, size, filled, before = -1, 0, 0, 0, tokens[:0]
+    for number in order:
+        prompt = tokens[offsets[number] : offsets[number + 1]]
+        shared, most = 0, min(len(before), len(prompt))
+        while shared < most and before[shared] == prompt[shared]:
+            shared += 1
+        if row < 0 or (shared < len(prompt) and size + len(prompt) - shared > row_tokens):
+            row, first, size, shared = row + 1, first + size, 0, 0
+        place, path = paths[:, filled : filled + len(prompt)]
+        path[:shared] = paths[1, filled - len(before) :][:shared]
+        for depth in range(len(prompt)):
+            place[depth] = offsets[number] + depth
+            if depth >= shared:
+                path[depth] = size
+                nodes[0, first + size], nodes[1, first + size] = prompt[depth], depth
+                size += 1
+        for node in path:
+            nodes[2, first + node] = size
+        filled, before = filled + len(prompt), prompt
+        starts[0, row + 1], starts[1, row + 1] = first + size, filled
+    return nodes[:, : first + size], paths, starts[:, : row + 2]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from n2g_assets.core.units import Unit
-from n2g_assets.model.batching import TokenBudget
+from n2g_assets.model.batching import TokenBudget, to_device
 from n2g_assets.model.model import SubjectModel
-from n2g_assets.model.packing import Places, run_packed
+from n2g_assets.model.packing import PackedBatch, run_packed
 
 
 class LayerProber:
@@ -40,22 +40,17 @@ class LayerProber:
         self, prompts: Sequence[Int32[np.ndarray, " length"]], units: Sequence[Unit]
     ) -> list[Float32[np.ndarray, " length"]]:
         """Activation of ``units[i]``, times its sign, at every position of ``prompts[i]``, in the order given."""
-        neurons = np.array([unit.number for unit in units], np.int64)
-        signs = np.array([unit.sign for unit in units], np.float32)
-        answers: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
+        lengths = list(map(len, prompts))
+        neurons = np.repeat(np.array([unit.number for unit in units], np.int64), lengths)
+        answers = np.repeat(np.array([unit.sign for unit in units], np.float32), lengths)
 
-        def run(places: Places, tokens: Tensor, inputs: dict[str, Tensor]) -> None:
-            numbers, rows, paths = map(list, zip(*places, strict=True))
-            different, columns = np.unique(neurons[numbers], return_inverse=True)
-            found = self.model.read(tokens, self.layer, torch.from_numpy(different), **inputs).float().cpu().numpy()
-            sizes = [len(path) for path in paths]
-            row, sign, column = (np.repeat(each, sizes) for each in (rows, signs[numbers], columns))
-            nodes = np.fromiter(chain.from_iterable(paths), np.int64)
-            activations = np.split(found[row, nodes, column] * sign, np.cumsum(sizes)[:-1])
-            for number, answer in zip(numbers, activations, strict=True):
-                answers[number] = answer
+        def run(batch: PackedBatch) -> tuple[Tensor]:
+            asked, columns = np.unique(neurons[batch.places], return_inverse=True)
+            found = self.model.read(batch.tokens, self.layer, torch.from_numpy(asked), **batch.inputs)
+            return (found.take(to_device(batch.cells * len(asked) + columns, found.device)).float(),)
 
-        for tokens in run_packed(prompts, self.model, self.budget, run):
+        for batch, (found,) in run_packed(prompts, self.model, self.budget, run):
+            answers[batch.places] *= found
             self.calls += 1
-            self.tokens += tokens
-        return answers
+            self.tokens += batch.n_tokens
+        return [answers[start:end] for start, end in pairwise(np.cumsum([0, *lengths]).tolist())]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.units import Unit
+from n2g_assets.model import batching
 from n2g_assets.model import model as models
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.packing import pack
@@ -17,20 +19,37 @@ from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_
 prompts_of_tokens = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=30)
 
 
+def slow_rows(prompts: list[list[int]], row_tokens: int) -> list[tuple[list[tuple[int, ...]], list[int]]]:
+    """By row its nodes, each written as the beginning of a prompt that ends there, and the numbers of its prompts."""
+    rows: list[tuple[list[tuple[int, ...]], list[int]]] = []
+    for number in sorted(range(len(prompts)), key=prompts.__getitem__):
+        beginnings = [tuple(prompts[number][:length]) for length in range(1, len(prompts[number]) + 1)]
+        new = [each for each in beginnings if not rows or each not in rows[-1][0]]
+        if not rows or (new and len(rows[-1][0]) + len(new) > row_tokens):
+            rows.append(([], []))
+            new = beginnings
+        rows[-1][0].extend(new)
+        rows[-1][1].append(number)
+    return rows
+
+
 @settings(max_examples=100, deadline=None)
-@given(prompts_of_tokens, st.integers(1, 40))
-def test_every_path_spells_its_prompt_and_no_prefix_of_a_row_stands_twice(prompts, row_tokens):
-    arrays = [np.array(prompt, np.int32) for prompt in prompts]
-    rows = pack(arrays, row_tokens)
-    assert sorted(number for row in rows for number in row.paths) == list(range(len(prompts)))
-    for row in rows:
-        assert len(row.tokens) <= max(row_tokens, *(len(prompts[number]) for number in row.paths))
-        for number, path in row.paths.items():
-            assert [row.tokens[node] for node in path] == prompts[number]
-            assert [row.parents[node] for node in path] == [-1, *path[:-1]]
-            assert [row.depths[node] for node in path] == list(range(len(path)))
-        prefixes = {tuple(prompts[n][:depth]) for n in row.paths for depth in range(1, len(prompts[n]) + 1)}
-        assert len(row.tokens) == len(prefixes)
+@given(prompts_of_tokens, st.integers(0, 40))
+def test_rows_are_those_of_inserting_prompt_after_prompt_into_prefix_trees(prompts, row_tokens):
+    rows = pack([np.array(prompt, np.int32) for prompt in prompts], row_tokens)
+    expected, offsets = slow_rows(prompts, row_tokens), np.cumsum([0, *map(len, prompts)])
+    assert rows.starts.shape[1] == len(expected) + 1
+    for row, (nodes, numbers) in enumerate(expected):
+        (first, start), (last, end) = rows.starts[:, row], rows.starts[:, row + 1]
+        tokens, depths, ends = rows.nodes[:, first:last].tolist()
+        assert list(zip(tokens, depths, strict=True)) == [(node[-1], len(node) - 1) for node in nodes]
+        for node, after in zip(nodes, ends, strict=True):
+            below = [number for number, other in enumerate(nodes) if other[: len(node)] == node]
+            assert below == list(range(nodes.index(node), after))
+        places, path = rows.paths[:, start:end].tolist()
+        assert places == [place for number in numbers for place in range(offsets[number], offsets[number + 1])]
+        spelt = [tuple(prompts[number][:length]) for number in numbers for length in range(1, len(prompts[number]) + 1)]
+        assert [nodes[node] for node in path] == spelt
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_neox])
@@ -77,3 +96,29 @@ def test_a_hook_that_only_the_bridge_reads_is_not_packed(tmp_path):
     model = load_tiny(tiny_gpt2(tmp_path / "tiny"), hook="attn.hook_q")
     assert model.bridge is not None
     assert not model.packs
+
+
+def test_a_batch_is_read_back_once_the_next_is_launched_and_its_memory_shortage_loses_none(tmp_path, monkeypatch):
+    model, order = load_tiny(tiny_llama(tmp_path / "tiny")), list[str]()
+    assert model.packs and model.narrows  # noqa: PT018  (checked once, before anything is counted)
+    prompts = [np.array([model.bos_id, *range(n, n + 20)], np.int32) for n in range(2, 10)]
+    units = [Unit(5, 1)] * len(prompts)
+    expected = LayerProber(model, 1, TokenBudget(4096)).activations(prompts, units)
+    whole, arrived = model.plain.forward, batching._arrived
+
+    def forward(tokens, **inputs):
+        order.append("too large" if tokens.numel() > 200 else "launched")
+        if tokens.numel() > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(tokens, **inputs)
+
+    monkeypatch.setattr(model.plain, "forward", forward)
+    monkeypatch.setattr(batching, "_arrived", lambda *under_way: order.append("read back") or arrived(*under_way))
+    prober = LayerProber(model, 1, TokenBudget(512))
+    answers = prober.activations(prompts, units)
+    launches = order.count("launched")
+    assert launches > 1
+    assert order == ["too large", "launched", *["launched", "read back"] * (launches - 1), "read back"]
+    assert prober.calls == launches
+    for answer, other in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer, other, atol=1e-4 * np.abs(other).max())
