@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.home import Home
@@ -53,7 +54,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         if harvest == harvest.exact:
             return choose()
         with temporary_folder(session.home.cache / "evidence" / "shortlist") as folder:
-            return choose(remeasure=partial(_measure_again, session, layer, show, Cache(Home(folder))))
+            return choose(remeasure=partial(_measure_again, session, layer, Cache(Home(folder))))
 
     units, input_hash = session.units(layer), _input_hash(session, layer)
     with session.holding(f"activation_cache-{layer}"):
@@ -86,12 +87,12 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
 
 
 def _measure_again(
-    session: Session, layer: int, show: Progress, cache: Cache, context_ids: pl.Series
+    session: Session, layer: int, cache: Cache, context_ids: pl.Series
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """The activations of some neurons on these contexts in float32; another shortlist has others, so none is kept."""
-    contexts = session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list()))
-    corpus, exact = TokenCorpus.from_frame(contexts), session.settings.harvest.exact
-    return partial(session.evidence(corpus, [layer], show, exact, cache).rows, layer)
+    corpus = TokenCorpus.from_frame(session.contexts.filter(pl.col("context_id").is_in(context_ids.to_list())))
+    with progress(f"{session.study.name}/strongest contexts in float32", "tokens", session.log.info) as show:
+        return partial(session.evidence(corpus, [layer], show, session.settings.harvest.exact, cache).rows, layer)
 
 
 def _input_hash(session: Session, layer: int) -> str:

@@ -1,8 +1,9 @@
 """What a run of a study takes: passes, tokens, disk, memory and time, said before it is begun (``n2g plan``).
 
-Tokens and bytes are exact, as far as what is on disk is whole. The time is extrapolated from a forward pass on this
-machine: a unit takes as long as a pass of ``UNIT_TOKENS`` tokens to its layer. Units that the study has scored already
-count as done; whether a changed setting makes them stale is not looked at.
+Tokens and bytes are exact, as far as what is on disk is whole; of what is measured again after a coarse harvest, the
+most is said. The time is extrapolated from a forward pass on this machine: a unit takes as long as a pass of
+``UNIT_TOKENS`` tokens to its layer. Units that the study has scored already count as done; whether a changed setting
+makes them stale is not looked at.
 """
 
 from __future__ import annotations
@@ -106,6 +107,12 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
         tokens += plan.tokens
         new_bytes += plan.new_bytes(settings.evidence_dtype)
         seconds += plan.tokens * (max(stale, default=0) + 1) / speed
+    if session.settings.harvest != session.settings.harvest.exact:  # strongest contexts are measured again
+        shortlist = 2 * session.settings.method.top_contexts * session.settings.harvest.context_length
+        for layer in to_harvest:
+            read = min(len(session.corpus.token_ids), shortlist * len(session.units(layer)))
+            tokens += read
+            seconds += read * (layer + 1) / speed
     return _Run(layers, sum(units.values()), passes, tokens, new_bytes, seconds)
 
 

@@ -35,7 +35,7 @@ from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.corpus import Shard, TokenCorpus
 from n2g_assets.evidence.plan import FILE, Neurons, Plan, entry_kind, plan_evidence
 from n2g_assets.evidence.precision import DTYPES, decode, encode
-from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
+from n2g_assets.model.batching import Batch, TokenBudget, on_host, pad, ranges, run_batches
 from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 _TIMED = 2
 """Batches of which a speed is measured."""
 _BATCH_BYTES = 2**28
-"""Largest size of what a batch gives for all layers together; three times as much may be in memory at once."""
+"""Largest size of what a batch gives for all layers together; four times as much may be in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _run_shard(
     indices = {layer: torch.from_numpy(asked.astype(np.int64)).to(model.device) for layer, asked in new.items()}
     ends = np.cumsum([len(asked) for asked in new.values()])
 
-    def run(batch: Batch) -> Float32[np.ndarray, "all_neurons padded_tokens"]:
+    def run(batch: Batch) -> tuple[Float32[Tensor, "all_neurons padded_tokens"]]:
         gathered: dict[int, Tensor] = {}
 
         def gather(layer: int, activations: Float[Tensor, "batch pos d_mlp"]) -> None:
@@ -203,11 +203,7 @@ def _run_shard(
 
         tokens = pad([corpus.tokens(number) for number in shard.contexts[batch]], model.bos_id)
         model.run(tokens, {layer: partial(gather, layer) for layer in new})
-        rows = torch.cat([gathered.pop(layer) for layer in new]).float()
-        on_host = rows.to("cpu", non_blocking=rows.is_cuda)  # from cuda into pinned memory
-        if rows.is_cuda:
-            torch.cuda.current_stream(rows.device).synchronize()
-        return on_host.numpy()
+        return (torch.cat([gathered.pop(layer) for layer in new]).float(),)
 
     def finish(layer: int, values: Float32[np.ndarray, "neurons tokens"]) -> None:
         if not np.isfinite([values.min(), values.max()]).all():
@@ -231,10 +227,10 @@ def _run_shard(
         paths = {layer: folder / f"{layer}.npy" for layer in new}
         maps = [_new_map(paths[layer], (len(new[layer]), shard.n_tokens), DTYPES["float32"]) for layer in new]
         writing: Iterator[None] = iter(())
-        for batch, rows in run_batches(lengths, budget, run):
+        for batch, (rows,) in on_host(run_batches(lengths, budget, run)):
             list(writing)
             sizes = lengths[batch]
-            places = np.arange(sizes.sum()) + np.repeat(starts[batch] - np.cumsum(sizes) + sizes, sizes)
+            places = ranges(starts[batch], sizes)
             kept = np.flatnonzero(np.arange(sizes.max()) < sizes[:, None])
             writing = threads.map(partial(_scatter, places, kept), maps, np.split(rows, ends[:-1]))
             yield len(places)

@@ -346,4 +346,6 @@ def test_a_batch_of_any_size_takes_three_operations_a_layer_and_three_more(
     with Operations():
         read(free, contexts, tmp_path, neurons, settings, progress=lambda *_: seen.append(len(free.operations)))
     assert len(seen) > 2
-    assert set(np.diff(seen).tolist()) == {3 * n_layers + 3}
+    *each, last = np.diff(seen).tolist()
+    assert set(each) == {3 * n_layers + 3}, "a batch is told of when the next one has been launched"
+    assert last == 1
