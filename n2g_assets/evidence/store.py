@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from n2g_assets.evidence.corpus import Shard, TokenCorpus, plan_shards
 from n2g_assets.model.batching import Batch, TokenBudget, pad, run_batches
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.files import temporary_folder
+from n2g_assets.storage.files import new_map, temporary_folder
 from n2g_assets.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
@@ -212,7 +211,7 @@ def _run_shard(
 
     with temporary_folder(cache.home.cache / kind) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
         paths = {layer: folder / f"{layer}.npy" for layer in new}
-        maps = [_new_map(paths[layer], (len(new[layer]), shard.n_tokens)) for layer in new]
+        maps = [new_map(paths[layer], (len(new[layer]), shard.n_tokens), np.float32) for layer in new]
         writing: Iterator[None] = iter(())
         for batch, rows in run_batches(lengths, budget, run):
             list(writing)
@@ -229,12 +228,3 @@ def _scatter(places: np.ndarray, kept: np.ndarray, values: np.ndarray, rows: np.
     """Write the kept columns of ``rows`` to these places of ``values`` [neuron, token]; twice does no harm."""
     for to, row in zip(values, rows, strict=True):
         to[places] = row[kept]
-
-
-def _new_map(path: Path, shape: tuple[int, int]) -> Float32[np.ndarray, "neurons tokens"]:
-    """A new memory-mapped file; a full disk is an error here, not a crash when it is written to."""
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return values.view(np.ndarray)
