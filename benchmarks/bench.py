@@ -31,7 +31,7 @@ from n2g_assets.core.errors import N2GError
 from n2g_assets.core.home import Home
 
 FOLDER = Path(__file__).parent
-BENCHMARKS = ("harvest", "shortlist", "prober", "graphs", "scaling", "predict", "evaluation", "workers")
+BENCHMARKS = ("harvest", "shortlist", "prober", "graphs", "scaling", "predict", "evaluation", "suffixes", "workers")
 """Modules beside this one, each with ``rows(home) -> list of rows``, in the order in which they run."""
 MISSED = "below its goal"
 

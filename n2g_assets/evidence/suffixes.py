@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt16
+from jaxtyping import Int32, Int64
 
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.storage.cache import Cache
@@ -32,6 +32,8 @@ LONGEST = 6
 PARTITION = 2**18
 """Positions of a partition at the most; a token that stands at more is one of its own."""
 _CODE_VERSION = "1"
+_Ids = Int32[np.ndarray, " tokens"]
+_Places = Int64[np.ndarray, " n"]
 _BLOCK = 2**20
 """Tokens that are read at a time."""
 
@@ -70,7 +72,9 @@ def suffix_numbers(
         StorageError: The disk is full, which is found before the work for all but the parents; or cannot be written.
     """
     threads = threads or min(8, os.cpu_count() or 1)
-    hashes = [hashlib.blake2b(np.ascontiguousarray(part)).hexdigest() for part in (corpus.token_ids, corpus.starts)]
+    hashes = [
+        hashlib.blake2b(np.ascontiguousarray(part).data).hexdigest() for part in (corpus.token_ids, corpus.starts)
+    ]
     fill = partial(_write, corpus, threads, partition)
     entry = cache.obtain("suffixes", hash_json([_CODE_VERSION, *hashes]), fill)
     counts, numbers, parents = (np.load(entry.path(f"{name}.npy"), "r") for name in ("counts", "numbers", "parents"))
@@ -78,30 +82,18 @@ def suffix_numbers(
 
 
 def _write(corpus: TokenCorpus, threads: int, partition: int, folder: Path) -> None:
-    ids = corpus.token_ids
-    numbers = new_map(folder / "numbers.npy", (LONGEST, len(ids)), np.int32)
-    blocks = [slice(at, at + _BLOCK) for at in range(0, len(ids), _BLOCK)]
-    size = int(ids.max(initial=-1)) + 1
-    totals = sum((np.bincount(ids[block], minlength=size) for block in blocks), np.zeros(size, np.int64))
-    part_of = _partitions(totals, partition)
-    held = np.bincount(part_of, weights=totals).astype(np.int64)
-    ends = np.cumsum(held)
-    places, free = new_map(folder / "places.npy", (len(ids),), np.int64), ends - held
-    for block in blocks:
-        parts = part_of[ids[block]]
-        sizes = np.bincount(parts, minlength=len(ends))
-        order = np.argsort(parts, kind="stable")
-        places[np.arange(len(order)) + np.repeat(free - np.cumsum(sizes) + sizes, sizes)] = order + block.start
-        free += sizes
-    grouped = np.split(places, ends)[:-1]
-    counts = np.zeros(LONGEST, np.int64)
+    numbers = new_map(folder / "numbers.npy", (LONGEST, len(corpus.token_ids)), np.int32)
+    places = new_map(folder / "places.npy", (len(corpus.token_ids),), np.int64)
+    blocks = [slice(at, at + _BLOCK) for at in range(0, len(places), _BLOCK)]
+    width = (int(corpus.token_ids.max(initial=0)) + 1).bit_length()
+    parts, counts = _group(corpus.token_ids, blocks, partition, places), np.zeros(LONGEST, np.int64)
     with ThreadPoolExecutor(threads) as pool:
-        for at in range(0, len(grouped), 4 * threads):
-            some = grouped[at : at + 4 * threads]
-            found = list(pool.map(partial(_number, corpus, size.bit_length()), some))
-            before = np.cumsum([counts, *(own for _, own in found)], 0)
-            list(pool.map(partial(_put, numbers), some, (rows for rows, _ in found), before))
-            counts = before[-1]
+        for at in range(0, len(parts), 4 * threads):
+            some = parts[at : at + 4 * threads]
+            for part, (found, new) in zip(some, pool.map(partial(_number, corpus, width), some), strict=True):
+                for row, own, before in zip(numbers, found, counts.astype(np.int32), strict=True):
+                    row[part] = np.where(own < 0, -1, own + before)
+                counts += new
     (folder / "places.npy").unlink()
     parents = new_map(folder / "parents.npy", (int(counts[1:].sum()),), np.int32)
     for of_length, row, shorter in zip(np.split(parents, np.cumsum(counts[1:-1])), numbers[1:], numbers, strict=False):
@@ -111,57 +103,49 @@ def _write(corpus: TokenCorpus, threads: int, partition: int, folder: Path) -> N
     np.save(folder / "counts.npy", counts)
 
 
-def _partitions(totals: Int64[np.ndarray, " vocabulary"], most: int) -> UInt16[np.ndarray, " vocabulary"]:
-    """The partition of each token id, ascending: as many ids as have ``most`` positions together, one at the least."""
-    found, number, held = np.empty(len(totals), np.uint16), 0, 0
+def _group(ids: _Ids, blocks: Sequence[slice], most: int, places: _Places) -> list[_Places]:
+    """Fill ``places`` with all positions by partition, ascending in each; and where in it the partitions lie."""
+    size = int(ids.max(initial=-1)) + 1
+    totals = sum((np.bincount(ids[block], minlength=size) for block in blocks), np.zeros(size, np.int64))
+    part_of, sizes = np.empty(size, np.uint16), [0]  # NumPy sorts numbers of 16 bits by their digits, which is fast
     for token_id, total in enumerate(totals.tolist()):
-        if held and held + total > most:
-            number, held = number + 1, 0
-        found[token_id] = number
-        held += total
-    return found
+        if sizes[-1] and sizes[-1] + total > most:
+            sizes.append(0)
+        part_of[token_id] = len(sizes) - 1
+        sizes[-1] += total
+    ends = np.cumsum(sizes)
+    free = ends - sizes
+    for block in blocks:
+        parts = part_of[ids[block]]
+        here, order = np.bincount(parts, minlength=len(sizes)), np.argsort(parts, kind="stable")
+        places[np.arange(len(order)) + np.repeat(free - np.cumsum(here) + here, here)] = order + block.start
+        free += here
+    return np.split(places, ends[:-1]) if len(ids) else []
 
 
 def _number(
-    corpus: TokenCorpus, width: int, places: Int64[np.ndarray, " n"]
+    corpus: TokenCorpus, width: int, places: _Places
 ) -> tuple[Int32[np.ndarray, "lengths n"], Int64[np.ndarray, " lengths"]]:
-    """The numbers of the runs that end at some places, ascending, from 0 on; and how many runs of each length there are.
+    """The numbers, from 0 on, of the runs that end at a partition's places, and how many runs of each length there are.
 
     ``width`` is how many bits hold any token id plus one; 0 is for what lies before a context.
     """
-    ids = corpus.token_ids
-    position = places - corpus.starts[np.searchsorted(corpus.starts, places, "right") - 1]
+    ids, position = corpus.token_ids, places - corpus.starts[np.searchsorted(corpus.starts, places, "right") - 1]
     numbers, counts = np.empty((LONGEST, len(places)), np.int32), np.zeros(LONGEST, np.int64)
-    key, done = ids[places].astype(np.uint64), 0
-    lowest = key.min()
-    key -= lowest
-    bits = int(key.max()).bit_length()
+    key, done = (ids[places] - ids[places].min()).astype(np.uint64), 0
     while done < LONGEST:
         read = max(1, done)  # tokens that the key stands for
-        longest = min(LONGEST, read + (64 - bits) // width)
+        longest = min(LONGEST, read + (64 - int(key.max()).bit_length()) // width)
         for back in range(read, longest):
             before = np.where(position >= back, ids.take(places - back, mode="clip") + 1, 0)
             key = (key << width) | before.astype(np.uint64)
         order = np.argsort(key)
         key, ordered = key[order], position[order]
         for length in range(done + 1, longest + 1):
-            runs = key >> (width * (longest - length))
-            there = ordered >= length - 1
+            runs, there = key >> (width * (longest - length)), ordered >= length - 1
             new = there.copy()
             new[1:] &= runs[1:] != runs[:-1]
             numbers[length - 1, order] = np.where(there, np.cumsum(new, dtype=np.int32) - 1, -1)
             counts[length - 1] = np.count_nonzero(new)
-        done, bits = longest, int(counts[longest - 1]).bit_length()
-        key = (numbers[longest - 1] + 1).astype(np.uint64)
+        done, key = longest, (numbers[longest - 1] + 1).astype(np.uint64)
     return numbers, counts
-
-
-def _put(
-    numbers: Int32[np.ndarray, "lengths tokens"],
-    places: Int64[np.ndarray, " n"],
-    found: Int32[np.ndarray, "lengths n"],
-    before: Int64[np.ndarray, " lengths"],
-) -> None:
-    """Write a partition's numbers, which go on from ``before``."""
-    for row, own, first in zip(numbers, found, before.astype(np.int32), strict=True):
-        row[places] = np.where(own < 0, -1, own + first)

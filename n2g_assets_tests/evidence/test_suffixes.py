@@ -35,16 +35,14 @@ def cache(tmp_path) -> Cache:
 def check(found: Suffixes, texts: list[list[int]]) -> None:
     """Every field is what tuples of the last k tokens, the last one first, give in their order."""
     assert found.numbers.dtype == np.int32
+    shorter: dict[tuple[int, ...], int] = {}
     for k in range(1, LONGEST + 1):
         ending = [tuple(text[: p + 1][::-1][:k]) if p + 1 >= k else None for text in texts for p in range(len(text))]
         runs = {run: number for number, run in enumerate(sorted({run for run in ending if run is not None}))}
         assert found.numbers[k - 1].tolist() == [-1 if run is None else runs[run] for run in ending]
         assert found.counts[k - 1] == len(runs)
-        if k == 1:
-            assert len(found.parents[0]) == 0
-        else:
-            assert found.parents[k - 1].tolist() == [shorter[run[:-1]] for run in runs]
-            assert (np.diff(found.parents[k - 1]) >= 0).all()
+        assert found.parents[k - 1].tolist() == [shorter[run[:-1]] for run in runs if k > 1]
+        assert (np.diff(found.parents[k - 1]) >= 0).all()
         shorter = runs
 
 
