@@ -31,7 +31,9 @@ from n2g_assets.core.errors import N2GError
 from n2g_assets.core.home import Home
 
 FOLDER = Path(__file__).parent
-BENCHMARKS = ("harvest", "shortlist", "evidence", "prober", "graphs", "scaling", "predict", "evaluation", "workers")
+BENCHMARKS = (
+    "harvest", "shortlist", "evidence", "suffixes", "prober", "graphs", "scaling", "predict", "evaluation", "workers",
+)  # fmt: skip
 """Modules beside this one, each with ``rows(home) -> list of rows``, in the order in which they run."""
 MISSED = "below its goal"
 

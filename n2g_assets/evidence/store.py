@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Num
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from n2g_assets.core.errors import StorageError, SubjectError
@@ -38,7 +37,7 @@ from n2g_assets.evidence.precision import DTYPES, decode, encode
 from n2g_assets.model.batching import Batch, TokenBudget, on_host, pad, ranges, run_batches
 from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.files import temporary_folder
+from n2g_assets.storage.files import new_map, temporary_folder
 from n2g_assets.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
@@ -214,7 +213,7 @@ def _run_shard(
         path, scales, held = paths[layer], [1.0] * len(values), new[layer].tolist()
         if settings.evidence_dtype != "float32":
             path = path.with_suffix(".codes.npy")
-            scales = encode(values, _new_map(path, values.shape, DTYPES[settings.evidence_dtype])).tolist()
+            scales = encode(values, new_map(path, values.shape, DTYPES[settings.evidence_dtype])).tolist()
         key = f"{shard.shard_id}.{hash_json(held)}"
         about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids}
         about["scales"] = scales
@@ -225,7 +224,7 @@ def _run_shard(
     in_work = cache.home.cache / "evidence" / "shard"
     with temporary_folder(in_work) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
         paths = {layer: folder / f"{layer}.npy" for layer in new}
-        maps = [_new_map(paths[layer], (len(new[layer]), shard.n_tokens), DTYPES["float32"]) for layer in new]
+        maps = [new_map(paths[layer], (len(new[layer]), shard.n_tokens), np.float32) for layer in new]
         writing: Iterator[None] = iter(())
         for batch, (rows,) in on_host(run_batches(lengths, budget, run)):
             list(writing)
@@ -242,12 +241,3 @@ def _scatter(places: np.ndarray, kept: np.ndarray, values: np.ndarray, rows: np.
     """Write the kept columns of ``rows`` to these places of ``values`` [neuron, token]; twice does no harm."""
     for to, row in zip(values, rows, strict=True):
         to[places] = row[kept]
-
-
-def _new_map(path: Path, shape: tuple[int, int], dtype: np.dtype) -> Num[np.ndarray, "neurons tokens"]:
-    """A new memory-mapped file; a full disk is an error here, not a crash when it is written to."""
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return values.view(np.ndarray)

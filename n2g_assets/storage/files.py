@@ -22,6 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from n2g_assets.core.errors import StorageError
 from n2g_assets.storage.hashing import file_sha256, hash_json
 
@@ -83,6 +86,15 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sealed(content: Mapping[str, Any]) -> str:
     return json.dumps({"checksum": hash_json(content), **content}, indent=1, ensure_ascii=True)
+
+
+def new_map(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """A new memory-mapped ``.npy`` file; a full disk is an error here, not a crash when it is written to."""
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return values.view(np.ndarray)
 
 
 # ------------------------------------------------------------------------------------------ checking
