@@ -46,11 +46,16 @@ def unit_schema(table: str) -> pl.Schema:
 def unit_frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Rows as a frame with the schema of ``unit_schema``; lists may be numpy arrays."""
     schema = unit_schema(table)
-    return pl.DataFrame({name: [_plain(row[name]) for row in rows] for name in schema}, schema=schema)
+    return pl.DataFrame({name: _column([row[name] for row in rows]) for name in schema}, schema=schema)
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
+def _column(values: list[Any]) -> list[Any] | pl.Series:
+    """The values of a column; lists that are all arrays are cut from one, since polars takes lists one by one."""
+    if not values or not all(isinstance(value, np.ndarray) for value in values):
+        return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    sizes, whole = np.array([*map(len, values)]), pl.Series(np.concatenate(values)).implode()
+    cuts = pl.DataFrame({"start": np.cumsum(sizes) - sizes, "size": sizes})
+    return cuts.select(pl.lit(whole).list.slice("start", "size")).to_series()
 
 
 def rows_by_unit(units: Sequence[Unit], frame: pl.DataFrame) -> dict[Unit, list[dict[str, Any]]]:

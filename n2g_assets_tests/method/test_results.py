@@ -19,6 +19,15 @@ def test_rows_with_numpy_lists_get_the_schema_of_their_table_without_study_and_l
     assert unit_frame("saliencies", []).schema == unit_schema("saliencies")
 
 
+def test_arrays_of_any_length_give_the_rows_that_lists_give():
+    lists = [[0.5], [], [0.25, float("nan"), 1.0], []]
+    rows = [saliency(ONE, 1.0, each) for each in lists]
+    assert unit_frame("saliencies", rows).equals(
+        unit_frame("saliencies", [{**rows[0], "importances": each} for each in lists])
+    )
+    assert unit_frame("saliencies", rows[1:2])["importances"].to_list() == [[]]
+
+
 def test_a_unit_with_a_number_that_is_not_finite_fails_and_loses_its_rows_while_others_stay():
     for bad in (saliency(TWO, float("nan"), [0.0]), saliency(TWO, 1.0, [0.0, float("inf")])):
         result = finish_block([ONE, TWO], {"saliencies": unit_frame("saliencies", [saliency(ONE, 1.0, [0.0]), bad])})
