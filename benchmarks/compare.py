@@ -13,6 +13,9 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from n2g_assets.core.home import Home
+from n2g_assets.storage.slices import SliceStore
+
 TOLERANCE = 1e-6
 KEYS = {
     "documents": ["document_id"],
@@ -51,6 +54,20 @@ def difference(old: pl.Series, new: pl.Series) -> float:
         same_holes = (old.is_null() == new.is_null()).all()
         return float((old - new).abs().max() or 0) if same_holes else float("inf")  # type: ignore[arg-type]
     return 0.0 if old.equals(new) else float("inf")
+
+
+def compare_slices(old: Home, new: Home, study: str) -> tuple[int, float, list[str]]:
+    """Of all slices of a study in two homes: the rows, the largest difference, and the tables that differ."""
+    stores = [SliceStore(home) for home in (old, new)]
+    keys, others = (store.keys(study) for store in stores)
+    rows, largest, wrong = 0, 0.0, ["the list of slices"] if keys != others else []
+    for table in sorted({key.table for key in keys}):
+        before, after = (store.scan_all(table, study).collect() for store in stores)
+        same = before.height == after.height
+        apart = max(difference(before[name], after[name]) if same else float("inf") for name in before.columns)
+        wrong += [table] if apart > TOLERANCE else []
+        rows, largest = rows + after.height, max(largest, apart)
+    return rows, largest, wrong
 
 
 def main() -> int:

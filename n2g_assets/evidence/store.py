@@ -217,9 +217,11 @@ def _run_shard(
         key = f"{shard.shard_id}.{hash_json(held)}"
         about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids}
         about["scales"] = scales
-        entry = cache.write(entry_kind(model.facts, settings, layer), key, lambda to: path.rename(to / FILE), about)
+        kind = entry_kind(model.facts, settings, layer)
+        entry = cache.find(kind, key)  # another run may have been faster, and read it while it is replaced
+        entry = entry or cache.write(kind, key, lambda to: path.rename(to / FILE), about)
         paths[layer].unlink(missing_ok=True)
-        plan.files[layer, shard.shard_id].append((entry.path(FILE), new[layer], scales))
+        plan.files[layer, shard.shard_id].append((entry.path(FILE), new[layer], entry.about["scales"]))
 
     in_work = cache.home.cache / "evidence" / "shard"
     with temporary_folder(in_work) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
