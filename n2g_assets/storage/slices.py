@@ -161,21 +161,6 @@ class SliceStore:
             self._discard_unreadable(key)
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
 
-    def scan_all(self, table: str, study: str) -> pl.LazyFrame:
-        """The rows of every layer and part of a table, lazily; no rows where there is no slice.
-
-        Raises:
-            StorageError: one of the slices is damaged or half-written.
-        """
-        keys = [key for key in self.keys(study) if key.table == table]
-        for key in keys:
-            self._check(key)
-        return pl.concat([self._scan(key) for key in keys]) if keys else TABLES[table].empty().lazy()
-
-    def layers(self, table: str, study: str) -> list[int]:
-        """The layers that have at least one whole or damaged slice of a table, ascending."""
-        return sorted({key.layer for key in self.keys(study) if key.table == table and key.layer is not None})
-
     def studies(self) -> list[str]:
         """The studies that have a slice of any table."""
         return sorted(
