@@ -108,11 +108,12 @@ def table_text(frame: pl.DataFrame) -> str:
 @cache
 def templates() -> Environment:
     """The templates, which have these functions as filters, compiled once."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     loader = PackageLoader("n2g_assets.report")
+    escaped = select_autoescape(("html", "svg"))
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader, autoescape=escaped, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (
         share, plain_share, interval, at_layer, percent, number, counted, listed, layers_listed, compared_layers, plain,
