@@ -12,15 +12,8 @@ import dagster as dg
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core import settings as parts
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import (
-    AugmentSettings,
-    GraphSettings,
-    PredictionSettings,
-    PruneSettings,
-    RuleTestSettings,
-    TopExampleSettings,
-)
 from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
 from n2g_assets.method.augment import augment_examples
@@ -38,7 +31,7 @@ def _choose(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, TOP_EXAMPLES, layer, show,
         inputs=("top_contexts",),
-        settings=[session.settings.method.part(TopExampleSettings)],
+        settings=[session.settings.method.part(parts.TopExampleSettings)],
         compute=lambda units, rows, a_max, settings: choose_top_examples(
             units, rows["top_contexts"], session.contexts, a_max, layer, settings, session.cluster_of
         ),
@@ -62,7 +55,7 @@ def _prune(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, PRUNED_EXAMPLES, layer, show,
         inputs=("top_examples",),
-        settings=[session.settings.method.part(PruneSettings)],
+        settings=[session.settings.method.part(parts.PruneSettings)],
         compute=lambda units, rows, a_max, settings: prune_examples(
             units, rows["top_examples"], a_max, session.vocabulary, session.prober(layer), settings
         ),
@@ -84,7 +77,7 @@ def _augment(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, AUGMENTED_EXAMPLES, layer, show,
         inputs=("pruned_examples",),
-        settings=[session.settings.method.part(AugmentSettings)],
+        settings=[session.settings.method.part(parts.AugmentSettings)],
         compute=lambda units, rows, a_max, settings: augment_examples(
             units, rows["pruned_examples"], session.vocabulary, session.prober(layer), session.proposer, settings
         ),
@@ -107,7 +100,7 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, NEURON_GRAPHS, layer, show,
         inputs=("pruned_examples", "saliencies", "augmented_examples"),
-        settings=[session.settings.method.part(GraphSettings)],
+        settings=[session.settings.method.part(parts.GraphSettings)],
         compute=lambda units, rows, a_max, settings: build_graphs(
             units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max, session.vocabulary,
             settings,
@@ -147,7 +140,7 @@ def _try(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, RULE_TESTS, layer, show,
         inputs=("rules", "graph_nodes"),
-        settings=[settings.method.part(PredictionSettings), settings.evaluation.part(RuleTestSettings)],
+        settings=[settings.method.part(parts.PredictionSettings), settings.evaluation.part(parts.RuleTestSettings)],
         compute=lambda units, rows, a_max, method, tests: try_rules(
             units, rows["rules"], rows["graph_nodes"], fresh(), a_max, session.prober(layer), method, tests
         ),

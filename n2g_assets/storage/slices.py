@@ -30,15 +30,7 @@ from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit, of_units
-from n2g_assets.storage.files import (
-    hold_lock,
-    is_whole,
-    read_sealed,
-    say_damaged,
-    size_and_sha256,
-    temporary_folder,
-    write_sealed,
-)
+from n2g_assets.storage import files
 from n2g_assets.storage.hashing import content_hash
 
 _MOVE_SECONDS = 0.05
@@ -118,17 +110,17 @@ class SliceStore:
         path = self.path(key)
         frame = TABLES[key.table].conform(frame)
         _check_keys(key, frame)
-        with temporary_folder(path) as folder:
+        with files.temporary_folder(path) as folder:
             row_group = max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
             frame.write_parquet(folder / "rows", row_group_size=row_group)
-            size, sha256 = size_and_sha256(folder / "rows")
+            size, sha256 = files.size_and_sha256(folder / "rows")
             manifest = Manifest(
                 **vars(key), input_hash=input_hash, content_hash=content_hash(frame), code_version=code_version,
                 rows=frame.height, written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
                 file_bytes=size, file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
-            write_sealed(folder / "manifest", manifest.model_dump())
+            files.write_sealed(folder / "manifest", manifest.model_dump())
             os.replace(folder / "rows", path)
             os.replace(folder / "manifest", path.with_suffix(".json"))
         return manifest
@@ -140,7 +132,7 @@ class SliceStore:
         if isinstance(state, Manifest):
             return state
         if state != "absent":
-            say_damaged(f"The slice {key}", state)
+            files.say_damaged(f"The slice {key}", state)
         return None
 
     def read(
@@ -202,7 +194,7 @@ class SliceStore:
     # ---------------------------------------------------------------------------------------- locks
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Holds a lock of this home; see ``files.hold_lock``."""
-        return hold_lock(self.home.locks, name)
+        return files.hold_lock(self.home.locks, name)
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
@@ -218,8 +210,8 @@ class SliceStore:
         if not path.exists():
             return "absent"
         try:
-            manifest = Manifest.model_validate(read_sealed(path.with_suffix(".json")))
-            if not is_whole(path, manifest.file_bytes, manifest.file_sha256):
+            manifest = Manifest.model_validate(files.read_sealed(path.with_suffix(".json")))
+            if not files.is_whole(path, manifest.file_bytes, manifest.file_sha256):
                 return "its rows are not those of its manifest"
             if self._scan(key).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
