@@ -3,8 +3,6 @@
 ``make docs`` brings them up to date; a test asserts that they are.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """Stage ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

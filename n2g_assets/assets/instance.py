@@ -1,7 +1,5 @@
 """Dagster's own database in the home: made once, with this package's settings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

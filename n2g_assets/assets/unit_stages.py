@@ -3,8 +3,6 @@
 Only the units whose input rows or settings changed are computed (``stage.fill_layer``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any

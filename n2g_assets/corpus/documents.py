@@ -11,8 +11,6 @@ fit into memory as token ids (4 bytes a token, as much again for the windows, an
 compared); texts are held batch by batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

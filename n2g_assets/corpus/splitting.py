@@ -15,8 +15,6 @@ that leaves no cluster larger than the held-out share. The runs that still lie o
 (``shared_run_share``).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -5,8 +5,6 @@ as the report prints them. A unit may have several kinds or none. Where a measur
 named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Importing this module imports numba, so others import it inside functions. Compi
 module or in the user's cache folder. Where neither can be written, each process compiles again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 

@@ -7,8 +7,6 @@ ramps of equal lightness that readers with impaired colour vision can tell apart
 contrast. All lengths are pixels.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple

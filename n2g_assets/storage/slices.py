@@ -11,8 +11,6 @@
 ``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time
