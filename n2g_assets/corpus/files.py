@@ -4,8 +4,6 @@ A path names a file, a folder (all files in it and below, hidden ones left out) 
 byte, line or column.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json
@@ -15,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.settings import FilesSource
 from n2g_assets.storage.hashing import file_sha256
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
 
 _CHUNK_BYTES = 1 << 20
 
@@ -191,11 +189,8 @@ def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument
 
 
 @contextmanager
-def _open_parquet(file: Path, text_field: str) -> Iterator[ParquetFile]:
+def _open_parquet(file: Path, text_field: str) -> Iterator[pq.ParquetFile]:
     """The open file, which has a column of text of this name; damage met while it is open is named as well."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow

@@ -38,8 +38,6 @@ and as a whole (20 %; 17, 19 and 22 %)."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 Tokens = Int32[np.ndarray, " tokens"]
-
-
 Hashes = UInt64[np.ndarray, " runs"]
 Indices = Int64[np.ndarray, " runs"]
 

@@ -1,26 +1,12 @@
 """The loops of prediction, compiled: :mod:`n2g_assets.method.predict` says what they are for, and calls them.
 
-Importing this module imports numba, so others import it inside functions. Compiled code is kept on disk, beside this
-module or in the user's cache folder. Where neither can be written, each process compiles again.
+Importing this module imports numba (``compiled``), so others import it inside functions.
 """
-
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
-from numba import njit
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled when it is first called. It releases the GIL, so other threads run at the same time."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True)(function)
+from n2g_assets.method.compiled import compiled
 
 
 @compiled

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from markupsafe import Markup
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.registry import TEXTS, Text
@@ -50,8 +51,6 @@ def render_report(
     Raises:
         StorageError: the study is not in the database, or none of its layers is evaluated.
     """
-    from markupsafe import Markup
-
     database = _Study(connection, study)
     facts = _facts(database)
     contents: list[tuple[int, str, str]] = []

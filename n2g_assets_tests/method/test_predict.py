@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.errors import RowsError
+from n2g_assets.method.compiled import compiled
 from n2g_assets.method.graph import build_trie, node_rows
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.results import unit_frame
 from n2g_assets.method.text import EncodedText
-from n2g_assets.method.walk import compiled
 from n2g_assets_tests.method.slow_graph import slow_predict
 from n2g_assets_tests.method.test_graph import path
 from n2g_assets_tests.method.toy import encode, vocabulary_of
