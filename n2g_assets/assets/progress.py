@@ -3,51 +3,52 @@
 ``N2G_PROGRESS=lines`` writes the events to standard error as well where that is no terminal (the demo sets it).
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 
 from tqdm import tqdm
-
-from n2g_assets.core.progress import Progress
 
 _SECONDS_BETWEEN_EVENTS = 10.0
 
 
-@contextmanager
-def progress(what: str, unit: str, log: Callable[[str], None]) -> Iterator[Progress]:
+def progress(what: str, unit: str, log: Callable[[str], None]) -> closing[_Shown]:
     """A callback that shows ``done`` of ``total``; nothing is shown until it is first called.
 
     The event log gets a line every ten seconds at the most; work that takes less than that says nothing there.
     """
-    bar: tqdm | None = None
-    first, began, last = 0, 0.0, 0.0
+    return closing(_Shown(what, unit, log))
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar, first, began, last
+
+class _Shown:
+    def __init__(self, what: str, unit: str, log: Callable[[str], None]) -> None:
+        self.what, self.unit, self.log = what, unit, log
+        self.bar: tqdm | None = None
+
+    def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if bar is None:
-            bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", disable=None)
-            first, began, last = done, now, now
-        bar.total, bar.n = total, done
-        bar.refresh()
-        if now - last < _SECONDS_BETWEEN_EVENTS:
+        if self.bar is None:
+            self.bar = tqdm(total=total, initial=done, desc=self.what, unit=f" {self.unit}", disable=None)
+            self.first, self.began, self.last = done, now, now
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+        if now - self.last < _SECONDS_BETWEEN_EVENTS:
             return
-        last = now
-        rate = (done - first) / (now - began)
+        self.last = now
+        rate = (done - self.first) / (now - self.began)
         left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
-        line = f"{what}: {done:,} of {total:,} {unit}{left}"
-        log(line)
+        line = f"{self.what}: {done:,} of {total:,} {self.unit}{left}"
+        self.log(line)
         if os.environ.get("N2G_PROGRESS") == "lines" and not sys.stderr.isatty():
             sys.stderr.write(line + "\n")
 
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _clock(seconds: float) -> str:
