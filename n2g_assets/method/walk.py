@@ -102,11 +102,7 @@ def _push_children(
     while exact < end and node_forms[exact] < 0:
         exact += 1
     n_waiting = _push(waiting, n_waiting, start, exact)
-    left = end - exact
-    while left:
-        half = (left + 1) // 2
-        exact += half if node_forms[exact + half - 1] < wanted else 0
-        left -= half
+    exact += int(np.searchsorted(node_forms[exact:end], wanted))
     after = exact
     while after < end and node_forms[after] == wanted:
         after += 1

@@ -46,11 +46,9 @@ def test_a_path_walks_back_to_its_last_important_token_and_never_reaches_bos():
     forms = [b"<bos>", b"a", b"b", b"c", b"d"]
     importances = [1.0, 0.1, 0.75, 0.7, 0.9]
     made = make_path(forms, importances, 4, 0.75)
-    assert [(node.kind, node.form, node.importance) for node in made] == [
-        ("activating", b"d", 0.9), ("ignore", b"", None), ("context", b"b", 0.75),
-    ]  # fmt: skip
-    assert [node.kind for node in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.75)] == ["activating"]
-    assert [node.form for node in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.75)] == [b"a"]
+    assert made == [(("activating", b"d"), 0.9), (("ignore", b""), None), (("context", b"b"), 0.75)]
+    assert [kind for (kind, _), _ in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.75)] == ["activating"]
+    assert [form for (_, form), _ in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.75)] == [b"a"]
 
 
 def test_subtrees_of_siblings_are_merged_into_the_ignore_node_two_levels_deep():
