@@ -33,6 +33,7 @@ from n2g_assets.model.model import SubjectModel
 from n2g_assets.model.prober import LayerProber
 from n2g_assets.model.sources import SubjectFiles, resolve_subject
 from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.slices import SliceStore
 
 GRAPH_SHAPE = ["node_id", "parent_id", "kind", "token"]
 """Columns of ``graph_nodes`` that make a graph's shape."""
@@ -47,6 +48,11 @@ def find_model(home: Home) -> SubjectFiles:
 def load_model(home: Home, dtype: Literal["float32", "bfloat16"] = "float32") -> SubjectModel:
     """The default subject model, read as a study with default settings reads it."""
     return load_subject(find_model(home), "mlp.hook_post", HarvestSettings(), MethodSettings().mask_token, dtype=dtype)
+
+
+def stored_layers(store: SliceStore, table: str, study: str) -> list[int]:
+    """The layers of which a table has a slice, ascending."""
+    return [key.layer for key in store.keys(study) if key.table == table and key.layer is not None]
 
 
 def named_contexts(model: SubjectModel, home: Home, name: str, max_tokens: int | None = None) -> pl.DataFrame:

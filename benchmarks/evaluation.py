@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import geometric, sampled_batches
+from common import geometric, sampled_batches, stored_layers
 from rows import row
 
 from n2g_assets.assets.evaluation import LayerScoring
@@ -89,7 +89,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
         StorageError: no layer of the study is evaluated.
     """
     study = shipped_study(name)
-    there = SliceStore(home).layers("evaluation", study.name)
+    there = stored_layers(SliceStore(home), "evaluation", study.name)
     layers = there if layers is None else layers
     if not layers or not set(layers) <= set(there):
         raise StorageError(f"The study {name} has evaluated the layers {there}: materialize evaluation first.")

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from common import stored_layers
 from jaxtyping import Int32
 from rows import row
 
@@ -178,7 +179,7 @@ def compare(
         SystemExit: the two predict differently.
     """
     store = SliceStore(home)
-    stored = store.layers("graph_nodes", study)
+    stored = stored_layers(store, "graph_nodes", study)
     layers = stored if layers is None else layers
     if not layers or not set(layers) <= set(stored):
         raise StorageError(f"The study {study} has graphs of the layers {stored}: materialize neuron_graphs first.")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import cut_after, load_model, warm_up
+from common import cut_after, load_model, stored_layers, warm_up
 from graphs import Material, stored_material
 from jaxtyping import Float32, Int32
 from rows import row
@@ -108,7 +108,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
     """A figure a layer for the table of all benchmarks, from what the demo stores."""
     method = MethodSettings()
     model = load_model(home)
-    layers = SliceStore(home).layers("top_examples", "demo")
+    layers = stored_layers(SliceStore(home), "top_examples", "demo")
     materials = [found for layer in layers if (found := stored_material(home, "demo", layer, UNITS))]
     timed = [measure(model, material, method) for material in materials]
     return [row(f"prober, layer {one.layer} (tokens/s)", one.ours.rate, one.bare.rate, 0.85) for one in timed]
@@ -122,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     home, method = Home.from_environment(), MethodSettings()
     model = load_model(home)
-    there = SliceStore(home).layers("top_examples", options.study)
+    there = stored_layers(SliceStore(home), "top_examples", options.study)
     layers = [int(layer) for layer in options.layers.split(",")] if options.layers else there
     print(f"{model.name}, float32, {model.device}, {torch.get_num_threads()} threads")
     ratios = []

@@ -35,8 +35,9 @@ JITTERED = (pl.Float32, pl.Float64, pl.List(pl.Float32), pl.List(pl.Float64))
 
 def units_of(source: SliceStore, study: str) -> pl.DataFrame:
     """Layer, unit and sign of every unit that the finished study asks for."""
-    ledgers = source.scan_all("ledger", study).select("layer", "unit", "sign").unique().sort("layer", "unit", "sign")
-    return ledgers.collect()
+    columns = ["layer", "unit", "sign"]
+    ledgers = [source.read(key, columns=columns) for key in source.keys(study) if key.table == "ledger"]
+    return pl.concat(ledgers).unique().sort(columns)
 
 
 def layer_rows(table: Table, found: pl.DataFrame, units: pl.DataFrame, layer: int, seed: int) -> pl.DataFrame:

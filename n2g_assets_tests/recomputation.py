@@ -17,6 +17,7 @@ import polars as pl
 from n2g_assets.core.home import Home
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.slices import SliceKey, SliceStore
+from n2g_assets_tests.storage.helpers import rows_of_all
 
 THRESHOLD = 0.5
 
@@ -39,12 +40,10 @@ class Evidence(NamedTuple):
 
 def gather(store: SliceStore, study: str, model: SubjectModel, n_units: int, seed: int = 0) -> Evidence:
     """Compare stored rows of random units with what is computed anew."""
-    examples = store.scan_all("top_examples", study).collect()
-    nodes = store.scan_all("graph_nodes", study).collect()
-    evaluation = (
-        store.scan_all("evaluation", study).filter(pl.col("predictor") == "graph", pl.col("text") == "top").collect()
-    )
-    stats = store.scan_all("neuron_stats", study).collect()
+    examples = rows_of_all(store, "top_examples", study)
+    nodes = rows_of_all(store, "graph_nodes", study)
+    evaluation = rows_of_all(store, "evaluation", study).filter(predictor="graph", text="top")
+    stats = rows_of_all(store, "neuron_stats", study)
     form_of = dict(store.read(SliceKey("vocabulary", study)).select("token_id", "normalised").iter_rows())
     units = evaluation.select("layer", "unit", "sign").rows()
     chosen = [units[i] for i in np.random.default_rng(seed).permutation(len(units))[:n_units]]

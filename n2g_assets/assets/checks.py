@@ -4,8 +4,6 @@ A check is a function of a session and, where its asset has layers, of a layer. 
 returns a sentence for each fault. It runs in the step of its asset.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

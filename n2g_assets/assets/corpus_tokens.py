@@ -1,7 +1,5 @@
 """Stage ``corpus_tokens``: sources become documents, split once, and documents become contexts of token ids."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
@@ -56,10 +54,7 @@ def materialize(session: Session, show: Progress) -> bool:
             harvest=cut, needed_contexts=settings.method.top_contexts,
             progress=lambda done, total: show(done, max(done, total)),
         )  # fmt: skip
-        counted["duplicate documents dropped"] = corpus.duplicates
-        counted["empty documents dropped"] = corpus.empty
-        counted["clusters of near-duplicates"] = corpus.clusters
-        counted["share of held-out runs that the harvest holds too"] = corpus.shared_run_share
+        counted.update(corpus.counts)
         return {"documents": corpus.documents, "contexts": corpus.contexts}
 
     with session.holding("corpus_tokens"):

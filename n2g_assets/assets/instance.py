@@ -1,15 +1,12 @@
 """Dagster's own database in the home: made once, with this package's settings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 import dagster as dg
-from filelock import FileLock
 
 from n2g_assets.core.home import Home
-from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.files import hold_lock, write_atomically
 
 _SETTINGS = Path(__file__).with_name("instance.yaml")
 
@@ -25,9 +22,8 @@ def prepare_instance(home: Home) -> Path:
     """
     home.check_writable()
     home.dagster.mkdir(parents=True, exist_ok=True)
-    home.locks.mkdir(parents=True, exist_ok=True)
     settings = home.dagster / "dagster.yaml"
-    with FileLock(home.locks / "dagster_instance.lock"):
+    with hold_lock(home.locks, "dagster_instance"):
         wanted = _SETTINGS.read_text(encoding="utf-8")
         if not settings.is_file() or settings.read_text(encoding="utf-8") != wanted:
             write_atomically(settings, lambda temporary: temporary.write_text(wanted, encoding="utf-8"))

@@ -1,7 +1,5 @@
 """What the Dagster UI shows of a table: its column schema and a preview, both from ``core/tables.py``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

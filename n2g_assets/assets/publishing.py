@@ -1,7 +1,5 @@
 """Stages ``warehouse`` and ``report``: the one shared DuckDB file of all studies, and from it a page about a study."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 

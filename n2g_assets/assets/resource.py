@@ -1,7 +1,5 @@
 """The resource ``n2g``: where everything is kept; and how an error that names its cause becomes a step's failure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

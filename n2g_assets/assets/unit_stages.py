@@ -3,29 +3,22 @@
 Only the units whose input rows or settings changed are computed (``stage.fill_layer``).
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
 
 import dagster as dg
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core import settings as parts
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import (
-    AugmentSettings,
-    GraphSettings,
-    PredictionSettings,
-    PruneSettings,
-    RuleTestSettings,
-    TopExampleSettings,
-)
 from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
+from n2g_assets.method.results import BlockResult
 from n2g_assets.method.top_examples import choose_top_examples
 from n2g_assets.report.plots import as_markdown_image
 from n2g_assets.report.svg import draw_graph
@@ -33,86 +26,66 @@ from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
 
-# -------------------------------------------------------------------------------------------- top_examples
-def _choose(session: Session, layer: int, show: Progress) -> StageReport:
-    return fill_layer(
-        session, TOP_EXAMPLES, layer, show,
-        inputs=("top_contexts",),
-        settings=[session.settings.method.part(TopExampleSettings)],
-        compute=lambda units, rows, a_max, settings: choose_top_examples(
-            units, rows["top_contexts"], session.contexts, a_max, layer, settings, session.cluster_of
-        ),
-        also={"clusters": session.clusters_hash},
-    )  # fmt: skip
+def _unit_stage(
+    name: str, inputs: Sequence[str], part: type[parts.Settings], compute: Callable[..., BlockResult],
+    also: Callable[[Session], Any] = lambda session: None, **about: Any,
+) -> LayerStage:  # fmt: skip
+    """A stage of the method. Of ``compute`` the session and the layer come first, then what ``fill_layer`` hands over.
+
+    ``part`` are those settings of the method that it reads, ``also`` what else every unit's result depends on.
+    """
+
+    def work(session: Session, layer: int, show: Progress) -> StageReport:
+        return fill_layer(
+            session, stage, layer, show, inputs=inputs, settings=[session.settings.method.part(part)],
+            compute=partial(compute, session, layer), also=also(session),
+        )  # fmt: skip
+
+    stage = LayerStage(name=name, work=work, **about)
+    return stage
 
 
-TOP_EXAMPLES = LayerStage(
-    name="top_examples",
+TOP_EXAMPLES = _unit_stage(
+    "top_examples",
+    inputs=("top_contexts",),
+    part=parts.TopExampleSettings,
+    compute=lambda session, layer, units, rows, a_max, settings: choose_top_examples(
+        units, rows["top_contexts"], session.contexts, a_max, layer, settings, session.cluster_of
+    ),
+    also=lambda session: {"clusters": session.clusters_hash},
     description="The strongest contexts of each unit, at most two a document, split at random into train and test "
     "so that no document, and no near-duplicate of one, stands on both sides.",
     code_version="2",
-    work=_choose,
     preview_columns=["unit", "sign", "rank", "split", "activation", "peak", "context_id"],
     kinds={"polars", "parquet"},
 )
 
-
-# -------------------------------------------------------------------------------------------- pruned_examples
-def _prune(session: Session, layer: int, show: Progress) -> StageReport:
-    return fill_layer(
-        session, PRUNED_EXAMPLES, layer, show,
-        inputs=("top_examples",),
-        settings=[session.settings.method.part(PruneSettings)],
-        compute=lambda units, rows, a_max, settings: prune_examples(
-            units, rows["top_examples"], a_max, session.vocabulary, session.prober(layer), settings
-        ),
-    )  # fmt: skip
-
-
-PRUNED_EXAMPLES = LayerStage(
-    name="pruned_examples",
+PRUNED_EXAMPLES = _unit_stage(
+    "pruned_examples",
+    inputs=("top_examples",),
+    part=parts.PruneSettings,
+    compute=lambda session, layer, units, rows, a_max, settings: prune_examples(
+        units, rows["top_examples"], a_max, session.vocabulary, session.prober(layer), settings
+    ),
     description="Each train context cut to the shortest text on which the unit still fires half as strongly at its "
     "peak, with the importance of every kept token, found by masking.",
     code_version="1",
-    work=_prune,
     preview_columns=["unit", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
 )
 
-
-# -------------------------------------------------------------------------------------------- augmented_examples
-def _augment(session: Session, layer: int, show: Progress) -> StageReport:
-    return fill_layer(
-        session, AUGMENTED_EXAMPLES, layer, show,
-        inputs=("pruned_examples",),
-        settings=[session.settings.method.part(AugmentSettings)],
-        compute=lambda units, rows, a_max, settings: augment_examples(
-            units, rows["pruned_examples"], session.vocabulary, session.prober(layer), session.proposer, settings
-        ),
-        also=session.proposer_identity,
-    )  # fmt: skip
-
-
-AUGMENTED_EXAMPLES = LayerStage(
-    name="augmented_examples",
+AUGMENTED_EXAMPLES = _unit_stage(
+    "augmented_examples",
+    inputs=("pruned_examples",),
+    part=parts.AugmentSettings,
+    compute=lambda session, layer, units, rows, a_max, settings: augment_examples(
+        units, rows["pruned_examples"], session.vocabulary, session.prober(layer), session.proposer, settings
+    ),
+    also=lambda session: session.proposer_identity,
     description="Variants of each pruned prompt with one important token exchanged for a likely substitute, and "
     "whether the unit still fires on them.",
     code_version="1",
-    work=_augment,
     preview_columns=["unit", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
 )
-
-
-# -------------------------------------------------------------------------------------------- neuron_graphs
-def _build(session: Session, layer: int, show: Progress) -> StageReport:
-    return fill_layer(
-        session, NEURON_GRAPHS, layer, show,
-        inputs=("pruned_examples", "saliencies", "augmented_examples"),
-        settings=[session.settings.method.part(GraphSettings)],
-        compute=lambda units, rows, a_max, settings: build_graphs(
-            units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max, session.vocabulary,
-            settings,
-        ),
-    )  # fmt: skip
 
 
 def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
@@ -127,18 +100,22 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
 
 
-NEURON_GRAPHS = LayerStage(
-    name="neuron_graphs",
+NEURON_GRAPHS = _unit_stage(
+    "neuron_graphs",
+    inputs=("pruned_examples", "saliencies", "augmented_examples"),
+    part=parts.GraphSettings,
+    compute=lambda session, layer, units, rows, a_max, settings: build_graphs(
+        units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max, session.vocabulary,
+        settings,
+    ),
     description="The token graph of each unit: a trie that says on which tokens it fires and which context it needs.",
     code_version="1",
-    work=_build,
     extra=_picture,
     preview_columns=["unit", "sign", "node_id", "parent_id", "depth", "kind", "token", "end_activation"],
     kinds={"polars", "parquet"},
-)
+)  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------- rule_tests
 def _try(session: Session, layer: int, show: Progress) -> StageReport:
     held_out = session.held_out_contexts.get("random")
     contexts = session.contexts if held_out is None else held_out
@@ -147,7 +124,7 @@ def _try(session: Session, layer: int, show: Progress) -> StageReport:
     return fill_layer(
         session, RULE_TESTS, layer, show,
         inputs=("rules", "graph_nodes"),
-        settings=[settings.method.part(PredictionSettings), settings.evaluation.part(RuleTestSettings)],
+        settings=[settings.method.part(parts.PredictionSettings), settings.evaluation.part(parts.RuleTestSettings)],
         compute=lambda units, rows, a_max, method, tests: try_rules(
             units, rows["rules"], rows["graph_nodes"], fresh(), a_max, session.prober(layer), method, tests
         ),

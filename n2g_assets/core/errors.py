@@ -4,8 +4,6 @@ A stage that meets one of these stops, leaves what was there, and the next run g
 concerns a single unit is no error: it becomes that unit's row in the ledger.
 """
 
-from __future__ import annotations
-
 
 class N2GError(Exception):
     """Base of the errors that name their cause and their cure."""

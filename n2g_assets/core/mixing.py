@@ -1,7 +1,5 @@
 """Numbers scattered over all 64-bit numbers, so that an order by them is as good as random and the same everywhere."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import UInt64
 

@@ -1,7 +1,5 @@
 """How long-running work reports how far it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]

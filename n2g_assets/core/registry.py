@@ -5,8 +5,6 @@ derived from these three lists. A stage's code is in ``assets/`` (``study.LAYER_
 ``evaluation/predictors/<name>.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar

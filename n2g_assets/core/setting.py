@@ -1,7 +1,5 @@
 """What a setting is: a field of a frozen pydantic model; what is wrong with a value is said in one sentence."""
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from typing import Any, TypeVar
 

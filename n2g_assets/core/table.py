@@ -1,7 +1,5 @@
 """What a table is: its columns with type and meaning, its key, and the shape that its rows must have."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

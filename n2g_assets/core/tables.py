@@ -5,8 +5,6 @@ here. The key of a unit's rows is (study, layer, unit, sign), of corpus rows (st
 What stages, texts and predictors there are stands in ``registry.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Units: what a study explains. A unit is a neuron of a layer together with a sign."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ A document of n tokens is cut into pieces of ``context_length - 1`` tokens that 
 and BOS is put before each. A last piece under 8 tokens is dropped, unless it is all there is of the document.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from jaxtyping import Int32

@@ -11,9 +11,6 @@ fit into memory as token ids (4 bytes a token, as much again for the windows, an
 compared); texts are held batch by batch.
 """
 
-from __future__ import annotations
-
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +33,10 @@ from n2g_assets.corpus.splitting import split_documents
 Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
 
+DUPLICATES, EMPTY = "duplicate documents dropped", "empty documents dropped"
+CLUSTERS, SHARED_RUNS = "clusters of near-duplicates", "share of held-out runs that the harvest holds too"
+"""What ``Corpus.counts`` holds. Of duplicates the first one stays; a cluster has two or more near-duplicates."""
+
 _BATCH_CHARACTERS = 400_000
 
 
@@ -47,14 +48,8 @@ class Corpus:
     """Columns of the table ``documents`` without ``study``, sorted by ``document_id``."""
     contexts: pl.DataFrame
     """Columns of the table ``contexts`` without ``study``, sorted by document and number of the window."""
-    duplicates: int
-    """Documents dropped because an earlier one has the same text."""
-    empty: int
-    """Documents dropped because they hold no text."""
-    clusters: int
-    """Clusters of two or more near-duplicates."""
-    shared_run_share: float
-    """Share of the held-out documents' runs that a harvested document holds as well."""
+    counts: dict[str, float]
+    """By what is counted, in words: documents dropped, and near-duplicates."""
 
 
 class _Document(NamedTuple):
@@ -91,7 +86,7 @@ def read_documents(
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
         SourceError: A source cannot be had or is damaged.
     """
-    counts: Counter[str] = Counter()
+    counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0}
     seen: set[str] = set()
     taken: list[_Document] = []
     progress = progress or (lambda done, total: None)
@@ -104,6 +99,7 @@ def read_documents(
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, shared_run_share = _split(taken, harvest)
     clusters = documents.group_by("cluster_id", pl.col("split") == "out_of_domain").len()
+    counts |= {CLUSTERS: clusters.filter(pl.col("len") > 1).height, SHARED_RUNS: shared_run_share}
     contexts = _contexts(documents, taken, harvest.context_length, bos_id)
     n_harvested = contexts.filter(pl.col("split") == "harvest").height
     if n_harvested < needed_contexts:
@@ -111,8 +107,7 @@ def read_documents(
             f"The corpus gives {n_harvested} harvested contexts of up to {harvest.context_length} tokens, fewer "
             f"than the {needed_contexts} that the method needs: add documents or raise 'max_tokens'."
         )
-    n_clusters = clusters.filter(pl.col("len") > 1).height
-    return Corpus(documents, contexts, counts["duplicates"], counts["empty"], n_clusters, shared_run_share)
+    return Corpus(documents, contexts, counts)
 
 
 def _take(
@@ -121,7 +116,7 @@ def _take(
     longest: int | None,
     encode: Encode,
     seen: set[str],
-    counts: Counter[str],
+    counts: dict[str, float],
     progress: Progress,
 ) -> Iterator[_Document]:
     """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
@@ -140,16 +135,16 @@ def _take(
             if limit is not None and n_tokens >= limit:
                 break
             if not document.text.strip():
-                counts["empty"] += 1
+                counts[EMPTY] += 1
                 continue
             n_texts += 1
             if sha256 in seen:
-                counts["duplicates"] += 1
+                counts[DUPLICATES] += 1
                 continue
             seen.add(sha256)
             tokens = np.asarray(token_ids[sha256][:longest], dtype=np.int32)
             if len(tokens) == 0:
-                counts["empty"] += 1
+                counts[EMPTY] += 1
                 continue
             n_tokens += len(tokens)
             n_characters += len(document.text)

@@ -4,9 +4,6 @@ A path names a file, a folder (all files in it and below, hidden ones left out) 
 byte, line or column.
 """
 
-from __future__ import annotations
-
-import codecs
 import glob
 import hashlib
 import json
@@ -16,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.settings import FilesSource
 from n2g_assets.storage.hashing import file_sha256
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
 
 _CHUNK_BYTES = 1 << 20
 
@@ -83,7 +80,7 @@ def read_files(source: FilesSource, files: Mapping[str, Path]) -> Iterator[RawDo
 
 
 def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
-    """The sha256 of a file (hex) and whether it holds any text, found without holding the file in memory.
+    """The sha256 of a file (hex) and whether it holds any text; memory holds some of its lines at a time.
 
     Text and JSONL are decoded on the way; of a Parquet file the footer is read: its column of text and its rows.
 
@@ -95,14 +92,12 @@ def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
         if file_format(source, file) == "parquet":
             with _open_parquet(file, source.text_field) as parquet:
                 return file_sha256(file), parquet.metadata.num_rows > 0
-        digest, offset, cut, holds_text = hashlib.sha256(), 0, b"", False
+        digest, offset, holds_text = hashlib.sha256(), 0, False
         with file.open("rb") as data:
-            while chunk := data.read(_CHUNK_BYTES):
+            while chunk := b"".join(data.readlines(_CHUNK_BYTES)):  # whole lines hold whole characters
                 digest.update(chunk)
-                text, cut = _decode_whole_characters(cut + chunk, file, offset - len(cut))
-                holds_text = holds_text or bool(text.lstrip("\ufeff").strip())
+                holds_text |= bool(_decode(chunk, file, offset).lstrip("\ufeff").strip())
                 offset += len(chunk)
-        _decode(cut, file, offset - len(cut))
         return digest.hexdigest(), holds_text
 
 
@@ -131,15 +126,6 @@ def _decode(data: bytes, file: Path, offset: int) -> str:
             f"The corpus file {file} is not UTF-8 at byte {offset + error.start} (counted from 0): "
             "save it as UTF-8 or take it out of the corpus."
         ) from error
-
-
-def _decode_whole_characters(data: bytes, file: Path, offset: int) -> tuple[str, bytes]:
-    """The text of some bytes of a file, and the bytes of a last character that they hold a part of."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        return decoder.decode(data), decoder.getstate()[0]
-    except UnicodeDecodeError:
-        return _decode(data, file, offset), b""
 
 
 def _read_jsonl(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
@@ -203,11 +189,8 @@ def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument
 
 
 @contextmanager
-def _open_parquet(file: Path, text_field: str) -> Iterator[ParquetFile]:
+def _open_parquet(file: Path, text_field: str) -> Iterator[pq.ParquetFile]:
     """The open file, which has a column of text of this name; damage met while it is open is named as well."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow

@@ -4,8 +4,6 @@ The files of one split are taken in order, each fetched when the one before it i
 are kept in the cache, so that what was fetched once can be read again without the hub.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

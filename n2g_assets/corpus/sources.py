@@ -7,8 +7,6 @@ A named corpus and a folder with JSONL or Parquet files are held in memory as te
 text files only the hashes are held: its files are read twice, once to find the order and once one by one.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path

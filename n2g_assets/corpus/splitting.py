@@ -15,8 +15,6 @@ that leaves no cluster larger than the held-out share. The runs that still lie o
 (``shared_run_share``).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,8 +38,6 @@ and as a whole (20 %; 17, 19 and 22 %)."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 Tokens = Int32[np.ndarray, " tokens"]
-
-
 Hashes = UInt64[np.ndarray, " runs"]
 Indices = Int64[np.ndarray, " runs"]
 

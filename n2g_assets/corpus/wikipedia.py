@@ -7,8 +7,6 @@ middle of a sentence is no prose. Formulas stay as ``$...$``. Sections that hold
 Rendering takes seconds, so the result is kept in the cache.
 """
 
-from __future__ import annotations
-
 import bz2
 import json
 import re

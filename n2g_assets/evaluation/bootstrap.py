@@ -10,8 +10,6 @@ Of a unit whose firing tokens lie in fewer than ``FEWEST_DOCUMENTS`` documents n
 documents says nothing of those that were not seen.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache

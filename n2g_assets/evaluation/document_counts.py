@@ -9,8 +9,6 @@ serve ranking, calibration bins and drawn curves. Whether a token is predicted t
 asked of the prediction itself, in its own precision: float32 0.7 reaches a threshold of 0.7.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -12,8 +12,6 @@ Every position but 0 counts. A unit whose graph is empty is predicted silent eve
 in one unit is its own: the unit is ``failed`` in the ledger.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

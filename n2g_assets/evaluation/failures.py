@@ -5,8 +5,6 @@ as the report prints them. A unit may have several kinds or none. Where a measur
 named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -158,13 +156,6 @@ def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> lis
     """
     import igraph
 
-    form_ids: dict[bytes, int] = {}
-    edges = [
-        (rule, len(rules) + form_ids.setdefault(form, len(form_ids)))
-        for rule, (tokens, _) in enumerate(rules)
-        for form in tokens
-        if form is not None
-    ]
-    graph = igraph.Graph(n=len(rules) + len(form_ids), edges=edges)
-    components = graph.connected_components()
-    return [sum(rules[node][1] for node in component if node < len(rules)) for component in components]
+    edges = [(rule, form) for rule, (tokens, _) in enumerate(rules) for form in tokens if form is not None]
+    names = (part.vs["name"] for part in igraph.Graph.TupleList(edges).connected_components().subgraphs())
+    return [sum(rules[rule][1] for rule in part if isinstance(rule, int)) for part in names]

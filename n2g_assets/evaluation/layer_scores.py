@@ -9,8 +9,6 @@ there; ``f1_all`` counts 0 what is undefined in the text itself, not what a draw
 Units are read block by block and only sums are kept: memory grows with predictors, texts and draws, not with units.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -82,14 +80,14 @@ class _Mean:
     def __init__(self, *shape: int) -> None:
         self.total, self.units = np.zeros(shape), np.zeros(shape, dtype=np.int64)
 
-    def add(self, values: Float64[np.ndarray, ...]) -> None:
+    def add(self, values: Float64[np.ndarray, "..."]) -> None:
         """Adds one unit."""
         defined = ~np.isnan(values)
         self.total += np.where(defined, values, 0)
         self.units += defined
 
     @property
-    def mean(self) -> Float64[np.ndarray, ...]:
+    def mean(self) -> Float64[np.ndarray, "..."]:
         """NaN where no unit is defined."""
         return np.where(self.units > 0, self.total / np.maximum(self.units, 1), np.nan)
 

@@ -1,7 +1,5 @@
 """What the units of a layer are evaluated with, what a predictor may know of one, and what a predictor has to be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

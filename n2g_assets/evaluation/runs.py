@@ -4,8 +4,6 @@ A run is a sequence of forms that ends at a token and does not reach over BOS. A
 nodes in a token graph, the last form first, so that a fitted n-gram is a graph whose paths all end at depth n.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

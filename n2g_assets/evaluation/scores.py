@@ -5,8 +5,6 @@ of documents (``bootstrap``); correlation, calibration and coverage come from th
 is not defined is None.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 

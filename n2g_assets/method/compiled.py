@@ -4,8 +4,6 @@ Compiled code is kept on disk, beside its module or in the user's cache folder. 
 process compiles again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -13,11 +11,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def compiled(function: Callable[P, R], fastmath: bool | set[str] = False) -> Callable[P, R]:
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function, compiled when it is first called. It releases the GIL, so other threads run at the same time."""
     from numba import njit
 
     try:
-        return njit(cache=True, nogil=True, fastmath=fastmath)(function)
+        return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True, fastmath=fastmath)(function)
+        return njit(nogil=True)(function)

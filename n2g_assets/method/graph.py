@@ -48,17 +48,13 @@ NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
 
 
-@dataclass(frozen=True)
-class PathNode:
-    """One node of a path, before it is in a trie."""
+ANY: NodeKey = (IGNORE, b"")
+"""Key of an ignore node."""
 
-    kind: str
-    form: bytes
-    importance: float | None
-    """Importance of its token for the activating token; none for ignore nodes."""
+Step = tuple[NodeKey, float | None]
+"""One node of a path, and the importance of its token for the activating token; none for ignore nodes."""
 
-
-Path = tuple[Sequence[PathNode], float]
+Path = tuple[Sequence[Step], float]
 """Nodes from the activating one backwards, the last is no ignore node, and normalised activation at its token."""
 
 
@@ -90,17 +86,15 @@ class GraphTooLargeError(Exception):
     """Merging made more than ``MAX_NODES`` nodes; caught within the stage."""
 
 
-def make_path(forms: Sequence[bytes], importances: Sequence[float], position: int, threshold: float) -> list[PathNode]:
+def make_path(forms: Sequence[bytes], importances: Sequence[float], position: int, threshold: float) -> list[Step]:
     """The path of one activating position, from 1, given form and importance of every token of its prompt (step 2)."""
-    nodes = [PathNode(ACTIVATING, forms[position], importances[position])]
+    steps: list[Step] = [((ACTIVATING, forms[position]), importances[position])]
     for before in range(position - 1, 0, -1):
-        if importances[before] >= threshold:
-            nodes.append(PathNode(CONTEXT, forms[before], importances[before]))
-        else:
-            nodes.append(PathNode(IGNORE, b"", None))
-    while nodes[-1].kind == IGNORE:
-        nodes.pop()
-    return nodes
+        important = importances[before] >= threshold
+        steps.append(((CONTEXT, forms[before]), importances[before]) if important else (ANY, None))
+    while steps[-1][0] == ANY:
+        steps.pop()
+    return steps
 
 
 def build_trie(paths: Sequence[Path]) -> TrieNode:
@@ -112,17 +106,17 @@ def build_trie(paths: Sequence[Path]) -> TrieNode:
     root = TrieNode(("", b""))
     for steps, activation in paths:
         node = root
-        for step in steps:
-            node = node.child((step.kind, step.form))
+        for key, importance in steps:
+            node = node.child(key)
             node.activation = max(node.activation, activation)
-            node.importance = _largest(node.importance, step.importance)
+            node.importance = _largest(node.importance, importance)
         node.total += activation
         node.count += 1
     size = 0
     waiting = root.in_order()
     while waiting:
         node = waiting.pop()
-        ignore = node.children.get((IGNORE, b""))
+        ignore = node.children.get(ANY)
         if ignore is not None:
             for sibling in node.in_order():
                 if sibling is not ignore:

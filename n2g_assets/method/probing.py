@@ -4,8 +4,6 @@ A *unit* is a neuron with a sign, a *probe* is a prompt and a unit, and its answ
 position of the prompt. Prompts are token ids with BOS at position 0; what stands at position 0 is never used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ Frames hold ``unit``, ``sign`` and the table's own columns; the runner adds ``st
 number that is not finite is reported as failed and its rows are removed, so that no NaN reaches a later stage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 Model text is untrusted text: whatever could move a cursor, reverse a line or hide itself is shown by its code.
 """
 
-from __future__ import annotations
-
 import unicodedata
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}

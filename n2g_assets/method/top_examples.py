@@ -8,8 +8,6 @@
    contexts on a side gets no graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

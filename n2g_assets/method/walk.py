@@ -3,8 +3,6 @@
 Importing this module imports numba (``compiled``), so others import it inside functions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
@@ -104,11 +102,7 @@ def _push_children(
     while exact < end and node_forms[exact] < 0:
         exact += 1
     n_waiting = _push(waiting, n_waiting, start, exact)
-    left = end - exact
-    while left:
-        half = (left + 1) // 2
-        exact += half if node_forms[exact + half - 1] < wanted else 0
-        left -= half
+    exact += int(np.searchsorted(node_forms[exact:end], wanted))
     after = exact
     while after < end and node_forms[after] == wanted:
         after += 1

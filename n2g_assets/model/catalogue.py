@@ -1,7 +1,5 @@
 """Subject models that Python wheels carry as data, each pinned to the sha256 of its wheel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from n2g_assets.storage.wheels import WheelPin

@@ -1,7 +1,5 @@
 """A model's folder in Hugging Face layout: what has to be in it, what tells it from every other, how it is loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

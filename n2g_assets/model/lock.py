@@ -3,8 +3,6 @@
 Side by side on the same cores each slows the other down; see ``benchmarks/workers.py``. Results do not depend on it.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every source ends as a folder in Hugging Face layout, and from any of them a con
 anew. Weights are data: safetensors and GGUF are read, pickles never, and no code that comes with a model is run.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,11 +69,13 @@ def _vocabulary(tokens: list[bytes], forms: list[bytes], bos_id: int, mask_id: i
 
 def _token_bytes(backend: Tokenizer) -> dict[int, bytes]:
     """The bytes of every token id that the tokenizer knows."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     specification = json.loads(backend.to_str())
     steps = json.dumps([specification[part] for part in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
     spell: Callable[[str], bytes]
     if '"type": "ByteLevel"' in steps:
-        spell = _byte_level
+        spell = partial(_byte_level, {character: byte for byte, character in bytes_to_unicode().items()})
     elif any(sign in steps for sign in ('"type": "ByteFallback"', '"type": "Metaspace"', f'"{_SPACE}"')):
         spell = _sentencepiece
     else:
@@ -82,19 +85,9 @@ def _token_bytes(backend: Tokenizer) -> dict[int, bytes]:
     return tokens | {token_id: token.content.encode() for token_id, token in added.items()}
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling: printable Latin-1 characters stand for themselves, the other bytes follow from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _byte_level(text: str) -> bytes:
-    if all(character in _BYTE_OF for character in text):
-        return bytes(_BYTE_OF[character] for character in text)
+def _byte_level(byte_of: Mapping[str, int], text: str) -> bytes:
+    if all(character in byte_of for character in text):
+        return bytes(byte_of[character] for character in text)
     return text.encode()
 
 

@@ -4,8 +4,6 @@ The SoLU models of the paper are published in the second format: a config.json w
 (``d_model``, ``act_fn``, ...) and a state dict with its names (``blocks.0.attn.W_Q``, ...), here as safetensors.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

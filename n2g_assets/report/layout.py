@@ -8,8 +8,6 @@
    on top. (The graph is a forest, so no edges need cross; igraph's Sugiyama layout leaves crossings even in trees.)
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import NamedTuple
 

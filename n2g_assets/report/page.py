@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from markupsafe import Markup
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.registry import TEXTS, Text
@@ -28,7 +28,6 @@ from n2g_assets.report.svg import draw_graph
 
 if TYPE_CHECKING:
     import duckdb
-    from jinja2 import Environment
 
 COUNTEREXAMPLES_SHOWN = 5
 """Counterexamples of each kind and text in the report; the table ``counterexamples`` holds all."""
@@ -52,8 +51,6 @@ def render_report(
     Raises:
         StorageError: the study is not in the database, or none of its layers is evaluated.
     """
-    from markupsafe import Markup
-
     database = _Study(connection, study)
     facts = _facts(database)
     contents: list[tuple[int, str, str]] = []
@@ -67,27 +64,9 @@ def render_report(
         "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "heading": heading, "rows": database.rows,
         "commands": commands, "made_at": f"{made_at:%d %B %Y, %H:%M} UTC".lstrip("0"),
     } | facts | _pictures(database, facts)  # fmt: skip
-    body = Markup(_templates().get_template("body.html").render(context))
-    html = _templates().get_template("page.html").render(context, body=body, contents=contents)
+    body = Markup(wording.templates().get_template("body.html").render(context))
+    html = wording.templates().get_template("page.html").render(context, body=body, contents=contents)
     return html, len(facts["layers"])
-
-
-@cache
-def _templates() -> Environment:
-    """The templates with their filters, compiled once."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("n2g_assets.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters = (
-        wording.share, wording.plain_share, wording.interval, wording.at_layer, wording.percent, wording.number,
-        wording.counted, wording.listed, wording.layers_listed, wording.compared_layers, wording.plain, wording.window,
-        wording.upper_first,
-    )  # fmt: skip
-    environment.filters |= {function.__name__: function for function in filters}
-    return environment
 
 
 class _Study:

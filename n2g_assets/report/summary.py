@@ -1,7 +1,5 @@
 """What a study came to, as text for a terminal: read from the database."""
 
-from __future__ import annotations
-
 from n2g_assets.core.home import Home
 from n2g_assets.core.units import unit_text
 from n2g_assets.report.text import graph_text, table_text

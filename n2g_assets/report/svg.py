@@ -7,19 +7,17 @@ ramps of equal lightness that readers with impaired colour vision can tell apart
 contrast. All lengths are pixels.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.layout import Layout, Node, PlacedNode, lay_out
-from n2g_assets.report.text import counted, share, shorten, text_width
+from n2g_assets.report.text import shorten, templates, text_width
 
 INK, MUTED, GREY, PALE, PAPER = "#1f2933", "#5b6673", "#aab2bd", "#eceef1", "#ffffff"
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -56,54 +54,8 @@ importance_ramp = Ramp(((255, 255, 255), (222, 235, 247), (158, 202, 232), (66, 
 """White to deep blue: importance of context tokens."""
 
 
-def number(value: float) -> str:
-    """A coordinate with at most one decimal."""
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def sans_width(text: str, size: float, bold: bool = False) -> float:
-    """Estimated width in pixels of a line in a proportional font, on the safe side."""
-    return text_width(text) * size * (0.6 if bold else 0.55)
-
-
-def label(
-    x: float, y: float, text: str, *, size: float, fill: str, font: str = SANS, anchor: str = "start",
-    bold: bool = False, room: float | None = None,
-) -> str:  # fmt: skip
-    """One line of text on a baseline, cut with an ellipsis where it would be wider than ``room`` pixels."""
-    text = clean_text(text)
-    if room is not None:
-        text = shorten(text, max(int(room / sans_width("x", size, bold)), 1))
-    weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text x="{number(x)}" y="{number(y)}" font-family="{font}" font-size="{number(size)}" fill="{fill}" '
-        f'text-anchor="{anchor}"{weight} xml:space="preserve">{escape(text)}</text>'
-    )
-
-
-def box(
-    x: float, y: float, width: float, height: float, *, fill: str, stroke: str = "none", radius: float = 0.0,
-    dashed: bool = False,
-) -> str:  # fmt: skip
-    """A rectangle, with rounded corners if asked."""
-    rounded = f' rx="{number(radius)}"' if radius else ""
-    line = "" if stroke == "none" else f' stroke="{stroke}" stroke-width="1.2"'
-    dashes = ' stroke-dasharray="4 3"' if dashed else ""
-    size = f'width="{number(width)}" height="{number(height)}"'
-    return f'<rect x="{number(x)}" y="{number(y)}" {size}{rounded} fill="{fill}"{line}{dashes}/>'
-
-
-def ending(x: float, middle: float, value: float) -> str:
-    """The mark of a path's end: a bar, what the path predicts, and a short line to the node that starts at x + 36."""
-    return (
-        f'<g class="end"><path d="M{number(x + 1)} {number(middle - 9)}v18" stroke="{INK}" stroke-width="2.2" '
-        f'stroke-linecap="round"/><path d="M{number(x + 1)} {number(middle)}h35" stroke="{INK}" stroke-width="1.2"/>'
-        + box(x + 5, middle - 8.5, 26, 17, fill=INK, radius=8.5)
-        + label(x + 18, middle + 4, share(value, 2)[:3], size=11, fill=PAPER, anchor="middle", font=MONO)
-        + "</g>"
-    )
-
-
+_BOLD, _PLAIN = 0.6, 0.55
+"""Estimated width of a column of a proportional font as a share of its size, on the safe side."""
 _MARGIN, _ROW, _BOX, _GAP = 28.0, 38.0, 27.0, 44.0
 _CHARACTER, _PADDING, _LONGEST = 8.2, 11.0, 24
 _PILL, _DOT, _SMALLEST = 36.0, 9.0, 34.0
@@ -133,34 +85,30 @@ def draw_graph(nodes: pl.DataFrame, *, title: str, subtitle: str = "", max_nodes
         The SVG document as text.
     """
     layout = lay_out(nodes, max_nodes)
+    title = clean_text(title)
     heading = [line for line in (clean_text(subtitle), _note(layout, len(nodes))) if line]
-    text = max([sans_width(clean_text(title), 17, bold=True), *(sans_width(line, 12.5) for line in heading)])
+    text = max([text_width(title) * 17 * _BOLD, *(text_width(line) * 12.5 * _PLAIN for line in heading)])
     trees = -_columns(layout, 0.0)[-1][0] if layout.nodes else 0.0
     line_width = min(sum(map(_room, layout.alone)), max(trees, _ALONE_WIDTH))
     inside = max(trees, line_width, min(text, _MAX_TITLE), _LEGEND_WIDTH)
     right = _MARGIN + inside
-    parts = [label(_MARGIN, _MARGIN + 13, title, size=17, fill=INK, bold=True, room=inside)]
-    for i, line in enumerate(heading):
-        parts.append(label(_MARGIN, _MARGIN + 35 + 19 * i, line, size=12.5, fill=MUTED, room=inside))
     top = _MARGIN + 40 + 19 * len(heading)
     columns = _columns(layout, right - (inside - trees) / 2 * (not layout.alone))
     boxes = [_tree_box(placed, columns, top) for placed in layout.nodes]
-    parts += _edges(layout, columns, boxes)
-    parts += [_node(placed.node, placed.run, place) for placed, place in zip(layout.nodes, boxes, strict=True)]
-    top += layout.rows * _ROW
-    if layout.alone and layout.nodes:
-        top += 26
-        parts.append(label(right, top - 6, "without any context:", size=11.5, fill=MUTED, anchor="end"))
-    lines = _alone_boxes(layout.alone, max(line_width, _LONGEST_BOX), right, top)
-    parts += [_node(node, 1, place) for node, place in zip(layout.alone, lines, strict=True)]
-    bottom = max([top, *(place.y + (_ROW + _BOX) / 2 for place in lines)]) + 30
-    parts += _legend(_MARGIN, bottom, right)
-    width, height = round(inside + 2 * _MARGIN), round(bottom + 50)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img"><title>{escape(clean_text(title))}</title><rect x="0.5" y="0.5" width="{width - 1}" '
-        f'height="{height - 1}" rx="10" fill="{PAPER}" stroke="#d5dae1"/>{"".join(parts)}</svg>'
-    )
+    alone_top = top + layout.rows * _ROW + (26 if layout.alone and layout.nodes else 0)
+    lines = _alone_boxes(layout.alone, max(line_width, _LONGEST_BOX), right, alone_top)
+    bottom = max([alone_top, *(place.y + (_ROW + _BOX) / 2 for place in lines)]) + 30
+    shown = [*((placed.node, placed.run) for placed in layout.nodes), *((node, 1) for node in layout.alone)]
+    svg = templates().get_template("graph.svg").render(
+        width=round(inside + 2 * _MARGIN), height=round(bottom + 50), left=_MARGIN, right=right, bottom=bottom,
+        title=title, headline=shorten(title, int(inside / (17 * _BOLD))),
+        heading=[shorten(line, int(inside / (12.5 * _PLAIN))) for line in heading],
+        edges=_edges(layout, columns, boxes), n_in_trees=len(layout.nodes), alone_top=alone_top,
+        nodes=[(node, _text(node), run, place) for (node, run), place in zip(shown, boxes + lines, strict=True)],
+        activation=activation_ramp, importance=importance_ramp, sans=Markup(SANS), mono=Markup(MONO),
+        ink=INK, muted=MUTED, grey=GREY, pale=PALE, paper=PAPER,
+    )  # fmt: skip
+    return "".join(line.strip() for line in svg.split("\n"))
 
 
 def _note(layout: Layout, total: int) -> str:
@@ -228,73 +176,16 @@ def _alone_boxes(alone: list[Node], room: float, right: float, top: float) -> li
     return boxes
 
 
-def _edges(layout: Layout, columns: list[tuple[float, float]], boxes: list[Box]) -> list[str]:
-    """Curves that bend between columns only, so that none runs over a node."""
-    paths = []
+def _edges(layout: Layout, columns: list[tuple[float, float]], boxes: list[Box]) -> list[tuple[float, ...]]:
+    """Both ends of each curve, and how far it runs on: curves bend between columns, so that none runs over a node."""
+    edges: list[tuple[float, ...]] = []
     for placed, place in zip(layout.nodes, boxes, strict=True):
-        if placed.parent is None:
-            continue
-        parent, parent_box = layout.nodes[placed.parent], boxes[placed.parent]
-        x1, y1 = place.x + place.width, place.y + place.height / 2
-        x2, y2 = columns[parent.column][0], parent_box.y + parent_box.height / 2
-        bend = number((x1 + x2) / 2)
-        curve = f"M{number(x1)} {number(y1)}C{bend} {number(y1)} {bend} {number(y2)} {number(x2)} {number(y2)}"
-        curve += f"H{number(parent_box.x - _pill(parent.node))}"
-        paths.append(f'<path d="{curve}" fill="none" stroke="{GREY}" stroke-width="1.6"/>')
-    return paths
-
-
-def _node(node: Node, run: int, place: Box) -> str:
-    middle, centre = place.y + place.height / 2, place.x + place.width / 2
-    parts = [f"<title>{_tooltip(node, run)}</title>"]
-    if node.end_activation is not None:
-        parts.append(ending(place.x - _PILL, middle, node.end_activation))
-    if node.kind == "ignore":
-        parts.append(box(*place, fill=PALE, stroke=GREY, radius=place.height / 2))
-        text, drop = ("*", 6.5) if run == 1 else (f"*×{run}", 4.5)
-        parts.append(label(centre, middle + drop, text, size=13, fill=MUTED, font=MONO, anchor="middle"))
-    else:
-        activating = node.kind == "activating"
-        ramp, value = (activation_ramp, node.activation) if activating else (importance_ramp, node.importance)
-        fill, ink = (PAPER, INK) if value is None else (ramp.color(value), ramp.ink(value))
-        text = shorten(_text(node), _LONGEST)
-        parts.append(box(*place, fill=fill, stroke=ramp.line, radius=7, dashed=value is None))
-        parts.append(label(centre, middle + 4.7, text, size=13.5, fill=ink, font=MONO, anchor="middle"))
-    return f'<g class="node {node.kind}">{"".join(parts)}</g>'
-
-
-def _tooltip(node: Node, run: int) -> str:
-    if node.kind == "ignore":
-        lines = ["any token" if run == 1 else f"any {run} tokens"]
-    elif node.kind == "activating":
-        lines = [_text(node), f"activation {node.activation:.2f} of the largest"]
-    elif node.importance is None:
-        lines = [_text(node), "importance not measured"]
-    else:
-        lines = [_text(node), f"importance {node.importance:.2f}"]
-    if node.end_activation is not None:
-        count = counted(node.end_count, "prompt")
-        lines.append(f"a path ends here: predicts {node.end_activation:.2f} ({count})")
-    return escape(clean_text("; ".join(lines)))
-
-
-def _legend(x: float, y: float, right: float) -> list[str]:
-    parts = [f'<path d="M{number(x)} {number(y - 12)}H{number(right)}" stroke="#e3e6ea" stroke-width="1"/>']
-    cursor = x
-    for ramp, name in ((activation_ramp, "activating token: activation"), (importance_ramp, "context: importance")):
-        parts.append(label(cursor, y + 10, name, size=11.5, fill=MUTED))
-        for i in range(12):
-            parts.append(box(cursor + 14 + i * 9, y + 18, 9, 10, fill=ramp.color((i + 0.5) / 12)))
-        parts.append(label(cursor, y + 27, "0", size=11.5, fill=MUTED))
-        parts.append(label(cursor + 14 + 12 * 9 + 6, y + 27, "1", size=11.5, fill=MUTED))
-        cursor += 190
-    parts.append(label(cursor, y + 10, "any token", size=11.5, fill=MUTED))
-    parts.append(box(cursor, y + 14, 18, 18, fill=PALE, stroke=GREY, radius=9))
-    parts.append(label(cursor + 9, y + 29.5, "*", size=13, fill=MUTED, font=MONO, anchor="middle"))
-    cursor += 80
-    parts.append(label(cursor, y + 10, "path ends, predicts", size=11.5, fill=MUTED))
-    parts.append(ending(cursor, y + 23, 0.87))
-    return parts
+        if placed.parent is not None:
+            parent, parent_box = layout.nodes[placed.parent], boxes[placed.parent]
+            start = place.x + place.width, place.y + place.height / 2
+            end = columns[parent.column][0], parent_box.y + parent_box.height / 2
+            edges.append((*start, *end, parent_box.x - _pill(parent.node)))
+    return edges
 
 
 def _luminance(rgb: Iterable[int]) -> float:

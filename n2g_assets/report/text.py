@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from n2g_assets.method.tokens import clean_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 NONE = "–"
@@ -100,7 +104,30 @@ def table_text(frame: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
-# -------------------------------------------------------------------------------------- a report
+# -------------------------------------------------------------------------------------- templates
+@cache
+def templates() -> Environment:
+    """The templates, which have these functions as filters, compiled once."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    loader = PackageLoader("n2g_assets.report")
+    escaped = select_autoescape(("html", "svg"))
+    environment = Environment(
+        loader=loader, autoescape=escaped, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters = (
+        share, plain_share, interval, at_layer, percent, number, counted, listed, layers_listed, compared_layers, plain,
+        window, upper_first, shorten, at,
+    )  # fmt: skip
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment
+
+
+def at(value: float) -> str:
+    """A coordinate with at most one decimal."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def plain_share(value: float | None) -> str:
     """A share inside a sentence: .53, and .012 where it is small."""
     return share(value, _digits(value))

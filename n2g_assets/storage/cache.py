@@ -10,8 +10,6 @@
 ``sweep`` removes what killed writers left, here and beside the slices, downloads, reports and the database.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

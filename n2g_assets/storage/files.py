@@ -6,8 +6,6 @@
    things carries its own checksum (``write_sealed``).
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -5,8 +5,6 @@ what lies under a NULL: each column is taken apart into flat little-endian buffe
 strings, values), and those are hashed with their column's name and type. All hashes are blake2b, 128 bits, as hex.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -35,7 +35,7 @@ class View:
     name: str
     """Its name; for a macro with its parameters, such as ``units_on(token)``."""
     comment: str
-    columns: tuple[tuple[str, str, str], ...] = ()
+    columns: tuple[tuple[str, str, str | None], ...] = ()
     """Name, type and comment of each column; none for a macro."""
 
 
@@ -70,17 +70,12 @@ def views_sql() -> str:
 
 def view_descriptions(connection: duckdb.DuckDBPyConnection) -> list[View]:
     """Every view, by name, and then every macro."""
-    columns: dict[str, list[tuple[str, str, str]]] = {}
-    for view, name, kind, comment in connection.execute(
-        f"SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE {_HERE} ORDER BY column_index"
-    ).fetchall():
-        columns.setdefault(view, []).append((name, kind, comment))
-    views = connection.execute(f"SELECT view_name, comment FROM duckdb_views() WHERE {_HERE} ORDER BY 1").fetchall()
-    macros = connection.execute(
-        f"SELECT function_name, parameters, comment FROM duckdb_functions() WHERE {_HERE} ORDER BY 1"
-    ).fetchall()
-    return [View(name, comment, tuple(columns[name])) for name, comment in views] + [
-        View(f"{name}({', '.join(parameters)})", comment) for name, parameters, comment in macros
+    columns = _columns(connection)
+    views = f"SELECT view_name, comment FROM duckdb_views() WHERE {_HERE} ORDER BY 1"
+    macros = f"SELECT function_name, parameters, comment FROM duckdb_functions() WHERE {_HERE} ORDER BY 1"
+    return [View(name, comment, tuple(columns[name])) for name, comment in connection.execute(views).fetchall()] + [
+        View(f"{name}({', '.join(parameters)})", comment)
+        for name, parameters, comment in connection.execute(macros).fetchall()
     ]
 
 
@@ -111,11 +106,8 @@ def _column_comment(table: str, column: str, comment: str) -> str:
 
 def _comment_views(connection: duckdb.DuckDBPyConnection) -> None:
     """Gives each column of a view that has no comment the one of the column that it comes from."""
-    columns: dict[str, dict[str, str | None]] = {}
-    for table, column, comment in connection.execute(
-        f"SELECT table_name, column_name, comment FROM duckdb_columns() WHERE {_HERE} ORDER BY column_index"
-    ).fetchall():
-        columns.setdefault(table, {})[column] = comment
+    described = _columns(connection).items()
+    columns = {table: {name: comment for name, _, comment in its_columns} for table, its_columns in described}
     statements = []
     for view, body in re.findall(r"CREATE VIEW (\w+) AS(.*?);", views_sql(), re.DOTALL):
         sources = [name for name in re.findall(r"\b(?:FROM|JOIN) (\w+)", body) if name in columns]
@@ -124,6 +116,12 @@ def _comment_views(connection: duckdb.DuckDBPyConnection) -> None:
                 columns[view][column] = _derived_comment(column, [columns[name] for name in sources])
                 statements.append(_column_comment(view, column, columns[view][column] or ""))
     connection.execute("\n".join(statements))
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str, str | None]]]:
+    """By table or view, the name, type and comment of each column, in order."""
+    query = "SELECT table_name, list((column_name, data_type, comment) ORDER BY column_index) FROM duckdb_columns()"
+    return dict(connection.execute(f"{query} WHERE {_HERE} GROUP BY ALL").fetchall())
 
 
 def _derived_comment(column: str, sources: list[dict[str, str | None]]) -> str | None:

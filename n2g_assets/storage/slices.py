@@ -11,8 +11,6 @@
 ``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time
@@ -30,15 +28,7 @@ from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit, of_units
-from n2g_assets.storage.files import (
-    hold_lock,
-    is_whole,
-    read_sealed,
-    say_damaged,
-    size_and_sha256,
-    temporary_folder,
-    write_sealed,
-)
+from n2g_assets.storage import files
 from n2g_assets.storage.hashing import content_hash
 
 _MOVE_SECONDS = 0.05
@@ -118,17 +108,17 @@ class SliceStore:
         path = self.path(key)
         frame = TABLES[key.table].conform(frame)
         _check_keys(key, frame)
-        with temporary_folder(path) as folder:
+        with files.temporary_folder(path) as folder:
             row_group = max(1, int(frame.height * _ROW_GROUP_BYTES / max(frame.estimated_size(), 1)))
             frame.write_parquet(folder / "rows", row_group_size=row_group)
-            size, sha256 = size_and_sha256(folder / "rows")
+            size, sha256 = files.size_and_sha256(folder / "rows")
             manifest = Manifest(
                 **vars(key), input_hash=input_hash, content_hash=content_hash(frame), code_version=code_version,
                 rows=frame.height, written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
                 file_bytes=size, file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
-            write_sealed(folder / "manifest", manifest.model_dump())
+            files.write_sealed(folder / "manifest", manifest.model_dump())
             os.replace(folder / "rows", path)
             os.replace(folder / "manifest", path.with_suffix(".json"))
         return manifest
@@ -140,7 +130,7 @@ class SliceStore:
         if isinstance(state, Manifest):
             return state
         if state != "absent":
-            say_damaged(f"The slice {key}", state)
+            files.say_damaged(f"The slice {key}", state)
         return None
 
     def read(
@@ -160,21 +150,6 @@ class SliceStore:
         except (pl.exceptions.PolarsError, OSError) as error:
             self._discard_unreadable(key)
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
-
-    def scan_all(self, table: str, study: str) -> pl.LazyFrame:
-        """The rows of every layer and part of a table, lazily; no rows where there is no slice.
-
-        Raises:
-            StorageError: one of the slices is damaged or half-written.
-        """
-        keys = [key for key in self.keys(study) if key.table == table]
-        for key in keys:
-            self._check(key)
-        return pl.concat([self._scan(key) for key in keys]) if keys else TABLES[table].empty().lazy()
-
-    def layers(self, table: str, study: str) -> list[int]:
-        """The layers that have at least one whole or damaged slice of a table, ascending."""
-        return sorted({key.layer for key in self.keys(study) if key.table == table and key.layer is not None})
 
     def studies(self) -> list[str]:
         """The studies that have a slice of any table."""
@@ -217,7 +192,7 @@ class SliceStore:
     # ---------------------------------------------------------------------------------------- locks
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Holds a lock of this home; see ``files.hold_lock``."""
-        return hold_lock(self.home.locks, name)
+        return files.hold_lock(self.home.locks, name)
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
@@ -233,8 +208,8 @@ class SliceStore:
         if not path.exists():
             return "absent"
         try:
-            manifest = Manifest.model_validate(read_sealed(path.with_suffix(".json")))
-            if not is_whole(path, manifest.file_bytes, manifest.file_sha256):
+            manifest = Manifest.model_validate(files.read_sealed(path.with_suffix(".json")))
+            if not files.is_whole(path, manifest.file_bytes, manifest.file_sha256):
                 return "its rows are not those of its manifest"
             if self._scan(key).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"

@@ -13,8 +13,6 @@ block is narrowed down to the units that raise it alone; those are ``failed`` in
 for (an ``N2GError``, a full disk, no memory, an interrupt) ends the run; what was finished is safe.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time

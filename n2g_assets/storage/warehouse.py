@@ -29,25 +29,9 @@ from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.table import Table
 from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
-from n2g_assets.storage.files import (
-    is_disk_full,
-    is_whole,
-    read_sealed,
-    size_and_sha256,
-    temporary_folder,
-    write_sealed,
-)
+from n2g_assets.storage import files, schema
 from n2g_assets.storage.hashing import hash_json
-from n2g_assets.storage.schema import (
-    View,
-    create_schema,
-    identifier,
-    literal,
-    published_tables,
-    schema_sql,
-    view_descriptions,
-    views_sql,
-)
+from n2g_assets.storage.schema import View, identifier, literal
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 
 if TYPE_CHECKING:
@@ -133,8 +117,8 @@ def described_views() -> list[View]:
     import duckdb
 
     with duckdb.connect(":memory:") as connection:
-        create_schema(connection)
-        return view_descriptions(connection)
+        schema.create_schema(connection)
+        return schema.view_descriptions(connection)
 
 
 # -------------------------------------------------------------------------------------------- what is to be published
@@ -182,8 +166,8 @@ def _fingerprint(slices: Slices) -> str:
         [
             STORAGE_VERSION,
             [[str(key), found.content_hash, found.input_hash, found.code_version] for key, found in slices.items()],
-            schema_sql(),
-            views_sql(),
+            schema.schema_sql(),
+            schema.views_sql(),
             [reference_rows(table).rows() for table in REFERENCES.values()],
         ]
     )
@@ -202,7 +186,7 @@ def _log_of(database: Path) -> Path:
 def _read_note(database: Path) -> dict[str, Any]:
     """The note of the published file; empty if it is missing or damaged, which counts as a damaged file."""
     try:
-        return read_sealed(_note_of(database))
+        return files.read_sealed(_note_of(database))
     except (OSError, ValueError):
         return {}
 
@@ -211,7 +195,7 @@ def _is_whole(database: Path, note: Mapping[str, Any]) -> bool:
     """Whether the file is the one that its note speaks of, with no log of another program beside it."""
     if not note or not database.is_file() or _log_of(database).exists():
         return False
-    return is_whole(database, note["bytes"], note["sha256"])
+    return files.is_whole(database, note["bytes"], note["sha256"])
 
 
 def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
@@ -222,19 +206,19 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
     for path in (database, note):
         if path.is_dir():
             raise StorageError(f"{path} is a folder where a file of the database belongs: move it away.")
-    with temporary_folder(database) as folder:
+    with files.temporary_folder(database) as folder:
         try:
             rows = _build(folder / database.name, store, slices)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            if is_disk_full(error):
+            if files.is_disk_full(error):
                 raise
             raise StorageError(
                 f"{database} could not be written ({error}), what was there is unharmed: "
                 "remove the cause and materialize the warehouse again."
             ) from error
-        size, sha256 = size_and_sha256(folder / database.name)
+        size, sha256 = files.size_and_sha256(folder / database.name)
         about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
-        write_sealed(folder / note.name, about)
+        files.write_sealed(folder / note.name, about)
         _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
         os.replace(folder / database.name, database)
         os.replace(folder / note.name, note)
@@ -249,9 +233,9 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
         connection.execute(f"SET temp_directory = {literal(str(path.with_suffix('.spill')))}")
         connection.execute(f"ATTACH {literal(str(path))} AS warehouse (STORAGE_VERSION {literal(STORAGE_VERSION)})")
         connection.execute("USE warehouse")
-        create_schema(connection)
+        schema.create_schema(connection)
         connection.register("asked", _units(store, slices))
-        for table in published_tables():
+        for table in schema.published_tables():
             if found := {key: manifest for key, manifest in slices.items() if key.table == table.name}:
                 _fill(connection, store, table, found)
         counted = "SELECT study, table_name, CAST(sum(published_rows) AS BIGINT) FROM slices GROUP BY ALL ORDER BY ALL"

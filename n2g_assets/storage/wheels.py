@@ -8,8 +8,6 @@ Corpora (``corpus/catalogue.py``) and subject models (``model/catalogue.py``) bo
 3. The hash of what came is compared with the pin, and only then the file is moved into place in one step.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -23,6 +23,7 @@ from n2g_assets.definitions import build_defs
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import LAYER_STAGES
+from n2g_assets_tests.storage.helpers import rows_of_all
 from n2g_assets_tests.tiny_models import SENTENCES, tiny_llama
 
 STORIES = 36
@@ -110,7 +111,7 @@ def check(study: Study, home: Path, asset: str, name: str, layers: list[int] | N
 
 def rows_of(home: Path, table: str, study: str = "tiny", **where: Any) -> pl.DataFrame:
     """All rows of a table's slices."""
-    frame = SliceStore(Home(home)).scan_all(table, study).collect()
+    frame = rows_of_all(SliceStore(Home(home)), table, study)
     return frame.filter(**where) if where else frame
 
 

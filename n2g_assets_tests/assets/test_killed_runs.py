@@ -14,6 +14,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.assets.studies import run_stages
+from n2g_assets_tests.storage.helpers import rows_of_all
 
 LAYER = 1
 
@@ -60,7 +61,7 @@ def assert_same_rows(undisturbed_home: Path, killed_home: Path) -> None:
     undisturbed, killed = SliceStore(Home(undisturbed_home)), SliceStore(Home(killed_home))
     assert killed.keys("tiny") == [key for key in undisturbed.keys("tiny") if key.layer in (None, LAYER)]
     for table in TABLES.values():
-        before, after = (store.scan_all(table.name, "tiny").collect() for store in (undisturbed, killed))
+        before, after = (rows_of_all(store, table.name, "tiny") for store in (undisturbed, killed))
         if table.scope == "layer":
             before = before.filter(layer=LAYER)
         floats = _floats(before)

@@ -22,6 +22,7 @@ from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import LAYER_STAGES, shipped_study
 from n2g_assets_tests.assets.studies import definitions_of, planted, rewrite, rows_of, run_job, session_of
+from n2g_assets_tests.storage.helpers import layers_of
 
 LAYER = 1
 TABLES = (*evaluation.STAGE.tables, "layer_scores")
@@ -187,7 +188,7 @@ def test_a_layer_that_lacks_its_inputs_does_not_stop_its_siblings(finished, tmp_
         )
     )  # fmt: skip
     assert not result.success
-    assert store_of(home).layers("layer_scores", "tiny") == [0, 1]
+    assert layers_of(store_of(home), "layer_scores", "tiny") == [0, 1]
 
 
 def test_a_killed_evaluation_scores_only_the_blocks_that_it_had_not_finished(finished, tmp_path, scored, monkeypatch):

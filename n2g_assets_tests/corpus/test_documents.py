@@ -54,13 +54,13 @@ def test_exact_duplicates_and_empty_texts_are_dropped_and_counted_across_sources
     corpus = read(tmp_path, files("a"), files("b"))
     assert corpus.documents.sort("source", "name")["name"].to_list() == ["1.txt", "2.txt", "2.txt"]
     assert corpus.documents["source"].sort().to_list() == ["a", "a", "b"]
-    assert (corpus.duplicates, corpus.empty) == (2, 1)
+    assert (corpus.counts[module.DUPLICATES], corpus.counts[module.EMPTY]) == (2, 1)
 
 
 def test_a_source_may_hold_duplicates_of_others_alone(tmp_path):
     write_texts(tmp_path / "a", {"1.txt": words(50, 1)})
     corpus = read(tmp_path, files("a"), files("a/1.txt"))
-    assert (corpus.documents.height, corpus.duplicates) == (1, 1)
+    assert (corpus.documents.height, corpus.counts[module.DUPLICATES]) == (1, 1)
 
 
 def test_max_tokens_takes_whole_documents_of_a_folder_in_the_order_of_their_hash(tmp_path):
@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_the_batches_nor_documents_on_later_sources(tmp_pa
     other = read(tmp_path, files("a", max_tokens=1000), files("b"))
     assert one.contexts.equals(other.contexts)
     assert one.documents.equals(other.documents)
-    assert (one.duplicates, one.empty) == (other.duplicates, other.empty)
+    assert one.counts == other.counts
     alone = read(tmp_path, files("a", max_tokens=1000)).documents
     assert one.documents.filter(source="a").equals(alone)
 
@@ -130,7 +130,7 @@ def test_near_duplicates_share_a_cluster_and_a_side_and_none_is_lost(tmp_path):
         pl.col("cluster_id").n_unique(), pl.col("split").n_unique(), pl.len()
     )
     assert pairs.select("cluster_id", "split", "len").unique().rows() == [(1, 1, 2)]
-    assert corpus.clusters == 20
+    assert corpus.counts[module.CLUSTERS] == 20
     assert corpus.documents.height == 40
     assert corpus.documents["n_tokens"].sum() == 40 * 69 == (corpus.contexts["token_ids"].list.len() - 1).sum()
 

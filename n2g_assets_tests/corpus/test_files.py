@@ -144,7 +144,8 @@ def test_inspecting_gives_the_hash_and_whether_there_is_text_in_whatever_chunks(
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 1 << 20])
 @pytest.mark.parametrize(
-    ("data", "byte"), [(b"abc\xff", 3), ("aä€".encode() + b"\xe2\x82x", 6), (b"ab\xf0\x9f\x98", 2)]
+    ("data", "byte"),
+    [(b"abc\xff", 3), ("aä€".encode() + b"\xe2\x82x", 6), (b"ab\xf0\x9f\x98", 2), ("a\nä\n€".encode() + b"\xff", 8)],
 )
 def test_inspecting_names_the_byte_that_reading_names(tmp_path, monkeypatch, data, byte, chunk):
     monkeypatch.setattr(module, "_CHUNK_BYTES", chunk)

@@ -7,7 +7,7 @@ from n2g_assets.core.settings import MethodSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method import graph
 from n2g_assets.method.augment import augment_examples
-from n2g_assets.method.graph import Path, PathNode, build_graphs, build_trie, make_path, node_rows
+from n2g_assets.method.graph import Path, build_graphs, build_trie, make_path, node_rows
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.method.slow_graph import SlowPath, nodes_by_forms, slow_merge, slow_nodes, slow_paths
@@ -28,9 +28,9 @@ UNITS = [Unit(0, 1), Unit(1, 1), Unit(1, -1)]
 def path(text: str, activation: float) -> Path:
     """``"x * a"``: x fires, any token before it, and before that a."""
     activating, *before = text.split()
-    nodes = [PathNode("activating", activating.encode(), 1.0)]
-    nodes += [PathNode("ignore", b"", None) if one == "*" else PathNode("context", one.encode(), 0.8) for one in before]
-    return nodes, activation
+    steps = [(("activating", activating.encode()), 1.0)]
+    steps += [(("ignore", b""), None) if one == "*" else (("context", one.encode()), 0.8) for one in before]
+    return steps, activation
 
 
 def ends_of(rows: list[dict]) -> dict[str, tuple[float, int]]:
@@ -46,11 +46,9 @@ def test_a_path_walks_back_to_its_last_important_token_and_never_reaches_bos():
     forms = [b"<bos>", b"a", b"b", b"c", b"d"]
     importances = [1.0, 0.1, 0.75, 0.7, 0.9]
     made = make_path(forms, importances, 4, 0.75)
-    assert [(node.kind, node.form, node.importance) for node in made] == [
-        ("activating", b"d", 0.9), ("ignore", b"", None), ("context", b"b", 0.75),
-    ]  # fmt: skip
-    assert [node.kind for node in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.75)] == ["activating"]
-    assert [node.form for node in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.75)] == [b"a"]
+    assert made == [(("activating", b"d"), 0.9), (("ignore", b""), None), (("context", b"b"), 0.75)]
+    assert [kind for (kind, _), _ in make_path(forms, [9.0, 0, 0, 0, 0], 4, 0.75)] == ["activating"]
+    assert [form for (_, form), _ in make_path(forms, [9.0, 9, 9, 9, 9], 1, 0.75)] == [b"a"]
 
 
 def test_subtrees_of_siblings_are_merged_into_the_ignore_node_two_levels_deep():
@@ -79,7 +77,7 @@ def test_merged_ends_are_means_weighted_by_their_counts():
 
 def test_a_node_holds_the_largest_activation_and_importance_of_the_paths_through_it():
     one, two = path("x a b", 0.5), path("x a c", 1.0)
-    louder = ([one[0][0], PathNode("context", b"a", 0.95), *one[0][2:]], 0.6)
+    louder = ([one[0][0], (("context", b"a"), 0.95), *one[0][2:]], 0.6)
     nodes = nodes_by_forms(node_rows(build_trie([one, two, louder])))
     assert nodes[b"x", b"a"] == (1.0, 0.95, None, 0)
     assert nodes[b"x", b"a", b"b"] == (0.6, 0.8, pytest.approx(0.55), 2)
@@ -110,9 +108,7 @@ def test_the_trie_holds_exactly_the_paths_and_their_copies_by_definition(paths):
     fast = [
         (
             [
-                PathNode(
-                    "activating" if not depth else "ignore" if form is None else "context", form or b"", importance
-                )
+                (("activating" if not depth else "ignore" if form is None else "context", form or b""), importance)
                 for depth, (form, importance) in enumerate(zip(one.forms, one.importances, strict=True))
             ],
             one.activation,

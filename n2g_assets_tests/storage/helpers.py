@@ -54,6 +54,17 @@ def write(
     return store.write(key, frame, input_hash="in", code_version="1")
 
 
+def rows_of_all(store: SliceStore, table: str, study: str) -> pl.DataFrame:
+    """The rows of every layer and part of a table; none where there is no slice."""
+    found = [store.read(key) for key in store.keys(study) if key.table == table]
+    return pl.concat([TABLES[table].empty(), *found])
+
+
+def layers_of(store: SliceStore, table: str, study: str) -> list[int | None]:
+    """The layers that have a slice of a table, whole or not."""
+    return [key.layer for key in store.keys(study) if key.table == table]
+
+
 def remove(store: SliceStore, *key: Any) -> None:
     """Removes a slice with its manifest, as somebody who tidies up by hand would."""
     path = store.path(SliceKey(*key))

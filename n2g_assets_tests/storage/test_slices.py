@@ -21,7 +21,17 @@ from n2g_assets.core.units import Unit
 from n2g_assets.storage import files, slices
 from n2g_assets.storage.hashing import content_hash
 from n2g_assets.storage.slices import SliceKey, SliceStore
-from n2g_assets_tests.storage.helpers import expect, files_below, largest_file, remove, rows, start, write
+from n2g_assets_tests.storage.helpers import (
+    expect,
+    files_below,
+    largest_file,
+    layers_of,
+    remove,
+    rows,
+    rows_of_all,
+    start,
+    write,
+)
 from n2g_assets_tests.storage.test_hashing import VALUES
 
 RULES = SliceKey("rules", "demo", 7)
@@ -81,15 +91,14 @@ def test_layout_and_lookups(store: SliceStore) -> None:
             "documents/study=demo/rows",
         )
     }
-    assert store.layers("rules", "demo") == [7, 12]
+    assert layers_of(store, "rules", "demo") == [7, 12]
     assert store.studies() == ["demo"]
     assert str(store.keys("demo")[0]) == "documents of study demo"
-    assert store.scan_all("rules", "demo").collect()["unit"].to_list() == [7, 12]
-    assert store.scan_all("saliencies", "demo").collect().schema == TABLES["saliencies"].schema
+    assert rows_of_all(store, "rules", "demo")["unit"].to_list() == [7, 12]
     assert store.read(RULES, columns=["unit"]).shape == (1, 1)
     remove(store, "rules", "demo", 7)
     assert store.manifest(RULES) is None
-    assert store.layers("rules", "demo") == [12]
+    assert layers_of(store, "rules", "demo") == [12]
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "stale manifest", "broken manifest", "no manifest"])
@@ -109,9 +118,8 @@ def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: Sli
     else:
         path.with_suffix(".json").unlink()
     assert store.manifest(RULES) is None
-    for read in (store.read, lambda _: store.scan_all("rules", "demo")):
-        with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
-            read(RULES)
+    with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
+        store.read(RULES)
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
     assert store.read(RULES).height == 1
 

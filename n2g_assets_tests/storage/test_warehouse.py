@@ -238,7 +238,6 @@ def test_a_change_of_tables_views_or_registry_is_published_though_no_slice_has_c
         changed.setattr(registry, "TEXTS", (replace(registry.TEXTS[0], label="another"), *registry.TEXTS[1:]))
         fingerprints.add(warehouse._fingerprint({}))
     assert len(fingerprints) == 3
-    monkeypatch.setattr(warehouse, "views_sql", lambda: "CREATE VIEW answer AS SELECT 1 AS a;")
     monkeypatch.setattr(schema, "views_sql", lambda: "CREATE VIEW answer AS SELECT 1 AS a;")
     assert publish(store).changed
     assert query(store, "FROM answer") == [(1,)]
@@ -266,8 +265,7 @@ def test_a_wrong_view_is_an_error_of_the_code_and_leaves_the_database_as_it_was(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = store.home.database.read_bytes()
-    for module in (warehouse, schema):
-        monkeypatch.setattr(module, "views_sql", lambda: "CREATE VIEW answer AS SELECT wrong FROM nowhere;")
+    monkeypatch.setattr(schema, "views_sql", lambda: "CREATE VIEW answer AS SELECT wrong FROM nowhere;")
     with pytest.raises(duckdb.CatalogException, match="nowhere"):
         publish(store)
     assert store.home.database.read_bytes() == before

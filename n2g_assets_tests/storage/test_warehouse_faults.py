@@ -13,7 +13,7 @@ import pytest
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.storage import warehouse
+from n2g_assets.storage import files, warehouse
 from n2g_assets.storage.cache import sweep
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.warehouse import open_database, publish
@@ -159,7 +159,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("step", "found"), [("_build", 2), ("size_and_sha256", 2), ("os.replace:0", 2), ("os.replace:1", 3)]
+    ("step", "found"), [("_build", 2), ("files.size_and_sha256", 2), ("os.replace:0", 2), ("os.replace:1", 3)]
 )
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_mends_the_rest(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch, step: str, found: int
@@ -168,7 +168,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_
     name, _, turn = step.partition(":")
     calls = []
     with monkeypatch.context() as kill:
-        owner, attribute = (warehouse.os, "replace") if name == "os.replace" else (warehouse, name)
+        module, _, attribute = name.rpartition(".")
+        owner = getattr(warehouse, module) if module else warehouse
         real = getattr(owner, attribute)
 
         def killed(*arguments: object) -> object:
@@ -178,7 +179,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_database_and_the_next_run_
             return real(*arguments)
 
         kill.setattr(owner, attribute, killed)
-        kill.setattr(warehouse, "temporary_folder", left_behind)
+        kill.setattr(files, "temporary_folder", left_behind)
         with pytest.raises(Killed):
             publish(store)
     assert count(store) == found

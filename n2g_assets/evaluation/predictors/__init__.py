@@ -4,8 +4,6 @@ Every module has one function ``fit(material) -> Predictor | None``; it answers 
 on. A new predictor is a new module here and its line in the registry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from importlib import import_module
 

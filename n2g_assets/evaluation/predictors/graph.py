@@ -1,7 +1,5 @@
 """The unit's token graph, the explanation that is judged."""
 
-from __future__ import annotations
-
 from n2g_assets.evaluation.material import UnitMaterial
 from n2g_assets.method.predict import TokenGraph
 

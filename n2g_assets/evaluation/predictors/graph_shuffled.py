@@ -1,7 +1,5 @@
 """Control: the graph of another unit of the layer, the unit's *partner*; what any graph would reach."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Control: the graph without the paths of substituted tokens; it shows what augmentation brings."""
 
-from __future__ import annotations
-
 from n2g_assets.core.tables import TABLES
 from n2g_assets.evaluation.material import UnitMaterial
 from n2g_assets.method.graph import build_graphs

@@ -1,7 +1,5 @@
 """Baseline: the mean activation of each run of n tokens over the train contexts, n chosen on them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

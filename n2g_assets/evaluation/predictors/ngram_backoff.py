@@ -3,8 +3,6 @@
 It runs no model: all it does is count.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from n2g_assets.evaluation.material import UnitMaterial

@@ -3,8 +3,6 @@
 It runs no model: all it does is count.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

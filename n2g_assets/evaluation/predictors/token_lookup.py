@@ -1,7 +1,5 @@
 """Baseline: the mean activation of each token over the train contexts; it knows no context."""
 
-from __future__ import annotations
-
 from n2g_assets.evaluation.material import UnitMaterial
 from n2g_assets.evaluation.runs import mean_graph
 from n2g_assets.method.predict import TokenGraph
