@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -51,6 +52,7 @@ directory_type = "project"
 root_module = "own"
 """
 DEFINITIONS = """\
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -89,10 +91,13 @@ def run(project: Path, home: Path, *command: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
-def forget_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules of a project of this name that was loaded before."""
+@pytest.fixture(autouse=True)
+def no_project_is_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test loads its own project of this name."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 def assert_whole(home: Path, layers: set[int] = frozenset({0, 2})) -> None:
@@ -122,7 +127,6 @@ def definitions(project, tmp_path, monkeypatch) -> dg.Definitions:
     """The project's code location, as Dagster loads it, with an empty home."""
     monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
     monkeypatch.syspath_prepend(str(project))
-    forget_own(monkeypatch)
     return dg.load_from_defs_folder(path_within_project=project)
 
 
@@ -131,7 +135,6 @@ def test_n2g_run_ends_by_saying_where_report_and_database_are(project, tmp_path,
     monkeypatch.setenv("N2G_HOME", str(home))
     monkeypatch.setenv("DAGSTER_HOME", "")
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     assert cli.main(["run", "notes", "--layers", "2"]) == 0
     assert_whole(home, {2})
     said = capsys.readouterr().out
@@ -169,7 +172,6 @@ def test_the_project_shows_its_study_with_job_schedule_and_component(definitions
 
 def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(project, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SettingsError, match=r"no study 'demo'.*notes"):
         cli.study_job("demo")
 
@@ -189,8 +191,6 @@ def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(projec
     kept = [each for each in STUDY.splitlines() if each.split(":")[0].strip() != line.split(":")[0]]
     study.write_text("\n".join([*kept, f"  {line}", ""]))
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    forget_own(monkeypatch)
     with pytest.raises(SettingsError) as raised:
         cli.study_job("notes")
     said = str(raised.value)
