@@ -8,11 +8,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import corpus_tokens, subject_model
 from n2g_assets.assets.study import Study
 from n2g_assets.core.setting import CHANGES_NO_ROW
 from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
+from n2g_assets.core.tables import TABLES
 from n2g_assets_tests.assets.studies import (
     HARVEST,
     check,
@@ -219,7 +221,8 @@ def test_layers_in_groups_give_the_same_rows_and_leave_no_evidence(finished, tmp
         before = rows_of(finished.home, table).join(rows.select("layer", "unit").unique(), ["layer", "unit"], "semi")
         if table == "evaluation":  # whose partners are drawn among all units
             rows, before = (each.filter(pl.col("predictor") != "graph_shuffled") for each in (rows, before))
-        assert before.sort(pl.all()).equals(rows.sort(pl.all()))
+        key = TABLES[table].key
+        assert_frame_equal(rows.sort(key), before.sort(key), abs_tol=1e-4)  # other units share the batches
 
 
 @pytest.mark.parametrize("keep", [False, True])
