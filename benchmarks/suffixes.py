@@ -30,7 +30,7 @@ from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.suffixes import LONGEST, Suffixes, suffix_numbers
 from n2g_assets.storage.cache import Cache
 
-GOAL = 2.0
+GOAL = 1.5
 TOKENS, VOCABULARY, CONTEXT = 2_000_000, 49_152, 128
 
 
