@@ -5,8 +5,6 @@ partner's graph, the texts, the harvest, the settings. The layer's means are mad
 are a slice with an input hash of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import product

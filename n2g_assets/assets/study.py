@@ -1,7 +1,5 @@
 """``Study``: one study's name, folder and settings, and what Dagster derives from them: keys, partitions, policy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,8 +9,6 @@ Partitions are numbered side by side in threads, as many at a time as there are 
 holds about 0.1 GB a thread, whatever the corpus's size, unless one token stands at more positions than a partition has.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence
