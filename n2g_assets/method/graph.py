@@ -45,7 +45,6 @@ ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
 NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
 
-
 ANY: NodeKey = (IGNORE, b"")
 """Key of an ignore node."""
 
