@@ -4,8 +4,6 @@
 package. A run is Dagster's: it shows in the UI, and what is fresh is reused.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

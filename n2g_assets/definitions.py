@@ -1,7 +1,5 @@
 """The code location of this package: the studies of its folder ``defs``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

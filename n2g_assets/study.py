@@ -1,11 +1,10 @@
 """``N2GStudy``: reads one ``defs.yaml`` and gives back that study's assets, checks, job, schedule and warehouse."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
 from pydantic import BaseModel
@@ -45,7 +44,7 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         return StudySettings
 
     @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> N2GStudy:
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """The component from validated settings, with ``{{ env.NAME }}`` and the like filled in."""
         return cls(**context.resolve_value(model.model_dump()))
 

@@ -5,8 +5,6 @@ costs the same; where ``layers_at_once`` bounds the disk, only the asked ones. W
 is kept; the rows are chosen afterwards, on whole arrays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -88,8 +88,7 @@ def check_results(
         if layers is None:
             said, metadata = check.faults(session), {}
         else:
-            found = {key: check.faults(session, layer) for key, layer in layers.items()}
-            said = [f"layer {key}: {sentence}" for key, sentences in found.items() for sentence in sentences]
+            said = [f"layer {key}: {fault}" for key, layer in layers.items() for fault in check.faults(session, layer)]
             metadata = {"layers": dg.MetadataValue.text(", ".join(layers))}
         yield dg.AssetCheckResult(
             passed=not said,
@@ -166,11 +165,8 @@ def activations_recomputed(stage: str, session: Session, layer: int) -> list[str
 def _plain_activations(session: Session, layer: int, number: int, token_ids: list[int]) -> np.ndarray:
     import torch
 
-    read: list[torch.Tensor] = []
-    session.subject().run(
-        torch.tensor([token_ids]), {layer: lambda activations: read.append(activations[0, :, number].float())}
-    )
-    return read[0].cpu().numpy()
+    activations = session.subject().read_layers(torch.tensor([token_ids]), [layer])[layer]
+    return activations[0, :, number].float().cpu().numpy()
 
 
 @_checks("top_examples", blocking=True)

@@ -5,8 +5,6 @@ partner's graph, the texts, the harvest, the settings. The layer's means are mad
 are a slice with an input hash of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
@@ -18,6 +16,7 @@ import polars as pl
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
+from n2g_assets.assets.study import groups
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.tables import TABLES
@@ -128,10 +127,9 @@ def _write_means(session: Session, layer: int) -> None:
     contents = [session.manifest(table, layer).content_hash for table in ("evaluation", "document_scores")]
 
     def rows() -> dict[str, pl.DataFrame]:
-        parts = (units[start : start + size] for start in range(0, len(units), size))
         blocks = (
             (session.read("evaluation", layer, units=part), session.read("document_scores", layer, units=part))
-            for part in parts
+            for part in groups(units, size)
         )
         means = layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)
         return {"layer_scores": means}

@@ -6,8 +6,6 @@ most is said. The time is extrapolated from a forward pass on this machine: a un
 makes them stale is not looked at.
 """
 
-from __future__ import annotations
-
 import resource
 import shutil
 import sys

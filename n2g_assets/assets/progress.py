@@ -3,8 +3,6 @@
 ``N2G_PROGRESS=lines`` writes the events to standard error as well where that is no terminal (the demo sets it).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -16,7 +14,7 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_EVENTS = 10.0
 
 
-def progress(what: str, unit: str, log: Callable[[str], None]) -> closing[_Shown]:
+def progress(what: str, unit: str, log: Callable[[str], None]) -> closing["_Shown"]:
     """A callback that shows ``done`` of ``total``; nothing is shown until it is first called.
 
     The event log gets a line every ten seconds at the most; work that takes less than that says nothing there.

@@ -37,9 +37,7 @@ All steps of a run execute in one process, since they share the loaded model.
 """
 
 
-@cache
-def _sweep_once(root: Path) -> None:
-    sweep(Home(root))
+_sweep_once = cache(lambda root: sweep(Home(root)))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
-from n2g_assets.corpus.contexts import harvested_contexts, held_out_texts
+from n2g_assets.corpus.contexts import first_documents, held_out_texts
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
@@ -97,7 +97,7 @@ class Session:
     @cached_property
     def contexts(self) -> pl.DataFrame:
         """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
-        return harvested_contexts(self.read("contexts"), self.settings.harvest.max_tokens)
+        return first_documents(self.read("contexts").filter(split="harvest"), self.settings.harvest.max_tokens)
 
     @cached_property
     def harvest_text(self) -> HarvestText:
@@ -237,9 +237,8 @@ class Session:
         Raises:
             CorpusError: as ``corpus``.
         """
-        known = self._harvested.get(layers[0])
-        if known is not None and all(self._harvested.get(layer) is known for layer in layers):
-            return known
+        if self._harvested.keys() >= set(layers):
+            return self._harvested[layers[0]]
         harvested = self.evidence(self.corpus, layers, show, self.settings.harvest)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "

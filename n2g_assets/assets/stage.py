@@ -17,7 +17,7 @@ from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.study import Study
+from n2g_assets.assets.study import Study, groups
 from n2g_assets.core.errors import N2GError, StorageError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import STAGES, named
@@ -253,7 +253,6 @@ def fill_layer(
 def input_hashes(session: Session, table: str, layer: int, units: Sequence[Unit]) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
     hashes: dict[Unit, str] = {}
-    for start in range(0, len(units), _HASHED_TOGETHER):
-        part = units[start : start + _HASHED_TOGETHER]
+    for part in groups(units, _HASHED_TOGETHER):
         hashes |= unit_rows_hashes(session.read(table, layer, units=part), part)
     return hashes

@@ -1,7 +1,5 @@
 """``Study``: one study's name, folder and settings, and what Dagster derives from them: keys, partitions, policy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 """Run tags that ask for a range of layers in one run."""
 _STUDY = "study"
 """In a job's metadata, the folder and the settings of its study."""
-Layer = TypeVar("Layer")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,10 @@ class Study:
         return [{RANGE_START: part[0], RANGE_END: part[-1]} for part in parts]
 
 
-def groups(layers: Sequence[Layer], at_once: int | str) -> list[Sequence[Layer]]:
-    """The layers, or their partition keys, ``at_once`` together; or ``all``."""
-    size = len(layers) if at_once == "all" else int(at_once)
-    return [layers[start : start + size] for start in range(0, len(layers), size)]
+def groups(items: Sequence[Item], at_once: int | str) -> list[Sequence[Item]]:
+    """The items, such as layers or their partition keys, ``at_once`` together; or ``all``."""
+    size = len(items) if at_once == "all" else int(at_once)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def study_of(job: dg.JobDefinition) -> Study:

@@ -1,7 +1,5 @@
 """Stage ``subject_model``: fetches, converts, loads and verifies the model."""
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 

@@ -1,11 +1,10 @@
 """Where everything lies: the folders of ``$N2G_HOME``, and an early check that they can be written."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Self
 
 from n2g_assets.core.errors import StorageError
 
@@ -34,7 +33,7 @@ class Home:
         """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
 
     @classmethod
-    def from_environment(cls) -> Home:
+    def from_environment(cls) -> Self:
         """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder."""
         named = os.environ.get("N2G_HOME", "").strip()
         if named:

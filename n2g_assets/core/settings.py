@@ -4,8 +4,6 @@ These are plain pydantic models that know no Dagster: ``study.N2GStudy`` reads t
 rooms take the part they need. Unknown keys are errors. Paper sections refer to arXiv 2305.19911.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
@@ -152,7 +150,7 @@ class HarvestSettings(CorpusCut):
     """``auto`` takes cuda, then mps, then cpu."""
 
     @property
-    def exact(self) -> HarvestSettings:
+    def exact(self) -> Self:
         """The same in float32, in arithmetic and on disk."""
         return self.model_copy(update={"dtype": "float32", "evidence_dtype": "float32"})
 
@@ -334,7 +332,7 @@ class StudySettings(Settings):
     """On what the graphs are scored."""
 
     @model_validator(mode="after")
-    def _layers_make_sense(self) -> StudySettings:
+    def _layers_make_sense(self) -> Self:
         numbers = self.layer_numbers
         if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
             raise ValueError(
@@ -345,7 +343,7 @@ class StudySettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _controls_are_redrawn(self) -> StudySettings:
+    def _controls_are_redrawn(self) -> Self:
         if self.control_of is not None and self.subject.reinitialise is None:
             raise ValueError(
                 f"control_of names '{self.control_of}', but the model keeps its trained weights: set "

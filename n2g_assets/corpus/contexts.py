@@ -37,11 +37,6 @@ def first_documents(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFr
     return contexts.join(per_document.filter(before < max_tokens), on="document_id", how="semi", maintain_order="left")
 
 
-def harvested_contexts(contexts: pl.DataFrame, max_tokens: int | None) -> pl.DataFrame:
-    """The contexts of the harvest; ``max_tokens`` as in ``first_documents``."""
-    return first_documents(contexts.filter(pl.col("split") == "harvest"), max_tokens)
-
-
 def held_out_texts(contexts: pl.DataFrame, random_tokens: int, out_of_domain_tokens: int) -> dict[str, pl.DataFrame]:
     """The contexts of each text that no graph is built from; a text without documents is left out.
 

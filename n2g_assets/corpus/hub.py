@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import huggingface_hub as hub
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSource
@@ -34,13 +37,10 @@ def read_hub(source: HubSource, home: Home) -> Iterator[RawDocument]:
     Raises:
         SourceError: The hub cannot be reached, does not know the data set, or it has no such split or field.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HTTPError
-
     listing = find_listing(source, home)
     for name in listing.files:
         try:
-            path = hf_hub_download(
+            path = hub.hf_hub_download(
                 source.name, name, repo_type="dataset", revision=listing.commit, cache_dir=home.downloads / "hub"
             )
         except (OSError, HTTPError, ValueError) as error:
@@ -54,8 +54,6 @@ def find_listing(source: HubSource, home: Home) -> Listing:
     Raises:
         SourceError: The hub cannot be reached and was not before, or does not know the data set or split.
     """
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
     cache, key = Cache(home), hash_json([source.name, source.split, source.revision])
     try:
         listing = _ask_hub(source)
@@ -70,13 +68,10 @@ def find_listing(source: HubSource, home: Home) -> Listing:
 
 
 def _ask_hub(source: HubSource) -> Listing:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionNotFoundError
-
     parquet: list[str] = []
     for revision in [source.revision] if source.revision else [None, _CONVERTED]:
         try:
-            info = HfApi().dataset_info(source.name, revision=revision)
+            info = hub.HfApi().dataset_info(source.name, revision=revision)
         except RevisionNotFoundError:
             if revision != _CONVERTED:
                 raise

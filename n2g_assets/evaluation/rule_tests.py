@@ -21,13 +21,11 @@ Each rule draws from a generator seeded from seed, layer, unit, sign and rule, a
 texts are the same whichever other rules and units are tested beside it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -76,7 +74,7 @@ class FreshText:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> FreshText:
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> Self:
         """The text of some contexts, in the order of their ids.
 
         Raises:

@@ -5,11 +5,10 @@ layer, so that one forward pass serves them all. ``quantiles`` are a unit's own 
 ``random``: the paper looks at the strongest examples only, here every strength is asked about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -37,7 +36,7 @@ class DocumentText:
     """By number, in ascending order."""
 
     @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> DocumentText:
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> Self:
         """The text of contexts with the columns named above, in their order."""
         lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
         windows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -141,7 +140,7 @@ class HarvestLabels:
         *,
         strongest: int,
         threshold: float,
-    ) -> HarvestLabels:
+    ) -> Self:
         """Gathers what is known of one unit.
 
         1. No token of a test document or of its near-duplicates counts, whatever the other rows say of it.

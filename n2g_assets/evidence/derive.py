@@ -13,8 +13,6 @@ strongest positions in any context measured again take the new value and are put
 listed, all other activations, the moments and the quantiles stay coarse.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

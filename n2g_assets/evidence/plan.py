@@ -5,8 +5,6 @@ documents that no shard covers become new shards. So a new document costs only i
 that went costs that of the documents it shared a shard with.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ and keeps a strong one within 1.6 %. A float16 code stands for scale * c and is 
 the magnitude of the activations.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float32, Num
 

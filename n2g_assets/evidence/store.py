@@ -12,8 +12,6 @@
 5. A layer whose activations are not finite gets no entry; it fails when it is read, the others go on without it.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

@@ -10,8 +10,6 @@ partition: 25 MB, whatever the corpus's size, but for a token that alone stands 
 The files are mapped, so the system can take their pages back.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

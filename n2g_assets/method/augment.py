@@ -12,8 +12,6 @@ Every tried variant is a row, kept or not. ``origins`` maps its positions to tho
 a substitute stand for the token that they replace.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

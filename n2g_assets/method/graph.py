@@ -20,8 +20,6 @@
    visible; a backslash stands before a ``*``, ``[``, ``]`` or backslash that is part of a token.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +45,6 @@ ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
 NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
 
-
 ANY: NodeKey = (IGNORE, b"")
 """Key of an ignore node."""
 
@@ -69,15 +66,15 @@ class TrieNode:
     """Sum of the normalised activations of the paths that end here."""
     count: int = 0
     """Paths that end here."""
-    children: dict[NodeKey, TrieNode] = field(default_factory=dict)
+    children: dict[NodeKey, "TrieNode"] = field(default_factory=dict)
 
-    def child(self, key: NodeKey) -> TrieNode:
+    def child(self, key: NodeKey) -> "TrieNode":
         """The child with this key, made if it is not there."""
         if key not in self.children:
             self.children[key] = TrieNode(key)
         return self.children[key]
 
-    def in_order(self) -> list[TrieNode]:
+    def in_order(self) -> list["TrieNode"]:
         """The children by kind and token."""
         return [self.children[key] for key in sorted(self.children)]
 

@@ -7,8 +7,6 @@ On cuda the host goes on while the device computes: what is copied passes throug
 for once the next has been launched.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -13,8 +13,6 @@ candidates of all its positions.
 The paper takes substitutes from DistilBERT (section 3.2): see ``masked_lm``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

@@ -12,8 +12,6 @@ short ones fill rows together. Every different prompt is a row of its own where 
 a prompt is longer than a window of the model's attention, which such a mask would replace.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -60,7 +58,7 @@ class Rows:
     starts: Int64[np.ndarray, "2 rows+1"]
     """Where each row starts in ``nodes`` and in ``paths``."""
 
-    def batch(self, rows: Int64[np.ndarray, " rows"], model: SubjectModel) -> PackedBatch:
+    def batch(self, rows: Int64[np.ndarray, " rows"], model: "SubjectModel") -> PackedBatch:
         """Some rows as the model reads them.
 
         Rows without branches need no mask and no positions: attention is causal, and padding follows the tokens.
@@ -85,7 +83,7 @@ class Rows:
 
 def run_packed(
     prompts: Sequence[Int32[np.ndarray, " length"]],
-    model: SubjectModel,
+    model: "SubjectModel",
     budget: TokenBudget,
     run: Callable[[PackedBatch], tuple[Tensor, ...]],
 ) -> Iterator[tuple[PackedBatch, list[np.ndarray]]]:

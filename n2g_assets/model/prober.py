@@ -4,8 +4,6 @@
 2. The pass stops at the layer, where only the asked neurons are computed (``hooks``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -9,8 +9,6 @@ Checks for Saliency Maps, arXiv 1810.03292.
 Any safetensors will do, in one file or several; no model is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +49,7 @@ def write_reinitialised(weights: Iterable[Path], folder: Path, seed: int) -> Non
         save_file(drawn, folder / path.name, metadata)
 
 
-def _draw(trained: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+def _draw(trained: "torch.Tensor", name: str, seed: int) -> "torch.Tensor":
     """A tensor with the mean and the standard deviation of ``trained``; itself, if it is no matrix."""
     import torch
 

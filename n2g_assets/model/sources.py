@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub as hub
+from huggingface_hub import errors
+
 from n2g_assets.core.errors import N2GError, SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HubSubject, SubjectSettings, WheelSubject
@@ -107,9 +110,6 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
         SourceError: The hub does not know it, it is gated or has no safetensors, or it is neither in the local cache
             nor can the hub be reached.
     """
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
     endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
         info = hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=_HUB_SECONDS)
@@ -132,9 +132,6 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
 
 
 def _from_local_cache(name: str, revision: str | None, what: str, cure: str, cause: Exception) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
     try:
         return Path(hub.snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_FETCHED))
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.HFValidationError) as error:

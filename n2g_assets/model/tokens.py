@@ -3,21 +3,17 @@
 Activations belong to token ids, so the package encodes once and works on ids from there on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Int32
+from tokenizers import Tokenizer
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.model.folder import loading
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """The end-of-text token of the GPT family."""
@@ -33,13 +29,12 @@ class SubjectTokenizer:
     """A copy of its ``tokenizers`` backend, set up for documents."""
 
     @classmethod
-    def load(cls, folder: Path) -> SubjectTokenizer:
+    def load(cls, folder: Path) -> Self:
         """The tokenizer of a model folder.
 
         Raises:
             SourceError: There is none, it is damaged, or it has no fast form.
         """
-        from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 
         with loading(f"The tokenizer in {folder}", "put its tokenizer.json there anew"):

@@ -6,24 +6,19 @@
 4. Token ids that the model has and the tokenizer lacks get a form that no other token has.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from tokenizers import Tokenizer
 
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.method.tokens import normalise as normalised_form
 from n2g_assets.model.tokens import SubjectTokenizer
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"

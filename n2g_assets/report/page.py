@@ -8,8 +8,6 @@
 The same database gives the same page: its only date is ``made_at``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -38,7 +36,7 @@ _EXAMPLE_NODES = 40
 
 
 def render_report(
-    connection: duckdb.DuckDBPyConnection, study: str, *, made_at: datetime, commands: Sequence[str] = ()
+    connection: "duckdb.DuckDBPyConnection", study: str, *, made_at: datetime, commands: Sequence[str] = ()
 ) -> tuple[str, int]:
     """The report of one study as a self-contained HTML document, and the number of layers that it speaks of.
 
@@ -72,7 +70,7 @@ def render_report(
 class _Study:
     """The rows of one study in the database."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, study: str) -> None:
+    def __init__(self, connection: "duckdb.DuckDBPyConnection", study: str) -> None:
         self.connection, self.name = connection, study
 
     def frame(self, query: str, **values: Any) -> pl.DataFrame:

@@ -3,8 +3,6 @@
 Model text is untrusted text: whatever could move a cursor, reverse a line or hide itself is shown by its code.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +104,7 @@ def table_text(frame: pl.DataFrame) -> str:
 
 # -------------------------------------------------------------------------------------- templates
 @cache
-def templates() -> Environment:
+def templates() -> "Environment":
     """The templates, which have these functions as filters, compiled once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 

@@ -23,16 +23,7 @@ from typing import Any
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.storage.files import (
-    hold_lock,
-    is_abandoned,
-    is_whole,
-    read_sealed,
-    say_damaged,
-    size_and_sha256,
-    temporary_folder,
-    write_sealed,
-)
+from n2g_assets.storage import files
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +58,8 @@ class Cache:
             if not folder.exists():
                 return None
             try:
-                about, files = self._read_about(kind, key)
-                damaged = [name for name, (size, sha256) in files.items() if not is_whole(folder / name, size, sha256)]
+                about, held = self._read_about(kind, key)
+                damaged = [name for name, known in held.items() if not files.is_whole(folder / name, *known)]
                 if not damaged:
                     return Entry(folder, about)
                 reason = f"its file {damaged[0]}"
@@ -80,7 +71,7 @@ class Cache:
                     "again."
                 ) from error
             if not again:
-                say_damaged(f"The cache entry {kind}/{key}", reason)
+                files.say_damaged(f"The cache entry {kind}/{key}", reason)
                 self.remove(kind, key)
         return None
 
@@ -96,16 +87,16 @@ class Cache:
         """
         folder = self.folder(kind, key)
         about = dict(about or {})
-        with temporary_folder(folder) as temporary:
+        with files.temporary_folder(folder) as temporary:
             new = temporary / "new"
             new.mkdir()
             fill(new)
-            files = {
-                path.relative_to(new).as_posix(): size_and_sha256(path)
+            held = {
+                path.relative_to(new).as_posix(): files.size_and_sha256(path)
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
-            write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": files})
+            files.write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": held})
             for attempt in range(100):
                 with suppress(FileNotFoundError):
                     os.replace(folder, temporary / f"old{attempt}")
@@ -128,7 +119,7 @@ class Cache:
         found = self.find(kind, key)
         if found is not None:
             return found
-        with hold_lock(self.home.locks, f"cache/{kind}/{key}"):
+        with files.hold_lock(self.home.locks, f"cache/{kind}/{key}"):
             return self.find(kind, key) or self.write(kind, key, fill, about)
 
     def listing(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -143,7 +134,7 @@ class Cache:
         """Removes an entry, or all of a kind; none need be there."""
         folder = self.folder(kind, key)
         if folder.exists():
-            with temporary_folder(folder) as temporary, suppress(FileNotFoundError):
+            with files.temporary_folder(folder) as temporary, suppress(FileNotFoundError):
                 os.replace(folder, temporary / "old")
 
     def folder(self, kind: str, key: str | None = None) -> Path:
@@ -154,7 +145,7 @@ class Cache:
         return self.home.cache.joinpath(*names)
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-        content = read_sealed(self.folder(kind, key) / _ABOUT)
+        content = files.read_sealed(self.folder(kind, key) / _ABOUT)
         if (content["kind"], content["key"]) != (kind, key):
             raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
         return content["about"], content["files"]
@@ -165,7 +156,7 @@ def sweep(home: Home) -> list[Path]:
 
     A temporary without a lock file, which an earlier version or a library left, is removed when it is an hour old.
     """
-    removed = [path for path in _temporaries(home) if is_abandoned(path)]
+    removed = [path for path in _temporaries(home) if files.is_abandoned(path)]
     for path in removed:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
@@ -176,10 +167,10 @@ def sweep(home: Home) -> list[Path]:
 def _temporaries(home: Home) -> Iterator[Path]:
     yield from (path for path in home.root.glob("*") if _LEFTOVER.fullmatch(path.name))
     for top in (home.slices, home.cache, home.downloads, home.reports):
-        for folder, folders, files in os.walk(top):
-            if _ABOUT in files:  # the files of an entry are its own
+        for folder, folders, plain in os.walk(top):
+            if _ABOUT in plain:  # the files of an entry are its own
                 folders.clear()
                 continue
-            names = [name for name in (*folders, *files) if _LEFTOVER.fullmatch(name)]
+            names = [name for name in (*folders, *plain) if _LEFTOVER.fullmatch(name)]
             folders[:] = [name for name in folders if name not in names]
             yield from (Path(folder, name) for name in names)

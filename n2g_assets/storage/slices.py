@@ -143,7 +143,11 @@ class SliceStore:
         Raises:
             StorageError: the slice is absent, damaged or half-written.
         """
-        self._check(key)
+        state = self._inspect(key)
+        if state == "absent":
+            raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
+        if not isinstance(state, Manifest):
+            raise StorageError(f"{self._damage(key)}: {state}.")
         try:
             rows = self._scan(key) if units is None else only_units(self._scan(key), units)
             return (rows if columns is None else rows.select(columns)).collect()
@@ -225,13 +229,6 @@ class SliceStore:
             self._scan(key).collect()
         except (pl.exceptions.PolarsError, OSError):
             self.path(key).with_suffix(".json").unlink(missing_ok=True)
-
-    def _check(self, key: SliceKey) -> None:
-        state = self._inspect(key)
-        if state == "absent":
-            raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
-        if not isinstance(state, Manifest):
-            raise StorageError(f"{self._damage(key)}: {state}.")
 
     def _damage(self, key: SliceKey) -> str:
         return f"{self.path(key)} cannot be read, delete it and materialize {key} again"

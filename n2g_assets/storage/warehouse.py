@@ -10,8 +10,6 @@ A study whose slices are gone leaves the database. Of tables by unit, the rows o
 slice that is damaged, or that an older version wrote with other columns, is passed over with a warning.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -93,7 +91,7 @@ def publish(store: SliceStore) -> PublishReport:
     return report
 
 
-def open_database(home: Home) -> duckdb.DuckDBPyConnection:
+def open_database(home: Home) -> "duckdb.DuckDBPyConnection":
     """A read-only connection to the published file; it keeps its snapshot while others publish.
 
     Raises:
@@ -248,7 +246,7 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
     return rows
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, store: SliceStore, table: Table, slices: Slices) -> None:
+def _fill(connection: "duckdb.DuckDBPyConnection", store: SliceStore, table: Table, slices: Slices) -> None:
     """Inserts the rows of a table's slices, all files at once, and a row of the table ``slices`` for each of them."""
     paths = {str(store.path(key)): manifest for key, manifest in slices.items()}
     patterns = [re.sub(r"([*?\[])", r"[\1]", path) for path in paths]  # so that nothing in a path is a wildcard
