@@ -5,9 +5,9 @@
    equal runs of each length together. Where more tokens are left, the run's number takes the place of its tokens.
 3. Each length counts its different runs through the sorted keys. Numbers of a later partition go on from there.
 
-Partitions are numbered side by side in threads. Beside the corpus each thread holds about 100 bytes a position of its
-partition: 25 MB, whatever the corpus's size, but for a token that alone stands at more positions than a partition has.
-The files are mapped, so the system can take their pages back.
+Partitions are numbered side by side in threads. Beside the corpus, what a thread works on and what waits to be written
+take at most 200 bytes a position of a partition: 50 MB a thread, whatever the corpus's size, but for a token that alone
+stands at more positions than a partition has. The files are mapped, so the system can take their pages back.
 """
 
 import hashlib
