@@ -56,8 +56,8 @@ def difference(old: pl.Series, new: pl.Series) -> float:
     return 0.0 if old.equals(new) else float("inf")
 
 
-def compare_slices(old: Home, new: Home, study: str) -> tuple[int, float, list[str]]:
-    """Of all slices of a study in two homes: the rows, the largest difference, and the tables that differ."""
+def compare_slices(old: Home, new: Home, study: str, near: float = TOLERANCE) -> tuple[int, float, list[str]]:
+    """Of all slices of a study in two homes: the rows, the largest difference, and the tables that differ by more."""
     stores = [SliceStore(home) for home in (old, new)]
     keys, others = (store.keys(study) for store in stores)
     if keys != others:
@@ -68,7 +68,7 @@ def compare_slices(old: Home, new: Home, study: str) -> tuple[int, float, list[s
         before, after = (pl.concat([store.read(key) for key in own]) for store in stores)
         same = before.height == after.height
         apart = max(difference(before[name], after[name]) if same else float("inf") for name in before.columns)
-        wrong += [table] if apart > TOLERANCE else []
+        wrong += [table] if apart > near else []
         rows, largest = rows + after.height, max(largest, apart)
     return rows, largest, wrong
 

@@ -54,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = Home.from_environment()
     try:
         prepare_instance(home)
-        return options.do(home, options)
+        try:
+            return options.do(home, options)
+        except Exception as error:
+            if not isinstance(error, N2GError):  # a full disk stops Dagster's own databases first, which do not say so
+                home.check_writable()
+            raise
     except N2GError as error:
         print(error, file=sys.stderr if options.command == "init" else sys.stdout)
         return 1

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -70,6 +71,22 @@ def test_a_run_that_fails_by_an_error_of_another_kind_names_it(tiny, monkeypatch
     monkeypatch.setattr(subject_model, "materialize", lambda _session: {}["weights"])
     assert cli.main(["run", "tiny"]) == 1
     assert "FAILED tiny/subject_model: 'weights'" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_where_dagsters_own_database_fails_first(tiny, monkeypatch, capsys):
+    def fail(_home):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        raise OSError("disk I/O error")
+
+    monkeypatch.setattr(cli, "run_demo", fail)
+    assert cli.main(["demo"]) == 1
+    assert re.search(r"has 0 MiB of free disk space, a run needs 200 MiB: free some", capsys.readouterr().out)
+
+
+def test_an_error_of_another_kind_is_not_hidden(tiny, monkeypatch):
+    monkeypatch.setattr(cli, "run_demo", lambda _home: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["demo"])
 
 
 def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, caplog):

@@ -17,6 +17,7 @@ import polars as pl
 from n2g_assets.assets import activation_cache
 from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
+from n2g_assets.core.home import MINIMUM_FREE_BYTES
 from n2g_assets.evidence.plan import plan_evidence
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
@@ -63,8 +64,8 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     )
     dropped = settings.layers_at_once != "all" and not settings.keep_evidence
     disk = (max if dropped else sum)(each.new_bytes for each in parts)
-    free = shutil.disk_usage(session.home.root).free
-    advice = "" if disk < free else ": TOO LITTLE; set layers_at_once to a small count, or evidence_dtype to int8"
+    free = shutil.disk_usage(session.home.root).free - MINIMUM_FREE_BYTES
+    advice = "" if disk <= free else ": TOO LITTLE; set layers_at_once to a small count, or evidence_dtype to int8"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.text_corpora}
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"

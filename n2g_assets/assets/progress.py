@@ -50,8 +50,10 @@ class _Shown:
 
 
 def clock(seconds: float) -> str:
-    """For reading, such as 40 s, 3 min 05 s and 2 h 10 min."""
+    """For reading, such as 40 s, 3 min 05 s, 2 h 10 min and 3.5 days."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 48 * 60:
+        return f"{minutes / 1440:.1f} days"
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

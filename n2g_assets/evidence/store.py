@@ -27,6 +27,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from n2g_assets.core.errors import StorageError, SubjectError
+from n2g_assets.core.home import MINIMUM_FREE_BYTES
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.corpus import Shard, TokenCorpus
@@ -163,9 +164,9 @@ def tokens_a_second(model: SubjectModel, layer: int, settings: HarvestSettings) 
 
 def _check_disk(plan: Plan, dtype: str, home: Path) -> None:
     needed = plan.new_bytes(dtype)
-    free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
+    free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free - MINIMUM_FREE_BYTES
     layers = ", ".join(map(str, sorted({layer for _, lacks in plan.work for layer in lacks})))
-    said = f"New evidence of layers {layers} takes {needed:,} bytes in {home}, where {free:,} bytes are free"
+    said = f"New evidence of layers {layers} takes {needed:,} bytes in {home}, where it may take {free:,}"
     if needed > free:
         raise StorageError(
             f"{said}: set layers_at_once to a small count, or harvest.evidence_dtype to int8, ask for fewer units or "

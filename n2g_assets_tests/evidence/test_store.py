@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
-from n2g_assets.core.home import Home
+from n2g_assets.core.home import MINIMUM_FREE_BYTES, Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence import store
 from n2g_assets.evidence.corpus import TokenCorpus
@@ -288,8 +288,8 @@ def test_out_of_memory_the_batch_is_repeated_in_halves_and_later_batches_are_as_
 
 def test_the_bytes_are_said_and_a_full_disk_is_refused_before_the_pass(model, contexts, tmp_path, monkeypatch, caplog):
     needed = 4 * 4 * n_tokens(contexts)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    with pytest.raises(StorageError, match=rf"{needed:,} bytes .* {needed - 1:,} bytes are free: .*fewer.*N2G_HOME"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=MINIMUM_FREE_BYTES + needed - 1))
+    with pytest.raises(StorageError, match=rf"{needed:,} bytes .* may take {needed - 1:,}: .*fewer.*N2G_HOME"):
         read(CountingModel(model, fail_after=0), contexts, tmp_path)
     assert not entries(tmp_path)
     with caplog.at_level(logging.INFO, "n2g_assets.evidence.store"):
