@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -74,7 +74,7 @@ class FreshText:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> Self:
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> "FreshText":
         """The text of some contexts, in the order of their ids.
 
         Raises:
