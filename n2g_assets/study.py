@@ -4,7 +4,6 @@ import re
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Self
 
 import dagster as dg
 from pydantic import BaseModel
@@ -44,7 +43,7 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         return StudySettings
 
     @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "N2GStudy":
         """The component from validated settings, with ``{{ env.NAME }}`` and the like filled in."""
         return cls(**context.resolve_value(model.model_dump()))
 

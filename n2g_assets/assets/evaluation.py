@@ -66,13 +66,9 @@ class LayerScoring:
         self.session, self.layer = session, layer
 
     def compute(
-        self,
-        units: Sequence[Unit],
-        rows: Mapping[str, pl.DataFrame],
-        a_max: Mapping[Unit, float],
-        method: GraphSettings,
-        evaluation: ScoreSettings,
-    ) -> BlockResult:
+        self, units: Sequence[Unit], rows: Mapping[str, pl.DataFrame], a_max: Mapping[Unit, float],
+        method: GraphSettings, evaluation: ScoreSettings,
+    ) -> BlockResult:  # fmt: skip
         """The scores of a block of units, whose rows by table are at hand."""
         session, layer = self.session, self.layer
         partners = [self._partners[unit] for unit in units if unit in self._partners]
@@ -131,8 +127,7 @@ def _write_means(session: Session, layer: int) -> None:
             (session.read("evaluation", layer, units=part), session.read("document_scores", layer, units=part))
             for part in groups(units, size)
         )
-        means = layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)
-        return {"layer_scores": means}
+        return {"layer_scores": layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)}
 
     input_hash = hash_json([_MEANS_CODE_VERSION, contents, len(units), draws, seed, expected])
     session.bring_up_to_date(

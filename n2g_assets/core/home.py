@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Self
 
 from n2g_assets.core.errors import StorageError
 
@@ -33,7 +32,7 @@ class Home:
         """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls) -> "Home":
         """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder."""
         named = os.environ.get("N2G_HOME", "").strip()
         if named:

@@ -28,13 +28,9 @@ HUNDREDTHS = 101
 
 
 def layer_scores(
-    blocks: Iterable[tuple[pl.DataFrame, pl.DataFrame]],
-    *,
-    units_asked: int,
-    draws: int,
-    seed: int,
+    blocks: Iterable[tuple[pl.DataFrame, pl.DataFrame]], *, units_asked: int, draws: int, seed: int,
     expected: Iterable[tuple[str, str]] = (),
-) -> pl.DataFrame:
+) -> pl.DataFrame:  # fmt: skip
     """The means of one layer.
 
     Args:

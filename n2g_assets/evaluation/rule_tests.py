@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -40,22 +40,16 @@ from n2g_assets.method.text import EncodedText
 
 CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
 """Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
-
 CONTEXT, ACTIVATING = "context", "activating"
 """Values of ``rule_tests.near_miss_tokens``: which token of the rule was changed."""
-
 FRESH_TOKENS = (8, 16)
 """Fewest and most tokens of fresh text before a rule's own."""
-
 ROUNDS = 16
 """Times a text is drawn before it is left out."""
-
 _DRAWS = 64
 """Fresh tokens looked at to find one of another form."""
-
 Text = Int32[np.ndarray, " length"]
 """Token ids of one text, BOS at position 0."""
-
 Wanted = TypeVar("Wanted", bound=Hashable)
 
 
@@ -74,7 +68,7 @@ class FreshText:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> Self:
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> "FreshText":
         """The text of some contexts, in the order of their ids.
 
         Raises:
@@ -170,15 +164,9 @@ class RuleTrial:
 
 
 def try_rules(
-    units: Sequence[Unit],
-    rules: pl.DataFrame,
-    graph_nodes: pl.DataFrame,
-    fresh: FreshText,
-    a_max: Mapping[Unit, float],
-    prober: Prober,
-    method: PredictionSettings,
-    evaluation: RuleTestSettings,
-) -> BlockResult:
+    units: Sequence[Unit], rules: pl.DataFrame, graph_nodes: pl.DataFrame, fresh: FreshText,
+    a_max: Mapping[Unit, float], prober: Prober, method: PredictionSettings, evaluation: RuleTestSettings,
+) -> BlockResult:  # fmt: skip
     """Tests the rules of a block of units of the prober's layer on the model; rows of other units are ignored.
 
     Returns:

@@ -8,7 +8,6 @@ layer, so that one forward pass serves them all. ``quantiles`` are a unit's own 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -36,7 +35,7 @@ class DocumentText:
     """By number, in ascending order."""
 
     @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> Self:
+    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> "DocumentText":
         """The text of contexts with the columns named above, in their order."""
         lengths = contexts["token_ids"].list.len().to_numpy().astype(np.int64)
         windows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -131,16 +130,9 @@ class HarvestLabels:
 
     @classmethod
     def of(
-        cls,
-        harvest: HarvestText,
-        activations: pl.DataFrame,
-        train: pl.DataFrame,
-        test_documents: Collection[str],
-        a_max: float,
-        *,
-        strongest: int,
-        threshold: float,
-    ) -> Self:
+        cls, harvest: HarvestText, activations: pl.DataFrame, train: pl.DataFrame, test_documents: Collection[str],
+        a_max: float, *, strongest: int, threshold: float,
+    ) -> "HarvestLabels":  # fmt: skip
         """Gathers what is known of one unit.
 
         1. No token of a test document or of its near-duplicates counts, whatever the other rows say of it.

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -28,7 +27,7 @@ class TokenCorpus:
     """Where each context starts in ``token_ids``."""
 
     @classmethod
-    def from_frame(cls, contexts: pl.DataFrame) -> Self:
+    def from_frame(cls, contexts: pl.DataFrame) -> "TokenCorpus":
         """From rows (context_id, document_id, token_ids); a ValueError if a document's contexts are not together."""
         names = contexts["document_id"].unique(maintain_order=True).to_list()
         documents = contexts["document_id"].rle_id().to_numpy().astype(np.int64)

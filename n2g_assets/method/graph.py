@@ -38,19 +38,14 @@ from n2g_assets.method.tokens import display_text
 
 MAX_NODES = 500_000
 """A graph that merging makes larger than this is given up: ledger ``failed``."""
-
 ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
 """Values of ``graph_nodes.kind``, in the order of siblings."""
-
 NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
-
 ANY: NodeKey = (IGNORE, b"")
 """Key of an ignore node."""
-
 Step = tuple[NodeKey, float | None]
 """One node of a path, and the importance of its token for the activating token; none for ignore nodes."""
-
 Path = tuple[Sequence[Step], float]
 """Nodes from the activating one backwards, the last is no ignore node, and normalised activation at its token."""
 
@@ -199,14 +194,9 @@ def visible(form: bytes) -> str:
 
 
 def build_graphs(
-    units: Sequence[Unit],
-    pruned_examples: pl.DataFrame,
-    saliencies: pl.DataFrame,
-    augmented_examples: pl.DataFrame,
-    a_max: Mapping[Unit, float],
-    vocabulary: Vocabulary,
-    settings: GraphSettings,
-) -> BlockResult:
+    units: Sequence[Unit], pruned_examples: pl.DataFrame, saliencies: pl.DataFrame, augmented_examples: pl.DataFrame,
+    a_max: Mapping[Unit, float], vocabulary: Vocabulary, settings: GraphSettings,
+) -> BlockResult:  # fmt: skip
     """Tables ``graph_nodes`` and ``rules`` of a block of units; other units' rows are ignored.
 
     A unit is ``failed`` in the ledger where merging would make more than ``MAX_NODES`` nodes.
@@ -232,13 +222,9 @@ def build_graphs(
 
 
 def _paths(
-    pruned: Sequence[Mapping[str, Any]],
-    salient: Sequence[Mapping[str, Any]],
-    variants: Sequence[Mapping[str, Any]],
-    a_max: float,
-    vocabulary: Vocabulary,
-    settings: GraphSettings,
-) -> Iterator[Path]:
+    pruned: Sequence[Mapping[str, Any]], salient: Sequence[Mapping[str, Any]], variants: Sequence[Mapping[str, Any]],
+    a_max: float, vocabulary: Vocabulary, settings: GraphSettings,
+) -> Iterator[Path]:  # fmt: skip
     """The paths of one unit: those of its pruned prompts, then those of its kept variants (step 1)."""
     threshold = float(np.float32(settings.important_threshold))  # importances are stored as float32
     examples = {row["rank"]: row for row in pruned}

@@ -13,7 +13,6 @@ The walk itself is compiled (:mod:`n2g_assets.method.walk`).
 
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -59,7 +58,7 @@ class TokenGraph:
         return self.forms[: self.n_roots]
 
     @classmethod
-    def from_rows(cls, graph_nodes: pl.DataFrame, vocabulary: Vocabulary) -> Self:
+    def from_rows(cls, graph_nodes: pl.DataFrame, vocabulary: Vocabulary) -> "TokenGraph":
         """The graph of one unit from its rows of ``graph_nodes``; without rows it predicts 0 everywhere.
 
         Raises:
@@ -89,7 +88,7 @@ class TokenGraph:
         values: Float32[np.ndarray, " nodes"],
         n_forms: int,
         node_ids: Int32[np.ndarray, " nodes"] | None = None,
-    ) -> Self:
+    ) -> "TokenGraph":
         """A trie from its nodes, parents before children.
 
         Args:

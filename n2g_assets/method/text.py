@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -24,7 +23,7 @@ class EncodedText:
     """``by_form[starts[f]:starts[f + 1]]`` are the tokens of form f."""
 
     @classmethod
-    def from_contexts(cls, contexts: Sequence[Int[np.ndarray, " length"]], vocabulary: Vocabulary) -> Self:
+    def from_contexts(cls, contexts: Sequence[Int[np.ndarray, " length"]], vocabulary: Vocabulary) -> "EncodedText":
         """The text of contexts, given their token ids with BOS at position 0."""
         lengths = [len(context) for context in contexts]
         token_ids = np.concatenate([np.zeros(0, np.int32), *contexts]).astype(np.int32)
@@ -34,7 +33,7 @@ class EncodedText:
     @classmethod
     def from_forms(
         cls, forms: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_forms: int
-    ) -> Self:
+    ) -> "EncodedText":
         """The text of tokens whose forms and positions in their contexts are known."""
         inside = np.flatnonzero(positions > 0)
         narrow = np.uint16 if n_forms <= 2**16 else np.uint32  # NumPy sorts 16 bits six times faster

@@ -6,7 +6,7 @@ Activations belong to token ids, so the package encodes once and works on ids fr
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -29,7 +29,7 @@ class SubjectTokenizer:
     """A copy of its ``tokenizers`` backend, set up for documents."""
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "SubjectTokenizer":
         """The tokenizer of a model folder.
 
         Raises:

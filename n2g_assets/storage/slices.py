@@ -87,16 +87,9 @@ class SliceStore:
 
     # ---------------------------------------------------------------------------------------- writing
     def write(
-        self,
-        key: SliceKey,
-        frame: pl.DataFrame,
-        *,
-        input_hash: str,
-        code_version: str,
-        unit_hashes: Mapping[str, str] | None = None,
-        seconds: float = 0.0,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Manifest:
+        self, key: SliceKey, frame: pl.DataFrame, *, input_hash: str, code_version: str,
+        unit_hashes: Mapping[str, str] | None = None, seconds: float = 0.0, extra: Mapping[str, Any] | None = None,
+    ) -> Manifest:  # fmt: skip
         """Replaces one slice; what was there stays until the new one is complete.
 
         The rows have all columns of the table and any order; what else is given is kept in the manifest, ``extra`` as
