@@ -66,9 +66,13 @@ class LayerScoring:
         self.session, self.layer = session, layer
 
     def compute(
-        self, units: Sequence[Unit], rows: Mapping[str, pl.DataFrame], a_max: Mapping[Unit, float],
-        method: GraphSettings, evaluation: ScoreSettings,
-    ) -> BlockResult:  # fmt: skip
+        self,
+        units: Sequence[Unit],
+        rows: Mapping[str, pl.DataFrame],
+        a_max: Mapping[Unit, float],
+        method: GraphSettings,
+        evaluation: ScoreSettings,
+    ) -> BlockResult:
         """The scores of a block of units, whose rows by table are at hand."""
         session, layer = self.session, self.layer
         partners = [self._partners[unit] for unit in units if unit in self._partners]

@@ -60,9 +60,16 @@ class _Document(NamedTuple):
 
 
 def read_documents(
-    sources: Sequence[AnyCorpusSource], *, study_folder: Path, home: Home, encode: Encode, bos_id: int,
-    harvest: CorpusCut, needed_contexts: int, progress: Progress | None = None,
-) -> Corpus:  # fmt: skip
+    sources: Sequence[AnyCorpusSource],
+    *,
+    study_folder: Path,
+    home: Home,
+    encode: Encode,
+    bos_id: int,
+    harvest: CorpusCut,
+    needed_contexts: int,
+    progress: Progress | None = None,
+) -> Corpus:
     """Reads, tokenises, splits and cuts the corpus of a study.
 
     Args:
@@ -104,9 +111,14 @@ def read_documents(
 
 
 def _take(
-    source: AnyCorpusSource, opened: OpenSource, longest: int | None, encode: Encode, seen: set[str],
-    counts: dict[str, float], progress: Progress,
-) -> Iterator[_Document]:  # fmt: skip
+    source: AnyCorpusSource,
+    opened: OpenSource,
+    longest: int | None,
+    encode: Encode,
+    seen: set[str],
+    counts: dict[str, float],
+    progress: Progress,
+) -> Iterator[_Document]:
     """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
     label, limit, kind = source_label(source), source.max_tokens, source_kind(source)
     n_tokens = n_characters = n_texts = 0

@@ -52,9 +52,15 @@ FAILURE_RULES: dict[str, str] = {
 
 
 def find_counterexamples(
-    unit: Unit, graph: TokenGraph, rules: pl.DataFrame, name: str, text: DocumentText,
-    actual: Float[np.ndarray, " tokens"], threshold: float, keep: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    unit: Unit,
+    graph: TokenGraph,
+    rules: pl.DataFrame,
+    name: str,
+    text: DocumentText,
+    actual: Float[np.ndarray, " tokens"],
+    threshold: float,
+    keep: int,
+) -> list[dict[str, Any]]:
     """Rows of ``counterexamples`` of one unit on the text of this name, without ``study`` and ``layer``.
 
     Of each kind the ``keep`` errors with the largest distance of prediction and activation are kept; of equals, the

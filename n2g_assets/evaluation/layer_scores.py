@@ -28,9 +28,13 @@ HUNDREDTHS = 101
 
 
 def layer_scores(
-    blocks: Iterable[tuple[pl.DataFrame, pl.DataFrame]], *, units_asked: int, draws: int, seed: int,
+    blocks: Iterable[tuple[pl.DataFrame, pl.DataFrame]],
+    *,
+    units_asked: int,
+    draws: int,
+    seed: int,
     expected: Iterable[tuple[str, str]] = (),
-) -> pl.DataFrame:  # fmt: skip
+) -> pl.DataFrame:
     """The means of one layer.
 
     Args:

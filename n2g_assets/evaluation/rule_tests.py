@@ -164,9 +164,15 @@ class RuleTrial:
 
 
 def try_rules(
-    units: Sequence[Unit], rules: pl.DataFrame, graph_nodes: pl.DataFrame, fresh: FreshText,
-    a_max: Mapping[Unit, float], prober: Prober, method: PredictionSettings, evaluation: RuleTestSettings,
-) -> BlockResult:  # fmt: skip
+    units: Sequence[Unit],
+    rules: pl.DataFrame,
+    graph_nodes: pl.DataFrame,
+    fresh: FreshText,
+    a_max: Mapping[Unit, float],
+    prober: Prober,
+    method: PredictionSettings,
+    evaluation: RuleTestSettings,
+) -> BlockResult:
     """Tests the rules of a block of units of the prober's layer on the model; rows of other units are ignored.
 
     Returns:

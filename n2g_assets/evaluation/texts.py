@@ -130,9 +130,16 @@ class HarvestLabels:
 
     @classmethod
     def of(
-        cls, harvest: HarvestText, activations: pl.DataFrame, train: pl.DataFrame, test_documents: Collection[str],
-        a_max: float, *, strongest: int, threshold: float,
-    ) -> "HarvestLabels":  # fmt: skip
+        cls,
+        harvest: HarvestText,
+        activations: pl.DataFrame,
+        train: pl.DataFrame,
+        test_documents: Collection[str],
+        a_max: float,
+        *,
+        strongest: int,
+        threshold: float,
+    ) -> "HarvestLabels":
         """Gathers what is known of one unit.
 
         1. No token of a test document or of its near-duplicates counts, whatever the other rows say of it.

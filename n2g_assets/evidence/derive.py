@@ -59,9 +59,16 @@ class _Entries(NamedTuple):
 
 
 def derive(
-    read: Read, corpus: TokenCorpus, units: Sequence[Unit], *, strongest: int, top_contexts: int,
-    contexts_per_document: int, remeasure: Callable[[pl.Series], Read] | None = None, block: int | None = None,
-) -> dict[str, pl.DataFrame]:  # fmt: skip
+    read: Read,
+    corpus: TokenCorpus,
+    units: Sequence[Unit],
+    *,
+    strongest: int,
+    top_contexts: int,
+    contexts_per_document: int,
+    remeasure: Callable[[pl.Series], Read] | None = None,
+    block: int | None = None,
+) -> dict[str, pl.DataFrame]:
     """The rows of ``neuron_stats``, ``activations`` and ``top_contexts``, without study and layer, ordered by key.
 
     Args:

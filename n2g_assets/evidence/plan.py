@@ -50,9 +50,14 @@ class Plan:
 
 
 def plan_evidence(
-    facts: Mapping[str, Any], corpus: TokenCorpus, neurons: Mapping[int, Sequence[int]], settings: HarvestSettings,
-    cache: Cache, *, trusting: bool = False,
-) -> Plan:  # fmt: skip
+    facts: Mapping[str, Any],
+    corpus: TokenCorpus,
+    neurons: Mapping[int, Sequence[int]],
+    settings: HarvestSettings,
+    cache: Cache,
+    *,
+    trusting: bool = False,
+) -> Plan:
     """What ``read_evidence`` takes over and what it runs; ``trusting`` looks at no file, which can take long.
 
     ``facts`` is the model's row of ``subject_models``.
@@ -86,8 +91,11 @@ def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) 
 
 
 def plan_shards(
-    corpus: TokenCorpus, entries: Iterable[Mapping[str, Any]], wanted: Mapping[int, Neurons], shard_tokens: int,
-) -> list[Shard]:  # fmt: skip
+    corpus: TokenCorpus,
+    entries: Iterable[Mapping[str, Any]],
+    wanted: Mapping[int, Neurons],
+    shard_tokens: int,
+) -> list[Shard]:
     """Shards that cover the corpus: those of entries, where they can be taken over, and new ones for the rest.
 
     ``entries`` gives the ``about`` of the store's entries. Where their shards overlap, those win that hold most

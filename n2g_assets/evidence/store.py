@@ -104,9 +104,14 @@ class Evidence:
 
 
 def read_evidence(
-    model: SubjectModel, corpus: TokenCorpus, neurons: Mapping[int, Sequence[int]], settings: HarvestSettings, *,
-    cache: Cache, progress: Progress | None = None,
-) -> Evidence:  # fmt: skip
+    model: SubjectModel,
+    corpus: TokenCorpus,
+    neurons: Mapping[int, Sequence[int]],
+    settings: HarvestSettings,
+    *,
+    cache: Cache,
+    progress: Progress | None = None,
+) -> Evidence:
     """Read the activations of some neurons on a corpus, or take over what is on disk.
 
     Args:
@@ -172,9 +177,16 @@ def _check_disk(plan: Plan, dtype: str, home: Path) -> None:
 
 
 def _run_shard(
-    model: SubjectModel, corpus: TokenCorpus, shard: Shard, new: Mapping[int, Neurons], budget: TokenBudget,
-    settings: HarvestSettings, cache: Cache, plan: Plan, failed: dict[int, str],
-) -> Iterator[int]:  # fmt: skip
+    model: SubjectModel,
+    corpus: TokenCorpus,
+    shard: Shard,
+    new: Mapping[int, Neurons],
+    budget: TokenBudget,
+    settings: HarvestSettings,
+    cache: Cache,
+    plan: Plan,
+    failed: dict[int, str],
+) -> Iterator[int]:
     """Run a shard, yielding the tokens of each batch; each layer's new file, or its failure, is noted at the end."""
     lengths = corpus.lengths[shard.contexts]
     starts = np.cumsum(lengths) - lengths

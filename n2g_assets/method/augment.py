@@ -61,9 +61,13 @@ def positions_to_vary(
 
 
 def augment_examples(
-    units: Sequence[Unit], pruned_examples: pl.DataFrame, vocabulary: Vocabulary, prober: Prober, proposer: Proposer,
+    units: Sequence[Unit],
+    pruned_examples: pl.DataFrame,
+    vocabulary: Vocabulary,
+    prober: Prober,
+    proposer: Proposer,
     settings: AugmentSettings,
-) -> BlockResult:  # fmt: skip
+) -> BlockResult:
     """Table ``augmented_examples`` of a block of units of the prober's layer; other units' rows are ignored."""
     pruned = rows_by_unit(units, pruned_examples.sort("rank"))
     examples = [row for unit in units for row in pruned[unit]]

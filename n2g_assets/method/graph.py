@@ -194,9 +194,14 @@ def visible(form: bytes) -> str:
 
 
 def build_graphs(
-    units: Sequence[Unit], pruned_examples: pl.DataFrame, saliencies: pl.DataFrame, augmented_examples: pl.DataFrame,
-    a_max: Mapping[Unit, float], vocabulary: Vocabulary, settings: GraphSettings,
-) -> BlockResult:  # fmt: skip
+    units: Sequence[Unit],
+    pruned_examples: pl.DataFrame,
+    saliencies: pl.DataFrame,
+    augmented_examples: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    vocabulary: Vocabulary,
+    settings: GraphSettings,
+) -> BlockResult:
     """Tables ``graph_nodes`` and ``rules`` of a block of units; other units' rows are ignored.
 
     A unit is ``failed`` in the ledger where merging would make more than ``MAX_NODES`` nodes.
@@ -222,9 +227,13 @@ def build_graphs(
 
 
 def _paths(
-    pruned: Sequence[Mapping[str, Any]], salient: Sequence[Mapping[str, Any]], variants: Sequence[Mapping[str, Any]],
-    a_max: float, vocabulary: Vocabulary, settings: GraphSettings,
-) -> Iterator[Path]:  # fmt: skip
+    pruned: Sequence[Mapping[str, Any]],
+    salient: Sequence[Mapping[str, Any]],
+    variants: Sequence[Mapping[str, Any]],
+    a_max: float,
+    vocabulary: Vocabulary,
+    settings: GraphSettings,
+) -> Iterator[Path]:
     """The paths of one unit: those of its pruned prompts, then those of its kept variants (step 1)."""
     threshold = float(np.float32(settings.important_threshold))  # importances are stored as float32
     examples = {row["rank"]: row for row in pruned}

@@ -176,9 +176,13 @@ def importance_rows(
 
 
 def prune_examples(
-    units: Sequence[Unit], top_examples: pl.DataFrame, a_max: Mapping[Unit, float], vocabulary: Vocabulary,
-    prober: Prober, settings: PruneSettings,
-) -> BlockResult:  # fmt: skip
+    units: Sequence[Unit],
+    top_examples: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    vocabulary: Vocabulary,
+    prober: Prober,
+    settings: PruneSettings,
+) -> BlockResult:
     """Tables ``pruned_examples`` and ``saliencies`` of a block of units of the prober's layer; others are ignored."""
     train = rows_by_unit(units, top_examples.filter(pl.col("split") == "train").sort("rank"))
     contexts = [

@@ -21,9 +21,14 @@ from n2g_assets.method.results import BlockResult, Outcome, finish_block, rows_b
 
 
 def choose_top_examples(
-    units: Sequence[Unit], top_contexts: pl.DataFrame, contexts: pl.DataFrame, a_max: Mapping[Unit, float], layer: int,
-    settings: TopExampleSettings, cluster_of: Mapping[str, str] | None = None,
-) -> BlockResult:  # fmt: skip
+    units: Sequence[Unit],
+    top_contexts: pl.DataFrame,
+    contexts: pl.DataFrame,
+    a_max: Mapping[Unit, float],
+    layer: int,
+    settings: TopExampleSettings,
+    cluster_of: Mapping[str, str] | None = None,
+) -> BlockResult:
     """Chooses and splits the top examples of a block of units of a layer; other units' rows are ignored.
 
     ``cluster_of`` holds, by document id, the id of its near-duplicates; without it each document stands alone.

@@ -48,9 +48,13 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 
 
 def load_subject(
-    files: SubjectFiles, hook: str, harvest: HarvestSettings, mask_token: str,
-    dtype: Literal["float32", "bfloat16"] = "float32", lock_file: Path | None = None,
-) -> SubjectModel:  # fmt: skip
+    files: SubjectFiles,
+    hook: str,
+    harvest: HarvestSettings,
+    mask_token: str,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    lock_file: Path | None = None,
+) -> SubjectModel:
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;

@@ -82,9 +82,11 @@ class Rows:
 
 
 def run_packed(
-    prompts: Sequence[Int32[np.ndarray, " length"]], model: "SubjectModel", budget: TokenBudget,
+    prompts: Sequence[Int32[np.ndarray, " length"]],
+    model: "SubjectModel",
+    budget: TokenBudget,
     run: Callable[[PackedBatch], tuple[Tensor, ...]],
-) -> Iterator[tuple[PackedBatch, list[np.ndarray]]]:  # fmt: skip
+) -> Iterator[tuple[PackedBatch, list[np.ndarray]]]:
     """Runs prompts batch by batch, packed if none is longer than ``model.packs`` tokens.
 
     Yields:

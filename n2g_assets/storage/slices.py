@@ -87,9 +87,16 @@ class SliceStore:
 
     # ---------------------------------------------------------------------------------------- writing
     def write(
-        self, key: SliceKey, frame: pl.DataFrame, *, input_hash: str, code_version: str,
-        unit_hashes: Mapping[str, str] | None = None, seconds: float = 0.0, extra: Mapping[str, Any] | None = None,
-    ) -> Manifest:  # fmt: skip
+        self,
+        key: SliceKey,
+        frame: pl.DataFrame,
+        *,
+        input_hash: str,
+        code_version: str,
+        unit_hashes: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """Replaces one slice; what was there stays until the new one is complete.
 
         The rows have all columns of the table and any order; what else is given is kept in the manifest, ``extra`` as

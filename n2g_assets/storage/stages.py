@@ -65,11 +65,22 @@ class StageReport:
 
 
 def fill_units(
-    store: SliceStore, *, stage: str, tables: Sequence[str], study: str, layer: int, code_version: str,
-    settings_hash: str, units: Sequence[Unit], unit_inputs: Mapping[Unit, str], carried: Mapping[Unit, Outcome],
-    compute: Callable[[list[Unit]], BlockResult], block_size: int, progress: Progress = lambda done, total: None,
+    store: SliceStore,
+    *,
+    stage: str,
+    tables: Sequence[str],
+    study: str,
+    layer: int,
+    code_version: str,
+    settings_hash: str,
+    units: Sequence[Unit],
+    unit_inputs: Mapping[Unit, str],
+    carried: Mapping[Unit, Outcome],
+    compute: Callable[[list[Unit]], BlockResult],
+    block_size: int,
+    progress: Progress = lambda done, total: None,
     retry_failed: bool = False,
-) -> StageReport:  # fmt: skip
+) -> StageReport:
     """Brings the slices of one stage and layer up to date; a second run of the same waits for the first.
 
     Args:
