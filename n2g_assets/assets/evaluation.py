@@ -131,7 +131,8 @@ def _write_means(session: Session, layer: int) -> None:
             (session.read("evaluation", layer, units=part), session.read("document_scores", layer, units=part))
             for part in groups(units, size)
         )
-        return {"layer_scores": layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)}
+        means = layer_scores(blocks, units_asked=len(units), draws=draws, seed=seed, expected=expected)
+        return {"layer_scores": means}
 
     input_hash = hash_json([_MEANS_CODE_VERSION, contents, len(units), draws, seed, expected])
     session.bring_up_to_date(

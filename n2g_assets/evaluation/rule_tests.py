@@ -40,16 +40,22 @@ from n2g_assets.method.text import EncodedText
 
 CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
 """Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
+
 CONTEXT, ACTIVATING = "context", "activating"
 """Values of ``rule_tests.near_miss_tokens``: which token of the rule was changed."""
+
 FRESH_TOKENS = (8, 16)
 """Fewest and most tokens of fresh text before a rule's own."""
+
 ROUNDS = 16
 """Times a text is drawn before it is left out."""
+
 _DRAWS = 64
 """Fresh tokens looked at to find one of another form."""
+
 Text = Int32[np.ndarray, " length"]
 """Token ids of one text, BOS at position 0."""
+
 Wanted = TypeVar("Wanted", bound=Hashable)
 
 

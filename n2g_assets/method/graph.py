@@ -38,14 +38,19 @@ from n2g_assets.method.tokens import display_text
 
 MAX_NODES = 500_000
 """A graph that merging makes larger than this is given up: ledger ``failed``."""
+
 ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
 """Values of ``graph_nodes.kind``, in the order of siblings."""
+
 NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
+
 ANY: NodeKey = (IGNORE, b"")
 """Key of an ignore node."""
+
 Step = tuple[NodeKey, float | None]
 """One node of a path, and the importance of its token for the activating token; none for ignore nodes."""
+
 Path = tuple[Sequence[Step], float]
 """Nodes from the activating one backwards, the last is no ignore node, and normalised activation at its token."""
 
