@@ -237,8 +237,9 @@ class Session:
         Raises:
             CorpusError: as ``corpus``.
         """
-        if self._harvested.keys() >= set(layers):
-            return self._harvested[layers[0]]
+        known = self._harvested.get(layers[0])
+        if known is not None and all(self._harvested.get(layer) is known for layer in layers):
+            return known
         harvested = self.evidence(self.corpus, layers, show, self.settings.harvest)
         self.log.info(
             f"{harvested.tokens_run:,} tokens went through the model in {harvested.shards_run} shards, "
