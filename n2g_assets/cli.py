@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.study import RANGE_END, RANGE_START, groups, study_of
+from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 
@@ -94,8 +94,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     os.environ["N2G_PROGRESS"] = "lines"
     _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
-        results = [_execute(job, instance, first, last) for first, last in ranges]
-    succeeded = all(results)
+        succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
     if not succeeded:
         _say("What was finished is kept: the same command goes on from there.")
     elif show:
@@ -150,7 +149,7 @@ def study_job(study: str) -> dg.JobDefinition:
         definitions = dg.load_from_defs_folder(path_within_project=project)
     except Exception as error:  # Dagster's own, with the cause far down in it
         raise SettingsError(f"The studies in {project} cannot be loaded: {_root_cause(error)}") from error
-    names = sorted(job.name for job in definitions.jobs or [])
+    names = sorted(job.name for job in definitions.jobs or [] if STUDY in (job.metadata or {}))
     if study not in names:
         raise SettingsError(f"There is no study '{study}' in {project}: choose one of {', '.join(names) or 'none'}.")
     return definitions.resolve_job_def(study)

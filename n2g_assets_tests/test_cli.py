@@ -101,7 +101,7 @@ def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, ca
     planned = [re.split(r"  +", line) for line in before.splitlines() if line.startswith("layer")]
     assert [row[:3] for row in planned] == [["layer 0", "1", "3"], ["layer 1", "1", "3"]]
     assert [int(row[3].replace(",", "")) for row in planned] == [sum(map(int, read)) // 2] * 2
-    assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} of new evidence at once, kept" in before
+    assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in before
     assert cli.main(["plan", "tiny", "--layers", "1"]) == 0
     assert re.search(r"layer 1 +0 +0 +0 +0 bytes +0 s\n", capsys.readouterr().out)
 

@@ -14,6 +14,7 @@ import polars as pl
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage
+from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.evidence.corpus import TokenCorpus
@@ -24,6 +25,12 @@ from n2g_assets.storage.stages import StageReport
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
+    at_once = session.settings.layers_at_once
+    if at_once != "all" and len(layers) > at_once:
+        raise SettingsError(
+            f"This run takes {len(layers)} layers, but layers_at_once is {at_once}: start it with n2g run, as a "
+            f"backfill or from the schedule, which make a run of every {at_once} layers, or choose fewer layers."
+        )
     with session.holding("activation_cache"):
         harvested = to_harvest(session, layers)
         if harvested:

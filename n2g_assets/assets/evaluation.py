@@ -56,6 +56,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
     _write_means(session, layer)
+    session.drop_evidence(layer)
     return report
 
 
@@ -192,7 +193,6 @@ STAGE = LayerStage(
     code_version="4",
     work=_work,
     prepare=_prepare,
-    finish=Session.drop_evidence,
     extra=_figures,
     preview_columns=["unit", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
     preview_first=pl.col("predictor") == "graph",

@@ -36,7 +36,9 @@ class _Run(NamedTuple):
     units: int
     passes: int
     tokens: int
-    new_bytes: int
+    kept_bytes: int
+    in_work_bytes: int
+    """Disk that it needs for a while besides."""
     seconds: float
 
 
@@ -58,14 +60,16 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
             "units": [each.units for each in parts],
             "passes": [each.passes for each in parts],
             "tokens": [f"{each.tokens:,}" for each in parts],
-            "evidence": [human_bytes(each.new_bytes) for each in parts],
+            "evidence": [human_bytes(each.kept_bytes) for each in parts],
             "time": [clock(each.seconds) for each in parts],
         }
     )
     dropped = settings.layers_at_once != "all" and not settings.keep_evidence
-    disk = (max if dropped else sum)(each.new_bytes for each in parts)
+    disk = (max if dropped else sum)(each.kept_bytes for each in parts) + max(each.in_work_bytes for each in parts)
     free = shutil.disk_usage(session.home.root).free - MINIMUM_FREE_BYTES
-    advice = "" if disk <= free else ": TOO LITTLE; set layers_at_once to a small count, or evidence_dtype to int8"
+    advice = (
+        "" if disk <= free else ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.text_corpora}
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
@@ -76,7 +80,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
             table_text(shown),
             "",
             "Text:   " + ", ".join(f"{len(corpus.token_ids):,} tokens of {name}" for name, corpus in tokens.items()),
-            f"Disk:   {human_bytes(disk)} of new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
+            f"Disk:   {human_bytes(disk)} for new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
             f"{human_bytes(free)} are free{advice}",
             f"Memory: about {human_bytes(peak + _BUFFER_BYTES)}",
             f"Time:   about {clock(sum(each.seconds for each in parts))} if nothing else runs; a pass to layer "
@@ -94,9 +98,9 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     to_harvest = [layer for layer in activation_cache.to_harvest(session, layers) if layer not in harvested]
     harvested.update(to_harvest)
     corpora = [(session.corpus, session.settings.harvest, to_harvest)]
-    for corpus in session.text_corpora.values():
-        corpora.append((corpus, session.text_settings, [layer for layer in layers if units[layer]]))
-    passes = tokens = new_bytes = 0
+    to_score = list(layers) if any(units.values()) else []
+    corpora += [(corpus, session.text_settings, to_score) for corpus in session.text_corpora.values()]
+    passes = tokens = kept_bytes = in_work = 0
     seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)
     for corpus, settings, stale in corpora:
         plan = plan_evidence(
@@ -104,15 +108,17 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
         )
         passes += plan.tokens > 0
         tokens += plan.tokens
-        new_bytes += plan.new_bytes(settings.evidence_dtype)
+        kept, besides = plan.new_bytes(settings.evidence_dtype)
+        kept_bytes, in_work = kept_bytes + kept, max(in_work, besides)
         seconds += plan.tokens * (max(stale, default=0) + 1) / speed
     if session.settings.harvest != session.settings.harvest.exact:  # strongest contexts are measured again
         shortlist = 2 * session.settings.method.top_contexts * session.settings.harvest.context_length
         for layer in to_harvest:
             read = min(len(session.corpus.token_ids), shortlist * len(session.units(layer)))
+            in_work = max(in_work, 4 * read * len(session.neurons([layer])[layer]))
             tokens += read
             seconds += read * (layer + 1) / speed
-    return _Run(layers, sum(units.values()), passes, tokens, new_bytes, seconds)
+    return _Run(layers, sum(units.values()), passes, tokens, kept_bytes, in_work, seconds)
 
 
 def _not_scored(session: Session, layer: int) -> int:

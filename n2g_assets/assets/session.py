@@ -264,7 +264,7 @@ class Session:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
-    @property
+    @cached_property
     def text_corpora(self) -> dict[str, TokenCorpus]:
         """The held-out texts as the model reads them."""
         return {name: TokenCorpus.from_frame(contexts) for name, contexts in self.held_out_contexts.items()}
@@ -277,13 +277,15 @@ class Session:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")
         return found
 
-    def drop_evidence(self, layers: Sequence[int]) -> None:
-        """Remove what the model did on some layers, where the study bounds the disk and does not say to keep it."""
+    def drop_evidence(self, layer: int) -> None:
+        """Remove what the model did on a layer, where the study bounds the disk and does not say to keep it."""
         from n2g_assets.evidence.plan import drop_evidence
 
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
-            for settings in (self.settings.harvest, self.text_settings):
-                drop_evidence(self.model_row, layers, settings, Cache(self.home))
+            corpora = [(self.corpus, self.settings.harvest)]
+            corpora += [(corpus, self.text_settings) for corpus in self.text_corpora.values()]
+            for corpus, settings in corpora:
+                drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 
     def prober(self, layer: int) -> Prober:
         """The prober of one layer; the model decides in float32."""

@@ -70,8 +70,6 @@ class LayerStage:
     """Computes or reuses one layer."""
     prepare: Callable[[Session, Sequence[int], Progress], None] | None = None
     """Work for all layers of the run together, before the loop."""
-    finish: Callable[[Session, Sequence[int]], None] | None = None
-    """What is done after the loop for the layers that succeeded."""
     extra: Callable[[Session, int], Mapping[str, Any]] | None = None
     """More metadata, such as figures and pictures; it stands first."""
     preview_columns: list[str]
@@ -132,8 +130,6 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
         with failing_clearly():
-            if stage.finish is not None:
-                stage.finish(session, [layers[key] for key in finished])
             described = {key: layer_metadata(session, stage, layers[key], report) for key, report in finished.items()}
         if failures:
             for key, metadata in described.items():

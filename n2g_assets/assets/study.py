@@ -12,7 +12,7 @@ from n2g_assets.core.settings import StudySettings
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Run tags that ask for a range of layers in one run."""
-_STUDY = "study"
+STUDY = "study"
 """In a job's metadata, the folder and the settings of its study."""
 Item = TypeVar("Item")
 
@@ -72,7 +72,7 @@ class Study:
     @property
     def job_metadata(self) -> dict[str, Any]:
         """What ``study_of`` reads."""
-        return {_STUDY: {"folder": str(self.folder), "settings": self.settings.model_dump(mode="json")}}
+        return {STUDY: {"folder": str(self.folder), "settings": self.settings.model_dump(mode="json")}}
 
     @property
     def run_tags(self) -> list[dict[str, str]]:
@@ -89,5 +89,5 @@ def groups(items: Sequence[Item], at_once: int | str) -> list[Sequence[Item]]:
 
 def study_of(job: dg.JobDefinition) -> Study:
     """The study whose job this is."""
-    about: Any = job.metadata[_STUDY].value
+    about: Any = job.metadata[STUDY].value
     return Study(job.name, Path(about["folder"]), StudySettings(**about["settings"]))

@@ -7,10 +7,11 @@ Of each unit's row of tokens:
 3. The k-th largest maximum bounds the k-th strongest position from below: only what reaches it is looked at. The maxima
    of documents bound the top contexts alike. Of equals the earlier comes first.
 
-Activations of a pass in bfloat16 are coarse. From them comes a shortlist twice as long, and the shortlisted contexts of
-all units are measured again in float32. A unit's top contexts and a_max are chosen from its own shortlist. Its
-strongest positions in any context measured again take the new value and are put in order anew; which positions are
-listed, all other activations, the moments and the quantiles stay coarse.
+Coarse activations, of a pass in bfloat16 or kept in int8, give a shortlist twice as long, and longer where contexts are
+as strong as the last one that counts, within ``_SLACK``. The shortlisted contexts of all units are measured again in
+float32. A unit's top contexts and a_max are chosen from its own shortlist. Its strongest positions in any context
+measured again take the new value and are put in order anew; which positions are listed, all other activations, the
+moments and the quantiles stay coarse.
 """
 
 import hashlib
@@ -29,6 +30,9 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Those of ``neuron_stats.quantiles``."""
 _BLOCK_BYTES = 2**28
 """Of float64, as in the buffer of a row: twice what a block takes."""
+_SLACK = 1 / 16
+"""Share of an activation by which coarse ones may differ where the exact ones are equal: int8 keeps one of a sixteenth of
+the largest within half of it."""
 SAMPLE = 1024
 """Positions of the corpus behind them."""
 _LOWEST = np.finfo(np.float32).min
@@ -85,7 +89,7 @@ def derive(
     asked, contexts = sorted(units), _contexts(corpus, np.arange(len(corpus.lengths)))
     sampled, exact = sample_positions(corpus), np.empty(len(corpus.token_ids))  # one buffer: new memory is slow
     block = block or max(1, _BLOCK_BYTES // exact.nbytes)
-    factor = 1 if remeasure is None else 2  # times as many contexts are measured again as are kept
+    choose = _top_contexts if remeasure is None else _shortlist
     measured, strong, top, windows = [], [], [], []
     for unit, row in _rows(read, asked, block):
         signed, maxima = _sign(row, unit.sign, contexts)
@@ -93,7 +97,7 @@ def derive(
         exact[contexts.starts] = 0
         measured.append((exact.sum(), np.square(exact, out=exact).sum(), np.count_nonzero(signed > 0), row[sampled]))
         strong.append(_strongest(signed, maxima, contexts, strongest))
-        best = _top_contexts(maxima, contexts.documents, factor * top_contexts, factor * contexts_per_document)
+        best = choose(maxima, contexts.documents, top_contexts, contexts_per_document)
         top.append(_peaks(signed, contexts, best))
         if remeasure is None:
             windows += [part * unit.sign for part in contexts.cut(row, best)]
@@ -177,6 +181,13 @@ def _top_contexts(maxima: _Row, documents: _Numbers, keep: int, per_document: in
     rank = np.empty_like(order)  # in the document
     rank[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     return numbers[rank < per_document][:keep]
+
+
+def _shortlist(maxima: _Row, documents: _Numbers, keep: int, per_document: int) -> _Numbers:
+    """Of twice as many of each document twice as many contexts, and all that may belong to the first ``keep``."""
+    last = maxima[_top_contexts(maxima, documents, keep, per_document)[-1]]
+    listed = _top_contexts(maxima, documents, len(maxima), 2 * per_document)
+    return listed[: max(2 * keep, np.count_nonzero(maxima[listed] >= last - _SLACK * abs(last)))]
 
 
 def _peaks(signed: _Row, contexts: _Contexts, numbers: _Numbers) -> _Entries:

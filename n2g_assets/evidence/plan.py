@@ -42,11 +42,11 @@ class Plan:
         """Tokens, BOS included, that the pass reads."""
         return sum(shard.n_tokens for shard, lacks in self.work if lacks)
 
-    def new_bytes(self, dtype: str) -> int:
-        """Disk that the new files take; coarse ones need that of a shard in float32 besides, while it is read."""
+    def new_bytes(self, dtype: str) -> tuple[int, int]:
+        """Disk that the new files take, and what coarse ones need besides: their largest shard in float32."""
         sizes = [shard.n_tokens * sum(map(len, lacks.values())) for shard, lacks in self.work]
-        shard_in_float32 = 0 if dtype == "float32" else 4 * max(sizes, default=0)
-        return DTYPES[dtype].itemsize * sum(sizes) + shard_in_float32
+        in_work = 0 if dtype == "float32" else 4 * max(sizes, default=0)
+        return DTYPES[dtype].itemsize * sum(sizes), in_work
 
 
 def plan_evidence(
@@ -77,11 +77,22 @@ def plan_evidence(
     return Plan(shards, files, work)
 
 
-def drop_evidence(facts: Mapping[str, Any], layers: Iterable[int], settings: HarvestSettings, cache: Cache) -> None:
-    """Remove what the store has of some layers, of all corpora; another study that shares it has to read it anew."""
-    for kind in [entry_kind(facts, settings, layer) for layer in layers]:
-        for key in cache.listing(kind):
-            cache.remove(kind, key)
+def drop_evidence(
+    facts: Mapping[str, Any],
+    corpus: TokenCorpus,
+    neurons: Mapping[int, Sequence[int]],
+    settings: HarvestSettings,
+    cache: Cache,
+) -> None:
+    """Remove the entries that hold these neurons on documents of this corpus, and nothing else.
+
+    Another study of the same units and text has to read them anew.
+    """
+    for layer, asked in neurons.items():
+        kind = entry_kind(facts, settings, layer)
+        for key, about in cache.listing(kind).items():
+            if set(about["neurons"]) <= set(asked) and set(about["documents"]) <= set(corpus.document_ids):
+                cache.remove(kind, key)
 
 
 def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:

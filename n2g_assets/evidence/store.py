@@ -163,7 +163,9 @@ def tokens_a_second(model: SubjectModel, layer: int, settings: HarvestSettings) 
 
 
 def _check_disk(plan: Plan, dtype: str, home: Path) -> None:
-    needed = plan.new_bytes(dtype)
+    needed = sum(plan.new_bytes(dtype))
+    if not needed:
+        return
     free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free - MINIMUM_FREE_BYTES
     layers = ", ".join(map(str, sorted({layer for _, lacks in plan.work for layer in lacks})))
     said = f"New evidence of layers {layers} takes {needed:,} bytes in {home}, where it may take {free:,}"
@@ -172,8 +174,7 @@ def _check_disk(plan: Plan, dtype: str, home: Path) -> None:
             f"{said}: set layers_at_once to a small count, or harvest.evidence_dtype to int8, ask for fewer units or "
             "layers, the lowest first, or set N2G_HOME to a folder on another disk."
         )
-    if needed:
-        logger.info("%s.", said)
+    logger.info("%s.", said)
 
 
 def _run_shard(

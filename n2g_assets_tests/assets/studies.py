@@ -81,10 +81,7 @@ def run_stage(session: Session, name: str, layers: list[int] | None = None) -> d
     layers = session.settings.layer_numbers if layers is None else layers
     if stage.prepare is not None:
         stage.prepare(session, layers, no_progress)
-    reports = {layer: stage.work(session, layer, no_progress) for layer in layers}
-    if stage.finish is not None:
-        stage.finish(session, layers)
-    return reports
+    return {layer: stage.work(session, layer, no_progress) for layer in layers}
 
 
 def run_stages(study: Study, home: Path, layers: list[int] | None = None) -> dict[str, dict[int, StageReport]]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from n2g_assets.assets import corpus_tokens, subject_model
+from n2g_assets.assets import activation_cache, corpus_tokens, subject_model
+from n2g_assets.assets.plan import human_bytes, plan_text
 from n2g_assets.assets.study import Study
+from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.setting import CHANGES_NO_ROW
 from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
 from n2g_assets.core.tables import TABLES
@@ -187,12 +193,15 @@ def test_another_sign_that_is_asked_for_later_costs_no_pass(finished, tmp_path, 
 
 
 @pytest.mark.parametrize("coarse", [{"dtype": "bfloat16"}, {"dtype": "tf32"}, {"evidence_dtype": "int8"}])
-def test_what_a_coarse_harvest_lists_is_measured_again_in_float32(tmp_path, coarse):
+def test_what_a_coarse_harvest_lists_is_measured_again_in_float32(tmp_path, coarse, monkeypatch):
+    again = Mock(wraps=activation_cache._measure_again)
+    monkeypatch.setattr(activation_cache, "_measure_again", again)
     study = tiny_study(tmp_path, layers=[LAYER], neurons={"sample": 2}, harvest=HARVEST | coarse)
     session = session_of(study, tmp_path / "home")
     subject_model.materialize(session)
     corpus_tokens.materialize(session, no_progress)
     run_stage(session, "activation_cache")
+    again.assert_called_once()
     run_stage(session, "top_examples")
     for asset in ("activation_cache", "top_examples"):
         assert check(study, tmp_path / "home", asset, "activations_recomputed").passed
@@ -223,6 +232,29 @@ def test_layers_in_groups_give_the_same_rows_and_leave_no_evidence(finished, tmp
             rows, before = (each.filter(pl.col("predictor") != "graph_shuffled") for each in (rows, before))
         key = TABLES[table].key
         assert_frame_equal(rows.sort(key), before.sort(key), abs_tol=1e-4)  # other units share the batches
+
+
+def test_more_layers_in_one_run_than_the_study_bounds_are_refused(finished, tmp_path):
+    session = session_of(changed(finished.study, layers_at_once=2), finished.copy_home(tmp_path))
+    with pytest.raises(SettingsError, match="3 layers, but layers_at_once is 2: start it with n2g run"):
+        run_stage(session, "activation_cache")
+
+
+def test_a_plan_bounds_the_disk_by_the_largest_run_and_says_where_it_does_not_fit(finished, tmp_path, monkeypatch):
+    home = finished.copy_home(tmp_path)
+    shutil.rmtree(home / "slices" / "evaluation" / "study=tiny" / "layer=0")
+    for keep, expected in ((False, 4), (True, 8)):
+        study = changed(finished.study, layers_at_once=1, keep_evidence=keep, neurons={"sample": 8})
+        session = session_of(study, home)
+        layers = [[0], [1]]
+        tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.text_corpora.values()])
+        said = plan_text(session, layers)
+        assert re.search(r"layer 0 +8 ", said)
+        assert re.search(r"layer 1 +4 ", said)
+        assert f"{human_bytes(4 * expected * tokens)} for new evidence at once" in said
+        assert "TOO LITTLE" not in said
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert "TOO LITTLE; set layers_at_once to a smaller count" in plan_text(session, layers)
 
 
 @pytest.mark.parametrize("keep", [False, True])

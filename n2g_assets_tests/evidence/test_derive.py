@@ -17,6 +17,7 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evidence import derive as module
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.derive import QUANTILES, Read, derive
+from n2g_assets.evidence.precision import decode, encode
 
 MASK = 2**64 - 1
 
@@ -107,6 +108,12 @@ def best_contexts(found: Sequence[Entry], documents: Sequence[int], keep: int, p
     return taken
 
 
+def shortlist(found: Sequence[Entry], documents: Sequence[int], keep: int, per_document: int) -> list[Entry]:
+    last = best_contexts(found, documents, keep, per_document)[-1][0]
+    listed = best_contexts(found, documents, len(documents), 2 * per_document)
+    return listed[: max(2 * keep, sum(value >= last - module._SLACK * abs(last) for value, _, _ in listed))]
+
+
 def position_hash(context_id: str, position: int) -> int:
     number = int.from_bytes(hashlib.blake2b(context_id.encode(), digest_size=8).digest(), "big")
     number = (number + position * 0x9E3779B97F4A7C15) & MASK
@@ -120,7 +127,7 @@ def expected(case: Case, sample: int, again: bool = False) -> dict[str, list[tup
     keep, cap, documents = case.top_contexts, case.per_document, case.documents
     units, values = sorted(case.units), case.exact if again else case.contexts
     lists = {unit: entries(case.contexts, unit) for unit in units}
-    short = {unit: {c for _, c, _ in best_contexts(lists[unit], documents, 2 * keep, 2 * cap)} for unit in units}
+    short = {unit: {c for _, c, _ in shortlist(lists[unit], documents, keep, cap)} for unit in units}
     measured = set().union(*short.values()) if again else set()
     rows: dict[str, list[tuple]] = {"neuron_stats": [], "activations": [], "top_contexts": []}
     for unit in units:
@@ -174,6 +181,18 @@ def test_coarse_activations_give_a_shortlist_that_is_measured_again_once(case, d
     assert_rows(case.derive(again=True), expected(case, module.SAMPLE, again=True))
     (asked,) = case.asked
     assert asked == sorted(asked, key=lambda context_id: int(context_id.split(":")[1])), "in the order of the corpus"
+
+
+def test_contexts_that_int8_cannot_tell_apart_are_all_measured_again():
+    exact = [np.array([[0, value]], np.float32) for value in np.linspace(7.95, 8, 90)]
+    codes = np.empty((1, 180), np.int8)
+    scales = encode(np.concatenate(exact, axis=1), codes)
+    coarse = [each[None] for each in np.split(decode(codes[0], float(scales[0])), 90)]
+    assert len(np.unique(coarse)) == 2, "0 and one code for all"
+    case = Case(list(range(90)), coarse, exact, [Unit(0, 1)], 4, 20, 2)
+    found = case.derive(again=True)
+    assert found["top_contexts"]["context_id"].to_list() == [case.id(context) for context in range(89, 69, -1)]
+    assert found["neuron_stats"]["max"].to_list() == [8]
 
 
 @given(cases(), st.integers(1, 3))

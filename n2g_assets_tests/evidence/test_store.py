@@ -199,12 +199,18 @@ def test_tf32_is_for_the_pass_alone_and_what_it_gives_is_kept_apart(model, conte
         read(model, contexts, tmp_path, settings=SETTINGS.model_copy(update={"dtype": "bfloat16"}))
 
 
-def test_the_evidence_of_some_layers_can_be_dropped(model, contexts, tmp_path):
+def test_the_evidence_of_some_units_and_documents_can_be_dropped_and_no_other(model, contexts, tmp_path):
     read(model, contexts, tmp_path)
-    drop_evidence(model.facts, [0, 1], SETTINGS, Cache(Home(tmp_path)))
-    assert not entries(tmp_path, 0)
+    others = make_contexts(model, range(20, 24))
+    read(model, others, tmp_path)
+    read(model, contexts, tmp_path, {0: [7]})
+    drop_evidence(
+        model.facts, TokenCorpus.from_frame(contexts), {0: NEURONS[0], 1: [5]}, SETTINGS, Cache(Home(tmp_path))
+    )
+    assert read(CountingModel(model, fail_after=0), others, tmp_path).tokens_run == 0
+    assert read(CountingModel(model, fail_after=0), contexts, tmp_path, {0: [7], 2: NEURONS[2]}).tokens_run == 0
     counting = CountingModel(model)
-    read(counting, contexts, tmp_path)
+    assert read(counting, contexts, tmp_path).tokens_run == n_tokens(contexts)
     assert set(counting.layers) == {(0,)}
 
 
@@ -295,6 +301,8 @@ def test_the_bytes_are_said_and_a_full_disk_is_refused_before_the_pass(model, co
     with caplog.at_level(logging.INFO, "n2g_assets.evidence.store"):
         assert read(model, contexts, tmp_path, {0: [3, 47, 0]}).shards_run
     assert f"{needed * 3 // 4:,} bytes" in caplog.text
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert read(model, contexts, tmp_path, {0: [3, 47, 0]}).tokens_run == 0, "what is there needs no disk"
 
 
 def test_what_cannot_be_read_is_refused_before_any_work(model, contexts, tmp_path):
