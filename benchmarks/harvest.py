@@ -133,6 +133,8 @@ def _repeat(
         number = next(numbers)
         if number not in padded:
             return
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()  # the harvest's next batch runs already
         began = time.perf_counter()
         with torch.inference_mode():
             bare(padded[number].to(model.device), use_cache=False)

@@ -67,9 +67,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     dropped = settings.layers_at_once != "all" and not settings.keep_evidence
     disk = (max if dropped else sum)(each.kept_bytes for each in parts) + max(each.in_work_bytes for each in parts)
     free = shutil.disk_usage(session.home.root).free - MINIMUM_FREE_BYTES
-    advice = (
-        "" if disk <= free else ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
-    )
+    advice = ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.text_corpora}
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
@@ -81,7 +79,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
             "",
             "Text:   " + ", ".join(f"{len(corpus.token_ids):,} tokens of {name}" for name, corpus in tokens.items()),
             f"Disk:   {human_bytes(disk)} for new evidence at once, {'dropped' if dropped else 'kept'} afterwards; "
-            f"{human_bytes(free)} are free{advice}",
+            f"{human_bytes(free)} may be taken{'' if disk <= free else advice}",
             f"Memory: about {human_bytes(peak + _BUFFER_BYTES)}",
             f"Time:   about {clock(sum(each.seconds for each in parts))} if nothing else runs; a pass to layer "
             f"{deepest} reads {speed:,.0f} tokens a second here",

@@ -31,8 +31,8 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BLOCK_BYTES = 2**28
 """Of float64, as in the buffer of a row: twice what a block takes."""
 _SLACK = 1 / 16
-"""Share of an activation by which coarse ones may differ where the exact ones are equal: int8 keeps one of a sixteenth of
-the largest within half of it."""
+"""Share of an activation by which coarse ones may differ where the exact ones are equal: int8 keeps an activation of a
+sixteenth of the largest within half of it."""
 SAMPLE = 1024
 """Positions of the corpus behind them."""
 _LOWEST = np.finfo(np.float32).min
