@@ -21,7 +21,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
-from n2g_assets_tests.assets.studies import run_stages, tiny_study
+from n2g_assets_tests.assets.studies import no_progress, session_of, tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +89,18 @@ def test_an_error_of_another_kind_is_not_hidden(tiny, monkeypatch):
         cli.main(["demo"])
 
 
-def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, caplog):
+def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys):
     study = tiny(preset="full", layers=2, layers_at_once=1, keep_evidence=True, neurons=[3])
     assert cli.main(["plan", "tiny"]) == 0
-    before = capsys.readouterr().out
-    with caplog.at_level("INFO"):
-        for layers in ([0], [1]):
-            run_stages(study, tmp_path / "home", layers)
-    read = [m.split()[0].replace(",", "") for m in caplog.messages if re.match(r"[\d,]+ tokens .*through the model", m)]
-    files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
-    planned = [re.split(r"  +", line) for line in before.splitlines() if line.startswith("layer")]
+    said = capsys.readouterr().out
+    planned = [re.split(r"  +", line) for line in said.splitlines() if line.startswith("layer")]
     assert [row[:3] for row in planned] == [["layer 0", "1", "3"], ["layer 1", "1", "3"]]
-    assert [int(row[3].replace(",", "")) for row in planned] == [sum(map(int, read)) // 2] * 2
-    assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in before
-    assert cli.main(["plan", "tiny", "--layers", "1"]) == 0
-    assert re.search(r"layer 1 +0 +0 +0 +0 bytes +0 s\n", capsys.readouterr().out)
+    for row, layer in zip(planned, (0, 1), strict=True):
+        session = session_of(study, tmp_path / "home")
+        found = [session.harvest([layer], no_progress), *session.read_texts([layer], no_progress).values()]
+        assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
+    files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
+    assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkeypatch, capsys):

@@ -145,8 +145,8 @@ class HarvestSettings(CorpusCut):
     """Arithmetic of the harvest; ``tf32`` rounds the factors of matrix products, on GPUs that can. After both coarse
     ones the contexts that may be a unit's strongest are measured again in float32."""
     evidence_dtype: Literal["float32", "float16", "int8"] = "float32"
-    """How activations are kept on disk: in 4 bytes, in 2, or in 1, which is exact within 1.6 % of the neuron's largest in
-    the shard, and so depends within that on how the corpus was cut. What is coarse is measured again as above."""
+    """How activations are kept on disk: in 4 bytes, in 2, or in 1, which is exact within 0.8 % of the neuron's largest
+    in the shard, and so depends within that on how the corpus was cut. What is coarse is measured again as above."""
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", json_schema_extra=CHANGES_NO_ROW)
     """``auto`` takes cuda, then mps, then cpu."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from n2g_assets.core.tables import TABLES
@@ -195,6 +195,7 @@ def test_contexts_that_int8_cannot_tell_apart_are_all_measured_again():
     assert found["neuron_stats"]["max"].to_list() == [8]
 
 
+@settings(max_examples=30)
 @given(cases(), st.integers(1, 3))
 def test_the_block_size_changes_nothing(case, block):
     for again in (False, True):
