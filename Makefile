@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
 # A test process a core, four at most; the tests of a group share a process, and with it their fixtures (conftest.py).
-PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+PARALLEL := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo test coverage recompute ui lint format docs bench clean
 
