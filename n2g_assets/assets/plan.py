@@ -23,8 +23,8 @@ from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
 
-UNIT_TOKENS = 12_000
-"""In the study ``demo`` 6,000 at layer 0, 9,000 at layer 7 and 15,000 at layer 15, which needs longer contexts."""
+UNIT_TOKENS = 3_500
+"""In the study ``demo`` 1,700 at layer 0, 2,000 at layer 7 and 4,200 at layer 15, which needs longer contexts."""
 _BUFFER_BYTES = 2**30
 """About what a run holds at once beside the model: rows of a batch, logits of proposals, rows of a block of units."""
 
