@@ -8,17 +8,20 @@ Loading the folder takes a fraction of what transformers needs to read a GGUF fi
 3. write the config and a tokenizer.json that splits text as the metadata says.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGUFReader, dequantize
-from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from n2g_assets.core.errors import SourceError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer
 
 CONVERTER_VERSION = 1
 """Raised when the converter's output changes: older conversions are then made anew."""
@@ -55,6 +58,9 @@ def convert_gguf(gguf_file: Path, folder: Path) -> str | None:
     Raises:
         SourceError: The file is damaged or holds another kind of model.
     """
+    from gguf import GGUFReader
+    from safetensors.numpy import save_file
+
     what = f"The GGUF file {gguf_file}"
     try:
         reader = GGUFReader(gguf_file)
@@ -120,6 +126,8 @@ def _config(metadata: dict[str, Any], tensor_names: set[str]) -> dict[str, Any]:
 
 
 def _tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, np.ndarray]:
+    from gguf import dequantize
+
     tensors: dict[str, np.ndarray] = {}
     for tensor in reader.tensors:
         name = _transformers_name(str(tensor.name))
@@ -148,6 +156,8 @@ def _rows_as_halves(rows: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def _tokenizer(metadata: dict[str, Any]) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
     kind, split = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre", "gpt-2")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     splitters = {

@@ -16,6 +16,8 @@ same values from the rows of the asked neurons (``only``). Where neurons mix (So
 matrices are of another kind, the check at first use finds it, and all neurons are computed.
 """
 
+from __future__ import annotations
+
 import copy
 import difflib
 from collections.abc import Iterator, Sequence
@@ -23,17 +25,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers.pytorch_utils import Conv1D
 
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.model.folder import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _WRAPPER = "_original_component"
 _SIDES: dict[str, Literal["input", "output"]] = {"hook_in": "input", "hook_out": "output"}
@@ -67,6 +69,9 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
     Raises:
         SubjectError: The bridge does not know the architecture.
     """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
     twin: Any = copy.deepcopy(plain, {id(parameter): parameter for parameter in plain.parameters()})
     parameter = next(plain.parameters())
     with quiet_transformers():
@@ -116,6 +121,8 @@ def _readable_points(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[
 
 def input_matrices(plain: torch.nn.Module, tap: Tap, d_mlp: int) -> list[torch.nn.Module]:
     """The modules of the MLP at a tap whose outputs are its neurons; empty where there are none."""
+    from transformers.pytorch_utils import Conv1D
+
     mlp = plain.get_submodule(tap.module.rpartition(".")[0])
     return [
         module

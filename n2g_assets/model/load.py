@@ -10,14 +10,15 @@ parameters, to find where a TransformerLens hook reads (``hooks``) and to check 
 Then the bridge is dropped, unless the hook can only be read through it.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
@@ -27,6 +28,9 @@ from n2g_assets.model.model import SubjectModel, text_config
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.weights import load_plain
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 VERIFICATION_TEXT = (
     "The market square was empty when the two sisters came out of the bakery. It had rained all night, and the water "

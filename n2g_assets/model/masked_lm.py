@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.method.probing import Substitute, Vocabulary
@@ -109,6 +108,8 @@ class MaskedLMProposer:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
     cure = "give method.masked_lm the folder of one, or set method.proposer: infill"
     with loading(f"The masked language model in {folder}", cure):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -1,16 +1,17 @@
 """The loaded subject model: a forward pass hands out activations and stops after the deepest layer asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.method.probing import Vocabulary
@@ -19,6 +20,9 @@ from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
 from n2g_assets.model.packing import ROW_TOKENS, pack
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Called with the activations of one layer."""

@@ -9,11 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge.sources.native import NativeModel
-from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
-from transformers import AutoModelForCausalLM
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.model.folder import loading
@@ -37,6 +32,8 @@ def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def _load_transformers(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
         trust_remote_code=False, output_loading_info=True,
@@ -47,6 +44,11 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _load_native(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    from safetensors.torch import load_file
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources.native import NativeModel
+    from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
+
     given = json.loads((folder / "config.json").read_text())
     lacking = [key for key in _NATIVE_KEYS if key not in given]
     if lacking or given.get("shortformer_pos"):
