@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import sweep
-from n2g_assets_tests.evidence.test_store import NEURONS, assert_right, entries, n_tokens, read
+from n2g_assets_tests.evidence.test_store import assert_right, entries, n_tokens
+from n2g_assets_tests.evidence.waves import NEURONS, Waves, contexts, read
 from n2g_assets_tests.storage.helpers import expect, start, tell
 
 PROCESS = """
 import sys
 from pathlib import Path
-import numpy as np, polars as pl, torch
+import numpy as np
 from n2g_assets_tests.evidence.helpers import CountingModel
-from n2g_assets_tests.evidence.test_store import NEURONS, read
+from n2g_assets_tests.evidence.waves import NEURONS, Waves, contexts, read
 class Stopping(CountingModel):
     def run(self, tokens, taps):
         super().run(tokens, taps)
@@ -30,9 +30,8 @@ class Stopping(CountingModel):
             print("in the pass", flush=True)
             sys.stdin.readline()
 folder = Path(sys.argv[1])
-model, contexts = torch.load(folder / "model.pt", weights_only=False), pl.read_parquet(folder / "contexts.parquet")
 for line in sys.stdin:
-    found = read(Stopping(model), contexts, Path(line.strip()))
+    found = read(Stopping(Waves()), contexts(), Path(line.strip()))
     np.savez(folder / "rows.npz", **{str(layer): found.rows(layer, asked) for layer, asked in NEURONS.items()})
     print("done", flush=True)
 """
@@ -42,12 +41,9 @@ Start = Callable[[Path], subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, model, contexts) -> Path:
-    """What the other process is handed, and where it puts its rows."""
-    folder = tmp_path_factory.mktemp("process")
-    torch.save(model, folder / "model.pt")
-    contexts.write_parquet(folder / "contexts.parquet")
-    return folder
+def folder(tmp_path_factory) -> Path:
+    """Where the other process puts its rows."""
+    return tmp_path_factory.mktemp("process")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +66,10 @@ def in_the_pass(folder, started, tmp_path) -> subprocess.Popen[str]:
     return started[-1]
 
 
-def test_two_processes_that_read_the_same_at_the_same_time_are_both_right(
-    in_the_pass, folder, model, contexts, tmp_path
-):
-    here = read(model, contexts, tmp_path / "home")
-    assert 0 < here.tokens_reused < n_tokens(contexts), "the other one has not read all yet"
-    assert_right(here, model, contexts)
+def test_two_processes_that_read_the_same_at_the_same_time_are_both_right(in_the_pass, folder, tmp_path):
+    here = read(Waves(), contexts(), tmp_path / "home")
+    assert 0 < here.tokens_reused < n_tokens(contexts()), "the other one has not read all yet"
+    assert_right(here, Waves(), contexts(), NEURONS)
     files = {path: path.stat().st_ino for path in tmp_path.rglob("activations.npy")}
     rows = {layer: here.rows(layer, asked) for layer, asked in NEURONS.items()}
     tell(in_the_pass)
@@ -85,14 +79,12 @@ def test_two_processes_that_read_the_same_at_the_same_time_are_both_right(
     assert all(path.stat().st_ino == file for path, file in files.items()), "what is read is not replaced"
     with np.load(folder / "rows.npz") as there:
         assert all(np.array_equal(there[str(layer)], rows[layer]) for layer in rows)
-    again = read(model, contexts, tmp_path / "home")
+    again = read(Waves(), contexts(), tmp_path / "home")
     assert again.tokens_run == 0
     assert all(np.array_equal(again.rows(layer, NEURONS[layer]), rows[layer]) for layer in rows)
 
 
-def test_after_kill_9_in_a_pass_the_next_run_goes_on_at_its_shard_and_gives_the_same_rows(
-    in_the_pass, model, contexts, tmp_path
-):
+def test_after_kill_9_in_a_pass_the_next_run_goes_on_at_its_shard_and_gives_the_same_rows(in_the_pass, tmp_path):
     home = tmp_path / "home"
     in_the_pass.send_signal(signal.SIGKILL)
     assert in_the_pass.wait() == -signal.SIGKILL
@@ -100,10 +92,10 @@ def test_after_kill_9_in_a_pass_the_next_run_goes_on_at_its_shard_and_gives_the_
     finished = {entry.about["shard"] for entry in entries(home)}
     files = {path: path.stat().st_mtime_ns for path in home.rglob("activations.npy")}
     assert len(files) == len(NEURONS) * len(finished) > 0
-    resumed = read(model, contexts, home)
+    resumed = read(Waves(), contexts(), home)
     assert resumed.shards_reused == len(finished)
-    assert 0 < resumed.tokens_run == n_tokens(contexts) - resumed.tokens_reused
+    assert 0 < resumed.tokens_run == n_tokens(contexts()) - resumed.tokens_reused
     assert all(path.stat().st_mtime_ns == then for path, then in files.items()), "nothing is made again"
-    undisturbed = read(model, contexts, tmp_path / "undisturbed")
+    undisturbed = read(Waves(), contexts(), tmp_path / "undisturbed")
     for layer, asked in NEURONS.items():
         assert np.array_equal(resumed.rows(layer, asked), undisturbed.rows(layer, asked))

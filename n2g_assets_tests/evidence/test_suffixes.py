@@ -53,7 +53,7 @@ def test_equal_runs_have_equal_numbers_in_the_order_of_their_last_tokens(cache, 
     check(suffix_numbers(corpus_of(TEXTS), cache, threads=threads, partition=partition), TEXTS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(st.lists(st.sampled_from([1, 2, 3, 255, 256, 49151, 260000]), max_size=12), max_size=8),
     partition=st.integers(1, 60),
