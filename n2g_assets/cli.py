@@ -21,7 +21,6 @@ import dagster as dg
 from pydantic import ValidationError
 
 from n2g_assets.assets.instance import prepare_instance
-from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
@@ -112,6 +111,7 @@ def plan_study(home: Home, study: str, layers: str | None = None) -> int:
         SettingsError: there is no such study, or it has no such layers.
     """
     from n2g_assets.assets.plan import plan_text
+    from n2g_assets.assets.session import Session
 
     job = study_job(study)
     asked, ranges = study_of(job), _ranges(job, layers)

@@ -88,10 +88,11 @@ def drop_evidence(
 
     Another study of the same units and text has to read them anew.
     """
+    documents = set(corpus.document_ids)
     for layer, asked in neurons.items():
         kind = entry_kind(facts, settings, layer)
         for key, about in cache.listing(kind).items():
-            if set(about["neurons"]) <= set(asked) and set(about["documents"]) <= set(corpus.document_ids):
+            if set(about["neurons"]) <= set(asked) and documents.issuperset(about["documents"]):
                 cache.remove(kind, key)
 
 

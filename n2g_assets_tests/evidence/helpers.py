@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
+from n2g_assets.core.home import Home
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.store import Evidence, read_evidence
 from n2g_assets.model.model import SubjectModel
+from n2g_assets.storage.cache import Cache
 
 LENGTH = 16
 NEAR = 1e-4
 """Activations of these models reach 10: a hundred-thousandth of that, a tenth of what promise 3 allows."""
+SETTINGS = HarvestSettings(batch_tokens=96, shard_tokens=150, device="cpu")
+NEURONS = {0: [3, 47, 0], 2: [1]}
+
+
+def read(model, contexts, folder: Path, neurons=NEURONS, settings=SETTINGS, **more) -> Evidence:
+    corpus = TokenCorpus.from_frame(contexts)
+    return read_evidence(model, corpus, neurons, settings, cache=Cache(Home(folder)), **more)
 
 
 def make_contexts(model: SubjectModel, documents: range | list[int]) -> pl.DataFrame:

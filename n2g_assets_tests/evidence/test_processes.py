@@ -13,16 +13,17 @@ import pytest
 
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import sweep
+from n2g_assets_tests.evidence.helpers import NEURONS, read
 from n2g_assets_tests.evidence.test_store import assert_right, entries, n_tokens
-from n2g_assets_tests.evidence.waves import NEURONS, Waves, contexts, read
+from n2g_assets_tests.evidence.waves import Waves, contexts
 from n2g_assets_tests.storage.helpers import expect, start, tell
 
 PROCESS = """
 import sys
 from pathlib import Path
 import numpy as np
-from n2g_assets_tests.evidence.helpers import CountingModel
-from n2g_assets_tests.evidence.waves import NEURONS, Waves, contexts, read
+from n2g_assets_tests.evidence.helpers import NEURONS, CountingModel, read
+from n2g_assets_tests.evidence.waves import Waves, contexts
 class Stopping(CountingModel):
     def run(self, tokens, taps):
         super().run(tokens, taps)

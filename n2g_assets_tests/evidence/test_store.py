@@ -20,25 +20,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
 from n2g_assets.core.home import MINIMUM_FREE_BYTES, Home
-from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence import store
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.plan import drop_evidence
-from n2g_assets.evidence.store import Evidence, read_evidence
+from n2g_assets.evidence.store import Evidence
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage import files as storage_files
 from n2g_assets.storage.cache import Cache, Entry
-from n2g_assets_tests.evidence.helpers import NEAR, CountingModel, SmallMemory, activations_one_by_one, make_contexts
+from n2g_assets_tests.evidence.helpers import (
+    NEAR,
+    NEURONS,
+    SETTINGS,
+    CountingModel,
+    SmallMemory,
+    activations_one_by_one,
+    make_contexts,
+    read,
+)
 from n2g_assets_tests.tiny_models import load_tiny, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
-
-SETTINGS = HarvestSettings(batch_tokens=96, shard_tokens=150, device="cpu")
-NEURONS = {0: [3, 47, 0], 2: [1]}
-
-
-def read(model, contexts, folder: Path, neurons=NEURONS, settings=SETTINGS, **more) -> Evidence:
-    corpus = TokenCorpus.from_frame(contexts)
-    return read_evidence(model, corpus, neurons, settings, cache=Cache(Home(folder)), **more)
 
 
 def assert_right(found: Evidence, model: SubjectModel, contexts: pl.DataFrame, neurons=NEURONS) -> None:

@@ -1,23 +1,14 @@
-"""A model that is a formula, for processes that have no time to load one, and the evidence of it."""
+"""A model that is a formula, for processes that have no time to load one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.evidence.corpus import TokenCorpus
-from n2g_assets.evidence.store import Evidence, read_evidence
-from n2g_assets.storage.cache import Cache
 from n2g_assets_tests.evidence.helpers import make_contexts
-
-NEURONS = {0: [3, 47, 0], 2: [1]}
-SETTINGS = HarvestSettings(batch_tokens=96, shard_tokens=150, device="cpu")
 
 
 class Waves:
@@ -37,7 +28,3 @@ class Waves:
 
 def contexts() -> pl.DataFrame:
     return make_contexts(Waves(), range(14))  # type: ignore[arg-type]
-
-
-def read(model: Any, rows: pl.DataFrame, folder: Path) -> Evidence:
-    return read_evidence(model, TokenCorpus.from_frame(rows), NEURONS, SETTINGS, cache=Cache(Home(folder)))
