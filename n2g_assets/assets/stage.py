@@ -218,7 +218,7 @@ def fill_layer(
     units = session.units(layer)
     a_max = session.a_max(layer, units)
     hashes = {name: input_hashes(session, name, layer, units) for name in inputs}
-    previous = stage.upstream[0]
+    previous = next(name for name in stage.upstream if name in session.study.stages)
     ledger = session.read("ledger", layer, part=previous)
     missing = set(units) - {Unit(number, sign) for number, sign in ledger.select("unit", "sign").iter_rows()}
     if missing:

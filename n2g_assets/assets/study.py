@@ -32,17 +32,20 @@ class Study:
     @property
     def stages(self) -> tuple[str, ...]:
         """Its per-layer stages, in the order of the pipeline."""
-        return tuple(stage.name for stage in registry.of_preset(registry.STAGES, self.settings.preset))
+        return tuple(self._of_study(registry.STAGES))
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts that its units are scored on."""
-        return tuple(text.name for text in registry.of_preset(registry.TEXTS, self.settings.preset))
+        return tuple(self._of_study(registry.TEXTS))
 
     @property
     def predictors(self) -> tuple[str, ...]:
         """The predictors that are scored."""
-        return tuple(one.name for one in registry.of_preset(registry.PREDICTORS, self.settings.preset))
+        return tuple(self._of_study(registry.PREDICTORS))
+
+    def _of_study(self, entries: Sequence[registry.Entry]) -> dict[str, registry.Entry]:
+        return registry.named(registry.of_study(entries, self.settings.preset, self.settings.method.preset))
 
     @property
     def partitions(self) -> dg.StaticPartitionsDefinition:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Preset = Literal["full", "paper"]
+"""How much a study scores: ``study.preset``."""
+Method = Literal["evidence", "paper"]
+"""How its graphs are made: ``method.preset``."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Stage:
     """Assets that it reads; after the first stage, the first one's ledger says which units have ended."""
     presets: tuple[Preset, ...] = ("full", "paper")
     """Presets of a study that have this stage."""
+    methods: tuple[Method, ...] = ("evidence", "paper")
+    """Methods that have it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Text:
     """What it is, in whole sentences."""
     presets: tuple[Preset, ...] = ("full",)
     """Presets of a study that score this text."""
+    methods: tuple[Method, ...] = ("evidence", "paper")
+    """Methods that score it."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,15 @@ class Predictor:
     """What it is, in whole sentences."""
     presets: tuple[Preset, ...] = ("full",)
     """Presets of a study that score this predictor."""
+    methods: tuple[Method, ...] = ("evidence", "paper")
+    """Methods that score it."""
 
 
 STAGES: tuple[Stage, ...] = (
     Stage("activation_cache", ("neuron_stats", "activations", "top_contexts"), ("corpus_tokens", "subject_model")),
     Stage("top_examples", ("top_examples",), ("activation_cache", "corpus_tokens")),
     Stage("pruned_examples", ("pruned_examples", "saliencies"), ("top_examples",)),
-    Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",)),
+    Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",), methods=("paper",)),
     Stage("neuron_graphs", ("graph_nodes", "rules"), ("augmented_examples", "pruned_examples")),
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage(
@@ -137,6 +146,7 @@ PREDICTORS: tuple[Predictor, ...] = (
     Predictor(
         "graph_unaugmented", "unaugmented graph", "control", "#b58256", "o",
         "Control: the graph without the paths of substituted tokens; it shows what augmentation brings.",
+        methods=("paper",),
     ),
 )  # fmt: skip
 """The predictors in the order of tables and plots."""
@@ -144,9 +154,9 @@ PREDICTORS: tuple[Predictor, ...] = (
 Entry = TypeVar("Entry", Stage, Text, Predictor)
 
 
-def of_preset(entries: Iterable[Entry], preset: Preset) -> tuple[Entry, ...]:
-    """The entries that a study of this preset has."""
-    return tuple(entry for entry in entries if preset in entry.presets)
+def of_study(entries: Iterable[Entry], preset: Preset, method: Method) -> tuple[Entry, ...]:
+    """The entries that a study of this preset and method has."""
+    return tuple(entry for entry in entries if preset in entry.presets and method in entry.methods)
 
 
 def named(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -4,10 +4,11 @@ These are plain pydantic models that know no Dagster: ``study.N2GStudy`` reads t
 rooms take the part they need. Unknown keys are errors. Paper sections refer to arXiv 2305.19911.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
+from n2g_assets.core import registry
 from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
 
 
@@ -241,10 +242,11 @@ class PredictionSettings(Firing, Matching):
 
 
 class MethodSettings(GraphSettings, AugmentSettings, PruneSettings, TopExampleSettings):
-    """The method; the defaults are the preset ``paper``."""
+    """The method."""
 
-    preset: Literal["paper"] = "paper"
-    """Named set of defaults; fields given beside it win."""
+    preset: registry.Method = "evidence"
+    """``evidence`` grows graphs of token classes on all that the harvest saw; ``paper`` makes those of the paper, from
+    the strongest contexts. Each reads the settings of its own steps."""
     mask_token: str = "auto"
     """Text of the token that masks another in saliency; ``auto``: end-of-text, else padding, else BOS."""
     units_per_block: StrictInt = Field(default=32, ge=1, json_schema_extra=CHANGES_NO_ROW)
@@ -291,9 +293,9 @@ class EvaluationSettings(RuleTestSettings, ScoreSettings):
 class StudySettings(Settings):
     """One study: one subject model, one corpus, one setting of the method."""
 
-    preset: Literal["full", "paper"] = "full"
-    """``paper`` scores as the paper does and does nothing else: firing on the units' own test contexts, by the graph,
-    a token lookup and n-grams, without controls, held-out text or rule tests."""
+    preset: registry.Preset = "full"
+    """``paper`` scores as the paper does and does nothing else: firing on the units' own test contexts, by the paper's
+    graph, a token lookup and n-grams, without controls, held-out text or rule tests; ``method.preset`` is ``paper``."""
 
     subject: SubjectSettings
     """The model whose units are explained."""
@@ -342,6 +344,17 @@ class StudySettings(Settings):
         if self.layers_at_once != "all" and self.layers_at_once < 1:
             raise ValueError(f"layers_at_once must be 'all' or a count of at least 1, not {self.layers_at_once}.")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_scores_its_graphs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") == "paper":
+            method = values.get("method", {})
+            method = dict(method) if isinstance(method, dict) else method.model_dump(exclude_unset=True)
+            if method.setdefault("preset", "paper") != "paper":
+                raise ValueError("preset: paper scores the paper's graphs alone: leave method.preset out.")
+            return values | {"method": method}
+        return values
 
     @model_validator(mode="after")
     def _controls_are_redrawn(self) -> Self:

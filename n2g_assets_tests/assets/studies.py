@@ -59,7 +59,13 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
         "layers": 3,
         "neurons": {"sample": 4},
         "harvest": HARVEST,
-        "method": {"units_per_block": 2, "infill_candidates": 8, "infill_rescored": 4, "min_contexts_per_side": 2},
+        "method": {
+            "preset": "paper",
+            "units_per_block": 2,
+            "infill_candidates": 8,
+            "infill_rescored": 4,
+            "min_contexts_per_side": 2,
+        },
         "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2},
     }
     return Study(name, folder, StudySettings(**(settings | changes)))

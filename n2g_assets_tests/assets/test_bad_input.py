@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(finished, tmp_path, changes, 
     ("changes", "says"),
     [
         ({"subject": {"source": "hub", "name": "nobody/nothing"}}, "nobody/nothing"),
-        ({"method": {"proposer": "masked_lm", "masked_lm": "nobody/nothing"}}, "proposer to infill"),
+        ({"method": {"preset": "paper", "proposer": "masked_lm", "masked_lm": "nobody/nothing"}}, "proposer to infill"),
     ],
 )
 def test_a_model_that_cannot_be_had_offline_is_said_before_any_work(finished, tmp_path, monkeypatch, changes, says):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
+from n2g_assets.core.registry import PREDICTORS, TEXTS, of_study
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.failures import name_failures
@@ -44,7 +44,7 @@ from n2g_assets_tests.method.toy import conform, encode
 
 TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
 TEXT_NAMES = [text.name for text in TEXTS]
-PAPER_PREDICTORS = [predictor.name for predictor in of_preset(PREDICTORS, "paper")]
+PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
 
 
 @pytest.fixture(scope="module")

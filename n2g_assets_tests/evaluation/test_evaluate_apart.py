@@ -10,7 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from n2g_assets.core.errors import RowsError
-from n2g_assets.core.registry import PREDICTORS, TEXTS, of_preset
+from n2g_assets.core.registry import PREDICTORS, TEXTS, of_study
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.results import BlockResult
@@ -31,7 +31,7 @@ from n2g_assets_tests.evaluation.small_layer import (
 from n2g_assets_tests.method.toy import BOS, conform
 
 TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
-PAPER_PREDICTORS = [predictor.name for predictor in of_preset(PREDICTORS, "paper")]
+PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
 BAD, GOOD = Unit(3, -1), (Unit(3, 1), Unit(8, 1))
 EVERY = pl.lit(True)
 
