@@ -16,6 +16,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit, unit_text
 from n2g_assets.evaluation.rule_tests import FreshText, try_rules
 from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.class_graphs import build_class_graphs
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult
@@ -100,20 +101,41 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
 
 
-NEURON_GRAPHS = _unit_stage(
-    "neuron_graphs",
-    inputs=("pruned_examples", "saliencies", "augmented_examples"),
-    part=parts.GraphSettings,
-    compute=lambda session, layer, units, rows, a_max, settings: build_graphs(
-        units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max, session.vocabulary,
-        settings,
-    ),
-    description="The token graph of each unit: a trie that says on which tokens it fires and which context it needs.",
-    code_version="1",
+def _build(session: Session, layer: int, show: Progress) -> StageReport:
+    method = session.settings.method
+    if method.preset == "paper":
+        return fill_layer(
+            session, NEURON_GRAPHS, layer, show,
+            inputs=("pruned_examples", "saliencies", "augmented_examples"), settings=[method.part(parts.GraphSettings)],
+            compute=lambda units, rows, a_max, settings: build_graphs(
+                units, rows["pruned_examples"], rows["saliencies"], rows["augmented_examples"], a_max,
+                session.vocabulary, settings,
+            ),
+        )  # fmt: skip
+    return fill_layer(
+        session, NEURON_GRAPHS, layer, show,
+        inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
+        compute=lambda *block: build_class_graphs(
+            *block, text=session.lagged_text, read=session.read_unit(layer, show), without=session.harvest_text.without,
+            vocabulary=session.vocabulary,
+        ),
+        also={
+            "harvest": session.harvest_hash, "clusters": session.clusters_hash,
+            "evidence": session.settings.harvest.hashed(),
+        },
+    )  # fmt: skip
+
+
+NEURON_GRAPHS = LayerStage(
+    name="neuron_graphs",
+    description="The token graph of each unit, which says on which tokens it fires and which context it needs: classes "
+    "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
+    code_version="2",
+    work=_build,
     extra=_picture,
-    preview_columns=["unit", "sign", "node_id", "parent_id", "depth", "kind", "token", "end_activation"],
+    preview_columns=["unit", "sign", "rule_id", "pattern", "activation", "count"],
     kinds={"polars", "parquet"},
-)  # fmt: skip
+)
 
 
 def _try(session: Session, layer: int, show: Progress) -> StageReport:

@@ -237,11 +237,24 @@ class GraphSettings(Firing, Matching):
     """Importance from which a token becomes a context node (section 3.3)."""
 
 
+class ClassSettings(Firing):
+    """How a graph of token classes is grown on all that the harvest saw."""
+
+    max_rules: StrictInt = Field(default=100, ge=1)
+    """Rules of the largest graph; every smaller one is part of it."""
+    class_offsets: StrictInt = Field(default=8, ge=1)
+    """Tokens that a rule may look at: the activating token and those before it."""
+    class_shrinkage: float = Field(default=8.0, ge=0)
+    """Positions with a node's mean that every token and every class is shrunk by."""
+    class_positions: StrictInt = Field(default=16, ge=1)
+    """Fewest harvested positions of a class, and of what it leaves."""
+
+
 class PredictionSettings(Firing, Matching):
     """What scores and rule tests need of the method."""
 
 
-class MethodSettings(GraphSettings, AugmentSettings, PruneSettings, TopExampleSettings):
+class MethodSettings(ClassSettings, GraphSettings, AugmentSettings, PruneSettings, TopExampleSettings):
     """The method."""
 
     preset: registry.Method = "evidence"

@@ -40,6 +40,14 @@ _SCORE = "the prediction as score (rounded down to thousandths)"
 _COVERED = "for which the predictor has a rule (predicts more than 0)"
 
 
+_OF_CLASSES = (
+    _n("rank", pl.Int32, "smallest number of rules of a graph that has it; NULL in the paper's graphs"),
+    _n("until", pl.Int32, "largest number of rules of a graph in which a rule ends there; NULL: of any graph"),
+    _n("documents", pl.Int32, "harvested documents behind it; NULL in the paper's graphs"),
+    _n("firings", pl.Int32, "harvested positions behind it at which the unit fires; NULL in the paper's graphs"),
+)
+
+
 def _unit_table(name: str, row: str, key: tuple[str, ...], *columns: Column, published: bool = True) -> Table:
     return Table(name, row, "layer", (*_UNIT, *columns), (*_UNIT_KEY, *key), by_unit=True, published=published)
 
@@ -171,22 +179,42 @@ _TABLES = (
     ),
     _unit_table("graph_nodes", "node of a token graph", ("node_id",),
         _c("node_id", pl.Int32, "number of the node, parents before children"),
-        _n("parent_id", pl.Int32, "node it hangs from: the token after it in the text; NULL for activating ones"),
-        _c("depth", pl.Int32, "0 for activating nodes"),
-        _c("kind", pl.String, "activating, context or ignore"),
-        _n("token", pl.Binary, "the form that is matched; NULL for ignore nodes"),
-        _c("activation", pl.Float32, "largest normalised activation seen of the activating token above it"),
-        _n("importance", pl.Float32, "largest importance seen; NULL for ignore nodes and where not measured"),
+        _n(
+            "parent_id", pl.Int32,
+            "node it hangs from. Paper: the token after it in the text; NULL for activating nodes. Evidence: the node "
+            "whose text is divided; NULL for node 0, any text",
+        ),
+        _c("depth", pl.Int32, "nodes above it"),
+        _c("kind", pl.String, "activating, context or ignore (any token)"),
+        _c("offset", pl.Int32, "place of its token in the text: 0 is the activating token, -1 the one before it"),
+        _n("token", pl.Binary, "the form that is matched; NULL for ignore nodes and where the node is a class"),
+        _c("all_but", pl.Boolean, "whether it takes all tokens but the class of the node before it"),
+        _c(
+            "activation", pl.Float32,
+            "paper: largest normalised activation seen of the activating token above it; evidence: as end_activation",
+        ),
+        _n("importance", pl.Float32, "largest importance seen of its token; NULL where not measured"),
         _n("end_activation", pl.Float32, "normalised activation that a path which ends here predicts"),
-        _c("end_count", pl.Int32, "prompts that ended here; 0 where none did"),
+        _c("end_count", pl.Int32, "prompts that ended here, 0 where none did; evidence: harvested positions"),
+        *_OF_CLASSES,
     ),
-    _unit_table("rules", "path of a token graph from an activating node to an end", ("rule_id",),
+    _unit_table("token_classes", "token of a class of a token graph (evidence)", ("node_id", "token_id"),
+        _c("node_id", pl.Int32, "the node, as in graph_nodes; the next node takes all but the class"),
+        _c("token_id", pl.Int32, "token id"),
+        _c("count", pl.Int32, "harvested positions of the parent that have the token at the node's offset"),
+        _c("mean", pl.Float32, "their mean normalised activation"),
+    ),
+    _unit_table("rules", "path of a token graph: what it needs and what it predicts", ("rule_id",),
         _c("rule_id", pl.Int32, "number of the rule: the strongest is 0"),
         _c("end_node_id", pl.Int32, "node at which it ends"),
-        _c("pattern", pl.String, "readable, in the order of the text; * is any token"),
-        _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards; NULL is any token"),
+        _c(
+            "pattern", pl.String,
+            "readable, in the order of the text; * is any token, {a|b} a class, {not a|b} all tokens but these",
+        ),
+        _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards, NULL is any; empty for classes"),
         _c("activation", pl.Float32, "normalised activation that it predicts"),
-        _c("count", pl.Int32, "prompts behind it"),
+        _c("count", pl.Int32, "prompts behind it; evidence: harvested positions"),
+        *_OF_CLASSES,
     ),
     _unit_table("rule_tests", "rule, tested on the model: texts that match it and texts that nearly do", ("rule_id",),
         _c("rule_id", pl.Int32, "the rule, as in rules"),

@@ -42,6 +42,9 @@ MAX_NODES = 500_000
 ACTIVATING, CONTEXT, IGNORE = "activating", "context", "ignore"
 """Values of ``graph_nodes.kind``, in the order of siblings."""
 
+NO_CLASSES = dict.fromkeys(("rank", "until", "documents", "firings"))
+"""Columns of ``graph_nodes`` and ``rules`` that only graphs of token classes have."""
+
 NodeKey = tuple[str, bytes]
 """Kind of a node and the form it matches; the form of an ignore node is empty."""
 
@@ -153,9 +156,9 @@ def node_rows(root: TrieNode) -> list[dict[str, Any]]:
         kind, form = node.key
         mean = float(np.float32(node.total / node.count)) if node.count else None
         rows.append({
-            "node_id": len(rows), "parent_id": parent_id, "depth": depth, "kind": kind,
-            "token": None if kind == IGNORE else form, "activation": node.activation, "importance": node.importance,
-            "end_activation": mean, "end_count": node.count,
+            "node_id": len(rows), "parent_id": parent_id, "depth": depth, "kind": kind, "offset": -depth,
+            "token": None if kind == IGNORE else form, "all_but": False, "activation": node.activation,
+            "importance": node.importance, "end_activation": mean, "end_count": node.count, **NO_CLASSES,
         })  # fmt: skip
         node_id = len(rows) - 1
         waiting += [(child, node_id, depth + 1) for child in reversed(node.in_order())]
@@ -175,6 +178,7 @@ def rule_rows(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "rule_id": rule_id, "end_node_id": end["node_id"], "pattern": pattern(forms[end["node_id"]]),
             "tokens": list(forms[end["node_id"]]), "activation": end["end_activation"], "count": end["end_count"],
+            **NO_CLASSES,
         }
         for rule_id, end in enumerate(ends)
     ]  # fmt: skip
@@ -207,7 +211,7 @@ def build_graphs(
     vocabulary: Vocabulary,
     settings: GraphSettings,
 ) -> BlockResult:
-    """Tables ``graph_nodes`` and ``rules`` of a block of units; other units' rows are ignored.
+    """Tables ``graph_nodes``, ``rules`` and an empty ``token_classes`` of a block of units; other units' rows are ignored.
 
     A unit is ``failed`` in the ledger where merging would make more than ``MAX_NODES`` nodes.
     """
@@ -227,7 +231,8 @@ def build_graphs(
             continue
         nodes += [{**unit.key(), **row} for row in rows]
         rules += [{**unit.key(), **row} for row in rule_rows(rows)]
-    tables = {"graph_nodes": unit_frame("graph_nodes", nodes), "rules": unit_frame("rules", rules)}
+    made = {"graph_nodes": nodes, "rules": rules, "token_classes": []}
+    tables = {table: unit_frame(table, rows) for table, rows in made.items()}
     return finish_block(units, tables, unusual)
 
 

@@ -1,0 +1,168 @@
+"""Rows of graphs of token classes: a :class:`ClassGraph` to tables ``graph_nodes``, ``rules``, ``token_classes`` and back.
+
+A rule's pattern stands in the order of the text, the activating token last and in square brackets. A class is its
+tokens between braces, those that matter most first: by the squared distance of a token's mean from what the parent
+expects, times its count. ``{a|b|+7}`` leaves out seven tokens, ``{not a|b}`` takes all but these; ``*`` is any token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int32, Int64
+
+from n2g_assets.core.units import Unit
+from n2g_assets.method.classes import FOREVER, ClassGraph
+from n2g_assets.method.graph import ACTIVATING, CONTEXT, IGNORE, visible
+from n2g_assets.method.probing import Vocabulary
+from n2g_assets.method.results import unit_schema
+
+SHOWN = 5
+"""Tokens of a class that a pattern shows."""
+
+
+@dataclass(frozen=True)
+class TokenClass:
+    """What a rule takes at one offset."""
+
+    offset: int
+    """0 or less."""
+    tokens: Int32[np.ndarray, " members"]
+    """Token ids, those that matter most first."""
+    all_but: bool
+    """Whether it takes every token but these."""
+
+
+def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
+    """The classes that a text must match to reach a node, from offset 0 backwards; an offset without one is left out.
+
+    At an offset, the nearest class among the node and its ancestors holds, less what the nearer ``all_but`` nodes leave
+    out; where there is no class, all tokens but those.
+    """
+    given: dict[int, np.ndarray] = {}
+    excluded: dict[int, list[np.ndarray]] = {}
+    for step in graph.path(node):
+        offset = int(graph.offsets[step])
+        if offset not in given:
+            if graph.all_but[step]:
+                excluded.setdefault(offset, []).append(_by_weight(graph, step - 1))
+            else:
+                given[offset] = _by_weight(graph, step)
+    found = []
+    for offset in sorted(given.keys() | excluded.keys(), reverse=True):
+        without = np.concatenate(excluded.get(offset, [np.zeros(0, np.int32)])[::-1])
+        if offset in given:
+            tokens = given[offset][~np.isin(given[offset], without)]
+            found.append(TokenClass(offset, tokens, all_but=False))
+        else:
+            found.append(TokenClass(offset, without, all_but=True))
+    return found
+
+
+def _by_weight(graph: ClassGraph, node: int) -> Int32[np.ndarray, " members"]:
+    members = slice(graph.starts[node], graph.starts[node + 1])
+    distance = graph.means[members] - graph.values[graph.parents[node]]
+    return graph.tokens[members][np.argsort(-graph.counts[members] * distance**2, kind="stable")]
+
+
+def pattern(classes: Sequence[TokenClass], vocabulary: Vocabulary) -> str:
+    """The readable pattern of a rule."""
+    at = {each.offset: _class_text(each, vocabulary) for each in classes}
+    words = [at.get(offset, "*") for offset in range(min(at, default=0), 1)]
+    return " ".join([*words[:-1], f"[{words[-1]}]"])
+
+
+def _class_text(found: TokenClass, vocabulary: Vocabulary) -> str:
+    shown = "|".join(visible(vocabulary.tokens[token]) for token in found.tokens[:SHOWN])
+    more = f"|+{len(found.tokens) - SHOWN:,}" if len(found.tokens) > SHOWN else ""
+    return f"{{{'not ' if found.all_but else ''}{shown}{more}}}"
+
+
+def graph_frames(
+    unit: Unit, graph: ClassGraph, importances: Mapping[int, float], vocabulary: Vocabulary
+) -> dict[str, pl.DataFrame]:
+    """The rows of one unit, without ``study`` and ``layer``.
+
+    Args:
+        unit: whose graph it is.
+        graph: the graph.
+        importances: by node, how much the activation depends on its token, where that was measured.
+        vocabulary: the subject model's.
+    """
+    n, key = len(graph), {"unit": pl.lit(unit.number, pl.Int32), "sign": pl.lit(unit.sign, pl.Int8)}
+    depths = np.zeros(n, np.int32)
+    for node in range(1, n):
+        depths[node] = depths[graph.parents[node]] + 1
+    kinds = [IGNORE, *(ACTIVATING if offset == 0 else CONTEXT for offset in graph.offsets[1:].tolist())]
+    until = pl.Series(graph.until).replace(FOREVER, None)
+    common = {"rank": graph.ranks, "until": until, "documents": graph.documents, "firings": graph.firings}
+    nodes = pl.DataFrame({
+        "node_id": np.arange(n, dtype=np.int32), "parent_id": pl.Series(graph.parents).replace(-1, None),
+        "depth": depths, "kind": kinds, "token": pl.Series([None] * n, dtype=pl.Binary), "offset": graph.offsets,
+        "all_but": graph.all_but, "activation": graph.values, "end_activation": graph.values,
+        "importance": [importances.get(node) for node in range(n)], "end_count": graph.supports, **common,
+    }, strict=False)  # fmt: skip
+    order = np.argsort(-graph.values, kind="stable")
+    rules = pl.DataFrame({
+        "rule_id": np.argsort(order).astype(np.int32), "end_node_id": np.arange(n, dtype=np.int32),
+        "pattern": [pattern(classes_of(graph, node), vocabulary) for node in range(n)],
+        "tokens": pl.Series([[]] * n, dtype=pl.List(pl.Binary)), "activation": graph.values, "count": graph.supports,
+        **common,
+    })  # fmt: skip
+    members = pl.DataFrame({
+        "node_id": np.repeat(np.arange(n, dtype=np.int32), np.diff(graph.starts)), "token_id": graph.tokens,
+        "count": graph.counts, "mean": graph.means,
+    })  # fmt: skip
+    frames = {"graph_nodes": nodes, "rules": rules.sort("rule_id"), "token_classes": members}
+    schemas = {table: unit_schema(table) for table in frames}
+    return {
+        table: frame.with_columns(**key).select(schemas[table].names()).cast(schemas[table])
+        for table, frame in frames.items()
+    }
+
+
+def graph_of_rows(graph_nodes: pl.DataFrame, token_classes: pl.DataFrame, bos_id: int) -> ClassGraph:
+    """The graph of one unit from its rows."""
+    nodes, members = graph_nodes.sort("node_id"), token_classes.sort("node_id", "token_id")
+
+    def column(name: str, dtype: type, fill: int | None = None) -> np.ndarray:
+        series = nodes[name] if fill is None else nodes[name].fill_null(fill)
+        return series.to_numpy().astype(dtype)
+
+    sizes = np.bincount(members["node_id"].to_numpy(), minlength=len(nodes))
+    return ClassGraph(
+        bos_id=bos_id, parents=column("parent_id", np.int32, -1), offsets=column("offset", np.int32),
+        all_but=column("all_but", np.bool_), ranks=column("rank", np.int32), until=column("until", np.int32, FOREVER),
+        values=column("end_activation", np.float32), supports=column("end_count", np.int64),
+        documents=column("documents", np.int32), firings=column("firings", np.int64),
+        starts=np.concatenate([[0], np.cumsum(sizes)]), tokens=members["token_id"].to_numpy().astype(np.int32),
+        counts=members["count"].to_numpy().astype(np.int64), means=members["mean"].to_numpy().astype(np.float32),
+    )  # fmt: skip
+
+
+def importances_of(
+    graph: ClassGraph,
+    contexts: Mapping[int, Int32[np.ndarray, " length"]],
+    starts: Mapping[int, int],
+    saliencies: Sequence[tuple[int, int, Sequence[float]]],
+) -> dict[int, float]:
+    """By node, the largest importance of its token over the measured positions whose text passes through it.
+
+    Args:
+        graph: the graph.
+        contexts: by rank, the token ids of a train context, BOS at position 0.
+        starts: by rank, the position in the context of the pruned prompt's first token after BOS.
+        saliencies: rank, activating position in the pruned prompt, and importance of each of the prompt's tokens.
+    """
+    found: dict[int, float] = {}
+    ends: dict[int, Int64[np.ndarray, " length"]] = {}
+    for rank, position, importances in saliencies:
+        if rank not in ends:
+            tokens = contexts[rank]
+            ends[rank] = graph.ends(tokens, np.arange(len(tokens), dtype=np.int32), [FOREVER])[0].astype(np.int64)
+        for node in graph.path(int(ends[rank][starts[rank] + position - 1])):
+            token = position + int(graph.offsets[node])
+            if token >= 1:
+                found[node] = max(found.get(node, -np.inf), float(importances[token]))
+    return found

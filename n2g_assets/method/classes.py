@@ -1,0 +1,247 @@
+"""Graphs of token classes: a unit's expected activation from the classes of a token and of those before it.
+
+A *class* is a set of tokens at an *offset*: 0 is the token itself, -1 the one before it. The graph begins with one node
+that stands for any text and expects the unit's mean. Each *split* divides the text of a node by one class: its child
+*in the class*, and its child with *all but the class*. A *rule* is a node at which a text ends: one class an offset,
+which is what all its ancestors at that offset leave, and an expected activation. Every text ends in exactly one rule.
+
+1. Splits are found best first, on all positions of the harvest that count: of all nodes' best splits, the one that
+   explains most comes next. So the graph of n rules is that of the first n - 1 splits: every node has a *rank*, the
+   smallest number of rules with which it is there, and ends a rule *until* a split divides it.
+2. A split is found with documents in two halves (``splits.best_split``). At each offset tokens are ordered by their
+   mean in one half, shrunk towards the node's; how well a cut of this order explains the other half decides, both ways
+   round. Tokens then take sides by their mean in both halves.
+3. The class is the side with fewer positions. What a node has not seen goes with the other side.
+4. A child expects what its parent does, plus the difference that the halves found in each other, shrunk for few
+   positions. So chance that made a token look strong in one half does not count.
+5. Before the first token of a context stands BOS, at every offset.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt8
+
+from n2g_assets.core.settings import ClassSettings
+
+FOREVER = np.iinfo(np.int32).max
+"""``ClassGraph.until`` of nodes that no split divides."""
+
+
+@dataclass(frozen=True)
+class LaggedText:
+    """The harvest as splits read it, the same for all units: tokens numbered by frequency, at every offset."""
+
+    tokens: Int32[np.ndarray, "offsets tokens"]
+    """For every position, the number of the token so many places before it; BOS before the first of a context."""
+    token_ids: Int32[np.ndarray, " vocabulary"]
+    """Token id of each number: the most frequent is 0."""
+    half: UInt8[np.ndarray, " tokens"]
+    """The half, 0 or 1, of each position's document."""
+    documents: Int32[np.ndarray, " tokens"]
+    """Number of each position's document, ascending."""
+
+    @classmethod
+    def of(
+        cls, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], bos_id: int,
+        documents: Int32[np.ndarray, " tokens"], half: UInt8[np.ndarray, " tokens"], offsets: int,
+    ) -> "LaggedText":  # fmt: skip
+        """From contexts joined end to end, with each token's position in its context."""
+        ids, numbers, counts = np.unique(np.append(token_ids, bos_id), return_inverse=True, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        number_of = np.empty(len(ids), np.int32)
+        number_of[order] = np.arange(len(ids), dtype=np.int32)
+        numbers = number_of[numbers]
+        bos, numbers = numbers[-1], numbers[:-1]
+        places = np.arange(len(token_ids))
+        lagged = np.empty((offsets, len(token_ids)), np.int32)
+        for back in range(offsets):
+            lagged[back] = np.where(positions >= back, numbers[np.maximum(places - back, 0)], bos)
+        return cls(lagged, ids[order].astype(np.int32), half, documents)
+
+
+@dataclass(frozen=True)
+class ClassGraph:
+    """A graph of token classes, ready to predict. Nodes come in the order of their ranks; children stand in pairs."""
+
+    bos_id: int
+    parents: Int32[np.ndarray, " nodes"]
+    """-1 for the first node: any text."""
+    offsets: Int32[np.ndarray, " nodes"]
+    """Offset of the class, 0 or less; 0 for the first node."""
+    all_but: Bool[np.ndarray, " nodes"]
+    """Whether the node takes what its sibling, the class, leaves; the class comes first. False for the first node."""
+    ranks: Int32[np.ndarray, " nodes"]
+    """Smallest number of rules of a graph that has the node."""
+    until: Int32[np.ndarray, " nodes"]
+    """Largest number of rules of a graph in which the node ends a rule; ``FOREVER`` where no split divides it."""
+    values: Float32[np.ndarray, " nodes"]
+    """Expected normalised activation, signed, where a text ends at the node."""
+    supports: Int64[np.ndarray, " nodes"]
+    """Harvested positions at the node."""
+    documents: Int32[np.ndarray, " nodes"]
+    """Documents that hold them."""
+    firings: Int64[np.ndarray, " nodes"]
+    """Of the positions, those at which the unit fires."""
+    starts: Int64[np.ndarray, " nodes+1"]
+    """``tokens[starts[i]:starts[i + 1]]`` is the class of node i, and so are its counts and means; empty where
+    ``all_but``."""
+    tokens: Int32[np.ndarray, " members"]
+    """Token ids of the classes, ascending in each."""
+    counts: Int64[np.ndarray, " members"]
+    """Positions of the parent that have the token at the offset."""
+    means: Float32[np.ndarray, " members"]
+    """Their mean normalised activation."""
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    @cached_property
+    def children(self) -> Int32[np.ndarray, " nodes"]:
+        """The class that a node is divided by; the next node is all but it. -1 at an end."""
+        children = np.full(len(self), -1, np.int32)
+        classes = np.flatnonzero((self.parents >= 0) & ~self.all_but)
+        children[self.parents[classes]] = classes
+        return children
+
+    def ends(
+        self, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_rules: Sequence[int]
+    ) -> Int32[np.ndarray, "sizes tokens"]:
+        """The node at which each token of a text ends, in the graphs of these numbers of rules, in the order given.
+
+        Tokens at position 0 end somewhere too; what is said of them means nothing.
+        """
+        from n2g_assets.method.splits import walk_down
+
+        sizes, order = np.unique(np.asarray(n_rules, np.int32), return_inverse=True)
+        nodes = np.empty((len(sizes), len(token_ids)), np.int32)
+        member, split_of = self._members
+        walk_down(
+            token_ids.astype(np.int32), positions.astype(np.int32), self.bos_id, -self.offsets, self.children,
+            self.ranks, member, split_of, sizes, nodes,
+        )  # fmt: skip
+        return nodes[order]
+
+    @cached_property
+    def _members(self) -> tuple[UInt8[np.ndarray, "splits bytes"], Int32[np.ndarray, " nodes"]]:
+        """A bit a token of every split's class, and the split of every node that is divided."""
+        divided = np.flatnonzero(self.children >= 0)
+        split_of = np.zeros(len(self), np.int32)
+        split_of[divided] = np.arange(len(divided), dtype=np.int32)
+        member = np.zeros((max(1, len(divided)), int(self.tokens.max(initial=0)) // 8 + 1), np.uint8)
+        splits = np.repeat(split_of[np.maximum(self.parents, 0)], np.diff(self.starts))
+        np.bitwise_or.at(member, (splits, self.tokens >> 3), (1 << (self.tokens & 7)).astype(np.uint8))
+        return member, split_of
+
+    def rules_of(self, n_rules: int) -> Int64[np.ndarray, " rules"]:
+        """The nodes that end a rule in the graph of ``n_rules`` rules; all of them where there are fewer."""
+        return np.flatnonzero((self.ranks <= n_rules) & (self.until >= n_rules))
+
+    def path(self, node: int) -> list[int]:
+        """A node and its ancestors, the first node of the graph left out, the nearest first."""
+        path = []
+        while self.parents[node] >= 0:
+            path.append(node)
+            node = int(self.parents[node])
+        return path
+
+
+@dataclass
+class _Node:
+    """A node while the graph grows."""
+
+    parent: int
+    offset: int
+    all_but: bool
+    rank: int
+    value: float
+    where: Int64[np.ndarray, " here"]
+    support: int
+    documents: int
+    firings: int
+    until: int = FOREVER
+    members: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
+
+
+def grow_graph(
+    text: LaggedText,
+    values: Float32[np.ndarray, " tokens"],
+    counted: Int[np.ndarray, " counted"],
+    bos_id: int,
+    threshold: float,
+    settings: ClassSettings,
+) -> ClassGraph:
+    """Grows the graph of one unit.
+
+    Args:
+        text: the harvest.
+        values: the unit's normalised activations there, signed.
+        counted: the positions that count, ascending: not BOS, and none of the unit's own test documents.
+        bos_id: token id of BOS.
+        threshold: normalised activation from which the unit fires.
+        settings: how large it grows, and how it is regularised.
+
+    Raises:
+        ValueError: no position counts, or an activation is not finite.
+    """
+    from n2g_assets.method.splits import best_split, sides_of
+
+    values, where = values.astype(np.float64), np.asarray(counted, np.int64)
+    if not len(where) or not np.isfinite(values[where]).all():
+        raise ValueError("a graph needs positions with finite activations")
+    room = np.zeros((2, len(text.token_ids))), np.zeros((2, len(text.token_ids))), np.zeros(len(text.token_ids), np.int32)
+    nodes: list[_Node] = []
+    waiting: list[tuple[float, int, tuple[int, int, float, float, float, float]]] = []
+
+    def add(parent: int, offset: int, all_but: bool, value: float, where: np.ndarray) -> None:
+        number, rank = len(nodes), 1 if parent < 0 else nodes[parent].until + 1
+        documents = int(np.count_nonzero(np.diff(text.documents[where]))) + 1
+        firings = int(np.count_nonzero(values[where] >= threshold))
+        nodes.append(_Node(parent, offset, all_but, rank, value, where, len(where), documents, firings))
+        gain, *split = best_split(
+            text.tokens, where, values, text.half, settings.class_shrinkage, settings.class_positions, *room
+        )
+        if gain > 0:
+            heapq.heappush(waiting, (-gain, number, tuple(split)))
+
+    add(-1, 0, False, float(values[where].mean()), where)
+    n_rules = 1
+    while waiting and n_rules < settings.max_rules:
+        _, number, (back, cut, mean, deviation, *side_means) = heapq.heappop(waiting)
+        node = nodes[number]
+        *members, inside, is_high = sides_of(
+            text.tokens[back], node.where, values, text.half, settings.class_shrinkage, mean, deviation, cut, *room
+        )
+        n_inside = int(np.count_nonzero(inside))
+        if not settings.class_positions <= n_inside <= len(inside) - settings.class_positions:
+            continue  # both halves together do not cut where each half did
+        node.until = n_rules
+        n_rules += 1
+        of_class, of_rest = side_means[::-1] if is_high else side_means
+        for all_but, side, side_mean in ((False, inside, of_class), (True, ~inside, of_rest)):
+            here = node.where[side]
+            share = len(here) / (len(here) + settings.class_shrinkage)
+            add(number, -back, all_but, node.value + share * (side_mean - mean), here)
+        numbers, counts, means = members
+        order = np.argsort(text.token_ids[numbers])
+        nodes[-2].members = text.token_ids[numbers][order], counts[order], means[order]
+        node.where = node.where[:0]
+    return _finished(nodes, bos_id)
+
+
+def _finished(nodes: Sequence[_Node], bos_id: int) -> ClassGraph:
+    def column(name: str, dtype: type) -> np.ndarray:
+        return np.array([getattr(node, name) for node in nodes], dtype)
+
+    tokens, counts, means = (np.concatenate([node.members[part] for node in nodes]) for part in range(3))
+    return ClassGraph(
+        bos_id=bos_id, parents=column("parent", np.int32), offsets=column("offset", np.int32),
+        all_but=column("all_but", np.bool_), ranks=column("rank", np.int32), until=column("until", np.int32),
+        values=column("value", np.float32), supports=column("support", np.int64),
+        documents=column("documents", np.int32), firings=column("firings", np.int64),
+        starts=np.concatenate([[0], np.cumsum([len(node.members[0]) for node in nodes])]),
+        tokens=tokens.astype(np.int32), counts=counts.astype(np.int64), means=means.astype(np.float32),
+    )  # fmt: skip
