@@ -52,7 +52,9 @@ def build_class_graphs(
         counted = np.flatnonzero(without(top.filter(split="test")["document_id"].unique().to_list()))
         values = read(unit) / np.float32(a_max[unit])
         graph = grow_graph(text, values, counted, vocabulary.bos_id, settings.firing_threshold, settings)
-        contexts = {rank: np.array(token_ids, np.int32) for rank, token_ids in top.select("rank", "token_ids").iter_rows()}
+        contexts = {
+            rank: np.array(token_ids, np.int32) for rank, token_ids in top.select("rank", "token_ids").iter_rows()
+        }
         starts = dict(pruned.select("rank", "start").iter_rows())
         marks = salient.select("rank", "position", "importances").rows()
         return graph_frames(unit, graph, importances_of(graph, contexts, starts, marks), vocabulary)

@@ -187,5 +187,6 @@ def walk_down(
                 continue
             back = offsets[child]
             asked = token_ids[token - back] if positions[token] >= back else bos_id
-            bit = member[split_of[node], asked >> 3] >> (asked & 7) & 1
-            node = child if bit else child + 1
+            place = asked >> 3
+            inside = place < member.shape[1] and member[split_of[node], place] >> (asked & 7) & 1
+            node = child if inside else child + 1

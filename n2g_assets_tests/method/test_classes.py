@@ -1,0 +1,208 @@
+"""Graphs of token classes against a plain tree of dictionaries, and what they promise."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from n2g_assets.core.settings import ClassSettings
+from n2g_assets.method.classes import FOREVER, ClassGraph, LaggedText, grow_graph
+from n2g_assets.method.splits import BINS
+
+BOS, OFFSETS = 0, 3
+SETTINGS = ClassSettings(max_rules=12, class_offsets=OFFSETS, class_shrinkage=2.0, class_positions=3)
+
+
+class Harvest:
+    """Contexts of random tokens; the unit likes 3 and 5 after 7, dislikes 4, and is noisy."""
+
+    def __init__(self, seed: int, contexts: int = 60, length: int = 16, vocabulary: int = 12) -> None:
+        random = np.random.default_rng(seed)
+        tokens = random.integers(1, vocabulary, (contexts, length)).astype(np.int32)
+        tokens[:, 0] = BOS
+        self.token_ids = tokens.ravel()
+        self.positions = np.tile(np.arange(length, dtype=np.int32), contexts)
+        self.documents = np.repeat(np.arange(contexts, dtype=np.int32) // 2, length)
+        self.half = (self.documents % 2).astype(np.uint8)
+        before = np.roll(self.token_ids, 1)
+        liked = np.isin(self.token_ids, (3, 5))
+        self.values = (0.3 * liked + 0.6 * (liked & (before == 7)) - 0.4 * (self.token_ids == 4)).astype(np.float32)
+        self.values += random.normal(0, 0.05, len(self.values)).astype(np.float32)
+        self.counted = np.flatnonzero((self.positions > 0) & (self.documents != 5))
+        self.text = LaggedText.of(self.token_ids, self.positions, BOS, self.documents, self.half, OFFSETS)
+
+    def before(self, position: int, back: int) -> int:
+        return int(self.token_ids[position - back]) if self.positions[position] >= back else BOS
+
+    def grow(self, **changes: float) -> ClassGraph:
+        settings = SETTINGS.model_copy(update=changes)
+        return grow_graph(self.text, self.values, self.counted, BOS, 0.5, settings)
+
+
+@pytest.fixture(scope="module")
+def harvest() -> Harvest:
+    return Harvest(0)
+
+
+@pytest.fixture(scope="module")
+def graph(harvest) -> ClassGraph:
+    return harvest.grow()
+
+
+# -------------------------------------------------------------------------------------------- a plain tree
+def slow_bin(value: float, mean: float, deviation: float) -> int:
+    place = BINS // 2 + math.floor(math.asinh((value - mean) / (0.02 * deviation)) * 18)
+    return min(max(place, 0), BINS - 1)
+
+
+def slow_split(harvest: Harvest, where: list[int]) -> tuple[float, int, int, tuple[float, float]]:
+    """Gain, offset, cut and the means of both sides, each found in the other half's order."""
+    sides = [[place for place in where if harvest.half[place] == side] for side in (0, 1)]
+    best = (0.0, -1, -1, (0.0, 0.0))
+    if min(map(len, sides)) < SETTINGS.class_positions:
+        return best
+    values = {place: float(harvest.values[place]) for place in where}
+    mean = sum(values.values()) / len(where)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values.values()) / len(where))
+    of_half = [sum(values[place] for place in side) / len(side) for side in sides]
+    for back in range(OFFSETS):
+        bins: list[dict[int, int]] = []
+        for side in (0, 1):
+            sums, counts = defaultdict(float), defaultdict(int)
+            for place in sides[side]:
+                sums[harvest.before(place, back)] += values[place]
+                counts[harvest.before(place, back)] += 1
+            shrinkage = SETTINGS.class_shrinkage
+            tokens = {harvest.before(place, back) for place in where}
+            told = {t: (sums[t] + shrinkage * of_half[side]) / (counts[t] + shrinkage) for t in tokens}
+            bins.append({token: slow_bin(value, mean, deviation) for token, value in told.items()})
+        for cut in range(BINS - 1):
+            low = [[p for p in sides[s] if bins[1 - s][harvest.before(p, back)] <= cut] for s in (0, 1)]
+            high = [[p for p in sides[s] if bins[1 - s][harvest.before(p, back)] > cut] for s in (0, 1)]
+            if min(sum(map(len, low)), sum(map(len, high))) < SETTINGS.class_positions:
+                continue
+            if not all(map(len, low + high)):
+                continue
+            error = 0.0
+            for side in (0, 1):
+                for part in (low, high):
+                    other = sum(values[p] for p in part[1 - side]) / len(part[1 - side])
+                    error += sum((values[p] - other) ** 2 - (values[p] - of_half[1 - side]) ** 2 for p in part[side])
+            if -error > best[0] + 1e-9:
+                means = tuple(
+                    sum(values[p] for s in (0, 1) for p in part[s]) / sum(map(len, part)) for part in (low, high)
+                )
+                best = (-error, back, cut, means)
+    return best
+
+
+def test_the_first_splits_are_those_of_a_plain_tree(harvest, graph):
+    gain, back, _, (low, high) = slow_split(harvest, harvest.counted.tolist())
+    assert gain > 0
+    assert graph.offsets[1] == graph.offsets[2] == -back
+    means = {}
+    for node in (1, 2):
+        share = graph.supports[node] / (graph.supports[node] + SETTINGS.class_shrinkage)
+        means[node] = graph.values[0] + (graph.values[node] - graph.values[0]) / share
+    assert sorted(means.values()) == pytest.approx(sorted((low, high)), abs=1e-5)
+    assert (means[1] > means[2]) == (np.mean(harvest.values[positions_at(harvest, graph, 1)]) > graph.values[0])
+    best = [slow_split(harvest, where)[0] for where in (positions_at(harvest, graph, node) for node in (1, 2))]
+    assert graph.parents[3] == 1 + int(best[1] > best[0])
+
+
+def positions_at(harvest: Harvest, graph: ClassGraph, node: int) -> list[int]:
+    """The positions that match all classes of a node, looked up token by token."""
+    found = []
+    for place in harvest.counted.tolist():
+        matches = True
+        for step in graph.path(node):
+            of_class = step - 1 if graph.all_but[step] else step
+            members = graph.tokens[graph.starts[of_class] : graph.starts[of_class + 1]].tolist()
+            inside = harvest.before(place, -int(graph.offsets[step])) in members
+            matches &= inside != graph.all_but[step]
+        if matches:
+            found.append(place)
+    return found
+
+
+# -------------------------------------------------------------------------------------------- promises
+def test_a_graph_finds_what_the_unit_does(harvest, graph):
+    strongest = int(np.argmax(graph.values))
+    offsets = {
+        int(graph.offsets[step]): graph.starts[step] for step in graph.path(strongest) if not graph.all_but[step]
+    }
+    assert set(offsets) >= {0, -1}
+    assert graph.values[strongest] == pytest.approx(0.9, abs=0.1)
+    assert graph.values.min() == pytest.approx(-0.4, abs=0.1)
+
+
+def test_every_text_ends_in_one_rule_and_counts_there(harvest, graph):
+    for n_rules in (1, 2, 5, 12):
+        ends = graph.ends(harvest.token_ids, harvest.positions, [n_rules])[0][harvest.counted]
+        rules = graph.rules_of(n_rules)
+        assert len(rules) == n_rules
+        assert set(ends) == set(rules)
+        for rule in rules:
+            where = positions_at(harvest, graph, int(rule))
+            assert where == harvest.counted[ends == rule].tolist()
+            assert graph.supports[rule] == len(where)
+            assert graph.documents[rule] == len(set(harvest.documents[where]))
+            assert graph.firings[rule] == sum(harvest.values[where] >= 0.5)
+
+
+def test_a_smaller_graph_is_part_of_a_larger_one(harvest, graph):
+    small = harvest.grow(max_rules=5)
+    n = len(small)
+    assert n == 9
+    for name in ("parents", "offsets", "all_but", "ranks", "values", "supports"):
+        assert np.array_equal(getattr(small, name), getattr(graph, name)[:n])
+    later = graph.until[:n] > 4
+    assert np.array_equal(small.until, np.where(later, FOREVER, graph.until[:n]))
+
+
+def test_members_are_counted_at_the_parent(harvest, graph):
+    for node in np.flatnonzero(np.diff(graph.starts)).tolist():
+        where = positions_at(harvest, graph, int(graph.parents[node]))
+        tokens = [harvest.before(place, -int(graph.offsets[node])) for place in where]
+        for member in range(graph.starts[node], graph.starts[node + 1]):
+            at = [
+                float(harvest.values[place])
+                for place, token in zip(where, tokens, strict=True)
+                if token == graph.tokens[member]
+            ]
+            assert graph.counts[member] == len(at)
+            assert graph.means[member] == pytest.approx(sum(at) / len(at), abs=1e-5)
+
+
+def test_what_was_never_seen_goes_with_the_larger_side(graph):
+    unseen = np.array([BOS, 4000], np.int32)
+    end = int(graph.ends(unseen, np.arange(2, dtype=np.int32), [2])[0][1])
+    assert end == 2
+    assert graph.all_but[end]
+    assert graph.supports[2] >= graph.supports[1]
+
+
+def test_two_sizes_may_be_asked_in_any_order(harvest, graph):
+    both = graph.ends(harvest.token_ids, harvest.positions, [7, 2, 7])
+    assert np.array_equal(both[0], both[2])
+    assert np.array_equal(both[1], graph.ends(harvest.token_ids, harvest.positions, [2])[0])
+
+
+def test_test_documents_do_not_count(harvest):
+    other = Harvest(0)
+    other.values = np.where(other.documents == 5, np.float32(3), other.values)
+    assert np.array_equal(other.grow().values, harvest.grow().values)
+
+
+def test_noise_gets_no_rule():
+    harvest = Harvest(3)
+    harvest.values = np.zeros_like(harvest.values)
+    assert len(harvest.grow()) == 1
+
+
+def test_an_activation_that_is_not_finite_is_refused(harvest):
+    values = harvest.values.copy()
+    values[harvest.counted[3]] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        grow_graph(harvest.text, values, harvest.counted, BOS, 0.5, SETTINGS)
