@@ -27,6 +27,7 @@ KEYS = {
     "graph_nodes": ["node_id"],
     "rules": ["rule_id"],
     "rule_tests": ["rule_id"],
+    "reach": ["text", "last_tokens"],
     "evaluation": ["predictor", "text"],
     "counterexamples": ["text", "kind", "rank"],
     "failures": ["kind"],

@@ -83,7 +83,7 @@ class Measured:
 
 # ------------------------------------------------------------------------------------------ the process of a point
 def study_of(point: Point) -> Study:
-    """Study ``smollm2``, cut to a point."""
+    """Study ``smollm2``, cut to a point, without ``reach``: its windows take the same for any number of units."""
     from n2g_assets.assets.study import Study
     from n2g_assets.core.settings import NeuronSample
     from n2g_assets.study import shipped_study
@@ -94,6 +94,7 @@ def study_of(point: Point) -> Study:
         "layers": [point.layer],
         "neurons": "all" if point.units is None else NeuronSample(sample=point.units),
         "harvest": settings.harvest.model_copy(update={"max_tokens": point.tokens}),
+        "evaluation": settings.evaluation.model_copy(update={"reach_positions": 0}),
     }
     return Study(study.name, study.folder, settings.model_copy(update=changed))
 

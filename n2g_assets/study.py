@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import BaseModel
 
-from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, subject_model, unit_stages
+from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, reach, subject_model, unit_stages
 from n2g_assets.assets.resource import SHARED
 from n2g_assets.assets.stage import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
@@ -17,7 +17,9 @@ from n2g_assets.core.settings import StudySettings
 
 __all__ = ["LAYER_STAGES", "N2GStudy", "shipped_studies", "shipped_study", "study_definitions"]
 
-LAYER_STAGES = {stage.name: stage for stage in (activation_cache.STAGE, *unit_stages.STAGES, evaluation.STAGE)}
+LAYER_STAGES = {
+    stage.name: stage for stage in (activation_cache.STAGE, *unit_stages.STAGES, reach.STAGE, evaluation.STAGE)
+}
 """The code of each per-layer stage of the registry."""
 
 

@@ -94,10 +94,11 @@ def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys):
     assert cli.main(["plan", "tiny"]) == 0
     said = capsys.readouterr().out
     planned = [re.split(r"  +", line) for line in said.splitlines() if line.startswith("layer")]
-    assert [row[:3] for row in planned] == [["layer 0", "1", "3"], ["layer 1", "1", "3"]]
+    assert [row[:3] for row in planned] == [["layer 0", "1", "4"], ["layer 1", "1", "4"]]
     for row, layer in zip(planned, (0, 1), strict=True):
         session = session_of(study, tmp_path / "home")
         found = [session.harvest([layer], no_progress), *session.read_texts([layer], no_progress).values()]
+        found.append(session.cached_windows(layer))
         assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
     files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
     assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said

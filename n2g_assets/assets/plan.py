@@ -69,7 +69,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     free = shutil.disk_usage(session.home.root).free - MINIMUM_FREE_BYTES
     advice = ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
-    tokens = {"harvest": session.corpus, **session.text_corpora}
+    tokens = {"harvest": session.corpus, **session.scored_corpora}
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
     head = f"Study '{session.study.name}': {what}, {counted(sum(map(len, runs)), 'layer')}"
     return "\n".join(
@@ -97,7 +97,7 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     harvested.update(to_harvest)
     corpora = [(session.corpus, session.settings.harvest, to_harvest)]
     to_score = list(layers) if any(units.values()) else []
-    corpora += [(corpus, session.text_settings, to_score) for corpus in session.text_corpora.values()]
+    corpora += [(corpus, session.text_settings, to_score) for corpus in session.scored_corpora.values()]
     passes = tokens = kept_bytes = in_work = 0
     seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)
     for corpus, settings, stale in corpora:

@@ -23,6 +23,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
+from n2g_assets.evaluation.reach import Windows, cut_windows
 from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
@@ -49,6 +50,7 @@ class Session:
         """Layers whose units are read on the held-out texts together."""
         self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
+        self._cached_windows: dict[int, Evidence] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
@@ -259,15 +261,43 @@ class Session:
     def cached_texts(self, layer: int) -> dict[str, Evidence]:
         """The evidence of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
         if layer not in self._cached_texts:
-            layers = self.text_layers if layer in self.text_layers else (layer,)
+            layers = self._read_with(layer)
             with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
+
+    def cached_windows(self, layer: int) -> Evidence:
+        """The evidence of a layer's units on the windows of ``reach``; ``text_layers`` are read in one pass."""
+        if layer not in self._cached_windows:
+            layers = self._read_with(layer)
+            with progress(f"{self.study.name}/windows", "tokens", self.log.info) as show:
+                found = self.evidence(self.windows.corpus, layers, show)
+            if found.tokens_run:
+                self.log.info(
+                    f"{found.tokens_run:,} tokens of windows went through the model for layers {list(layers)}"
+                )
+            self._cached_windows |= dict.fromkeys(layers, found)
+        return self._cached_windows[layer]
+
+    def _read_with(self, layer: int) -> Sequence[int]:
+        return self.text_layers if layer in self.text_layers else (layer,)
 
     @cached_property
     def text_corpora(self) -> dict[str, TokenCorpus]:
         """The held-out texts as the model reads them."""
         return {name: TokenCorpus.from_frame(contexts) for name, contexts in self.held_out_contexts.items()}
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The windows of the held-out texts that the stage ``reach`` compares with them."""
+        evaluation = self.settings.evaluation
+        return cut_windows(self.text_corpora, evaluation.reach_positions, evaluation.seed)
+
+    @property
+    def scored_corpora(self) -> dict[str, TokenCorpus]:
+        """What units are scored on as the model reads it: the held-out texts, and their windows where there are any."""
+        windows = self.windows.corpus
+        return self.text_corpora | ({"windows": windows} if len(windows.token_ids) else {})
 
     def read_texts(self, layers: Sequence[int], show: Progress) -> dict[str, Evidence]:
         """The evidence of the layers' units on the held-out texts, in one pass a text."""
@@ -283,7 +313,7 @@ class Session:
 
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             corpora = [(self.corpus, self.settings.harvest)]
-            corpora += [(corpus, self.text_settings) for corpus in self.text_corpora.values()]
+            corpora += [(corpus, self.text_settings) for corpus in self.scored_corpora.values()]
             for corpus, settings in corpora:
                 drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 

@@ -79,6 +79,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",), methods=("paper",)),
     Stage("neuron_graphs", ("graph_nodes", "rules", "token_classes"), ("augmented_examples", "pruned_examples")),
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
+    Stage("reach", ("reach",), ("activation_cache", "corpus_tokens"), presets=("full",)),
     Stage(
         "evaluation", ("evaluation", "document_scores", "counterexamples", "failures"),
         ("neuron_graphs", "top_examples", "rule_tests"),

@@ -271,7 +271,8 @@ class Draws(Settings):
     """What decides on everything that is drawn at random in the evaluation."""
 
     seed: StrictInt = Field(default=0, ge=0)
-    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests."""
+    """Seed of what is drawn: quantile contexts, documents of the bootstrap, shuffled graphs, texts of rule tests,
+    positions of ``reach``."""
 
 
 class RuleTestSettings(Draws):
@@ -298,7 +299,14 @@ class ScoreSettings(Draws):
     """False alarms and misses kept for each unit and held-out text."""
 
 
-class EvaluationSettings(RuleTestSettings, ScoreSettings):
+class ReachSettings(Draws):
+    """At which positions the model is shown its last tokens alone."""
+
+    reach_positions: StrictInt = Field(default=1500, ge=0)
+    """Positions drawn from each held-out text for the stage ``reach``; 0 turns it off."""
+
+
+class EvaluationSettings(ReachSettings, RuleTestSettings, ScoreSettings):
     """On what the graphs are scored, and against what. Every text gets whole documents until its tokens are reached."""
 
 

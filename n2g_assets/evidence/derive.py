@@ -87,7 +87,7 @@ def derive(
         block: Neurons whose rows are in memory at once; None: as many as fit into 128 MiB, at least one.
     """
     asked, contexts = sorted(units), _contexts(corpus, np.arange(len(corpus.lengths)))
-    sampled, exact = sample_positions(corpus), np.empty(len(corpus.token_ids))  # one buffer: new memory is slow
+    sampled, exact = sample_positions(corpus, SAMPLE), np.empty(len(corpus.token_ids))  # one buffer: new memory is slow
     block = block or max(1, _BLOCK_BYTES // exact.nbytes)
     choose = _top_contexts if remeasure is None else _shortlist
     measured, strong, top, windows = [], [], [], []
@@ -118,14 +118,18 @@ def derive(
     }
 
 
-def sample_positions(corpus: TokenCorpus) -> Int64[np.ndarray, " sample"]:
-    """Where in ``token_ids`` the ``SAMPLE`` positions above 0 with the smallest hashes of (context, position) stand."""
-    digests = b"".join(hashlib.blake2b(each.encode(), digest_size=8).digest() for each in corpus.context_ids)
+def sample_positions(corpus: TokenCorpus, size: int, seed: int = 0) -> Int64[np.ndarray, " sample"]:
+    """Where in ``token_ids`` the positions above 0 with the ``size`` smallest hashes of (context, position) stand.
+
+    The smallest hash comes first; where there are fewer than ``size``, which is at least 1, all stand there.
+    """
+    salt = (seed % 2**128).to_bytes(hashlib.blake2b.SALT_SIZE)
+    digests = b"".join(hashlib.blake2b(each.encode(), digest_size=8, salt=salt).digest() for each in corpus.context_ids)
     seeds = np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64), corpus.lengths)
     positions = np.arange(len(seeds)) - np.repeat(corpus.starts[:-1], corpus.lengths)
     hashes = (mixed(seeds + positions.astype(np.uint64) * STEP) >> 1).astype(np.int64)
     places = np.flatnonzero(positions)
-    return places[_largest(-hashes[places], SAMPLE)]
+    return places[_largest(-hashes[places], size)]
 
 
 def _contexts(corpus: TokenCorpus, numbers: _Numbers) -> _Contexts:

@@ -21,7 +21,15 @@ from n2g_assets.core.registry import TEXTS, Text
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report import text as wording
-from n2g_assets.report.plots import PUBLISHED, as_address, calibration, f1_by_layer, precision_recall, styles
+from n2g_assets.report.plots import (
+    PUBLISHED,
+    as_address,
+    calibration,
+    f1_by_layer,
+    precision_recall,
+    reach_by_tokens,
+    styles,
+)
 from n2g_assets.report.svg import draw_graph
 
 if TYPE_CHECKING:
@@ -139,6 +147,10 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         rows = scores("evaluation", "layer, unit, sign", text, "predictor, COLUMNS('^calibration_')")
         return as_address(calibration(rows, title="Calibration"))
 
+    def reach_picture(text: Text) -> str:
+        rows = scores("reach_summary", "layer, last_tokens", text).filter(pl.col("layer").is_in(facts["layers"]))
+        return as_address(reach_by_tokens(rows, title=f"{database.name}: reach on {text.phrase}"))
+
     def examples() -> list[dict[str, Any]]:
         """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read."""
         layers = facts["layers"]
@@ -161,4 +173,5 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
             found.append({"name": name, "address": as_address(svg), "rules": rules})
         return found
 
-    return {function.__name__: function for function in (f1_picture, curves_picture, calibration_picture, examples)}
+    pictures = (f1_picture, curves_picture, calibration_picture, reach_picture, examples)
+    return {function.__name__: function for function in pictures}

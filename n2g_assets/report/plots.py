@@ -1,7 +1,7 @@
 """Plots of scores as SVG, for the metadata of assets and for the report, drawn by matplotlib's SVG backend.
 
 1. ``f1_by_layer`` shows how well firing is predicted, with its uncertainty; ``precision_recall`` what another threshold
-   would give; ``calibration`` what a predicted activation is worth.
+   would give; ``calibration`` what a predicted activation is worth; ``reach_by_tokens`` how local units are.
 2. Order, colour and marker of a predictor stand in ``core.registry``; markers of controls are hollow.
 3. The same frame gives the same bytes. Text stays text, and a study's name is never read as a formula.
 
@@ -218,6 +218,45 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
                 axes.annotate(text, ((bin_ + 0.5) * column, line), **words)
         axes.set_ylim(np.floor(low * 10 + 1e-9) / 10, np.ceil(high * 10 - 1e-9) / 10)
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+        return _svg(figure, title)
+
+
+def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
+    """Mean correlation with the full text by the number of last tokens that the model is shown, a line a layer.
+
+    Args:
+        means: rows of ``reach_summary`` of one study and one text; a mean that is not defined is left out.
+        title: first line.
+    """
+    from matplotlib import colormaps
+
+    means = means.filter(pl.col("pearson_r").is_finite()).sort("layer", "last_tokens")
+    layers = means["layer"].unique().sort().to_list()
+    height, below = 172.0, 58.0
+    with _style():
+        figure = _figure(_LEFT + _NARROWEST + _RIGHT, _HEADING + height + below, title)
+        axes = _axes(figure, _LEFT, below, _NARROWEST, height, "mean correlation with the full text (r)")
+        axes.set_xscale("log", base=2)
+        axes.minorticks_off()
+        tokens = means["last_tokens"].unique().sort().to_list()
+        axes.set_xticks(tokens, labels=[str(number) for number in tokens])
+        axes.set_xlabel("last tokens shown" if layers else "nothing measured yet", loc="center")
+        lowest = means["pearson_r"].to_numpy().min(initial=0.0)
+        axes.set_ylim(np.floor(10 * lowest) / 10, 1)
+        colors = colormaps["viridis_r"](np.linspace(0.2 if len(layers) > 1 else 1, 1, len(layers)))
+        axes.set_xlim((tokens[0] / 2, tokens[-1] * 1.1) if tokens else (1, 2))
+        named = np.empty(0)
+        for layer, color in zip(layers, colors, strict=True):
+            rows = means.filter(pl.col("layer") == layer)
+            look: dict[str, Any] = {"color": color, "linewidth": 1.3, "marker": "o", "markersize": 4}
+            axes.plot(rows["last_tokens"], rows["pearson_r"], clip_on=False, gid=f"layer {layer}", **look)
+            x, y = rows["last_tokens"][0], rows["pearson_r"][0]
+            if (np.abs(named - y) >= 0.06).all():
+                named = np.append(named, y)
+                words: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8, "ha": "right"}
+                axes.annotate(f"layer {layer}", (x, y), (-7, -3), **words)
+        note = "The model itself, shown BOS and these tokens alone. The deeper a layer, the darker its line."
+        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return _svg(figure, title)
 
 

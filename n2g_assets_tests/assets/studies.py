@@ -66,7 +66,7 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
             "infill_rescored": 4,
             "min_contexts_per_side": 2,
         },
-        "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2},
+        "evaluation": {"bootstrap_draws": 20, "tested_rules": 3, "rule_texts": 2, "reach_positions": 40},
     }
     return Study(name, folder, StudySettings(**(settings | changes)))
 

@@ -56,6 +56,12 @@ def test_all_layers_and_units_share_one_pass_through_the_held_out_texts(finished
     assert f"{lengths.sum():,} tokens" in passes[0]
 
 
+def test_all_layers_and_units_share_one_pass_through_the_windows(finished):
+    (said,) = (message for message in finished.messages if "tokens of windows went through the model" in message)
+    windows = finished.session().windows.corpus
+    assert said == f"{len(windows.token_ids):,} tokens of windows went through the model for layers [0, 1, 2]"
+
+
 def test_metadata_says_what_was_done(finished):
     for layer, metadata in finished.metadata["neuron_graphs"].items():
         assert metadata["dagster/row_count"] == rows_of(finished.home, "graph_nodes", layer=int(layer)).height

@@ -97,6 +97,7 @@ STALE_BY_SETTING = {
     "method__firing_threshold": "pruned_examples",
     "method__normalise_tokens": "subject_model",
     "evaluation__rule_texts": "rule_tests",
+    "evaluation__reach_positions": "reach",
     "evaluation__counterexamples": "evaluation",
     "harvest__strongest": "activation_cache",
     "harvest__held_out_share": "corpus_tokens",
@@ -247,7 +248,7 @@ def test_a_plan_bounds_the_disk_by_the_largest_run_and_says_where_it_does_not_fi
         study = changed(finished.study, layers_at_once=1, keep_evidence=keep, neurons={"sample": 8})
         session = session_of(study, home)
         layers = [[0], [1]]
-        tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.text_corpora.values()])
+        tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.scored_corpora.values()])
         said = plan_text(session, layers)
         assert re.search(r"layer 0 +8 ", said)
         assert re.search(r"layer 1 +4 ", said)

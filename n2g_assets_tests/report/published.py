@@ -147,7 +147,7 @@ def study(
 
 
 def _checks(keys: Sequence[dict[str, Any]]) -> Frames:
-    """Tested rules, failures and counterexamples of every unit."""
+    """Tested rules, reach, failures and counterexamples of every unit."""
     kinds = dict(zip(UNITS, ("over_general_rule", "polysemantic", "weak_peak"), strict=True))
     wrong = (("false_alarm", 0.95, -0.02, "rule fired wrongly", 2), ("miss", 0.3, 0.9, "token unknown", None))
     return {
@@ -161,6 +161,16 @@ def _checks(keys: Sequence[dict[str, Any]]) -> Frames:
                     "context_silent": 1,
                 }
                 for key in keys
+            ),
+        ),
+        "reach": rows(
+            "reach",
+            *(
+                key | {"text": text, "last_tokens": k, "n_positions": 40, "pearson_r": (k / 32) ** (0.1 + layer / 30)}
+                for key in keys
+                for layer in [key["layer"]]
+                for text in ("random", "out_of_domain")
+                for k in (1, 2, 3, 5, 8, 16, 32)
             ),
         ),
         "failures": rows("failures", *(key | {"kind": kinds[key["unit"]], "share": 0.4} for key in keys)),
@@ -197,4 +207,6 @@ def page(studies: Mapping[str, Frames], name: str = "toy", *, pictures: bool = F
         return render_report(connection, name, **({"made_at": datetime(2026, 11, 3, 9, 5)} | given))[0]
 
 
-NO_PLOTS = dict.fromkeys(("f1_by_layer", "precision_recall", "calibration"), lambda rows, **given: "<svg/>")
+NO_PLOTS = dict.fromkeys(
+    ("f1_by_layer", "precision_recall", "calibration", "reach_by_tokens"), lambda rows, **given: "<svg/>"
+)

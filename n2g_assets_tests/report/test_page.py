@@ -15,7 +15,7 @@ from n2g_assets_tests.report.published import HOSTILE, database, page, scores, s
 from n2g_assets_tests.storage.helpers import rows
 
 SECTIONS = [
-    "Summary", "Protocol", "Results", "Controls", "Rule tests", "Failures", "Counterexamples",
+    "Summary", "Protocol", "Results", "Reach", "Controls", "Rule tests", "Failures", "Counterexamples",
     "Units and denominators", "Reproduce",
 ]  # fmt: skip
 
@@ -138,12 +138,13 @@ def test_a_study_that_is_not_published_or_not_evaluated_is_refused_with_what_to_
 
 def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
     some = scores((0,), (3,), ["graph"], ["top"])
-    checks = dict.fromkeys(("rule_tests", "failures", "counterexamples"))
+    checks = dict.fromkeys(("rule_tests", "reach", "failures", "counterexamples"))
     frames = study((0, 1, 2, 3, 7), **some, **{name: rows(name) for name in checks})
     text = text_of(page({"toy": frames}))
     assert "Not evaluated yet: layers 1–3 and 7. Nothing below speaks of them." in text
     for words in (
         "No rule was tested.",
+        "Reach was not measured.",
         "No unit meets the rule of any kind",
         "No control was scored.",
         "None were kept",

@@ -16,6 +16,7 @@ from n2g_assets.report.plots import (
     calibration,
     f1_by_layer,
     precision_recall,
+    reach_by_tokens,
     styles,
 )
 from n2g_assets.report.text import count_text
@@ -32,6 +33,12 @@ BINS = st.tuples(
     st.lists(st.floats(0, 1), min_size=11, max_size=11),
     st.lists(st.floats(-0.5, 1.5) | st.just(float("nan")), min_size=11, max_size=11),
 )
+
+
+def reach(rows) -> pl.DataFrame:
+    """Rows (layer, last_tokens, pearson_r) as a frame like ``reach_summary``."""
+    schema = {"layer": pl.Int32, "last_tokens": pl.Int32, "pearson_r": pl.Float64}
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
 def scores(rows) -> pl.DataFrame:
@@ -102,12 +109,14 @@ def words(svg: str) -> list[str]:
     st.dictionaries(st.tuples(st.integers(0, 40), NAMES), st.tuples(SHARES, SHARES, SHARES), max_size=40),
     st.dictionaries(NAMES, st.tuples(COUNTS, COUNTS), max_size=4),
     st.dictionaries(NAMES, BINS, max_size=5),
+    st.dictionaries(st.tuples(st.integers(0, 40), st.integers(1, 128)), st.none() | st.floats(-1, 1), max_size=40),
     st.booleans(),
 )
-def test_any_scores_give_sound_pictures(by_layer, by_level, by_bin, published):
+def test_any_scores_give_sound_pictures(by_layer, by_level, by_bin, by_tokens, published):
     frame = scores((*key, *values) for key, values in by_layer.items())
     assert_sound(f1_by_layer(frame, title=HOSTILE, published_over=41 if published else None))
     assert_sound(precision_recall(levels(by_level), title=HOSTILE))
+    assert_sound(reach_by_tokens(reach((*key, r) for key, r in by_tokens.items()), title=HOSTILE))
     sums = {
         name: (tokens, *([n * mean for n, mean in zip(tokens, means, strict=True)] for means in both))
         for name, (tokens, *both) in by_bin.items()
@@ -225,6 +234,23 @@ def test_calibration_points_stand_at_their_means_with_their_tokens_and_controls_
     assert (zero[1] - middle[1]) / (zero[1] - top[1]) == pytest.approx(0.25 / 0.95, abs=0.005)
     assert {"90k", "200", "1.5M", "–"} <= set(words(svg))
     assert group(svg, "bins shuffled graph") == []
+
+
+# ------------------------------------------------------------------------------------------ reach
+def test_reach_is_drawn_to_scale_by_doublings_of_the_tokens_and_a_label_that_would_cover_another_is_left_out():
+    ends = {0: 1.0, 7: 0.5, 15: 0.45}  # a quarter of them at one token
+    frame = reach((layer, k, end * k / 4) for layer, end in ends.items() for k in (1, 2, 4))
+    svg = reach_by_tokens(frame, title="toy")
+    top, middle, _ = (marks(svg, f"layer {layer}") for layer in ends)
+    first, second, third = (x for x, _ in top)
+    assert third - second == pytest.approx(second - first, abs=0.1)
+    assert first < second
+    zero = 2 * top[1][1] - top[2][1]
+    assert [(y - zero) / (top[2][1] - zero) for _, y in (*top, *middle)] == pytest.approx(
+        [0.25, 0.5, 1, 0.125, 0.25, 0.5], abs=0.002
+    )
+    assert [word for word in words(svg) if word.startswith("layer ")] == ["layer 0", "layer 7"]
+    assert "nothing measured yet" in words(reach_by_tokens(frame.clear(), title="toy"))
 
 
 # ------------------------------------------------------------------------------------------ styles, numbers

@@ -75,6 +75,18 @@ def test_the_paired_interval_decides_against_the_token_lookup_and_others_must_li
     ]  # fmt: skip
 
 
+def test_reach_is_the_mean_over_the_units_with_a_score_by_text_and_number_of_last_tokens(database) -> None:
+    units = [
+        {"unit": 1, "pearson_r": 0.5, "explained_variance": -1.0, "average_precision": 0.5, "f1": 0.25},
+        {"unit": 2, "pearson_r": 0.25, "explained_variance": 0.5},
+        {"unit": 2, "sign": -1},
+    ]
+    insert(database, "reach", *units, layer=7, text="random", last_tokens=8)
+    insert(database, "reach", units[0], layer=7, text="random", last_tokens=16)
+    found = database.execute("SELECT * EXCLUDE (study, layer, text) FROM reach_summary").fetchall()
+    assert found == [(8, 3, 0.375, -0.25, 0.5, 0.25), (16, 1, 0.5, -1.0, 0.5, 0.25)]
+
+
 def test_near_misses_are_counted_by_change_with_the_studys_own_threshold(database) -> None:
     insert(database, "studies", {"settings": '{"method": {"firing_threshold": 0.25}}'})
     tests = {"near_miss_activations": [0.1, 0.3, 0.2], "near_miss_changes": ["moved", "moved", "removed"]}

@@ -1,4 +1,4 @@
--- Layers: the paper's table, and each control beside the graph.
+-- Layers: the paper's table, each control beside the graph, and how local units are.
 
 CREATE VIEW layer_summary AS
 WITH asked AS (
@@ -241,3 +241,24 @@ COMMENT ON COLUMN controls.control_average_precision_low IS 'lower end of its 95
 COMMENT ON COLUMN controls.control_average_precision_high IS 'upper end of its 95 % interval';
 COMMENT ON COLUMN controls.f1_all_difference IS 'graph_f1_all less control_f1_all';
 COMMENT ON COLUMN controls.average_precision_difference IS 'graph_average_precision less control_average_precision';
+
+CREATE VIEW reach_summary AS
+SELECT
+    study,
+    layer,
+    text,
+    last_tokens,
+    count(*) AS units,
+    avg(pearson_r) AS pearson_r,
+    avg(explained_variance) AS explained_variance,
+    avg(average_precision) AS average_precision,
+    avg(f1) AS f1
+FROM reach
+GROUP BY study, layer, text, last_tokens
+ORDER BY study, layer, text, last_tokens;
+COMMENT ON VIEW reach_summary IS 'How local the units of each layer are: how well the model itself, shown BOS and only the last tokens, gives their activations on the full text. Means are over units; undefined values are left out.';
+COMMENT ON COLUMN reach_summary.units IS 'units that were measured: all but dead and failed ones';
+COMMENT ON COLUMN reach_summary.pearson_r IS 'mean correlation of the activation shown these tokens alone with that in the full text';
+COMMENT ON COLUMN reach_summary.explained_variance IS 'mean explained variance; far below 0 where a unit that hardly varies is far off without its context';
+COMMENT ON COLUMN reach_summary.average_precision IS 'mean average precision of firing; units that do not fire left out';
+COMMENT ON COLUMN reach_summary.f1 IS 'mean F1 of firing; units that fire in neither left out';

@@ -1,0 +1,81 @@
+"""Stage ``reach``: the model itself, shown BOS and only the last tokens, compared with itself on the full text.
+
+All layers of a run share one pass through the windows, and one through the held-out texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.assets.session import Session
+from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.core.progress import Progress
+from n2g_assets.core.settings import Firing, ReachSettings
+from n2g_assets.core.units import Unit
+from n2g_assets.evaluation.reach import reach_of_units
+from n2g_assets.method.results import BlockResult
+from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.stages import StageReport
+
+if TYPE_CHECKING:
+    from n2g_assets.evidence.store import Evidence
+
+
+def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
+    """The first layer with something to compare reads the windows for all layers of the run in one pass."""
+    session.text_layers = tuple(layers)
+
+
+def _work(session: Session, layer: int, show: Progress) -> StageReport:
+    def rows_of(evidence: Evidence, unit: Unit) -> np.ndarray:
+        return evidence.rows(layer, [unit.number])[0] * np.float32(unit.sign)
+
+    def compute(
+        units: Sequence[Unit],
+        rows: Mapping[str, pl.DataFrame],
+        a_max: Mapping[Unit, float],
+        firing: Firing,
+        reach: ReachSettings,
+    ) -> BlockResult:
+        return reach_of_units(
+            units, session.windows,
+            lambda text, unit: rows_of(session.cached_texts(layer)[text], unit),
+            lambda unit: rows_of(session.cached_windows(layer), unit),
+            a_max, firing.firing_threshold,
+        )  # fmt: skip
+
+    settings, texts = session.settings, session.held_out_contexts
+    return fill_layer(
+        session, STAGE, layer, show,
+        inputs=(),
+        settings=[settings.method.part(Firing), settings.evaluation.part(ReachSettings)],
+        compute=compute,
+        also={
+            "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in texts.items()},
+            "context_length": settings.harvest.context_length,
+            "evidence_dtype": settings.harvest.evidence_dtype,
+        },
+    )  # fmt: skip
+
+
+def _figures(session: Session, layer: int) -> Mapping[str, Any]:
+    """The layer's mean correlation by text and number of last tokens."""
+    rows = session.read("reach", layer, columns=["text", "last_tokens", "pearson_r"], units=session.units(layer))
+    means = rows.group_by("text", "last_tokens", maintain_order=True).agg(pl.col("pearson_r").mean()).drop_nulls()
+    return {f"mean r, {text}, last {k}": round(mean, 4) for text, k, mean in means.iter_rows()}
+
+
+STAGE = LayerStage(
+    name="reach",
+    description="The model itself, shown BOS and only the last 1 to 32 tokens at positions of held-out text: how local "
+    "each unit is at all, and the measure for an explanation that looks at so many tokens.",
+    code_version="1",
+    work=_work,
+    prepare=_prepare,
+    extra=_figures,
+    preview_columns=["unit", "sign", "text", "last_tokens", "pearson_r", "explained_variance", "f1", "n_firings"],
+)
