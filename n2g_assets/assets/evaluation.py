@@ -8,7 +8,7 @@ are a slice with an input hash of its own.
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -32,12 +32,15 @@ from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
 
+if TYPE_CHECKING:
+    from n2g_assets.evidence.store import Evidence
+
 _MEANS_CODE_VERSION = "1"
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
-    """The first layer with something to score reads the texts for all layers of the run in one pass."""
-    session.text_layers = tuple(layers)
+    """The first layer with something to score reads each text for all layers of the run in one pass."""
+    session.layers_together = tuple(layers)
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
@@ -49,14 +52,15 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         settings=[session.settings.method.part(GraphSettings), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
         also={
-            "strongest": session.settings.harvest.strongest, "clusters": session.clusters_hash,
-            "harvest": session.harvest_hash, "texts": texts, "predictors": session.study.predictors,
-            "evidence_dtype": session.settings.harvest.evidence_dtype,
+            "clusters": session.clusters_hash, "harvest": session.harvest_hash, "texts": texts,
+            "predictors": session.study.predictors, "method": session.settings.method.preset,
+            "dtypes": [session.settings.harvest.dtype, session.settings.harvest.evidence_dtype],
         },
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
     _write_means(session, layer)
     session.drop_evidence(layer)
+    session.layers_together = tuple(other for other in session.layers_together if other != layer)
     return report
 
 
@@ -79,11 +83,13 @@ class LayerScoring:
         partners = [self._partners[unit] for unit in units if unit in self._partners]
         graphs = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
-        strongest = session.settings.harvest.strongest
-        shared = SharedMaterial(session.vocabulary, lambda: session.harvest_text, strongest, method)
+        shared = SharedMaterial(
+            session.vocabulary, lambda: session.harvest_text, method, session.settings.method.preset, evaluation.seed
+        )
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, texts=self._texts,
-            read=self._read, partners=self._partners, predictors=session.study.predictors, evaluation=evaluation,
+            read=self._read, read_harvest=self._read_harvest, partners=self._partners,
+            predictors=session.study.predictors, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
 
@@ -112,7 +118,12 @@ class LayerScoring:
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
-        evidence = self.session.cached_texts(self.layer)[text]
+        return self._row(self.session.cached_texts(self.layer)[text], unit)
+
+    def _read_harvest(self, unit: Unit) -> np.ndarray:
+        return self._row(self.session.cached_harvest(self.layer), unit)
+
+    def _row(self, evidence: "Evidence", unit: Unit) -> np.ndarray:
         return evidence.rows(self.layer, [unit.number])[0] * np.float32(unit.sign)
 
 
@@ -190,10 +201,21 @@ STAGE = LayerStage(
     name="evaluation",
     description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
     "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
-    code_version="4",
+    code_version="5",
     work=_work,
     prepare=_prepare,
     extra=_figures,
-    preview_columns=["unit", "sign", "predictor", "text", "precision", "recall", "f1", "f1_low", "f1_high"],
+    preview_columns=[
+        "unit",
+        "sign",
+        "predictor",
+        "text",
+        "threshold",
+        "precision",
+        "recall",
+        "f1",
+        "f1_low",
+        "f1_high",
+    ],
     preview_first=pl.col("predictor") == "graph",
 )

@@ -93,10 +93,12 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     ``harvested`` is what earlier runs harvest, to which this one's layers are added.
     """
     units = {layer: _not_scored(session, layer) for layer in layers}
-    to_harvest = [layer for layer in activation_cache.to_harvest(session, layers) if layer not in harvested]
+    earlier = set(harvested)
+    to_harvest = [layer for layer in activation_cache.to_harvest(session, layers) if layer not in earlier]
     harvested.update(to_harvest)
-    corpora = [(session.corpus, session.settings.harvest, to_harvest)]
     to_score = list(layers) if any(units.values()) else []
+    to_read = to_score if session.settings.preset != "paper" else []  # what baselines learn from, if it was dropped
+    corpora = [(session.corpus, session.settings.harvest, sorted({*to_harvest, *to_read} - earlier))]
     corpora += [(corpus, session.text_settings, to_score) for corpus in session.scored_corpora.values()]
     passes = tokens = kept_bytes = in_work = 0
     seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)

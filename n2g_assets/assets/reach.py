@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
     """The first layer with something to compare reads the windows for all layers of the run in one pass."""
-    session.text_layers = tuple(layers)
+    session.layers_together = tuple(layers)
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:

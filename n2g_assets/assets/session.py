@@ -10,10 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int32
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.study import Study
@@ -23,9 +26,11 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import AugmentSettings, HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
+from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evaluation.reach import Windows, cut_windows
-from n2g_assets.evaluation.texts import DocumentText, HarvestText
+from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.suffixes import Suffixes, suffix_numbers
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -46,8 +51,8 @@ class Session:
         self.study, self.home, self.log, self.retry_failed = study, home, log, retry_failed
         self.settings: StudySettings = study.settings
         self.store = SliceStore(home)
-        self.text_layers: tuple[int, ...] = ()
-        """Layers whose units are read on the held-out texts together."""
+        self.layers_together: tuple[int, ...] = ()
+        """Layers that are still to be scored, whose units are read on a text together."""
         self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
         self._cached_windows: dict[int, Evidence] = {}
@@ -104,7 +109,11 @@ class Session:
     @cached_property
     def harvest_text(self) -> HarvestText:
         """The harvest as baselines read it."""
-        return HarvestText(DocumentText.of(self.contexts, self.vocabulary), self.cluster_of)
+
+        def number_runs(symbols: Int32[np.ndarray, " tokens"]) -> Suffixes:
+            return suffix_numbers(replace(self.corpus, token_ids=symbols), Cache(self.home))
+
+        return HarvestText(DocumentText.of(self.contexts, self.vocabulary), self.cluster_of, number_runs)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -250,6 +259,14 @@ class Session:
         self._harvested |= dict.fromkeys(layers, harvested)
         return harvested
 
+    def cached_harvest(self, layer: int) -> Evidence:
+        """The evidence of a layer's units on the harvest; what is gone is read again, as ``cached_texts`` reads."""
+        with progress(f"{self.study.name}/harvest", "tokens", self.log.info) as show:
+            return self.harvest(self._together(layer), show)
+
+    def _together(self, layer: int) -> tuple[int, ...]:
+        return self.layers_together if layer in self.layers_together else (layer,)
+
     # ------------------------------------------------------------------------------------ the texts of the evaluation
     @cached_property
     def held_out_contexts(self) -> dict[str, pl.DataFrame]:
@@ -259,17 +276,17 @@ class Session:
         return {name: frame for name, frame in texts.items() if name in self.study.texts}
 
     def cached_texts(self, layer: int) -> dict[str, Evidence]:
-        """The evidence of a layer's units on the held-out texts; ``text_layers`` are read in one pass a text."""
+        """The evidence of a layer's units on the held-out texts; ``layers_together`` are read in one pass a text."""
         if layer not in self._cached_texts:
-            layers = self._read_with(layer)
+            layers = self._together(layer)
             with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
     def cached_windows(self, layer: int) -> Evidence:
-        """The evidence of a layer's units on the windows of ``reach``; ``text_layers`` are read in one pass."""
+        """The evidence of a layer's units on the windows of ``reach``; ``layers_together`` in one pass."""
         if layer not in self._cached_windows:
-            layers = self._read_with(layer)
+            layers = self._together(layer)
             with progress(f"{self.study.name}/windows", "tokens", self.log.info) as show:
                 found = self.evidence(self.windows.corpus, layers, show)
             if found.tokens_run:
@@ -278,9 +295,6 @@ class Session:
                 )
             self._cached_windows |= dict.fromkeys(layers, found)
         return self._cached_windows[layer]
-
-    def _read_with(self, layer: int) -> Sequence[int]:
-        return self.text_layers if layer in self.text_layers else (layer,)
 
     @cached_property
     def text_corpora(self) -> dict[str, TokenCorpus]:
@@ -312,6 +326,8 @@ class Session:
         from n2g_assets.evidence.plan import drop_evidence
 
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
+            self._harvested.pop(layer, None)
+            self._cached_texts.pop(layer, None)
             corpora = [(self.corpus, self.settings.harvest)]
             corpora += [(corpus, self.text_settings) for corpus in self.scored_corpora.values()]
             for corpus, settings in corpora:

@@ -7,12 +7,16 @@ derived from these three lists. A stage's code is in ``assets/`` (``study.LAYER_
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 Preset = Literal["full", "paper"]
 """How much a study scores: ``study.preset``."""
 Method = Literal["evidence", "paper"]
 """How its graphs are made: ``method.preset``."""
+ThresholdKind = Literal["top", "ordinary"]
+"""Kind of text that a unit has a threshold of its own for: contexts like its strongest ones, or any text."""
+THRESHOLDS: tuple[ThresholdKind, ...] = get_args(ThresholdKind)
+"""The values of ``thresholds.kind``."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Text:
     """The text inside a sentence, after "on"."""
     meaning: str
     """What it is, in whole sentences."""
+    threshold: ThresholdKind = "ordinary"
+    """Which of a unit's thresholds says from which prediction on it is predicted to fire here."""
     presets: tuple[Preset, ...] = ("full",)
     """Presets of a study that score this text."""
     methods: tuple[Method, ...] = ("evidence", "paper")
@@ -81,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage("reach", ("reach",), ("activation_cache", "corpus_tokens"), presets=("full",)),
     Stage(
-        "evaluation", ("evaluation", "document_scores", "counterexamples", "failures"),
+        "evaluation", ("evaluation", "thresholds", "document_scores", "counterexamples", "failures"),
         ("neuron_graphs", "top_examples", "rule_tests"),
     ),
 )  # fmt: skip
@@ -92,6 +98,7 @@ TEXTS: tuple[Text, ...] = (
         "top", "Own test contexts", "the units' own test contexts",
         "The paper's protocol: the half of a unit's strongest contexts that its graph was not built from. It flatters "
         "every predictor: each of these contexts was chosen because the unit is strong in it.",
+        threshold="top",
         presets=("full", "paper"),
     ),
     Text(
@@ -118,23 +125,30 @@ PREDICTORS: tuple[Predictor, ...] = (
     ),
     Predictor(
         "token_lookup", "token lookup", "baseline", "#0072b2", "s",
-        "Mean activation of each token over the same train contexts; it knows no context.",
+        "Mean activation of each token over the same train contexts, or in the method evidence, shrunk, over all of "
+        "the harvest; it knows no context.",
         presets=("full", "paper"),
     ),
     Predictor(
         "ngram", "n-gram", "baseline", "#56b4e9", "^",
         "Mean activation of each run of n tokens over the same train contexts; n is chosen on them.",
         presets=("full", "paper"),
+        methods=("paper",),
     ),
     Predictor(
         "ngram_backoff", "back-off n-gram", "baseline", "#009e73", "D",
-        "A strong baseline: an interpolated, shrunk back-off n-gram, learnt from train contexts and the harvest. Of "
-        "most harvested tokens it only knows that they are not among the unit's strongest, and counts them 0: good for "
-        "firing, low for graded activations.",
+        "A strong baseline: an interpolated, shrunk back-off n-gram, learnt from all of the harvest.",
+        methods=("paper",),
+    ),
+    Predictor(
+        "suffixes", "suffix evidence", "baseline", "#e69f00", "P",
+        "The strongest baseline: the mean activation after the last one to six tokens, each pulled towards that after "
+        "one token less, learnt from all of the harvest.",
+        methods=("evidence",),
     ),
     Predictor(
         "skip_bigram", "skip-bigrams", "baseline", "#cc79a7", "v",
-        "A strong baseline: what a token does beside an earlier one, learnt from the same as the back-off n-gram.",
+        "A strong baseline: what a token does beside an earlier one, learnt from all of the harvest.",
     ),
     Predictor(
         "always_zero", "always zero", "control", "#98a2ad", "x",

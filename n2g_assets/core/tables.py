@@ -38,6 +38,11 @@ _INTERVAL = "of its 95 % interval (bootstrap over documents)"
 _FAILURE = "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic"
 _SCORE = "the prediction as score (rounded down to thousandths)"
 _COVERED = "for which the predictor has a rule (predicts more than 0)"
+_KINDS = "; ".join(
+    f"{kind}: for text {', '.join(text.name for text in registry.TEXTS if text.threshold == kind)}"
+    for kind in registry.THRESHOLDS
+)
+_LEFT_OUT = "on the left-out harvested documents that it was chosen on; NULL where it was not chosen on any"
 
 
 _OF_CLASSES = (
@@ -247,6 +252,7 @@ _TABLES = (
     _unit_table("evaluation", "unit, predictor and text", ("predictor", "text"),
         _c("predictor", pl.String, _any_of("predictors", registry.named(registry.PREDICTORS))),
         _c("text", pl.String, _any_of("texts", registry.named(registry.TEXTS))),
+        _c("threshold", pl.Float64, "prediction from which a token is predicted to fire; see table thresholds"),
         _c("n_tokens", pl.Int64, "tokens of the text, BOS not counted"),
         _c("n_documents", pl.Int32, "documents of the text"),
         _c("n_firings", pl.Int64, "firing tokens of the text"),
@@ -272,6 +278,13 @@ _TABLES = (
         _c("calibration_predicted", _DOUBLES, "sum of the predicted activations in each of these bins"),
         _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
         _n("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others"),
+    ),
+    _unit_table("thresholds", "unit, predictor and kind of text", ("predictor", "kind"),
+        _c("predictor", pl.String, "as in evaluation"),
+        _c("kind", pl.String, _KINDS),
+        _c("threshold", pl.Float64, "prediction from which a token is predicted to fire (normalised activation)"),
+        _n("f1", pl.Float64, f"F1 of firing {_LEFT_OUT}; NULL where nothing fires and nothing was predicted to"),
+        _n("n_firings", pl.Int64, f"firing tokens {_LEFT_OUT}"),
     ),
     _unit_table(
         "document_scores",

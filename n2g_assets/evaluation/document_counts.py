@@ -99,11 +99,13 @@ def count_documents(
     documents: Int[np.ndarray, " tokens"],
     n_documents: int,
     threshold: float,
+    alarm_threshold: float | None = None,
 ) -> DocumentCounts:
     """Counts the tokens of a text; the caller leaves out position 0 of every context.
 
     ``actual`` and ``predicted`` are normalised activations, ``documents`` the number of each token's document, from 0
-    to below ``n_documents``. A token fires from ``threshold`` on.
+    to below ``n_documents``. A token fires from ``threshold`` on, and is predicted to from ``alarm_threshold`` on, if
+    that is another one.
 
     Raises:
         ValueError: the three differ in shape, one holds a number that is not finite, a document has no number below
@@ -119,7 +121,7 @@ def count_documents(
         raise ValueError("an activation or a prediction is NaN or infinite")
     if len(documents) and int(documents.max()) >= n_documents:
         raise ValueError(f"document {int(documents.max())} is not among {n_documents} documents")
-    fires, alarm = actual >= threshold, predicted >= threshold
+    fires, alarm = actual >= threshold, predicted >= (threshold if alarm_threshold is None else alarm_threshold)
     hits, alarms, misses = (
         np.bincount(documents[where], minlength=n_documents)
         for where in (fires & alarm, ~fires & alarm, fires & ~alarm)

@@ -1,6 +1,7 @@
 """Stage ``evaluation``: how well every predictor tells a unit's firing tokens, on every text (paper section 4).
 
-1. Fit each unit's predictors: its graph, what it has to beat, and the controls (``predictors``).
+1. Fit each unit's predictors: its graph, what it has to beat, and the controls (``predictors``); choose from which
+   prediction on the unit is predicted to fire (``thresholds``).
 2. ``top``: predict the unit's own test contexts, whose activations ``top_examples`` holds.
 3. ``random`` and ``out_of_domain``: predict whole held-out documents, all units on the same tokens; ``quantiles``:
    those contexts of ``random`` that are drawn for the unit.
@@ -13,11 +14,14 @@ in one unit is its own: the unit is ``failed`` in the ledger.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import polars as pl
 
 from n2g_assets.core.errors import N2GError
+from n2g_assets.core.registry import TEXTS, named
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
@@ -26,18 +30,18 @@ from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, UnitMater
 from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.scores import score_row
 from n2g_assets.evaluation.texts import DocumentText, normalised, quantile_tokens
+from n2g_assets.evaluation.thresholds import choose_thresholds
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
-_TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
+_TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
 
 
 def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
     """Scores every predictor of some units of a layer, which have a graph, on every text.
 
     Returns:
-        Tables ``evaluation``, ``document_scores``, ``counterexamples`` and ``failures`` and a ledger entry for every
-        unit: ``failed`` where its rows cannot be evaluated, ``too_few_contexts`` where it has no train or no test
-        context.
+        The tables of the stage ``evaluation`` and a ledger entry for every unit: ``failed`` where its rows cannot be
+        evaluated, ``too_few_contexts`` where it has no train or no test context.
     """
     scored: list[dict[str, pl.DataFrame]] = []
     unusual: dict[Unit, Outcome] = {}
@@ -70,10 +74,12 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         unit=unit,
         a_max=a_max,
         rows=of_unit | {"top_examples": train},
-        test_documents=test_text.document_ids,
+        left_out=test_text.document_ids,
+        read_harvest=cache(lambda: material.read_harvest(unit)),
         partner_nodes=None if partner is None else material.of_unit("graph_nodes", partner),
     )
     predictors = fit_predictors(material.predictors, known)
+    thresholds = choose_thresholds(predictors, known)
     scores: list[dict[str, Any]] = []
     counted: list[tuple[str, str, list[str], DocumentCounts]] = []
     wrong: list[dict[str, Any]] = []
@@ -86,20 +92,27 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
             tokens_of["quantiles"] = quantile_tokens(text, actual, settings.quantile_contexts, seed)
         weights = poisson_weights(text.document_ids, settings.bootstrap_draws, settings.seed)
         for scored_text, tokens in tokens_of.items():
+            kind = named(TEXTS)[scored_text].threshold
             for predictor, guess in predicted.items():
-                pair = actual[tokens], guess[tokens]
-                counts = count_documents(*pair, text.documents[tokens], len(text.document_ids), threshold)
+                pair, alarm = (actual[tokens], guess[tokens]), thresholds[predictor][kind].threshold
+                counts = count_documents(*pair, text.documents[tokens], len(text.document_ids), threshold, alarm)
                 scores.append({
-                    **unit.key(), "predictor": predictor, "text": scored_text,
+                    **unit.key(), "predictor": predictor, "text": scored_text, "threshold": alarm,
                     "ngram_n": getattr(predictors[predictor], "ngram_n", None),
                     **score_row(*pair, counts, weights, threshold),
                 })  # fmt: skip
                 counted.append((predictor, scored_text, text.document_ids, counts))
         if "graph" in predictors and name != "top":
+            alarm = thresholds["graph"][named(TEXTS)[name].threshold].threshold
             wrong += find_counterexamples(
-                unit, known.graph, of_unit["rules"], name, text, actual, threshold, settings.counterexamples
+                unit, known.graph, of_unit["rules"], name, text, actual, threshold, alarm, settings.counterexamples
             )
     evaluation, counterexamples = unit_frame("evaluation", scores), unit_frame("counterexamples", wrong)
     measured = of_unit | {"evaluation": evaluation, "counterexamples": counterexamples}
     failures = name_failures(unit, measured, a_max, threshold)
-    return dict(zip(_TABLES, (evaluation, document_rows(unit, counted), counterexamples, failures), strict=True))
+    chosen = unit_frame("thresholds", [
+        {**unit.key(), "predictor": predictor, "kind": kind, **asdict(own)}
+        for predictor, by_kind in thresholds.items() for kind, own in by_kind.items()
+    ])  # fmt: skip
+    found = evaluation, chosen, document_rows(unit, counted), counterexamples, failures
+    return dict(zip(_TABLES, found, strict=True))

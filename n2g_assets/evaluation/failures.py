@@ -59,17 +59,19 @@ def find_counterexamples(
     text: DocumentText,
     actual: Float[np.ndarray, " tokens"],
     threshold: float,
+    alarm_threshold: float,
     keep: int,
 ) -> list[dict[str, Any]]:
     """Rows of ``counterexamples`` of one unit on the text of this name, without ``study`` and ``layer``.
 
     Of each kind the ``keep`` errors with the largest distance of prediction and activation are kept; of equals, the
-    one that comes first in the text. ``rules`` are the unit's rows, ``actual`` its normalised activations.
+    one that comes first in the text. ``rules`` are the unit's rows, ``actual`` its normalised activations. The unit
+    fires from ``threshold`` on, and is predicted to from ``alarm_threshold`` on.
     """
     predicted, ends = graph.predict_with_ends(text.encoded)
     known = set(graph.roots.tolist())
     rule_of_end = dict(rules.select("end_node_id", "rule_id").iter_rows())
-    fires, alarm = actual >= threshold, predicted >= threshold
+    fires, alarm = actual >= threshold, predicted >= alarm_threshold
     rows = []
     for kind, wrong in ((FALSE_ALARM, alarm & ~fires), (MISS, fires & ~alarm)):
         tokens = np.flatnonzero(wrong & text.inside)

@@ -1,7 +1,7 @@
 """What the units of a layer are evaluated with, what a predictor may know of one, and what a predictor has to be."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -9,23 +9,29 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64
 
+from n2g_assets.core.registry import Method
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.texts import DocumentText, HarvestLabels, HarvestText, normalised
+from n2g_assets.evaluation.harvest import HarvestLabels, HarvestText
+from n2g_assets.evaluation.texts import DocumentText, normalised
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
-UNIT_INPUTS = (
-    "top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests", "activations",
-)  # fmt: skip
+UNIT_INPUTS = ("top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests")
 """Tables whose rows of a unit its scores are made from."""
 
 
 class Predictor(Protocol):
     """Says how strongly a unit activates on each token of a text.
 
-    A predictor that is an n-gram tells its n as the attribute ``ngram_n`` (column ``evaluation.ngram_n``).
+    It may have three attributes more:
+
+    - ``ngram_n``: the n of an n-gram (column ``evaluation.ngram_n``).
+    - ``thresholds``: by kind of text (``registry.THRESHOLDS``), the prediction from which the unit is predicted to
+      fire, chosen elsewhere on harvested documents that were left out.
+    - ``left_out``: what it predicts at every token of the harvest, as if it had not seen that token's document. Without
+      either it is fitted again on half of the documents (``thresholds``).
     """
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
@@ -40,9 +46,11 @@ class SharedMaterial:
     vocabulary: Vocabulary
     harvest: Callable[[], HarvestText]
     """The harvested contexts, read when a predictor first asks for them."""
-    strongest: int
-    """Strong positions that the harvest keeps for a unit."""
     method: GraphSettings
+    preset: Method
+    """``method.preset``."""
+    seed: int
+    """Decides which documents are left out together where thresholds are chosen."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ class LayerMaterial:
     texts: Mapping[str, DocumentText]
     """By name, the held-out texts that are scored: whole documents; ``quantiles`` is drawn from ``random``."""
     read: Callable[[str, Unit], Float32[np.ndarray, " tokens"]]
-    """Activation (signed, not normalised) of a unit at every token of the text of this name."""
+    """Activation (times the sign, not normalised) of a unit at every token of the text of this name."""
+    read_harvest: Callable[[Unit], Float32[np.ndarray, " tokens"]]
+    """The same at every token of the harvest."""
     partners: Mapping[Unit, Unit]
     """By unit, the one whose graph is its shuffled control."""
     predictors: Sequence[str]
@@ -82,8 +92,10 @@ class UnitMaterial:
     """Largest activation over the harvest."""
     rows: Mapping[str, pl.DataFrame]
     """By table of ``UNIT_INPUTS``, the unit's rows; of ``top_examples`` those of the train side, by rank."""
-    test_documents: Sequence[str]
-    """Documents of the test side, which no predictor may learn from."""
+    left_out: Sequence[str]
+    """Documents that it may not be learnt from: those of the test side."""
+    read_harvest: Callable[[], Float32[np.ndarray, " tokens"]]
+    """The unit's activation (times the sign, not normalised) at every token of the harvest."""
     partner_nodes: pl.DataFrame | None
     """Rows of ``graph_nodes`` of the unit's partner (``graph_shuffled``); None where there is no other graph."""
 
@@ -101,8 +113,17 @@ class UnitMaterial:
 
     @cached_property
     def harvest_labels(self) -> HarvestLabels:
-        """What is known of the unit all over the harvest, without its test documents."""
-        return HarvestLabels.of(
-            self.shared.harvest(), self.rows["activations"], self.rows["top_examples"], self.test_documents, self.a_max,
-            strongest=self.shared.strongest, threshold=self.shared.method.firing_threshold,
-        )  # fmt: skip
+        """What the unit does all over the harvest, but for the documents that are left out."""
+        return HarvestLabels.of(self.shared.harvest(), self.read_harvest(), self.a_max, self.left_out)
+
+    def without(self, documents: Sequence[str]) -> "UnitMaterial":
+        """The same without what some documents tell, given with all their near-duplicates.
+
+        What earlier stages made of them, such as the graph, stays as it is.
+        """
+        examples = self.rows["top_examples"].filter(~pl.col("document_id").is_in(documents))
+        kept = {"top_examples": examples} | {
+            table: self.rows[table].join(examples.select("rank"), on="rank", how="semi")
+            for table in ("pruned_examples", "saliencies")
+        }
+        return replace(self, rows={**self.rows, **kept}, left_out=[*self.left_out, *documents])

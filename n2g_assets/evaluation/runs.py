@@ -13,17 +13,6 @@ from jaxtyping import Bool, Float, Float64, Int32, Int64
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.text import EncodedText
 
-SHRINKAGE = 0.25
-"""Occurrences that the value of the shorter context counts for, in both baselines that learn from the harvest.
-
-Chosen once, for both, among 1/8 to 4 on harvested documents left out in turn, for 240 neurons of three layers
-outside the demo's sample. Average precision of firing hardly depends on it (back-off: .305 to .311 up to 1, best at
-1/4); F1 at a threshold of 0.5 falls the larger it is (.288, .281, .264, .239 from 1/8 to 1), as a run that was seen
-firing once is then predicted silent.
-"""
-NEGLIGIBLE = 0.01
-"""Normalised activation by which a longer context has to change a value to be remembered."""
-
 
 @dataclass(frozen=True)
 class Runs:
@@ -101,11 +90,3 @@ def mean_graph(text: EncodedText, activations: Float[np.ndarray, " tokens"], n: 
 def means(sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"]) -> Float64[np.ndarray, " runs"]:
     """Means; 0 where there is nothing."""
     return sums / np.maximum(counts, 1)
-
-
-def shrunk(
-    sums: Float64[np.ndarray, " runs"], counts: Int64[np.ndarray, " runs"], shorter: Float[np.ndarray, " runs"] | float,
-    shrinkage: float,
-) -> Float64[np.ndarray, " runs"]:  # fmt: skip
-    """Means that are pulled towards the value of the shorter context, as ``shrinkage`` more occurrences would."""
-    return (sums + shrinkage * shorter) / (counts + shrinkage)

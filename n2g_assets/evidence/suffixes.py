@@ -1,6 +1,6 @@
 """Numbers of the runs of tokens that end at each position of a corpus, the same for all layers and units.
 
-They are what a trie of suffixes with a mean for each unit is counted with; no stage reads them yet.
+They are what a trie of suffixes with a mean for each unit is counted with (``evaluation/suffix_means.py``).
 
 1. Positions are cut into partitions by ranges of the token that stands there, so that equal runs lie in one partition.
 2. In a partition, as many tokens as fit are packed into 64 bits each, the nearest first; a sort of these keys brings

@@ -9,10 +9,12 @@ from jaxtyping import Int, Int32, Int64
 from n2g_assets.method.probing import Vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedText:
     """Contexts joined end to end, BOS included."""
 
+    token_ids: Int32[np.ndarray, " tokens"]
+    """Token id of every token."""
     forms: Int32[np.ndarray, " tokens"]
     """Index into ``Vocabulary.forms`` of every token."""
     positions: Int32[np.ndarray, " tokens"]
@@ -28,18 +30,24 @@ class EncodedText:
         lengths = [len(context) for context in contexts]
         token_ids = np.concatenate([np.zeros(0, np.int32), *contexts]).astype(np.int32)
         positions = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
-        return cls.from_forms(vocabulary.form_of[token_ids], positions, len(vocabulary.forms))
+        return cls.from_forms(vocabulary.form_of[token_ids], positions, len(vocabulary.forms), token_ids)
 
     @classmethod
     def from_forms(
-        cls, forms: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_forms: int
+        cls,
+        forms: Int32[np.ndarray, " tokens"],
+        positions: Int32[np.ndarray, " tokens"],
+        n_forms: int,
+        token_ids: Int32[np.ndarray, " tokens"] | None = None,
     ) -> "EncodedText":
-        """The text of tokens whose forms and positions in their contexts are known."""
+        """The text of tokens whose forms and positions are known; without ids each form is its own token."""
         inside = np.flatnonzero(positions > 0)
         narrow = np.uint16 if n_forms <= 2**16 else np.uint32  # NumPy sorts 16 bits six times faster
         by_form = inside[np.argsort(forms[inside].astype(narrow), kind="stable")]
         starts = np.concatenate([[0], np.cumsum(np.bincount(forms[inside], minlength=n_forms))])
-        return cls(forms.astype(np.int32), positions.astype(np.int32), by_form, starts.astype(np.int64))
+        forms = forms.astype(np.int32)
+        token_ids = forms if token_ids is None else token_ids.astype(np.int32)
+        return cls(token_ids, forms, positions.astype(np.int32), by_form, starts.astype(np.int64))
 
     @property
     def n_forms(self) -> int:

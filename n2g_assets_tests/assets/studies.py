@@ -71,6 +71,15 @@ def tiny_study(folder: Path, *, name: str = "tiny", **changes: Any) -> Study:
     return Study(name, folder, StudySettings(**(settings | changes)))
 
 
+def changed(study: Study, **changes: Any) -> Study:
+    """The study with some settings changed; ``room__name`` names a setting of a room such as ``method``."""
+    settings = study.settings.model_dump()
+    for name, value in changes.items():
+        room, _, field = name.rpartition("__")
+        (settings[room] if room else settings)[field] = value
+    return Study(study.name, study.folder, StudySettings(**settings))
+
+
 # -------------------------------------------------------------------------------------------- without Dagster
 def no_progress(_done: int, _total: int) -> None:
     pass

@@ -21,7 +21,16 @@ from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets.study import LAYER_STAGES, shipped_study
-from n2g_assets_tests.assets.studies import definitions_of, planted, rewrite, rows_of, run_job, session_of
+from n2g_assets_tests.assets.studies import (
+    changed,
+    definitions_of,
+    planted,
+    rewrite,
+    rows_of,
+    run_job,
+    run_stage,
+    session_of,
+)
 from n2g_assets_tests.storage.helpers import layers_of
 
 LAYER = 1
@@ -149,7 +158,6 @@ def test_a_text_that_is_shorter_than_asked_for_is_warned_of(finished):
 @pytest.mark.parametrize(
     ("table", "column", "value"),
     [
-        ("activations", "activation", pl.col("activation") * 0.5),
         ("rule_tests", "fired", pl.col("fired") + 1),
         ("rules", "count", pl.col("count") + 1),
         ("saliencies", "activation", pl.col("activation") * 0.5),
@@ -173,6 +181,43 @@ def test_a_units_rows_make_that_unit_stale_and_a_graph_those_whose_partner_it_is
     served = {other for other, partner in partners.items() if partner == unit} if table == "graph_nodes" else set()
     assert set(scored) == {unit} | served
     assert (report.computed, report.kept) == (len(scored), 4 - len(scored))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"harvest__dtype": "tf32"}, {"harvest__evidence_dtype": "int8"}, {"method__preset": "evidence"}]
+)
+def test_what_was_learnt_from_other_activations_or_by_another_method_is_stale(finished, tmp_path, changes):
+    report = evaluate(changed(finished.study, **changes), finished.copy_home(tmp_path))
+    assert (report.computed, report.kept) == (4, 0)
+
+
+def test_evidence_that_was_dropped_is_read_again_and_dropped_after_the_scores(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    session = session_of(changed(finished.study, layers_at_once=2), home)
+    assert all(report.reused for report in run_stage(session, "evaluation", [0, 1]).values())
+    shutil.rmtree(home / "slices" / "evaluation")
+    before = rows_of(finished.home, "evaluation").filter(pl.col("layer") < 2)
+    assert not any(report.reused for report in run_stage(session, "evaluation", [0, 1]).values())
+    assert_frame_equal(rows_of(home, "evaluation"), before, abs_tol=1e-4)
+    kept = {path.parents[1].name for path in (home / "cache" / "evidence").rglob("activations.npy")}
+    assert kept == {"2"}
+
+
+def test_the_method_evidence_scores_suffix_evidence_with_thresholds_of_its_own(finished, tmp_path):
+    """On the graphs of the paper, which stand in for its own."""
+    home = finished.copy_home(tmp_path)
+    study = changed(finished.study, method__preset="evidence")
+    evaluate(study, home)
+    rows, thresholds = (rows_of(home, table).filter(layer=LAYER) for table in ("evaluation", "thresholds"))
+    assert set(rows["predictor"]) == set(thresholds["predictor"]) == set(study.predictors)
+    assert {"suffixes", "token_lookup"} < set(study.predictors)
+    assert not {"ngram", "ngram_backoff", "graph_unaugmented"} & set(study.predictors)
+    assert set(thresholds["kind"]) == {"top", "ordinary"}
+    assert set(rows.filter(predictor="always_zero")["threshold"]) == {0.5}
+    assert rows.filter(predictor="suffixes")["threshold"].n_unique() > 4
+    by_paper = rows_of(finished.home, "thresholds")
+    assert by_paper.select("threshold", "f1", "n_firings").unique().rows() == [(0.5, None, None)]
+    assert [path.name for path in (home / "cache" / "suffixes").iterdir()]
 
 
 def test_a_layer_that_lacks_its_inputs_does_not_stop_its_siblings(finished, tmp_path, instance):

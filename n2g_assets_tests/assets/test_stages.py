@@ -19,10 +19,11 @@ from n2g_assets.assets.plan import human_bytes, plan_text
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.setting import CHANGES_NO_ROW
-from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings, StudySettings
+from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets_tests.assets.studies import (
     HARVEST,
+    changed,
     check,
     no_progress,
     reused,
@@ -37,15 +38,6 @@ from n2g_assets_tests.assets.studies import (
 from n2g_assets_tests.tiny_models import tiny_gpt2
 
 LAYER = 1
-
-
-def changed(study: Study, **changes) -> Study:
-    """The study with some settings changed; ``room__name`` names a setting of a room such as ``method``."""
-    settings = study.settings.model_dump()
-    for name, value in changes.items():
-        room, _, field = name.rpartition("__")
-        (settings[room] if room else settings)[field] = value
-    return Study(study.name, study.folder, StudySettings(**settings))
 
 
 def stale_stages(study: Study, home: Path) -> set[str]:
@@ -256,6 +248,16 @@ def test_a_plan_bounds_the_disk_by_the_largest_run_and_says_where_it_does_not_fi
         assert "TOO LITTLE" not in said
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert "TOO LITTLE; set layers_at_once to a smaller count" in plan_text(session, layers)
+
+
+def test_a_plan_counts_evidence_that_was_dropped_where_a_unit_is_still_to_be_scored(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    shutil.rmtree(home / "cache" / "evidence")
+    session = session_of(finished.study, home)
+    tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.text_corpora.values()])
+    assert re.search(r" 12 +0 +0 |  0 +0 +0 ", plan_text(session, [[0, 1, 2]]))
+    shutil.rmtree(home / "slices" / "evaluation" / "study=tiny" / "layer=0")
+    assert re.search(rf" 4 +3 +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
 
 
 @pytest.mark.parametrize("keep", [False, True])

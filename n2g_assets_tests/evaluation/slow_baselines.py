@@ -1,6 +1,7 @@
 """Slow, obvious second implementations of the baselines: dictionaries of tuples."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,71 +40,52 @@ def slow_choice(contexts, activations, threshold):
     return best_n
 
 
-def slow_evidence(contexts, cluster_of, listed, train, test_documents, a_max, strongest, threshold):
-    """What is known of a unit: by context id, one value a position, None where nothing is known.
+def slow_evidence(contexts, cluster_of, activations, left_out, a_max):
+    """What may be learnt of a unit: by context id, one signed value a position, None where nothing may be.
 
     Args:
-        contexts: by context id, document and forms.
+        contexts: by context id, document and symbols.
         cluster_of: by document, its cluster.
-        listed: (context id, position, activation) triples.
-        train: by context id, activations.
-        test_documents: documents that are no evidence, nor are those of their clusters.
+        activations: by context id, one a position.
+        left_out: documents that are no evidence, nor are those of their clusters.
         a_max: what activations are divided by.
-        strongest: length of a full list.
-        threshold: of firing.
     """
-    out = {cluster_of.get(document, document) for document in test_documents}
-    is_out = {name: cluster_of.get(document, document) in out for name, (document, _) in contexts.items()}
-    known = {(name, position): max(0.0, a / a_max) for name, position, a in listed if not is_out[name]}
-    floor = min(known.values()) if known else 0.0
-    saturated = len(listed) >= strongest and floor >= threshold
-    strong_forms = {contexts[name][1][position] for name, position in known}
-    evidence = {}
-    for name, (_, forms) in contexts.items():
-        row = [None] * len(forms)
-        for position in range(1, len(forms)):
-            if is_out[name]:
-                continue
-            if name in train:
-                row[position] = max(0.0, train[name][position] / a_max)
-            elif (name, position) in known:
-                row[position] = known[name, position]
-            elif not (saturated and forms[position] in strong_forms):
-                row[position] = 0.0
-        evidence[name] = row
-    return evidence
+    out = {cluster_of.get(document, document) for document in left_out}
+    return {
+        name: [
+            None if position == 0 or cluster_of.get(document, document) in out else activations[name][position] / a_max
+            for position in range(len(symbols))
+        ]
+        for name, (document, symbols) in contexts.items()
+    }
 
 
-def _totals(rows):
+def _mean(rows):
     known = [value for _, values in rows for value in values if value is not None]
     return sum(known) / len(known) if known else 0.0
 
 
-def slow_backoff(rows, forms, longest, shrinkage):
-    """Prediction for one context from labelled contexts: the definition, run by run, without leaving any out."""
-    values, active = defaultdict(list), set()
+def slow_suffixes(rows, symbols, shrinkage):
+    """Prediction for one context from labelled contexts: the definition, run by run."""
+    values = defaultdict(list)
     for seen, labels in rows:
         for position, label in enumerate(labels):
             if label is not None:
-                if label > 0:
-                    active.add(seen[position])
-                for k in range(1, min(longest, position) + 1):
+                for k in range(1, min(len(shrinkage), position) + 1):
                     values[tuple(seen[position - k + 1 : position + 1])].append(label)
-    predicted = [0.0] * len(forms)
-    for position in range(1, len(forms)):
-        value = _totals(rows)
-        if forms[position] not in active:
-            continue
-        for k in range(1, min(longest, position) + 1):
-            labels = values.get(tuple(forms[position - k + 1 : position + 1]))
+    predicted = [0.0] * len(symbols)
+    for position in range(1, len(symbols)):
+        value = _mean(rows)
+        for k in range(1, min(len(shrinkage), position) + 1):
+            labels = values.get(tuple(symbols[position - k + 1 : position + 1]))
             if labels is None:
                 break
-            value = (sum(labels) + shrinkage * value) / (len(labels) + shrinkage)
+            value = (sum(labels) + shrinkage[k - 1] * value) / (len(labels) + shrinkage[k - 1])
         predicted[position] = value
     return np.array(predicted)
 
 
-def slow_skip_bigrams(rows, forms, farthest, shrinkage, negligible):
+def slow_skip_bigrams(rows, forms, farthest, shrinkage):
     """The same for skip-bigrams; decisions are taken in single precision, as ties are decided by distance."""
     by_form, by_pair = defaultdict(list), defaultdict(list)
     for seen, labels in rows:
@@ -112,21 +94,34 @@ def slow_skip_bigrams(rows, forms, farthest, shrinkage, negligible):
                 by_form[seen[position]].append(label)
                 for distance in range(1, min(farthest, position - 1) + 1):
                     by_pair[seen[position], distance, seen[position - distance]].append(label)
-    mean = _totals(rows)
+    mean = _mean(rows)
     predicted = np.zeros(len(forms), np.float32)
     for position in range(1, len(forms)):
         labels = by_form.get(forms[position], [])
-        if not any(labels):
-            continue
-        own = (sum(labels) + shrinkage * mean) / (len(labels) + shrinkage)
+        own = (sum(labels) + shrinkage[0] * mean) / (len(labels) + shrinkage[0])
         best, best_change = np.float32(own), np.float32(0)
         for distance in range(1, min(farthest, position - 1) + 1):
             labels = by_pair.get((forms[position], distance, forms[position - distance]))
             if labels is None:
                 continue
-            value = (sum(labels) + shrinkage * own) / (len(labels) + shrinkage)
+            value = (sum(labels) + shrinkage[1] * own) / (len(labels) + shrinkage[1])
             change = abs(np.float32(value) - np.float32(own))
-            if abs(value - own) >= negligible and change > best_change:
+            if change > best_change:
                 best, best_change = np.float32(value), change
         predicted[position] = best
     return predicted
+
+
+def slow_threshold(actual, predicted, firing_threshold):
+    """The best threshold and its F1 by trying the middle between any two neighbouring predictions."""
+
+    def f1(threshold):
+        fires, alarms = [a >= firing_threshold for a in actual], [p >= threshold for p in predicted]
+        hits = sum(a and b for a, b in zip(fires, alarms, strict=True))
+        return 2 * hits / (sum(fires) + sum(alarms)) if sum(fires) + sum(alarms) else None
+
+    levels = sorted(set(predicted))
+    middles = [(low + high) / 2 for low, high in pairwise(levels)]
+    if not middles or not any(a >= firing_threshold for a in actual):
+        return firing_threshold, f1(firing_threshold)
+    return max(((middle, f1(middle)) for middle in middles), key=lambda one: (one[1], one[0]))

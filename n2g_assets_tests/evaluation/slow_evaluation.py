@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from n2g_assets.core.registry import TEXTS, named
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
-from n2g_assets.evaluation.predictors.ngram_backoff import LONGEST_RUN
-from n2g_assets.evaluation.predictors.skip_bigram import FARTHEST
-from n2g_assets.evaluation.runs import NEGLIGIBLE, SHRINKAGE
+from n2g_assets.evaluation.indexes import FARTHEST
+from n2g_assets.evaluation.material import UnitMaterial
+from n2g_assets.evaluation.predictors import ngram_backoff, skip_bigram, suffixes
 from n2g_assets.evaluation.texts import quantile_tokens
 from n2g_assets_tests.evaluation.slow_baselines import (
-    slow_backoff,
     slow_choice,
     slow_evidence,
     slow_fit,
     slow_predict,
     slow_skip_bigrams,
+    slow_suffixes,
+    slow_threshold,
 )
 from n2g_assets_tests.evaluation.small_layer import A_MAX, EVALUATION, LAYER, METHOD, VOCABULARY, SmallLayer
 from n2g_assets_tests.method.slow_graph import slow_merge, slow_nodes, slow_paths
@@ -35,9 +37,13 @@ class SlowContext:
     """A context as a unit sees it."""
 
     document: str
-    forms: list[int]
+    token_ids: list[int]
     actual: list[float]
     """Normalised activations."""
+
+    @property
+    def forms(self) -> list[int]:
+        return forms_of(self.token_ids)
 
     @property
     def texts(self) -> list[bytes]:
@@ -55,7 +61,7 @@ def forms_of(token_ids: Sequence[int]) -> list[int]:
 def own_contexts(layer: SmallLayer, unit: Unit, side: str) -> list[SlowContext]:
     """The unit's top contexts of one side."""
     return [
-        SlowContext(row["document_id"], forms_of(row["token_ids"]), [a / A_MAX for a in row["activations"]])
+        SlowContext(row["document_id"], row["token_ids"], [a / A_MAX for a in row["activations"]])
         for row in mine(layer, "top_examples", unit).filter(split=side).iter_rows(named=True)
     ]
 
@@ -65,7 +71,7 @@ def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
     if text == "top":
         return own_contexts(layer, unit, "test")
     found = [
-        SlowContext(document_id, forms_of(token_ids), (layer.activations(unit, token_ids) / A_MAX).tolist())
+        slow_context(layer, unit, document_id, token_ids)
         for _, document_id, token_ids in layer.texts["random" if text == "quantiles" else text].iter_rows()
     ]
     if text != "quantiles":
@@ -76,13 +82,20 @@ def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
     return [context for number, context in enumerate(found) if drawn[random.windows == number].any()]
 
 
-def slow_predictions(layer: SmallLayer, unit: Unit, predictor: str, contexts: list[SlowContext]) -> list[list[float]]:
-    """What a predictor says of every position of some contexts."""
+def slow_context(layer: SmallLayer, unit: Unit, document_id: str, token_ids: list[int]) -> SlowContext:
+    return SlowContext(document_id, token_ids, (layer.activations(unit, token_ids) / A_MAX).tolist())
+
+
+def slow_predictions(
+    layer: SmallLayer, unit: Unit, predictor: str, contexts: list[SlowContext], left_out: Sequence[str] = ()
+) -> list[list[float]]:
+    """What a predictor says of every position of some contexts; of documents ``left_out`` it has learnt nothing."""
+    paper = layer.material.shared.preset == "paper"
     train = own_contexts(layer, unit, "train")
     labelled = [one.forms for one in train], [one.actual for one in train]
     if predictor == "always_zero":
         return [[0.0] * len(one.forms) for one in contexts]
-    if predictor in ("token_lookup", "ngram"):
+    if predictor == "ngram" or (predictor == "token_lookup" and paper):
         n = chosen_n(layer, unit) if predictor == "ngram" else 1
         means = slow_fit(*labelled, n)
         return [slow_predict(means, one.forms, n).tolist() for one in contexts]
@@ -93,11 +106,62 @@ def slow_predictions(layer: SmallLayer, unit: Unit, predictor: str, contexts: li
     if predictor == "graph_unaugmented":
         nodes = graph_without_variants(layer, unit)
         return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
-    rows = labelled_harvest(layer, unit)
+    if predictor in ("token_lookup", "suffixes"):
+        rows = labelled_harvest(layer, unit, list, left_out)
+        shrinkage = suffixes.SHRINKAGE[: 1 if predictor == "token_lookup" else None]
+        return [slow_suffixes(rows, list(one.token_ids), shrinkage).tolist() for one in contexts]
+    rows = labelled_harvest(layer, unit, forms_of, left_out)
     if predictor == "ngram_backoff":
-        return [slow_backoff(rows, one.forms, LONGEST_RUN, SHRINKAGE).tolist() for one in contexts]
+        return [slow_suffixes(rows, one.forms, ngram_backoff.SHRINKAGE).tolist() for one in contexts]
     assert predictor == "skip_bigram"
-    return [slow_skip_bigrams(rows, one.forms, FARTHEST, SHRINKAGE, NEGLIGIBLE).tolist() for one in contexts]
+    shrinkage = skip_bigram.SHRINKAGE[layer.material.shared.preset]
+    return [slow_skip_bigrams(rows, one.forms, FARTHEST, shrinkage).tolist() for one in contexts]
+
+
+def unit_material(layer: SmallLayer, unit: Unit) -> UnitMaterial:
+    """What the predictors of a unit may know."""
+    material, top = layer.material, mine(layer, "top_examples", unit)
+    rows = {table: mine(layer, table, unit) for table in material.rows}
+    return UnitMaterial(
+        material.shared, unit, A_MAX, rows | {"top_examples": top.filter(split="train").sort("rank")},
+        left_out=sorted(set(top.filter(split="test")["document_id"])), read_harvest=lambda: material.read_harvest(unit),
+        partner_nodes=mine(layer, "graph_nodes", material.partners[unit]),
+    )  # fmt: skip
+
+
+def slow_left_out(layer: SmallLayer, unit: Unit, predictor: str) -> list[list[float]]:
+    """What a predictor says of every harvested context, fitted without its document and what is left out with that."""
+    harvest = layer.material.shared.harvest()
+    folds = [set(fold) for fold in harvest.folds(EVALUATION.seed)]
+    if predictor in ("token_lookup", "suffixes"):
+        folds = [{document} for document in harvest.text.document_ids]
+    found = []
+    for _, document_id, token_ids in layer.harvest.iter_rows():
+        context, fold = slow_context(layer, unit, document_id, token_ids), next(f for f in folds if document_id in f)
+        found += slow_predictions(layer, unit, predictor, [context], sorted(fold))
+    return found
+
+
+def slow_thresholds(layer: SmallLayer, unit: Unit, predictor: str) -> dict[str, float]:
+    """By text, from which prediction on the unit is predicted to fire."""
+    if layer.material.shared.preset == "paper":
+        return dict.fromkeys(named(TEXTS), THRESHOLD)
+    top = mine(layer, "top_examples", unit)
+    train, test = (
+        set(top.filter(split=side)[name]) for side, name in (("train", "context_id"), ("test", "document_id"))
+    )
+    clusters = {layer.cluster_of.get(document, document) for document in test}
+    pairs: dict[str, list[tuple[float, float]]] = {"top": [], "ordinary": []}
+    predicted = slow_left_out(layer, unit, predictor)
+    for (name, document, tokens), guess in zip(layer.harvest.iter_rows(), predicted, strict=True):
+        if layer.cluster_of.get(document, document) in clusters:
+            continue
+        actual = (layer.activations(unit, tokens) / A_MAX).tolist()
+        there = list(zip(actual, np.float32(guess).tolist(), strict=True))[1:]
+        pairs["ordinary"] += there
+        pairs["top"] += there if name in train else []
+    found = {kind: slow_threshold(*zip(*there, strict=True), THRESHOLD)[0] for kind, there in pairs.items()}
+    return {text: found[entry.threshold] for text, entry in named(TEXTS).items()}
 
 
 def chosen_n(layer: SmallLayer, unit: Unit) -> int:
@@ -117,24 +181,18 @@ def graph_without_variants(layer: SmallLayer, unit: Unit) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def labelled_harvest(layer: SmallLayer, unit: Unit) -> list[tuple[list[int], list[float | None]]]:
-    """Forms of every harvested context and what is known of the unit there."""
-    contexts = {name: (document, forms_of(tokens)) for name, document, tokens in layer.harvest.iter_rows()}
-    top = mine(layer, "top_examples", unit)
-    known = slow_evidence(
-        contexts,
-        layer.cluster_of,
-        mine(layer, "activations", unit).select("context_id", "position", "activation").rows(),
-        dict(top.filter(split="train").select("context_id", "activations").iter_rows()),
-        set(top.filter(split="test")["document_id"]),
-        A_MAX,
-        layer.material.shared.strongest,
-        THRESHOLD,
-    )
+def labelled_harvest(
+    layer: SmallLayer, unit: Unit, symbols: Callable[[list[int]], list[int]], left_out: Sequence[str]
+) -> list[tuple[list[int], list[float | None]]]:
+    """Symbols of every harvested context and what may be learnt of the unit there."""
+    contexts = {name: (document, symbols(tokens)) for name, document, tokens in layer.harvest.iter_rows()}
+    activations = {name: layer.activations(unit, tokens).tolist() for name, _, tokens in layer.harvest.iter_rows()}
+    test = mine(layer, "top_examples", unit).filter(split="test")["document_id"]
+    known = slow_evidence(contexts, layer.cluster_of, activations, [*test, *left_out], A_MAX)
     return [(contexts[name][1], labels) for name, labels in known.items()]
 
 
-def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], draws: int, seed: int) -> dict:
+def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], alarm: float, draws: int, seed: int) -> dict:
     """Columns of ``evaluation``; position 0 never counts. An interval is drawn document by document."""
     tokens = [
         (context.document, actual, guess)
@@ -142,7 +200,9 @@ def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], draws
         for actual, guess in list(zip(context.actual, guesses, strict=True))[1:]
     ]
     documents = sorted({document for document, _, _ in tokens})
-    of_document = {document: slow_counts([one for one in tokens if one[0] == document]) for document in documents}
+    of_document = {
+        document: slow_counts([one for one in tokens if one[0] == document], alarm) for document in documents
+    }
     hits, alarms, firings = (sum(one[i] for one in of_document.values()) for i in range(3))
     weights = poisson_weights(documents, draws, seed)
     drawn = []
@@ -216,11 +276,11 @@ def slow_quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[left] + (place - left) * (ordered[right] - ordered[left])
 
 
-def slow_counts(tokens: list[tuple[str, float, float]]) -> tuple[int, int, int]:
+def slow_counts(tokens: list[tuple[str, float, float]], alarm: float) -> tuple[int, int, int]:
     """Right alarms, alarms and firing tokens."""
     fires = [actual >= THRESHOLD for _, actual, _ in tokens]
-    alarm = [guess >= THRESHOLD for _, _, guess in tokens]
-    return sum(a and b for a, b in zip(fires, alarm, strict=True)), sum(alarm), sum(fires)
+    alarms = [np.float32(guess) >= alarm for _, _, guess in tokens]
+    return sum(a and b for a, b in zip(fires, alarms, strict=True)), sum(alarms), sum(fires)
 
 
 def slow_counterexamples(layer: SmallLayer, unit: Unit, text: str, kind: str) -> list[dict]:

@@ -9,18 +9,20 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from n2g_assets.core.registry import PREDICTORS
+from n2g_assets.core.registry import PREDICTORS, Method, of_study
 from n2g_assets.core.settings import MethodSettings, ScoreSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
+from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets.evaluation.material import LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
-from n2g_assets.evaluation.texts import DocumentText, HarvestText
+from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult, unit_frame
+from n2g_assets_tests.evaluation.toy_harvest import harvest_of
 from n2g_assets_tests.method.toy import BOS, DictionaryProposer, Neuron, ToyProber, hash_neuron, vocabulary_of
 
 LAYER = 3
@@ -32,7 +34,8 @@ TWINS = ("d0", "d1")
 UNITS = (Unit(3, 1), Unit(3, -1), Unit(8, 1))
 METHOD = MethodSettings()
 EVALUATION = ScoreSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
-FITTED = tuple(predictor.name for predictor in PREDICTORS)
+FITTED = tuple(predictor.name for predictor in of_study(PREDICTORS, "full", "paper"))
+"""Those of the method ``paper``."""
 
 Corpus = pl.DataFrame
 """Columns context_id, document_id and token_ids; the contexts of a document one behind another."""
@@ -101,10 +104,8 @@ class SmallLayer:
         return evaluate_units(units, self.material)
 
 
-def harvested_rows(
-    unit: Unit, harvest: Corpus, neurons: Mapping[int, Neuron], contexts: int, strongest: int
-) -> tuple[list[dict], list[dict]]:
-    """Rows of ``top_examples`` and ``activations`` of one unit, by definition; every third cluster is test."""
+def harvested_rows(unit: Unit, harvest: Corpus, neurons: Mapping[int, Neuron], contexts: int) -> list[dict]:
+    """Rows of ``top_examples`` of one unit, by definition; every third cluster is test."""
     found = [(*row, activations_of(neurons, unit, row[2])) for row in harvest.iter_rows()]
     found.sort(key=lambda one: -one[3][1:].max())
     top = []
@@ -117,16 +118,12 @@ def harvested_rows(
             "split": "test" if is_test else "train", "activation": float(values[peak]), "token_ids": token_ids,
             "activations": values,
         })  # fmt: skip
-    places = [(float(values[p]), context_id, p) for context_id, _, _, values in found for p in range(1, len(values))]
-    places.sort(key=lambda one: -one[0])
-    listed = [
-        {**unit.key(), "rank": rank, "context_id": context_id, "position": position, "activation": value}
-        for rank, (value, context_id, position) in enumerate(places[:strongest])
-    ]
-    return top, listed
+    return top
 
 
-def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Sequence[Unit] = UNITS) -> SmallLayer:
+def small_layer(
+    seed: int, *, contexts: int = 12, units: Sequence[Unit] = UNITS, preset: Method = "paper"
+) -> SmallLayer:
     """A layer whose graphs are right often and wrong often."""
     generator, neurons = np.random.default_rng(seed), neurons_of(seed)
     harvest = corpus_of(generator, "d", 14)
@@ -134,31 +131,31 @@ def small_layer(seed: int, *, contexts: int = 12, strongest: int = 25, units: Se
     cluster_of = {**dict.fromkeys(TWINS, "twins"), "d2": "d2"}
     a_max = dict.fromkeys(units, A_MAX)
 
-    tops, listed = [], []
-    for unit in units:
-        rows = harvested_rows(unit, harvest, neurons, contexts, strongest)
-        tops, listed = tops + rows[0], listed + rows[1]
-    top = unit_frame("top_examples", tops)
+    top = unit_frame(
+        "top_examples", [row for unit in units for row in harvested_rows(unit, harvest, neurons, contexts)]
+    )
     prober = ToyProber(neurons, LAYER)
     words = range(2, len(VOCABULARY.tokens))
     proposer = DictionaryProposer({word: [[other] for other in words if other != word] for word in words})
     pruned, saliencies = prune_examples(units, top, a_max, VOCABULARY, prober, METHOD).tables.values()
     augmented = augment_examples(units, pruned, VOCABULARY, prober, proposer, METHOD).tables["augmented_examples"]
     graphs = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD).tables
-    harvest_text = HarvestText(DocumentText.of(harvest, VOCABULARY), cluster_of)
+    harvest_text = harvest_of(harvest, VOCABULARY, cluster_of)
+    activations = partial(activations_of, neurons)
     material = LayerMaterial(
-        SharedMaterial(VOCABULARY, lambda: harvest_text, strongest, METHOD),
+        SharedMaterial(VOCABULARY, lambda: harvest_text, METHOD, preset, EVALUATION.seed),
         layer=LAYER,
         rows={
             "top_examples": top, "pruned_examples": pruned, "saliencies": saliencies,
             "graph_nodes": graphs["graph_nodes"], "rules": graphs["rules"],
-            "rule_tests": unit_frame("rule_tests", []), "activations": unit_frame("activations", listed),
+            "rule_tests": unit_frame("rule_tests", []),
         },
         a_max=a_max,
         texts={name: DocumentText.of(corpus, VOCABULARY) for name, corpus in texts.items()},
-        read=readings(texts, partial(activations_of, neurons)),
+        read=readings(texts, activations),
+        read_harvest=partial(readings({"harvest": harvest}, activations), "harvest"),
         partners=shuffled_partners(units, EVALUATION.seed, LAYER),
-        predictors=FITTED,
+        predictors=[predictor.name for predictor in of_study(PREDICTORS, "full", preset)],
         evaluation=EVALUATION,
     )  # fmt: skip
     return SmallLayer(neurons, harvest, texts, cluster_of, augmented, material)

@@ -41,11 +41,11 @@ def text_of(lengths: Sequence[int]) -> DocumentText:
     return DocumentText.of(frame, VOCABULARY)
 
 
-def found(text: DocumentText, actual, predicted, keep: int, ends=None) -> list[dict]:
+def found(text: DocumentText, actual, predicted, keep: int, ends=None, alarm=0.5) -> list[dict]:
     graph = PrescribedGraph(
         np.array(predicted, np.float32), np.full(len(text.encoded), -1) if ends is None else np.array(ends)
     )
-    return find_counterexamples(UNIT, graph, RULES, "random", text, np.array(actual, np.float32), 0.5, keep)
+    return find_counterexamples(UNIT, graph, RULES, "random", text, np.array(actual, np.float32), 0.5, alarm, keep)
 
 
 TOKENS = st.lists(st.tuples(st.sampled_from([0, 0.25, 0.5, 1]), st.sampled_from([0, 0.25, 0.5, 0.75, 1])), max_size=24)
@@ -88,6 +88,11 @@ def test_causes(token, actual, predicted, end, kind, cause, rule):
         "predicted": predicted, "actual": actual, "token_ids": [BOS, B, token], "cause": cause, "rule_id": rule,
     }  # fmt: skip
     assert unit_frame("counterexamples", [row]).height == 1
+
+
+def test_the_unit_may_be_predicted_to_fire_from_another_prediction_on_than_it_fires():
+    rows = found(text_of([5]), [0, 0.5, 0.5, 0.25, 0.25], [0, 0.25, 0.125, 0.25, 0.125], 5, alarm=0.25)
+    assert [(row["kind"], row["position"]) for row in rows] == [("false_alarm", 3), ("miss", 2)]
 
 
 def test_right_predictions_and_position_0_are_no_errors():

@@ -25,6 +25,7 @@ from n2g_assets_tests.evaluation.slow_evaluation import (
     slow_counterexamples,
     slow_predictions,
     slow_scores,
+    slow_thresholds,
 )
 from n2g_assets_tests.evaluation.small_layer import (
     A_MAX,
@@ -42,7 +43,7 @@ from n2g_assets_tests.evaluation.small_layer import (
 )
 from n2g_assets_tests.method.toy import conform, encode
 
-TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
+TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
 TEXT_NAMES = [text.name for text in TEXTS]
 PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
 
@@ -75,30 +76,29 @@ def test_every_unit_has_one_row_for_every_predictor_and_text(result):
     assert sorted(result.tables) == sorted(TABLES)
 
 
-@pytest.mark.parametrize(
-    "other", [pytest.param(None, id="the harvest's list is full"), pytest.param(4, id="it holds all")]
-)
-def test_scores_equal_a_slow_recomputation(layer, result, other):
+@pytest.mark.parametrize("preset", ["paper", "evidence"])
+def test_scores_equal_a_slow_recomputation(layer, result, preset):
     """Every predictor, text, unit and sign; the controls from the partner's graph and from paths without variants."""
-    if other is not None:
-        layer = small_layer(other, strongest=1000)
+    if preset == "evidence":
+        layer = small_layer(4, preset=preset)
         result = layer.evaluate()
-    table = result.tables["evaluation"]
+    table, fitted = result.tables["evaluation"], layer.material.predictors
+    thresholds = {(unit, name): slow_thresholds(layer, unit, name) for unit in UNITS for name in fitted}
     for row in table.iter_rows(named=True):
         unit, predictor = Unit(row["unit"], row["sign"]), row["predictor"]
         contexts = contexts_of(layer, unit, row["text"])
-        expected = slow_scores(contexts, slow_predictions(layer, unit, predictor, contexts), DRAWS, EVALUATION.seed)
+        alarm, predicted = thresholds[unit, predictor][row["text"]], slow_predictions(layer, unit, predictor, contexts)
+        assert row["threshold"] == pytest.approx(alarm, abs=1e-6)
+        expected = slow_scores(contexts, predicted, alarm, DRAWS, EVALUATION.seed)
         for name, value in expected.items():
-            # the back-off n-gram forgets runs that change a value by less than a hundredth
-            slack = 0.02 if (name, predictor) == ("pearson_r", "ngram_backoff") else 1e-5
-            wanted = value if value is None or isinstance(value, int) else pytest.approx(value, abs=slack)
+            wanted = value if value is None or isinstance(value, int) else pytest.approx(value, abs=1e-5)
             assert row[name] == wanted, (unit, predictor, row["text"], name)
         assert row["ngram_n"] == (chosen_n(layer, unit) if predictor == "ngram" else None)
     defined = table.filter(pl.col("f1").is_not_null())
     assert 0 < defined["f1_low"].null_count() < defined.height  # too few firing documents in some, enough in others
     for text in TEXT_NAMES:  # no predictor could stand for another here
         counts = table.filter(text=text).group_by("predictor").agg("true_positives", "false_positives")
-        assert counts.drop("predictor").n_unique() == len(FITTED)
+        assert counts.drop("predictor").n_unique() == len(fitted)
     tokens = dict(table.group_by("text").agg(pl.col("n_tokens").sum()).iter_rows())
     assert tokens["quantiles"] < tokens["random"]
 
@@ -127,6 +127,21 @@ def test_the_unaugmented_control_scores_as_a_graph_built_without_variants(layer,
         as_own = scores_of(without, unit, "graph")
         assert_frame_equal(scores_of(result, unit, "graph_unaugmented"), as_own)
         assert not as_own.equals(scores_of(result, unit, "graph"))
+
+
+@pytest.mark.parametrize("preset", ["paper", "evidence"])
+def test_the_thresholds_are_stored_and_those_of_the_rows(layer, result, preset):
+    found = result.tables if preset == "paper" else small_layer(1, preset=preset).evaluate().tables
+    table = conform("thresholds", found["thresholds"])
+    kinds = pl.DataFrame([(text.name, text.threshold) for text in TEXTS], ["text", "kind"], orient="row")
+    used = found["evaluation"].join(kinds, on="text").join(table, on=["unit", "sign", "predictor", "kind"])
+    assert used.height == found["evaluation"].height
+    assert used["threshold"].equals(used["threshold_right"], check_names=False)
+    if preset == "paper":
+        assert table.select("threshold", "f1", "n_firings").unique().rows() == [(METHOD.firing_threshold, None, None)]
+    else:
+        assert table["n_firings"].null_count() == 0
+        assert table.n_unique(["threshold"]) > 10
 
 
 @pytest.mark.parametrize("keep", [0, 1, 4, 1000])
@@ -216,7 +231,7 @@ def by_hand(
         }
         for rule, number in enumerate(ends)
     ]  # fmt: skip
-    names = ("pruned_examples", "saliencies", "rule_tests", "activations")
+    names = ("pruned_examples", "saliencies", "rule_tests")
     rows = {
         "top_examples": unit_frame("top_examples", top), "graph_nodes": unit_frame("graph_nodes", graph),
         "rules": unit_frame("rules", rules), **{name: unit_frame(name, []) for name in names},
@@ -226,8 +241,9 @@ def by_hand(
     read = readings({"random": corpus}, lambda _, token_ids: np.array(activations[tuple(token_ids)], np.float32))
     texts = {"random": DocumentText.of(corpus, VOCABULARY)} if text else {}
     return LayerMaterial(
-        SharedMaterial(VOCABULARY, not_read, 1, METHOD), layer=LAYER, rows=rows, a_max={unit: 4.0}, texts=texts,
-        read=read, partners={}, predictors=PAPER_PREDICTORS, evaluation=EVALUATION,
+        SharedMaterial(VOCABULARY, not_read, METHOD, "paper", 0), layer=LAYER, rows=rows, a_max={unit: 4.0},
+        texts=texts, read=read, read_harvest=lambda _: not_read(), partners={}, predictors=PAPER_PREDICTORS,
+        evaluation=EVALUATION,
     )  # fmt: skip
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from n2g_assets.core.errors import RowsError
-from n2g_assets.core.registry import PREDICTORS, TEXTS, of_study
+from n2g_assets.core.errors import N2GError, RowsError
+from n2g_assets.core.registry import PREDICTORS, TEXTS, named, of_study
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.texts import DocumentText, HarvestText
 from n2g_assets.method.results import BlockResult
 from n2g_assets_tests.evaluation.slow_evaluation import mine
 from n2g_assets_tests.evaluation.small_layer import (
@@ -28,9 +29,10 @@ from n2g_assets_tests.evaluation.small_layer import (
     readings,
     small_layer,
 )
+from n2g_assets_tests.evaluation.toy_harvest import harvest_of
 from n2g_assets_tests.method.toy import BOS, conform
 
-TABLES = ("evaluation", "document_scores", "counterexamples", "failures")
+TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
 PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
 BAD, GOOD = Unit(3, -1), (Unit(3, 1), Unit(8, 1))
 EVERY = pl.lit(True)
@@ -47,9 +49,10 @@ def result(layer) -> BlockResult:
 
 
 def rows(result: BlockResult, unit: Unit, keep: pl.Expr = EVERY) -> dict[str, pl.DataFrame]:
-    """All rows of one unit; of the tables of scores those to be kept."""
+    """All rows of one unit; of the tables of scores those to be kept, and the thresholds of their predictors."""
     found = {name: frame.filter(of(unit)) for name, frame in result.tables.items()}
-    return found | {name: found[name].filter(keep) for name in ("evaluation", "document_scores")}
+    found |= {name: found[name].filter(keep) for name in ("evaluation", "document_scores")}
+    return found | {"thresholds": found["thresholds"].join(found["evaluation"], on="predictor", how="semi")}
 
 
 def of(unit: Unit) -> pl.Expr:
@@ -161,9 +164,16 @@ def test_rows_that_no_unit_can_be_blamed_for_stop_the_layer(layer):
     strange = layer.material.rows["graph_nodes"].with_columns(token=tokens)
     with pytest.raises(RowsError, match="another vocabulary"):
         layer.with_rows(graph_nodes=strange).evaluate()
-    elsewhere = layer.material.rows["activations"].with_columns(context_id=pl.lit("x:0"))
+    elsewhere = layer.material.rows["top_examples"].with_columns(context_id=pl.lit("x:0"))
+    shared = replace(layer.material.shared, preset="evidence")
     with pytest.raises(RowsError, match="x:0"):
-        layer.with_rows(activations=elsewhere).evaluate()
+        layer.with_rows(top_examples=elsewhere).but(shared=shared, predictors=["always_zero"]).evaluate()
+
+    def gone(_: Unit) -> np.ndarray:
+        raise N2GError("the evidence is gone")
+
+    with pytest.raises(N2GError, match="gone"):
+        layer.but(read_harvest=gone).evaluate()
 
 
 def test_units_without_train_or_test_contexts_are_too_few(layer):
@@ -205,24 +215,29 @@ def test_position_0_never_counts_whatever_a_unit_does_there(layer, result):
     assert layer.activations(Unit(3, 1), [BOS])[0] > A_MAX
     top = layer.material.rows["top_examples"]
     found = pl.Series([quiet(np.array(row)).tolist() for row in top["activations"]], dtype=pl.List(pl.Float32))
-    read = readings(layer.texts, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
-    changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(read=read)
+    texts = {**layer.texts, "harvest": layer.harvest}
+    read = readings(texts, lambda unit, tokens: quiet(activations_of(layer.neurons, unit, tokens)))
+    changed = layer.with_rows(top_examples=top.with_columns(activations=found)).but(
+        read=read, read_harvest=partial(read, "harvest")
+    )
     assert_same_rows(result, changed.evaluate([BAD, Unit(8, 1)]), [BAD, Unit(8, 1)])
     assert result.tables["counterexamples"]["position"].min() == 1
 
 
-def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(layer, result):
-    """Other words and activations in them and in their near-duplicates change no row but on ``top``."""
-    unit = Unit(3, 1)
+@pytest.mark.parametrize("preset", ["paper", "evidence"])
+def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(preset):
+    """Other words and activations in them and in their near-duplicates change no row but on ``top``, no threshold."""
+    layer, unit = small_layer(1, preset=preset), Unit(3, 1)
+    result = layer.evaluate([unit])
     top = mine(layer, "top_examples", unit)
     test_documents = set(top.filter(split="test")["document_id"])
     assert len(test_documents & set(TWINS)) == 1
     changed = changed_documents(layer, test_documents | set(TWINS)).evaluate([unit])
     elsewhere = pl.col("text") != "top"
-    assert_same_rows(result, changed, [unit], elsewhere, ["evaluation", "counterexamples"])
+    assert_same_rows(result, changed, [unit], elsewhere, ["evaluation", "thresholds", "counterexamples"])
     assert not rows(changed, unit, ~elsewhere)["evaluation"].equals(rows(result, unit, ~elsewhere)["evaluation"])
 
-    fitted = ["token_lookup", "ngram", "ngram_backoff", "skip_bigram"]
+    fitted = [name for name in layer.material.predictors if named(PREDICTORS)[name].role == "baseline"]
     train_document = top.filter(split="train")["document_id"][0]
     changed = changed_documents(layer.but(predictors=fitted), {train_document}).evaluate([unit])
     for name in fitted:
@@ -231,7 +246,7 @@ def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(layer, resu
 
 
 def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
-    """The layer with the tokens of some harvested documents exchanged and what is known there turned around."""
+    """The layer with the tokens of some harvested documents exchanged and what the units do there turned around."""
     there, old = pl.col("document_id").is_in(documents), layer.material.rows
     token = VOCABULARY.tokens.index(b"cat")
 
@@ -240,15 +255,15 @@ def changed_documents(layer: SmallLayer, documents: set[str]) -> SmallLayer:
         other = pl.Series(exchanged, dtype=pl.List(pl.Int32))
         return frame.with_columns(token_ids=pl.when(there).then(other).otherwise("token_ids"))
 
+    def read_harvest(unit: Unit) -> np.ndarray:
+        row = layer.material.read_harvest(unit)
+        return np.where(layer.material.shared.harvest().inside(documents), np.float32(A_MAX) - row, row)
+
     turned = pl.col("activations").list.eval((A_MAX - pl.element()).cast(pl.Float32))
-    listed = pl.col("context_id").str.split(":").list.first().is_in(documents)
-    raised = (A_MAX - pl.col("activation") / 4).cast(pl.Float32)
+    harvest = harvest_of(with_tokens(layer.harvest), VOCABULARY, layer.cluster_of)
     return layer.with_rows(
-        top_examples=with_tokens(old["top_examples"]).with_columns(
-            pl.when(there).then(turned).otherwise("activations")
-        ),
-        activations=old["activations"].with_columns(activation=pl.when(listed).then(raised).otherwise("activation")),
-    ).but(harvest=lambda: HarvestText(DocumentText.of(with_tokens(layer.harvest), VOCABULARY), layer.cluster_of))
+        top_examples=with_tokens(old["top_examples"]).with_columns(pl.when(there).then(turned).otherwise("activations"))
+    ).but(harvest=lambda: harvest, read_harvest=read_harvest)
 
 
 # ------------------------------------------------------------------------------------------ what is asked for

@@ -41,7 +41,7 @@ def unit_rows(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of ``evaluation`` and ``document_scores`` of one unit, given its scores by predictor and text."""
     rows = [
-        {**unit.key(), "predictor": predictor, "text": text, "ngram_n": None, **row}
+        {**unit.key(), "predictor": predictor, "text": text, "threshold": 0.5, "ngram_n": None, **row}
         for (predictor, text), (row, _) in scored.items()
     ]
     counts = [(predictor, text, documents, counts) for (predictor, text), (_, counts) in scored.items()]

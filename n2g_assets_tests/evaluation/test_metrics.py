@@ -25,6 +25,14 @@ def test_counts_of_a_case_done_by_hand():
     assert (counts.precision, counts.recall, counts.f1, counts.n_firings) == (2 / 3, 2 / 3, 2 / 3, 3)
 
 
+def test_a_token_may_be_predicted_to_fire_from_another_threshold_on_than_it_fires():
+    activations, predicted = np.array([0.5, 0.5, 0.3, 0.0]), np.float32([0.3, -0.2, 0.3, -0.1])
+    counts = [
+        count_documents(activations, predicted, np.zeros(4, int), 1, 0.5, alarm).total for alarm in (0.3, -0.15, 0.5)
+    ]
+    assert counts == [Counts(1, 1, 1, 1), Counts(1, 2, 1, 0), Counts(0, 0, 2, 2)]
+
+
 def test_what_has_no_denominator_is_none_and_not_zero():
     silent = count_firings(np.zeros(3), np.zeros(3), 0.5)
     assert (silent.precision, silent.recall, silent.f1) == (None, None, None)

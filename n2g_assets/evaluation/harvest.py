@@ -1,0 +1,142 @@
+"""The harvest as baselines read it: its text, and what one unit does at its tokens.
+
+The activations of a unit are known at every harvested token. What a unit may be learnt from are all of them but BOS and
+the documents of its test contexts, with what nearly equals these.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+
+from n2g_assets.core.errors import RowsError
+from n2g_assets.evaluation.indexes import PairIndex, SuffixIndex
+from n2g_assets.evaluation.texts import DocumentText
+from n2g_assets.evidence.suffixes import Suffixes
+
+FOLDS = 2
+"""Parts of the harvest that are left out in turn."""
+
+
+@dataclass(frozen=True)
+class HarvestText:
+    """The harvested contexts in sequence: the same for all units of a study."""
+
+    text: DocumentText
+    cluster_of: Mapping[str, str]
+    """By document id, the id of its cluster of near-duplicates; a document that is missing stands alone."""
+    number_runs: Callable[[Int32[np.ndarray, " tokens"]], Suffixes]
+    """Numbers the runs of these symbols, one a token of the text; called when a predictor first needs them."""
+
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """By context id, the token at which it begins (its BOS)."""
+        begins = np.flatnonzero(self.text.encoded.positions == 0).tolist()
+        return dict(zip(self.text.contexts["context_id"], begins, strict=True))
+
+    def starts_of(self, context_ids: pl.Series) -> Int64[np.ndarray, " contexts"]:
+        """The tokens at which contexts begin.
+
+        Raises:
+            RowsError: a context is not among the harvested ones.
+        """
+        offsets = [self.offsets.get(context_id, -1) for context_id in context_ids]
+        if -1 in offsets:
+            raise RowsError(
+                f"Context {context_ids[offsets.index(-1)]} is not among the harvested ones: its rows belong to another "
+                "corpus, make them again from this one."
+            )
+        return np.array(offsets, np.int64)
+
+    @cached_property
+    def cluster_ids(self) -> list[str]:
+        """By number of the document, the id of its cluster."""
+        return [self.cluster_of.get(document_id, document_id) for document_id in self.text.document_ids]
+
+    def inside(self, document_ids: Collection[str]) -> Bool[np.ndarray, " tokens"]:
+        """Whether each token stands in one of these documents or in a near-duplicate of one."""
+        asked = {self.cluster_of.get(document_id, document_id) for document_id in document_ids}
+        return np.array([cluster_id in asked for cluster_id in self.cluster_ids], bool)[self.text.documents]
+
+    def inside_contexts(self, context_ids: pl.Series) -> Bool[np.ndarray, " tokens"]:
+        """Whether each token stands in one of these contexts.
+
+        Raises:
+            RowsError: a context is not among the harvested ones.
+        """
+        asked = np.zeros(self.text.contexts.height, bool)
+        asked[self.text.windows[self.starts_of(context_ids)]] = True
+        return asked[self.text.windows]
+
+    @cached_property
+    def by_cluster(self) -> tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, " clusters_and_end"]]:
+        """The tokens ordered by the cluster of their document, and where the tokens of each cluster begin."""
+        numbers = np.unique(np.array(self.cluster_ids, str), return_inverse=True)[1][self.text.documents]
+        return np.argsort(numbers, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(numbers))])
+
+    def folds(self, seed: int) -> list[list[str]]:
+        """The documents in ``FOLDS`` parts, each cluster in the part that the hash of (seed, cluster) says."""
+        parts: list[list[str]] = [[] for _ in range(FOLDS)]
+        for document_id, cluster_id in zip(self.text.document_ids, self.cluster_ids, strict=True):
+            digest = hashlib.blake2b(f"{seed} {cluster_id}".encode(), digest_size=8).digest()
+            parts[int.from_bytes(digest, "little") % FOLDS].append(document_id)
+        return parts
+
+    @cached_property
+    def suffixes(self) -> SuffixIndex:
+        """The runs of the harvest's tokens, told apart by their exact ids."""
+        return SuffixIndex(self.text.encoded, "token_ids", self.number_runs(self.text.encoded.token_ids))
+
+    @cached_property
+    def runs_of_forms(self) -> SuffixIndex:
+        """The same of forms."""
+        return SuffixIndex(self.text.encoded, "forms", self.number_runs(self.text.encoded.forms))
+
+    @cached_property
+    def pairs(self) -> PairIndex:
+        """The pairs of forms in the harvest."""
+        return PairIndex(self.text.encoded)
+
+
+@dataclass(frozen=True)
+class HarvestLabels:
+    """What one unit does on the tokens of the harvest, some documents left out."""
+
+    harvest: HarvestText
+    counted: Bool[np.ndarray, " tokens"]
+    """Tokens that may be learnt from; never BOS."""
+    values: Float32[np.ndarray, " tokens"]
+    """Their normalised signed activations; 0 at all other tokens."""
+
+    @classmethod
+    def of(
+        cls,
+        harvest: HarvestText,
+        activations: Float[np.ndarray, " tokens"],
+        a_max: float,
+        left_out: Collection[str],
+    ) -> "HarvestLabels":
+        """The labels of one unit from its activations (times its sign) at every token of the harvest.
+
+        Documents ``left_out`` and their near-duplicates do not count.
+
+        Raises:
+            ValueError: there are not as many activations as tokens, or one that counts is NaN or infinite.
+        """
+        text = harvest.text
+        if len(activations) != len(text.encoded):
+            raise ValueError(f"{len(activations)} activations do not belong to a harvest of {len(text.encoded)} tokens")
+        counted = text.inside & ~harvest.inside(left_out)
+        values = np.where(counted, activations, 0).astype(np.float32) / np.float32(a_max)
+        if not np.isfinite(values).all():
+            raise ValueError("a harvested activation is NaN or infinite")
+        return cls(harvest, counted, values)
+
+    @property
+    def mean(self) -> float:
+        """Mean over all tokens that count: what is expected of a token of which nothing is known; 0 without any."""
+        return float(self.values.sum(dtype=np.float64)) / max(1, int(np.count_nonzero(self.counted)))
