@@ -32,7 +32,7 @@ from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
 
-_MEANS_CODE_VERSION = "1"
+_MEANS_CODE_VERSION = "2"
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -190,7 +190,7 @@ STAGE = LayerStage(
     name="evaluation",
     description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
     "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
-    code_version="4",
+    code_version="5",
     work=_work,
     prepare=_prepare,
     extra=_figures,
