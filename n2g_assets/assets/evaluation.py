@@ -18,6 +18,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
 from n2g_assets.assets.study import groups
 from n2g_assets.core.progress import Progress
+from n2g_assets.core.registry import TEXTS, named
 from n2g_assets.core.settings import GraphSettings, ScoreSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
@@ -27,7 +28,14 @@ from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, SharedMat
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import BlockResult
-from n2g_assets.report.plots import as_markdown_image, calibration, f1_by_layer, precision_recall
+from n2g_assets.report.plots import (
+    F1,
+    as_markdown_image,
+    calibration,
+    precision_recall,
+    score_by_layer,
+    shown_scores,
+)
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
@@ -35,7 +43,18 @@ from n2g_assets.storage.stages import StageReport
 if TYPE_CHECKING:
     from n2g_assets.evidence.store import Evidence
 
-_MEANS_CODE_VERSION = "1"
+_MEANS_CODE_VERSION = "2"
+_PREVIEWED = (
+    "threshold",
+    "pearson_r",
+    "pearson_r_low",
+    "pearson_r_high",
+    "precision",
+    "recall",
+    "f1",
+    "f1_low",
+    "f1_high",
+)
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -153,69 +172,65 @@ def _write_means(session: Session, layer: int) -> None:
 
 
 def _figures(session: Session, layer: int) -> Mapping[str, Any]:
-    """The layer's figures, then pictures: F1 by layer as far as layers are evaluated, and two of this layer."""
-    name = session.study.name
+    """The layer's figures, then pictures: scores by layer as far as layers are evaluated, and two of this layer.
+
+    Figures and pictures of the graded activation stand first, those of firing after them.
+    """
+    name, texts = session.study.name, [named(TEXTS)[text] for text in session.study.texts]
     means = session.read("layer_scores", layer).drop("study")
     metadata: dict[str, Any] = {}
-    for text, predictor in product(session.study.texts, ("graph", "token_lookup")):
-        for row in means.filter(text=text, predictor=predictor).iter_rows(named=True):
-            said = f"{predictor.replace('_', ' ')}, {text}"
-            metadata[f"mean F1, {said}"] = round(row["f1_all"], 4)
-            if row["average_precision"] is not None:
-                metadata[f"mean average precision, {said}"] = round(row["average_precision"], 4)
-            metadata.setdefault("units evaluated", f"{row['evaluated']} of {row['units']}")
-    by_layer = _f1_by_layer(session)
-    for text in session.study.texts:
-        scores = means.filter(pl.col("text") == text, pl.col("predictor") != "always_zero")
+    for score, its_texts in shown_scores(texts):
+        for text, predictor in product(its_texts, ("graph", "token_lookup")):
+            for row in means.filter(text=text.name, predictor=predictor).iter_rows(named=True):
+                said = f"{predictor.replace('_', ' ')}, {text.name}"
+                for figure, value in ((score.short, row[score.name]), (score.beside, row[score.beside])):
+                    if value is not None:
+                        metadata[f"mean {figure.replace('_', ' ')}, {said}"] = round(value, 4)
+                metadata.setdefault("units evaluated", f"{row['evaluated']} of {row['units']}")
+    metadata |= {title: dg.MetadataValue.md(image) for title, image in _by_layer(session).items()}
+    for text in texts:
+        scores = means.filter(pl.col("text") == text.name, pl.col("predictor") != "always_zero")
         if scores.is_empty():
             continue
-        metadata[f"F1 by layer, {text}"] = dg.MetadataValue.md(by_layer[text])
-        figure = precision_recall(scores, title=f"{name}: precision and recall, layer {layer}, text {text}")
-        metadata[f"precision and recall, {text}"] = dg.MetadataValue.md(as_markdown_image(figure))
+        figure = precision_recall(scores, title=f"{name}: precision and recall, layer {layer}, text {text.name}")
+        metadata[f"precision and recall, {text.name}"] = dg.MetadataValue.md(as_markdown_image(figure))
     binned = [column for column in TABLES["evaluation"].schema if column.startswith("calibration_")]
     evaluation = session.read("evaluation", layer, columns=["predictor", "text", *binned])
-    text = "random" if "random" in set(evaluation["text"]) else "top"
-    figure = calibration(evaluation.filter(text=text), title=f"{name}: calibration, layer {layer}, text {text}")
+    shown = "random" if "random" in set(evaluation["text"]) else "top"
+    figure = calibration(evaluation.filter(text=shown), title=f"{name}: calibration, layer {layer}, text {shown}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
     return metadata
 
 
 @lru_cache(maxsize=1)
-def _f1_by_layer(session: Session) -> dict[str, str]:
-    """By text, the picture of F1 by layer; drawn once a run, since it shows all layers that are evaluated."""
-    name = session.study.name
+def _by_layer(session: Session) -> dict[str, str]:
+    """By title, pictures of scores by layer; drawn once a run, since they show all layers that are evaluated."""
+    name, texts = session.study.name, [named(TEXTS)[text] for text in session.study.texts]
     layers = session.settings.layer_numbers
     there = [layer for layer in layers if session.store.manifest(SliceKey("layer_scores", name, layer)) is not None]
-    means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
+    # a layer that an older version wrote lacks a score
+    means = pl.concat([session.read("layer_scores", layer) for layer in there], how="diagonal").drop("study")
     images = {}
-    for text in session.study.texts:
-        scores = means.filter(text=text)
-        if scores.height:
-            over = session.model_row["n_layers"] if text == "top" else None
-            figure = f1_by_layer(scores, title=f"{name}: F1 of firing by layer, text {text}", published_over=over)
-            images[text] = as_markdown_image(figure)
+    for score, its_texts in shown_scores(texts):
+        for text in its_texts:
+            rows = means.filter(text=text.name)
+            if rows.height:
+                over = session.model_row["n_layers"] if (score, text.name) == (F1, "top") else None
+                title = f"{name}: {score.label} by layer, text {text.name}"
+                figure = score_by_layer(rows, score, title=title, published_over=over)
+                images[f"{score.short} by layer, {text.name}"] = as_markdown_image(figure)
     return images
 
 
 STAGE = LayerStage(
     name="evaluation",
-    description="Firing predicted on the unit's own test contexts, on contexts of every strength, on held-out text and "
-    "on text of another kind; by its graph, by what it has to beat and by controls; with 95 % intervals.",
+    description="Activation and firing predicted on the unit's own test contexts, on contexts of every strength, on "
+    "held-out text and on text of another kind; by its graph, by what it has to beat and by controls; with 95 % "
+    "intervals.",
     code_version="5",
     work=_work,
     prepare=_prepare,
     extra=_figures,
-    preview_columns=[
-        "unit",
-        "sign",
-        "predictor",
-        "text",
-        "threshold",
-        "precision",
-        "recall",
-        "f1",
-        "f1_low",
-        "f1_high",
-    ],
+    preview_columns=["unit", "sign", "predictor", "text", *_PREVIEWED],
     preview_first=pl.col("predictor") == "graph",
 )

@@ -53,6 +53,8 @@ class Text:
     """Presets of a study that score this text."""
     methods: tuple[Method, ...] = ("evidence", "paper")
     """Methods that score it."""
+    ordinary: bool = False
+    """Whether it is whole documents as they come: there the graded activation is shown first, before firing."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,12 @@ TEXTS: tuple[Text, ...] = (
     Text(
         "random", "Held-out text", "held-out text",
         "All tokens of whole documents that no graph was built from, as they come: here false alarms show.",
+        ordinary=True,
     ),
     Text(
         "out_of_domain", "Out-of-domain text", "out-of-domain text",
         "All tokens of documents of another kind than the harvest.",
+        ordinary=True,
     ),
 )  # fmt: skip
 """The texts in order."""

@@ -37,6 +37,8 @@ _COUNTS, _TEXTS = pl.List(pl.Int64), pl.List(pl.List(pl.Int32))
 _INTERVAL = "of its 95 % interval (bootstrap over documents)"
 _FAILURE = "context_beyond_window, token_classes_too_narrow, over_general_rule, weak_peak or polysemantic"
 _SCORE = "the prediction as score (rounded down to thousandths)"
+_PEARSON_R = "Pearson's r of predicted and actual activation (signed)"
+_EXPLAINED = "1 - Var(actual - predicted) / Var(actual) of the activation (signed)"
 _COVERED = "for which the predictor has a rule (predicts more than 0)"
 _KINDS = "; ".join(
     f"{kind}: for text {', '.join(text.name for text in registry.TEXTS if text.threshold == kind)}"
@@ -270,8 +272,12 @@ _TABLES = (
         _n("average_precision", pl.Float64, f"average precision of firing, {_SCORE}; NULL where nothing fires"),
         _n("average_precision_low", pl.Float64, f"lower end {_INTERVAL}; NULL as f1_low"),
         _n("average_precision_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end"),
-        _n("pearson_r", pl.Float64, "correlation of predicted and actual activation; NULL where one is constant"),
-        _n("explained_variance", pl.Float64, "1 - Var(actual - predicted) / Var(actual); NULL where that is constant"),
+        _n("pearson_r", pl.Float64, f"{_PEARSON_R}; NULL where one is constant"),
+        _n("pearson_r_low", pl.Float64, f"lower end {_INTERVAL}; NULL as pearson_r, or under 5 documents"),
+        _n("pearson_r_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end"),
+        _n("explained_variance", pl.Float64, f"{_EXPLAINED}; NULL where the actual is constant"),
+        _n("explained_variance_low", pl.Float64, f"lower end {_INTERVAL}; NULL as it, or under 5 documents"),
+        _n("explained_variance_high", pl.Float64, f"upper end {_INTERVAL}; NULL as its lower end"),
         _n("coverage_firings", pl.Float64, f"share of the firing tokens {_COVERED}; NULL where nothing fires"),
         _n("coverage_mass", pl.Float64, f"share of the sum of positive activations {_COVERED}; NULL where it is 0"),
         _c("calibration_tokens", _COUNTS, "tokens predicted 0, in (0, .1), in [.1, .2) and so on, in [.9, and more"),
@@ -300,6 +306,11 @@ _TABLES = (
         _c("levels", _INTS, "predictions of its tokens, rounded down to thousandths of a_max: 0 to 1000, ascending"),
         _c("firing", _INTS, "firing tokens at each of these levels"),
         _c("silent", _INTS, "silent tokens at each of these levels"),
+        _c("actual_sum", pl.Float64, "sum of the actual normalised activation (signed) of its tokens"),
+        _c("predicted_sum", pl.Float64, "sum of the predicted one"),
+        _c("actual_square_sum", pl.Float64, "sum of the squares of the actual one"),
+        _c("predicted_square_sum", pl.Float64, "sum of the squares of the predicted one"),
+        _c("product_sum", pl.Float64, "sum of actual times predicted"),
         published=False,
     ),
     _unit_table(
@@ -339,6 +350,12 @@ _TABLES = (
         _n("average_precision", pl.Float64, "mean average precision, undefined left out"),
         _n("average_precision_low", pl.Float64, f"lower end {_INTERVAL}"),
         _n("average_precision_high", pl.Float64, f"upper end {_INTERVAL}"),
+        _n("pearson_r", pl.Float64, f"mean {_PEARSON_R}, undefined left out"),
+        _n("pearson_r_low", pl.Float64, f"lower end {_INTERVAL}"),
+        _n("pearson_r_high", pl.Float64, f"upper end {_INTERVAL}"),
+        _n("explained_variance", pl.Float64, f"mean {_EXPLAINED}, undefined left out"),
+        _n("explained_variance_low", pl.Float64, f"lower end {_INTERVAL}"),
+        _n("explained_variance_high", pl.Float64, f"upper end {_INTERVAL}"),
         _n("f1_gain", pl.Float64, "f1_all less that of token_lookup"),
         _n("f1_gain_low", pl.Float64, f"lower end {_INTERVAL}, in pairs"),
         _n("f1_gain_high", pl.Float64, f"upper end {_INTERVAL}, in pairs"),

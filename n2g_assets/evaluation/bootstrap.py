@@ -8,6 +8,9 @@ Units that fire rarely do so in few documents. A draw in which none of these is 
 left out, of the unit's interval and of the mean over units. To count it 0 would pull every interval below its score.
 Of a unit whose firing tokens lie in fewer than ``FEWEST_DOCUMENTS`` documents no interval is given: resampling so few
 documents says nothing of those that were not seen.
+
+A graded activation needs no firing: correlation and explained variance have an interval wherever the text has that many
+documents. A draw in which the prediction is constant has no correlation and is left out.
 """
 
 import hashlib
@@ -21,9 +24,10 @@ from jaxtyping import Float, Float64, UInt8
 from n2g_assets.evaluation.document_counts import DocumentCounts
 
 FEWEST_DOCUMENTS = 5
-"""Documents with a firing token from which a unit's score has an interval."""
+"""Documents from which a unit's score has an interval: for scores of firing, documents with a firing token."""
 
 _DRAWS_AT_ONCE = 128  # their sums stay in the processor's cache
+_CONSTANT = 1e-9  # of the mean square: no more is left of a variance of 0 after rounding
 
 
 def poisson_weights(document_ids: Sequence[str], draws: int, seed: int) -> UInt8[np.ndarray, "draws documents"]:
@@ -77,8 +81,7 @@ def draw_scores(
         ValueError: the weights are not for these documents.
     """
     documents = len(counts.n_tokens)
-    if weights.ndim != 2 or weights.shape[1] != documents:
-        raise ValueError(f"weights of shape {weights.shape} do not weigh {documents} documents")
+    _check_weights(counts, weights)
     levels = np.unique(counts.levels[counts.firing > 0])
     n = len(levels)
     # Columns run from the highest level downwards; a silent token counts from the first firing level at or below it.
@@ -98,6 +101,31 @@ def draw_scores(
         for start in range(0, len(weights), _DRAWS_AT_ONCE)
     ]
     return np.concatenate(parts, axis=1)
+
+
+def draw_graded_scores(
+    counts: DocumentCounts, weights: UInt8[np.ndarray, "draws documents"]
+) -> Float64[np.ndarray, "scores draws"]:
+    """Pearson's r (row 0) and explained variance (row 1) in every draw; NaN where what divides is constant.
+
+    Raises:
+        ValueError: the weights are not for these documents.
+    """
+    _check_weights(counts, weights)
+    n, *sums = (weights @ np.column_stack([counts.n_tokens, counts.sums])).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        actual, predicted, actual_square, predicted_square, product = (values / n for values in sums)
+        of_actual, of_predicted = actual_square - actual**2, predicted_square - predicted**2
+        of_actual[of_actual <= _CONSTANT * actual_square] = np.nan
+        spread = np.where(of_predicted > _CONSTANT * predicted_square, of_actual * of_predicted, np.nan) ** 0.5
+        both = product - actual * predicted
+        return np.stack([np.clip(both / spread, -1, 1), (2 * both - of_predicted) / of_actual])
+
+
+def _check_weights(counts: DocumentCounts, weights: UInt8[np.ndarray, "draws documents"]) -> None:
+    documents = len(counts.n_tokens)
+    if weights.ndim != 2 or weights.shape[1] != documents:
+        raise ValueError(f"weights of shape {weights.shape} do not weigh {documents} documents")
 
 
 def _scores_of_draws(drawn: Float64[np.ndarray, "draws columns"], n: int) -> Float64[np.ndarray, "scores draws"]:

@@ -1,4 +1,4 @@
-"""What a predictor does to a unit's tokens, counted by document: all that intervals and layer means are made of.
+"""What a predictor does to a unit's tokens, counted and summed by document: intervals and layer means are made of it.
 
 A token *fires* where its normalised activation reaches the threshold (arXiv 2305.19911, section 4). A measure that has
 no denominator is None, never 0: whoever averages says what becomes of it.
@@ -7,6 +7,10 @@ The *level* of a prediction is the prediction rounded down to thousandths, withi
 millionth below a thousandth counts as that thousandth, since float32 holds most thousandths a little too low. Levels
 serve ranking, calibration bins and drawn curves. Whether a token is predicted to fire is never read off a level but
 asked of the prediction itself, in its own precision: float32 0.7 reaches a threshold of 0.7.
+
+Correlation and explained variance are made of plain sums in float64 of the activations and predictions themselves,
+negative ones included. Activations are normalised, of order 1, so that no sum has to be centred: with a mean a hundred
+times the spread, r keeps ten digits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import unit_schema
@@ -27,6 +31,7 @@ _SLACK = 1e-3  # of a level: a millionth of a_max
 _STRIDE = LEVELS + 1
 _COUNTS = ("n_tokens", "true_positives", "false_positives", "false_negatives")
 _CELLS = ("levels", "firing", "silent")
+_SUMS = ("actual_sum", "predicted_sum", "actual_square_sum", "predicted_square_sum", "product_sum")
 _KEY = ["unit", "sign", "predictor", "text"]
 
 
@@ -67,7 +72,7 @@ def _share(part: int, whole: int) -> float | None:
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """Counts of one unit, predictor and text, by document, and by document and level."""
+    """Counts and sums of one unit, predictor and text, by document, and counts by document and level."""
 
     n_tokens: Int64[np.ndarray, " documents"]
     true_positives: Int64[np.ndarray, " documents"]
@@ -80,12 +85,20 @@ class DocumentCounts:
     """Firing tokens of the document at this level."""
     silent: Int64[np.ndarray, " cells"]
     """Silent tokens of the document at this level."""
+    sums: Float64[np.ndarray, "documents 5"]
+    """Sums over the document's tokens of the actual and of the predicted activation, of their squares, and of their
+    product."""
 
     @property
     def total(self) -> Counts:
         """The counts over all documents."""
         n_tokens, hits, alarms, misses = (int(getattr(self, name).sum()) for name in _COUNTS)
         return Counts(hits, alarms, misses, n_tokens - hits - alarms - misses)
+
+    @property
+    def n_documents(self) -> int:
+        """Documents that have a token."""
+        return int(np.count_nonzero(self.n_tokens))
 
     @property
     def n_firing_documents(self) -> int:
@@ -136,7 +149,10 @@ def count_documents(
     tokens = np.append(np.ones(len(sorted_out), np.int64), rest[rest > 0])
     firing = np.bincount(cell_of[: len(sorted_out)][fires[sorted_out]], minlength=len(cells))
     silent = np.bincount(cell_of, tokens, len(cells)).astype(np.int64) - firing
-    return DocumentCounts(n_tokens, hits, alarms, misses, cells // _STRIDE, cells % _STRIDE, firing, silent)
+    truth, guess = actual.astype(np.float64), predicted.astype(np.float64)
+    summed = (truth, guess, truth * truth, guess * guess, truth * guess)
+    sums = np.stack([np.bincount(documents, values, n_documents) for values in summed], axis=1)
+    return DocumentCounts(n_tokens, hits, alarms, misses, cells // _STRIDE, cells % _STRIDE, firing, silent, sums)
 
 
 def levels_of(predicted: Float[np.ndarray, " tokens"]) -> Int64[np.ndarray, " tokens"]:
@@ -159,6 +175,8 @@ def document_rows(unit: Unit, scored: Sequence[tuple[str, str, Sequence[str], Do
     by_row = {
         name: np.concatenate([getattr(counts, name)[counts.n_tokens > 0] for counts in counted]) for name in _COUNTS
     }
+    sums = np.concatenate([counts.sums[counts.n_tokens > 0] for counts in counted])
+    by_row |= dict(zip(_SUMS, sums.T, strict=True))
     by_cell = {name: np.concatenate([getattr(counts, name) for counts in counted]) for name in ("document", *_CELLS)}
     pair = np.repeat(np.arange(len(counted)), [len(counts.document) for counts in counted])
     lists = pl.DataFrame({"pair": pair, **by_cell}).group_by("pair", "document", maintain_order=True).agg(_CELLS)
@@ -171,6 +189,7 @@ def counts_of_rows(document_scores: pl.DataFrame) -> Iterator[tuple[tuple[Any, .
     """The counts in rows of ``document_scores``, by unit, sign, predictor and text, with the ids of the documents."""
     frame = document_scores.sort(*_KEY, "document_id")
     by_row = {name: frame[name].to_numpy().astype(np.int64) for name in _COUNTS}
+    sums = frame.select(_SUMS).to_numpy()
     by_cell = {name: frame[name].explode().to_numpy().astype(np.int64) for name in _CELLS}
     lengths, document_ids = frame["levels"].list.len().to_numpy(), frame["document_id"].to_list()
     row_of_cell = np.repeat(np.arange(len(frame)), lengths)
@@ -179,5 +198,6 @@ def counts_of_rows(document_scores: pl.DataFrame) -> Iterator[tuple[tuple[Any, .
         rows, cells = slice(start, start + size), slice(*np.searchsorted(row_of_cell, (start, start + size)))
         counts = {name: column[rows] for name, column in by_row.items()}
         counts |= {name: column[cells] for name, column in by_cell.items()}
-        yield tuple(key), document_ids[rows], DocumentCounts(**counts, document=row_of_cell[cells] - start)
+        document = row_of_cell[cells] - start
+        yield tuple(key), document_ids[rows], DocumentCounts(**counts, document=document, sums=sums[rows])
         start += size

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from n2g_assets.evaluation.bootstrap import draw_scores, interval, poisson_weights
+from n2g_assets.evaluation.bootstrap import draw_graded_scores, draw_scores, interval, poisson_weights
 from n2g_assets.evaluation.document_counts import LEVELS, counts_of_rows
 from n2g_assets.method.results import unit_frame
 
@@ -25,6 +25,7 @@ COMPARED_WITH = "token_lookup"
 """The predictor that ``f1_gain`` is measured against."""
 HUNDREDTHS = 101
 """Length of ``layer_scores.levels_firing`` and ``levels_silent``."""
+_SCORES = ("f1", "average_precision", "pearson_r", "explained_variance")  # in the order in which they are drawn
 
 
 def layer_scores(
@@ -53,7 +54,7 @@ def layer_scores(
     sums = defaultdict(lambda: _Sums(draws), {pair: _Sums(draws) for pair in expected})
     weights_of = lru_cache(maxsize=8)(lambda document_ids: poisson_weights(document_ids, draws, seed))
     for evaluation, document_scores in blocks:
-        told = evaluation.select("predictor", "text", "n_firings", "f1", "average_precision")
+        told = evaluation.select("predictor", "text", "n_firings", *_SCORES)
         for predictor, text, n_firings, *scores in told.iter_rows():
             pair = sums[predictor, text]
             pair.evaluated += 1
@@ -61,7 +62,8 @@ def layer_scores(
             pair.scores.add(np.array(scores, np.float64))
         for (_, _, predictor, text), document_ids, counts in counts_of_rows(document_scores):
             pair = sums[predictor, text]
-            pair.drawn.add(draw_scores(counts, weights_of(tuple(document_ids))))
+            weights = weights_of(tuple(document_ids))
+            pair.drawn.add(np.concatenate([draw_scores(counts, weights), draw_graded_scores(counts, weights)]))
             for part, tokens in enumerate((counts.firing, counts.silent)):
                 pair.levels[part] += np.bincount(counts.levels * 100 // LEVELS, tokens, HUNDREDTHS).astype(np.int64)
     for (predictor, text), pair in sums.items():
@@ -97,7 +99,7 @@ class _Sums:
 
     def __init__(self, draws: int) -> None:
         self.evaluated = self.without_firing = 0
-        self.scores, self.drawn = _Mean(2), _Mean(2, draws)  # of F1 and average precision; the same in every draw
+        self.scores, self.drawn = _Mean(len(_SCORES)), _Mean(len(_SCORES), draws)  # and the same in every draw
         self.levels = np.zeros((2, HUNDREDTHS), dtype=np.int64)  # tokens that fire, and silent ones
 
     def f1_of_all(self, asked: int) -> tuple[float, Float64[np.ndarray, " draws"]]:
@@ -117,13 +119,12 @@ def _row(sums: _Sums, lookup: _Sums | None, asked: int) -> dict[str, object]:
     if lookup is not None and lookup.evaluated:
         lookup_f1, lookup_draws = lookup.f1_of_all(asked)
         gain = (f1_all[0] - lookup_f1, f1_all[1] - lookup_draws)
-    f1, average_precision = zip(sums.scores.mean.tolist(), sums.drawn.mean, strict=True)
+    defined = dict(zip(_SCORES, zip(sums.scores.mean.tolist(), sums.drawn.mean, strict=True), strict=True))
     row: dict[str, object] = {
         "units": asked, "evaluated": sums.evaluated, "without_firing": sums.without_firing,
         "levels_firing": sums.levels[0].tolist(), "levels_silent": sums.levels[1].tolist(),
     }  # fmt: skip
-    means = {"f1": f1, "f1_all": f1_all, "average_precision": average_precision, "f1_gain": gain}
-    for name, (mean, draws) in means.items():
+    for name, (mean, draws) in {**defined, "f1_all": f1_all, "f1_gain": gain}.items():
         score = None if np.isnan(mean) else mean
         row[name], (row[f"{name}_low"], row[f"{name}_high"]) = score, interval(draws, score)
     return row

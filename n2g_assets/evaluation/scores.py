@@ -1,14 +1,14 @@
 """How well one predictor tells one unit's activations on one text: every score of the table ``evaluation``.
 
-Ranking scores are made of counts by document and level (``document_counts``), and 95 % intervals of these and the draws
-of documents (``bootstrap``); correlation, calibration and coverage come from the activations themselves. A score that
-is not defined is None.
+Ranking scores are made of counts by document and level (``document_counts``); correlation, calibration and coverage
+come from the activations themselves. 95 % intervals are made of counts and sums by document and the draws of documents
+(``bootstrap``). A score that is not defined is None.
 """
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from n2g_assets.evaluation.bootstrap import FEWEST_DOCUMENTS, draw_scores, interval
+from n2g_assets.evaluation.bootstrap import FEWEST_DOCUMENTS, draw_graded_scores, draw_scores, interval
 from n2g_assets.evaluation.document_counts import LEVELS, DocumentCounts, levels_of
 
 CALIBRATION_BINS = 11
@@ -35,22 +35,28 @@ def score_row(
     """
     total = counts.total
     auroc, average_precision = _ranking(counts)
-    drawn = draw_scores(counts, weights) if counts.n_firing_documents >= FEWEST_DOCUMENTS else np.zeros((2, 0))
-    f1_low, f1_high = interval(drawn[0], total.f1)
-    average_precision_low, average_precision_high = interval(drawn[1], average_precision)
     truth, guess = actual.astype(np.float64), predicted.astype(np.float64)
     pearson_r, explained_variance = _linear(truth, guess)
+    none = np.zeros((2, 0))
+    firing = draw_scores(counts, weights) if counts.n_firing_documents >= FEWEST_DOCUMENTS else none
+    graded = draw_graded_scores(counts, weights) if counts.n_documents >= FEWEST_DOCUMENTS else none
+    f1_low, f1_high = interval(firing[0], total.f1)
+    average_precision_low, average_precision_high = interval(firing[1], average_precision)
+    pearson_r_low, pearson_r_high = interval(graded[0], pearson_r)
+    explained_variance_low, explained_variance_high = interval(graded[1], explained_variance)
     covered, mass = guess > 0, np.maximum(truth, 0)
     covered_firings = int(np.count_nonzero((actual >= threshold) & covered))
     bins = np.where(covered, 1 + np.minimum(levels_of(predicted) * 10 // LEVELS, CALIBRATION_BINS - 2), 0)
     return {
-        "n_tokens": int(counts.n_tokens.sum()), "n_documents": int(np.count_nonzero(counts.n_tokens)),
+        "n_tokens": int(counts.n_tokens.sum()), "n_documents": counts.n_documents,
         "n_firings": total.n_firings, "n_firing_documents": counts.n_firing_documents, **total._asdict(),
         "precision": total.precision, "recall": total.recall,
         "f1": total.f1, "f1_low": f1_low, "f1_high": f1_high, "auroc": auroc,
         "average_precision": average_precision, "average_precision_low": average_precision_low,
         "average_precision_high": average_precision_high,
-        "pearson_r": pearson_r, "explained_variance": explained_variance,
+        "pearson_r": pearson_r, "pearson_r_low": pearson_r_low, "pearson_r_high": pearson_r_high,
+        "explained_variance": explained_variance, "explained_variance_low": explained_variance_low,
+        "explained_variance_high": explained_variance_high,
         "coverage_firings": covered_firings / total.n_firings if total.n_firings else None,
         "coverage_mass": float(mass @ covered / mass.sum()) if mass.any() else None,
         "calibration_tokens": np.bincount(bins, minlength=CALIBRATION_BINS).tolist(),

@@ -22,12 +22,15 @@ from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report import text as wording
 from n2g_assets.report.plots import (
+    F1,
     PUBLISHED,
+    LayerScore,
     as_address,
     calibration,
-    f1_by_layer,
     precision_recall,
     reach_by_tokens,
+    score_by_layer,
+    shown_scores,
     styles,
 )
 from n2g_assets.report.svg import draw_graph
@@ -106,7 +109,7 @@ def _facts(database: _Study) -> dict[str, Any]:
     asked = settings["layers"]
     asked = list(range(asked)) if isinstance(asked, int) else sorted(asked)
     model = database.rows("subject_models")[0]
-    names = {row["text"] for row in scored}
+    texts = [text for text in TEXTS if text.name in {row["text"] for row in scored}]
     controls = database.frame("SELECT study FROM studies WHERE control_of = $study ORDER BY study")["study"]
     return {
         "study": database.name,
@@ -120,7 +123,8 @@ def _facts(database: _Study) -> dict[str, Any]:
         "missing": sorted(set(asked) - set(layers)),
         "summary": scored,
         "units": [next(row for row in scored if row["layer"] == layer) for layer in layers],
-        "texts": [text for text in TEXTS if text.name in names],
+        "texts": texts,
+        "shown_scores": shown_scores(texts),
         "phrases": {text.name: text.phrase for text in TEXTS},
         "predictors": styles(row["predictor"] for row in scored),
     }
@@ -134,10 +138,11 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         query = f"SELECT {columns} FROM {table} WHERE study = $study AND text = $text ORDER BY {order}"
         return database.frame(query, text=text.name)
 
-    def f1_picture(text: Text) -> str:
-        title = f"{database.name}: F1 of firing on {text.phrase}"
-        over = facts["model"]["n_layers"] if text.name == "top" else None
-        return as_address(f1_by_layer(scores("layer_scores", "layer", text), title=title, published_over=over))
+    def score_picture(score: LayerScore, text: Text) -> str:
+        title = f"{database.name}: {score.label} on {text.phrase}"
+        over = facts["model"]["n_layers"] if (score, text.name) == (F1, "top") else None
+        rows = scores("layer_scores", "layer", text)
+        return as_address(score_by_layer(rows, score, title=title, published_over=over))
 
     def curves_picture(text: Text) -> str:
         rows = scores("layer_scores", "layer", text).filter(pl.col("predictor") != "always_zero")
@@ -167,11 +172,13 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
             where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
             nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
             name = unit_text(*key.values())
-            score = f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
-            svg = draw_graph(nodes, title=name.capitalize(), subtitle=score)
+            told = f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
+            if unit["random_pearson_r"] is not None:
+                told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
+            svg = draw_graph(nodes, title=name.capitalize(), subtitle=told)
             rules = database.rows("unit_rules", "rule_id", **key)[:_EXAMPLE_RULES]
             found.append({"name": name, "address": as_address(svg), "rules": rules})
         return found
 
-    pictures = (f1_picture, curves_picture, calibration_picture, reach_picture, examples)
+    pictures = (score_picture, curves_picture, calibration_picture, reach_picture, examples)
     return {function.__name__: function for function in pictures}

@@ -1,7 +1,8 @@
 """Plots of scores as SVG, for the metadata of assets and for the report, drawn by matplotlib's SVG backend.
 
-1. ``f1_by_layer`` shows how well firing is predicted, with its uncertainty; ``precision_recall`` what another threshold
-   would give; ``calibration`` what a predicted activation is worth; ``reach_by_tokens`` how local units are.
+1. ``score_by_layer`` shows how well the graded activation or firing is predicted, with its uncertainty;
+   ``precision_recall`` what another threshold would give; ``calibration`` what a predicted activation is worth;
+   ``reach_by_tokens`` how local units are.
 2. Order, colour and marker of a predictor stand in ``core.registry``; markers of controls are hollow.
 3. The same frame gives the same bytes. Text stays text, and a study's name is never read as a formula.
 
@@ -14,13 +15,14 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from n2g_assets.core.registry import PREDICTORS, Predictor, named
+from n2g_assets.core.registry import PREDICTORS, Predictor, Text, named
 from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
 from n2g_assets.report.text import count_text, share, shorten
@@ -35,6 +37,35 @@ PUBLISHED = (
 )  # fmt: skip
 """Mean precision, recall and F1 of firing that the paper (arXiv 2305.19911) gives for the six layers of SoLU-6L, 50
 units each."""
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """A mean over units that is drawn by layer."""
+
+    name: str
+    """Column of ``layer_scores``; the ends of its interval have ``_low`` and ``_high`` behind that."""
+    short: str
+    """Name in a list of figures."""
+    label: str
+    """Name in a title."""
+    means: str
+    """What is averaged, over which units."""
+    undefined: str
+    """What becomes of a unit without a score, in a sentence."""
+    beside: str
+    """Column of ``layer_scores`` with the score that stands beside it in figures."""
+
+
+PEARSON_R = LayerScore(
+    "pearson_r", "r", "Pearson's r of the activation",
+    "mean Pearson's r of predicted and actual activation over the units where it is defined",
+    "A unit whose r is not defined is left out.", "explained_variance",
+)  # fmt: skip
+F1 = LayerScore(
+    "f1_all", "F1", "F1 of firing", "mean F1 of firing over all units asked for", "A unit without a score counts 0.",
+    "average_precision",
+)  # fmt: skip
 
 _BAND = "#f6f7f9"
 _LEFT, _RIGHT, _HEADING, _LINE = 36.0, 18.0, 54.0, 14.0
@@ -51,6 +82,13 @@ def styles(predictors: Iterable[str]) -> list[Predictor]:
     return [*(entry for name, entry in known.items() if name in names), *unknown]
 
 
+def shown_scores(texts: Iterable[Text]) -> list[tuple[LayerScore, list[Text]]]:
+    """The scores that are shown by layer, the leading one first, each with those of the texts on which it is shown."""
+    there = list(texts)
+    scores = [(PEARSON_R, [text for text in there if text.ordinary]), (F1, there)]
+    return [(score, its_texts) for score, its_texts in scores if its_texts]
+
+
 def as_markdown_image(svg: str) -> str:
     """An SVG document as a markdown image that carries its own data, for places that render markdown."""
     return f"![picture]({as_address(svg)})"
@@ -61,11 +99,12 @@ def as_address(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
 
 
-def f1_by_layer(scores: pl.DataFrame, *, title: str, published_over: int | None = None) -> str:
-    """Mean F1 of firing over all units asked for (``f1_all``) with 95 % intervals, by layer and predictor.
+def score_by_layer(scores: pl.DataFrame, score: LayerScore, *, title: str, published_over: int | None = None) -> str:
+    """A mean over units with 95 % intervals, by layer and predictor.
 
     Args:
         scores: rows of ``layer_scores`` of one study and one text.
+        score: what is drawn.
         title: first line.
         published_over: layers of the subject model, over whose depth the published F1 of another model is drawn; None
             draws none.
@@ -95,8 +134,7 @@ def f1_by_layer(scores: pl.DataFrame, *, title: str, published_over: int | None 
         figure = _figure(_LEFT + width + _RIGHT, height, title)
         top = height - _HEADING
         for place, (entries, size) in enumerate(panels):
-            heading = "mean F1 of firing, all units asked for" if place == 0 else "controls"
-            axes = _axes(figure, _LEFT, top - size, width, size, heading)
+            axes = _axes(figure, _LEFT, top - size, width, size, score.means if place == 0 else "controls")
             half = (len(entries) / 2 + 0.3) * step
             for layer in layers:
                 axes.axvspan(layer - half, layer + half, color=_BAND, zorder=0, linewidth=0)
@@ -104,10 +142,14 @@ def f1_by_layer(scores: pl.DataFrame, *, title: str, published_over: int | None 
                 axes.plot(*zip(*line, strict=True), gid="published", **dashes)
             for i, entry in enumerate(entries):
                 offset = (i - (len(entries) - 1) / 2) * step
-                _means(axes, scores.filter(pl.col("predictor") == entry.name), entry, offset, size_of_mark)
+                of_entry = scores.filter(pl.col("predictor") == entry.name)
+                _means(axes, of_entry, score.name, entry, offset, size_of_mark)
             drawn = scores.filter(pl.col("predictor").is_in([entry.name for entry in entries]))
-            values = [drawn[name] for name in ("f1_all", "f1_all_low", "f1_all_high")]
-            axes.set_ylim(0, _ceiling([*np.concatenate(values), *(y for _, y in line if place == 0)]))
+            values = np.concatenate([drawn[f"{score.name}{end}"] for end in ("", "_low", "_high")])
+            if (values < 0).any():
+                axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+            bottom = -_ceiling(-values[values < 0]) if (values < 0).any() else 0.0
+            axes.set_ylim(bottom, _ceiling([*values, *(y for _, y in line if place == 0)]))
             axes.set_xlim((layers[0] - distance / 2, layers[-1] + distance / 2) if layers else (0, 1))
             last = place == len(panels) - 1
             axes.set_xticks(_apart(layers, 15.0 * span / width) if last else [])
@@ -118,7 +160,7 @@ def f1_by_layer(scores: pl.DataFrame, *, title: str, published_over: int | None 
             _key(figure, [_RIGHT, _RIGHT + 18.0], 30.0, **dashes)
             name = "published for SoLU-6L, another model, at the same relative depth"
             _words(figure, _RIGHT + 23.0, 30.0, name, color=INK)
-        note = "Whiskers: 95 % intervals, bootstrap over documents. A unit without a score counts 0."
+        note = f"Whiskers: 95 % intervals, bootstrap over documents. {score.undefined}"
         _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return _svg(figure, title)
 
@@ -260,17 +302,17 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
         return _svg(figure, title)
 
 
-def _means(axes: Axes, rows: pl.DataFrame, entry: Predictor, offset: float, size: float) -> None:
+def _means(axes: Axes, rows: pl.DataFrame, score: str, entry: Predictor, offset: float, size: float) -> None:
     """One predictor's means, their intervals, and a faint line from layer to layer."""
-    rows = rows.sort("layer").filter(pl.col("f1_all").is_finite())
-    x = rows["layer"].to_numpy() + offset
+    rows = rows.sort("layer").filter(pl.col(score).is_finite())
+    x, low, high = rows["layer"].to_numpy() + offset, f"{score}_low", f"{score}_high"
     if entry.role != "control":
-        axes.plot(x, rows["f1_all"], color=entry.color, linewidth=0.8, alpha=0.35)
-    ends = rows.filter(pl.col("f1_all_low").is_finite(), pl.col("f1_all_high").is_finite())
+        axes.plot(x, rows[score], color=entry.color, linewidth=0.8, alpha=0.35)
+    ends = rows.filter(pl.col(low).is_finite(), pl.col(high).is_finite())
     bars: dict[str, Any] = {"color": entry.color, "linewidth": 1.0, "gid": f"intervals {entry.label}"}
-    axes.vlines(ends["layer"].to_numpy() + offset, ends["f1_all_low"], ends["f1_all_high"], **bars)
+    axes.vlines(ends["layer"].to_numpy() + offset, ends[low], ends[high], **bars)
     mark = _mark(entry, size) | {"gid": f"means {entry.label}"}
-    axes.plot(x, rows["f1_all"], clip_on=False, zorder=3, **mark)
+    axes.plot(x, rows[score], clip_on=False, zorder=3, **mark)
 
 
 def _published_line(layers: Sequence[int], n_layers: int) -> list[tuple[float, float]]:

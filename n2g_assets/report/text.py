@@ -214,7 +214,7 @@ def _character_width(character: str) -> int:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:z.2f}"
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else shorten(clean_text(str(value)), 60)
 
 

@@ -4,7 +4,8 @@
 2. Views and macros stand in ``views/*.sql``. There ``$texts`` and ``$baselines`` are the names in the registry.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
    tables; a column with the same name from the first table or view after FROM or JOIN that has it; a column that is
-   named after a text or a predictor and a column of ``evaluation`` (``random_f1``, ``ngram_f1``) from these two.
+   named after a text, a predictor or both and a column of ``evaluation`` (``random_f1``, ``ngram_f1``,
+   ``ngram_random_f1``) from these.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ def _derived_comment(column: str, sources: list[dict[str, str | None]]) -> str |
         return known[0]
     scores = {score.name: score.meaning for score in TABLES["evaluation"].columns}
     origins = [(text.name, f"graph on {text.phrase}") for text in registry.TEXTS]
-    origins += [(predictor.name, predictor.label) for predictor in registry.PREDICTORS]
+    for predictor in registry.PREDICTORS:
+        origins += [(f"{predictor.name}_{text.name}", f"{predictor.label} on {text.phrase}") for text in registry.TEXTS]
+        origins.append((predictor.name, predictor.label))
     for name, origin in origins:
         if score := scores.get(column.removeprefix(f"{name}_")):
             return f"{origin}: {score}"

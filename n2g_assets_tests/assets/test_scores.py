@@ -100,7 +100,13 @@ def test_the_assets_overview_begins_with_its_figures_and_the_preview_with_the_gr
         assert metadata[f"mean F1, {said}"] == round(row["f1_all"], 4)
         assert metadata[f"mean average precision, {said}"] == round(row["average_precision"], 4)
     assert metadata["units evaluated"] == "4 of 4"
-    assert next(iter(metadata)) == "mean F1, graph, top"
+    [graded] = rows_of(home, "layer_scores").filter(layer=LAYER, text="random", predictor="graph").to_dicts()
+    assert metadata["mean r, graph, random"] == round(graded["pearson_r"], 4)
+    assert metadata["mean explained variance, graph, random"] == round(graded["explained_variance"], 4)
+    assert next(iter(metadata)) == "mean r, graph, random"
+    pictures = [name for name in metadata if " by layer, " in name]
+    assert pictures[:2] == ["r by layer, random", "r by layer, out_of_domain"]
+    assert set(pictures[2:]) == {f"F1 by layer, {text}" for text in study.texts}
     first = metadata["preview"].records[: 4 * 4]
     assert {record.data["predictor"] for record in first} == {"graph"}
 

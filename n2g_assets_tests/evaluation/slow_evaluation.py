@@ -216,7 +216,14 @@ def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], alarm
     firing_documents = sum(counts[2] > 0 for counts in of_document.values())
     low, high = slow_interval(drawn, f1) if f1 is not None and firing_documents >= 5 else (None, None)
     actual, guess = (np.array([one[i] for one in tokens]) for i in (1, 2))
-    varies = np.ptp(actual) > 0 and np.ptp(guess) > 0
+    places = np.array([documents.index(document) for document, _, _ in tokens])
+    copies = [np.repeat(np.arange(len(tokens)), times[places]) for times in weights]
+    graded = {}
+    for name, slow in (("pearson_r", slow_pearson_r), ("explained_variance", slow_explained_variance)):
+        value, redrawn = slow(actual, guess), [slow(actual[copy], guess[copy]) for copy in copies]
+        told = [draw for draw in redrawn if draw is not None]
+        ends = slow_interval(told, value) if value is not None and len(documents) >= 5 else (None, None)
+        graded |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
     return {
         "n_tokens": len(tokens),
         "n_documents": len(documents),
@@ -231,9 +238,20 @@ def slow_scores(contexts: list[SlowContext], predicted: list[list[float]], alarm
         "f1": f1,
         "f1_low": low,
         "f1_high": high,
-        "pearson_r": float(np.corrcoef(actual, guess)[0, 1]) if varies else None,
+        **graded,
         "coverage_firings": float((guess[actual >= THRESHOLD] > 0).mean()) if firings else None,
     }
+
+
+def slow_pearson_r(actual: np.ndarray, guess: np.ndarray) -> float | None:
+    """None where one of the two is constant."""
+    varies = len(actual) and np.ptp(actual) > 0 and np.ptp(guess) > 0
+    return float(np.corrcoef(actual, guess)[0, 1]) if varies else None
+
+
+def slow_explained_variance(actual: np.ndarray, guess: np.ndarray) -> float | None:
+    """None where what is explained is constant."""
+    return float(1 - np.var(actual - guess) / np.var(actual)) if len(actual) and np.ptp(actual) > 0 else None
 
 
 def slow_interval(draws: Sequence[float], score: float) -> tuple[float, float] | tuple[None, None]:

@@ -92,11 +92,13 @@ def test_about_95_of_100_intervals_of_a_mean_on_dense_text_hold_what_all_text_wo
             counts = DocumentCounts(
                 np.full(documents, tokens), right, wrong, firings - right,
                 document=np.arange(documents), levels=np.zeros(documents, int), firing=firings, silent=tokens - firings,
+                sums=np.zeros((documents, 5)),
             )  # fmt: skip
             counted.append(document_rows(Unit(number, 1), [("graph", "random", names, counts)]))
         evaluation = pl.DataFrame(rows, schema=["f1", "n_firings"], orient="row").with_columns(
-            predictor=pl.lit("graph"), text=pl.lit("random"), average_precision=pl.lit(None, pl.Float64)
-        )
+            predictor=pl.lit("graph"), text=pl.lit("random"),
+            **dict.fromkeys(("average_precision", "pearson_r", "explained_variance"), pl.lit(None, pl.Float64)),
+        )  # fmt: skip
         [row] = layer_scores([(evaluation, pl.concat(counted))], units_asked=units, draws=n_draws, seed=seed).to_dicts()
         held += row["f1_low"] <= truth <= row["f1_high"]
         above += row["f1_low"] > truth

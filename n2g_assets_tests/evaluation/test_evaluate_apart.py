@@ -290,6 +290,7 @@ def test_another_seed_draws_other_contexts_and_intervals_but_changes_no_count(la
     drawn = [rows(one, BAD, by_graph & (pl.col("text") == "quantiles"))["evaluation"] for one in (result, other)]
     assert drawn[0]["n_tokens"].item() != drawn[1]["n_tokens"].item()
     whole = [rows(one, BAD, by_graph & (pl.col("text") != "quantiles"))["evaluation"] for one in (result, other)]
-    interval = ["f1_low", "f1_high", "average_precision_low", "average_precision_high"]
+    scores = ("f1", "average_precision", "pearson_r", "explained_variance")
+    interval = [f"{name}_{end}" for name in scores for end in ("low", "high")]
     assert_frame_equal(whole[0].drop(interval), whole[1].drop(interval))
     assert not whole[0].select(interval).equals(whole[1].select(interval))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.bootstrap import draw_scores, poisson_weights
+from n2g_assets.evaluation.bootstrap import draw_graded_scores, draw_scores, poisson_weights
 from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
 from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets.evaluation.scores import score_row
@@ -23,6 +23,7 @@ from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
 DRAWS, SEED = 12, 3
 DOCUMENTS = [f"d{number}" for number in range(4)]
 ENDS = ("", "_low", "_high")
+SCORES = ("f1", "average_precision", "pearson_r", "explained_variance")
 
 Scored = tuple[dict, DocumentCounts]
 """One unit: columns of ``evaluation``, and its counts."""
@@ -84,9 +85,9 @@ def mean(scores) -> float | None:
 
 
 def drawn(units: Sequence[Scored], kind: int) -> list[list[float]]:
-    """F1 (0) or average precision (1) of every unit in every draw."""
-    weights = poisson_weights(DOCUMENTS, DRAWS, SEED)
-    return [draw_scores(counts, weights)[kind].tolist() for _, counts in units]
+    """The score with this place in ``SCORES`` of every unit in every draw."""
+    weights, draw = poisson_weights(DOCUMENTS, DRAWS, SEED), draw_scores if kind < 2 else draw_graded_scores
+    return [draw(counts, weights)[kind % 2].tolist() for _, counts in units]
 
 
 def drawn_means(units: Sequence[Scored], kind: int) -> list[float]:
@@ -115,7 +116,7 @@ def test_means_and_intervals_equal_the_slow_computation(graph, lookup, asked):
     row = only(frame, "graph")
     assert (row["units"], row["evaluated"]) == (asked, len(graph))
     assert row["without_firing"] == sum(scores["n_firings"] == 0 for scores, _ in graph)
-    for name, kind in (("f1", 0), ("average_precision", 1)):
+    for kind, name in enumerate(SCORES):
         assert columns(row, name) == close(mean(scores[name] for scores, _ in graph), drawn_means(graph, kind))
     (all_graph, drawn_graph), (all_lookup, drawn_lookup) = mean_of_all(graph, asked), mean_of_all(lookup, asked)
     assert columns(row, "f1_all") == close(all_graph, drawn_graph)
@@ -158,6 +159,21 @@ def test_two_conventions_for_what_is_undefined_or_missing():
     assert (row["f1"], row["f1_all"]) == (0.75, 0.375)
 
 
+def test_means_of_r_leave_out_a_constant_prediction_in_the_text_and_in_every_draw():
+    """Done by hand: one unit is predicted exactly, one in the wrong order, one is always predicted alike."""
+    tokens = [(-0.5, 0), (0.25, 1), (0.0, 2), (0.125, 3)]
+    right, wrong, flat = (
+        a_unit([(actual, guess(actual), document) for actual, document in tokens])
+        for guess in (lambda actual: actual, lambda actual: -actual / 2, lambda _: 0.1)
+    )
+    row = only(means(rows_of({("graph", "random"): [right, wrong, flat]}), 4), "graph")
+    assert columns(row, "pearson_r") == pytest.approx([0, 0, 0])
+    # Var(actual + actual / 2) is nine quarters of Var(actual), whatever documents are drawn.
+    assert columns(row, "explained_variance") == pytest.approx([(1 - 1.25 + 0) / 3] * 3)
+    alone = only(means(rows_of({("graph", "random"): [flat]}), 4), "graph")
+    assert columns(alone, "pearson_r") == [None] * 3
+
+
 def test_a_gain_needs_the_lookup_on_the_same_text():
     right, wrong = a_unit([(1.0, 1.0, 0)]), a_unit([(1.0, 0.0, 0)])
     blocks = rows_of({
@@ -170,7 +186,7 @@ def test_a_gain_needs_the_lookup_on_the_same_text():
 
 def test_where_nothing_is_defined_means_are_none_and_the_mean_of_all_is_0():
     row = only(means(rows_of({("graph", "random"): [a_unit([(0.0, 0.0, 1)])]}), 2), "graph")
-    assert columns(row, "f1") == columns(row, "average_precision") == [None] * 3
+    assert [columns(row, name) for name in SCORES] == [[None] * 3] * 4
     assert columns(row, "f1_all") == [0.0] * 3
 
 
@@ -206,7 +222,7 @@ def test_expected_pairs_have_a_row_without_any_unit_and_come_first():
     assert frame.select("predictor", "text").rows() == expected
     for row in frame.to_dicts():
         assert (row["units"], row["evaluated"], row["without_firing"]) == (3, 0, 0)
-        assert columns(row, "f1") == columns(row, "average_precision") == [None] * 3
+        assert [columns(row, name) for name in SCORES] == [[None] * 3] * 4
         assert columns(row, "f1_all") == [0.0] * 3
         assert columns(row, "f1_gain") == [None] * 3
         assert row["levels_firing"] == row["levels_silent"] == [0] * 101

@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.bootstrap import draw_scores, poisson_weights
+from n2g_assets.evaluation.bootstrap import draw_graded_scores, draw_scores, poisson_weights
 from n2g_assets.evaluation.document_counts import (
     DocumentCounts,
     count_documents,
@@ -112,7 +112,8 @@ def test_the_order_of_the_tokens_changes_no_score(tokens, data):
     row, same = score(*arrays(data.draw(st.permutations(tokens))))
     for name, value in whole.items():
         assert row[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
-    assert all(np.array_equal(value, getattr(same, name)) for name, value in vars(counts).items())
+    assert same.sums == pytest.approx(counts.sums, abs=1e-9)
+    assert all(np.array_equal(value, getattr(same, name)) for name, value in vars(counts).items() if name != "sums")
 
 
 @settings(max_examples=30, deadline=None)
@@ -144,6 +145,7 @@ def test_counts_are_those_of_every_token_and_come_back_from_their_rows(texts):
         assert np.array_equal(again.n_tokens, counts.n_tokens[there])
         assert np.array_equal(there[again.document], counts.document)
         assert again.total == counts.total
+        assert np.array_equal(again.sums, counts.sums[there])
         for name in ("levels", "firing", "silent"):
             assert np.array_equal(getattr(again, name), getattr(counts, name))
 
@@ -165,6 +167,33 @@ def test_every_draw_equals_scikit_learn_with_each_token_weighted_by_its_document
         if weight @ fires:
             precision = average_precision_score(fires, rounded(predicted), sample_weight=weight)
         assert precision_draws[draw] == pytest.approx(precision, abs=1e-6, nan_ok=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(TOKENS, DTYPES)
+def test_every_draw_of_a_graded_score_is_that_of_its_tokens_drawn_as_often_as_their_document(tokens, dtype):
+    """Predictions below 0 count as they are; a draw without any token, or with a constant, is not defined."""
+    actual, predicted, documents = arrays(tokens, dtype)
+    predicted = -predicted
+    _, counts = score(actual, predicted, documents)
+    for weights, r, explained in zip(WEIGHTS, *draw_graded_scores(counts, WEIGHTS), strict=True):
+        drawn = np.repeat(np.arange(len(tokens)), weights[documents])
+        plain = plain_scores(actual[drawn], predicted[drawn], 0.5) if len(drawn) else {}
+        for name, value in (("pearson_r", r), ("explained_variance", explained)):
+            slow = plain.get(name)
+            assert value == pytest.approx(math.nan if slow is None else slow, abs=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, -3.0])
+def test_plain_sums_are_enough_for_ten_digits_where_the_mean_is_a_hundred_times_the_spread(offset):
+    actual, predicted, documents = text(5, 30, 40_000)
+    actual, predicted = 0.1 * actual.astype(np.float64) + offset, 0.1 * predicted.astype(np.float64) - offset
+    weights = poisson_weights([str(n) for n in range(30)], 5, 0)
+    drawn = draw_graded_scores(count_documents(actual, predicted, documents, 30, 0.5), weights)
+    for of_documents, r, explained in zip(weights, *drawn, strict=True):
+        taken = np.repeat(np.arange(len(actual)), of_documents[documents])
+        assert r == pytest.approx(np.corrcoef(actual[taken], predicted[taken])[0, 1], abs=1e-10)
+        assert explained == pytest.approx(explained_variance_score(actual[taken], predicted[taken]), abs=1e-10)
 
 
 def test_every_draw_equals_scikit_learn_with_many_levels_and_the_same_with_many_more_tokens():
@@ -232,10 +261,14 @@ def test_what_is_not_defined_is_none_and_its_interval_too():
     documents = np.arange(5)
     row, counts = score(nothing, nothing, documents)
     undefined = {name for name, value in row.items() if value is None}
-    of_f1, of_precision = ({f"{name}{end}" for end in ("", "_low", "_high")} for name in ("f1", "average_precision"))
-    graded, coverage = {"pearson_r", "explained_variance"}, {"coverage_firings", "coverage_mass"}
+    of_f1, of_precision, of_r, of_explained = (
+        {f"{name}{end}" for end in ("", "_low", "_high")}
+        for name in ("f1", "average_precision", "pearson_r", "explained_variance")
+    )
+    graded, coverage = of_r | of_explained, {"coverage_firings", "coverage_mass"}
     assert undefined == {"precision", "recall", "auroc"} | of_f1 | of_precision | graded | coverage
     assert np.isnan(draw_scores(counts, WEIGHTS)).all()
+    assert np.isnan(draw_graded_scores(counts, WEIGHTS)).all()
     missed, _ = score(ones, nothing, documents)
     assert {name for name, value in missed.items() if value is None} == {"precision", "auroc"} | graded
     assert (missed["f1"], missed["recall"], missed["average_precision"]) == (0.0, 0.0, 1.0)
@@ -243,9 +276,11 @@ def test_what_is_not_defined_is_none_and_its_interval_too():
     alarms, _ = score(nothing, ones, documents)
     assert (alarms["f1"], alarms["precision"], alarms["recall"]) == (0.0, 0.0, None)
     assert (alarms["f1_low"], alarms["n_firing_documents"]) == (None, 0)
-    mixed, _ = score(np.array([1.0, 0, 0, 0, 0]), np.full(5, 0.1), documents)
-    assert (mixed["pearson_r"], mixed["auroc"]) == (None, 0.5)
-    assert mixed["explained_variance"] == pytest.approx(0)
+    mixed, counts = score(np.array([1.0, 0, 0, 0, 0]), np.full(5, 0.1), documents)
+    assert [mixed[name] for name in sorted(of_r)] == [None] * 3
+    assert mixed["auroc"] == 0.5
+    assert [mixed[name] for name in sorted(of_explained)] == pytest.approx([0, 0, 0])
+    assert np.isnan(draw_graded_scores(counts, WEIGHTS)[0]).all()
 
 
 def test_without_any_token_all_scores_are_none():
@@ -253,6 +288,7 @@ def test_without_any_token_all_scores_are_none():
     assert (row["n_tokens"], row["n_documents"], row["true_negatives"], row["f1"]) == (0, 0, 0, None)
     assert row["calibration_tokens"] == [0] * 11
     assert np.isnan(draw_scores(counts, WEIGHTS)).all()
+    assert np.isnan(draw_graded_scores(counts, WEIGHTS)).all()
 
 
 def test_the_row_has_the_columns_of_the_table_evaluation_from_tokens_to_calibration():
@@ -287,8 +323,9 @@ def test_nan_and_other_shapes_are_refused(bad):
         count_documents(pair, pair, np.array([0, 2]), 2, 0.5)
     with pytest.raises(ValueError, match="threshold"):
         count_documents(pair, pair, zeros, 2, 0.0)
-    with pytest.raises(ValueError, match="weigh"):
-        draw_scores(count_documents(pair, pair, zeros, 2, 0.5), np.ones((1, 3), np.uint8))
+    for draw in (draw_scores, draw_graded_scores):
+        with pytest.raises(ValueError, match="weigh"):
+            draw(count_documents(pair, pair, zeros, 2, 0.5), np.ones((1, 3), np.uint8))
 
 
 def test_intervals_hold_the_score_and_narrow_with_more_documents():
@@ -296,7 +333,7 @@ def test_intervals_hold_the_score_and_narrow_with_more_documents():
     for documents in (10, 200):
         weights = poisson_weights([f"d{n}" for n in range(documents)], 400, 0)
         row, _ = score(*text(2, documents, 40 * documents), weights)
-        for name in ("f1", "average_precision"):
+        for name in ("f1", "average_precision", "pearson_r", "explained_variance"):
             assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
         widths.append(row["f1_high"] - row["f1_low"])
     assert widths[1] < widths[0] / 2
@@ -330,6 +367,18 @@ def test_a_score_has_an_interval_where_five_documents_hold_a_firing_token(firing
     assert row["f1"] is not None
     if firing:  # what the layer's means need is there all the same
         assert np.isfinite(draw_scores(counts, weights)).any(axis=1).all()
+
+
+@pytest.mark.parametrize(("documents", "has_interval"), [(4, False), (5, True)])
+def test_a_graded_score_has_an_interval_on_five_documents_whether_the_unit_fires_or_not(documents, has_interval):
+    actual = np.random.default_rng(0).normal(0, 0.1, 40 * documents)
+    weights = poisson_weights([f"d{n}" for n in range(documents)], 100, 0)
+    row, _ = score(actual, np.maximum(actual, 0), np.arange(len(actual)) % documents, weights)
+    assert (row["n_firings"], row["f1_low"], row["average_precision_low"]) == (0, None, None)
+    for name in ("pearson_r", "explained_variance"):
+        assert row[name] is not None
+        assert (row[f"{name}_low"] is not None) == (row[f"{name}_high"] is not None) == has_interval
+        assert not has_interval or row[f"{name}_low"] < row[name] < row[f"{name}_high"]
 
 
 def test_a_documents_weights_depend_on_its_id_and_the_seed_alone():

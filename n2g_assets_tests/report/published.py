@@ -59,7 +59,7 @@ def _unit_score(unit: int, f1: float) -> dict[str, Any]:
         "unit": unit, "n_tokens": 5000, "n_documents": 12, "n_firings": fires, "true_positives": hits,
         "false_positives": 10, "false_negatives": fires - hits, "true_negatives": 4990 - fires,
         "precision": f1, "recall": f1, "f1": f1, "auroc": 0.5 + f1 / 2, "average_precision": f1,
-        "pearson_r": f1 or None,
+        "pearson_r": f1 or None, "explained_variance": f1 - 0.2,
         "coverage_firings": f1, "coverage_mass": f1, "calibration_tokens": tokens, "calibration_predicted": predicted,
         "calibration_actual": [value * f1 for value in predicted],
     }  # fmt: skip
@@ -70,7 +70,9 @@ def _layer_score(f1: float, gain: float, units: int) -> dict[str, Any]:
     return {
         "units": units + 1, "evaluated": units, "f1": f1, "f1_low": low, "f1_high": high, "f1_all": f1,
         "f1_all_low": low, "f1_all_high": high, "average_precision": f1, "average_precision_low": low,
-        "average_precision_high": high, "f1_gain": gain, "f1_gain_low": gain - 0.03, "f1_gain_high": gain + 0.03,
+        "average_precision_high": high, "pearson_r": f1 or None, "pearson_r_low": low if f1 else None,
+        "pearson_r_high": high if f1 else None, "explained_variance": f1 - 0.2, "explained_variance_low": low - 0.2,
+        "explained_variance_high": high - 0.2, "f1_gain": gain, "f1_gain_low": gain - 0.03, "f1_gain_high": gain + 0.03,
         "levels_firing": [round(40 * (1 - f1))] + [round(3 * f1 * k / 50) for k in range(1, 101)],
         "levels_silent": [14000] + [round(6 * (1 - f1) * (100 - k) / 50) for k in range(1, 101)],
     }  # fmt: skip
@@ -208,5 +210,5 @@ def page(studies: Mapping[str, Frames], name: str = "toy", *, pictures: bool = F
 
 
 NO_PLOTS = dict.fromkeys(
-    ("f1_by_layer", "precision_recall", "calibration", "reach_by_tokens"), lambda rows, **given: "<svg/>"
+    ("score_by_layer", "precision_recall", "calibration", "reach_by_tokens"), lambda *rows, **given: "<svg/>"
 )

@@ -10,6 +10,7 @@ import pytest
 from n2g_assets.core.errors import StorageError
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report.page import render_report
+from n2g_assets.report.plots import F1, PEARSON_R
 from n2g_assets.report.text import share
 from n2g_assets_tests.report.published import HOSTILE, database, page, scores, study
 from n2g_assets_tests.storage.helpers import rows
@@ -156,7 +157,12 @@ def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
 # ------------------------------------------------------------------------------------------ sentences
 def test_the_summary_says_where_graphs_fail_and_what_became_of_the_units(html):
     text = text_of(html)
+    assert "On held-out text, the graphs' mean r of predicted and actual activation is between .40 [.36, .44]" in text
+    assert "Baselines reach at most .35 (token lookup), .36 (n-gram), .42 (back-off n-gram) and .43" in text
+    assert "Held-out text, by r of the activation: the graph does not beat a token lookup at layers 0 and 7" in text
     assert "On the units' own test contexts, the graphs' mean F1 of firing is between .60" in text
+    assert text.index("the graphs' mean r") < text.index("the graphs' mean F1")
+    assert text.index("by r of the activation: ") < text.index("The units' own test contexts: ")
     assert re.search(
         r"The units' own test contexts: the graph .*is worse than a token lookup at layer 15 \(−\.07", text
     )
@@ -197,6 +203,17 @@ def test_one_of_many_units_never_fires_and_some_do(html):
     assert "never fire" not in text_of(html)
 
 
+def test_a_graph_that_is_constant_on_ordinary_text_is_said_to_have_no_r():
+    frames = study((7,))
+    frames["layer_scores"] = frames["layer_scores"].with_columns(
+        pearson_r=None, pearson_r_low=None, pearson_r_high=None
+    )
+    frames["evaluation"] = frames["evaluation"].with_columns(pearson_r=None)
+    text = text_of(page({"toy": frames}, pictures=True))
+    assert "On held-out text, the graphs' predictions are constant: no r is defined." in text
+    assert "by r of the activation" not in text
+
+
 def test_a_graph_that_beats_its_baselines_everywhere_is_said_to():
     some = scores((0,), (3,), ["graph", "token_lookup"], ["top"])
     text = text_of(page({"toy": study((0,), **some)}))
@@ -217,9 +234,14 @@ def test_the_control_study_is_reported_with_its_units_where_it_is_published_and_
     assert sentence in text_of(beside)
     with database(**both) as connection:
         view = connection.sql("FROM controls WHERE control_study = 'drawn_anew' AND text = 'top'").pl()
-    shown = tables(beside)["Mean F1 of firing over the units named: toy and its control study drawn_anew."][0]
+    shown = tables(beside)["F1 of firing, mean over the units named: toy and its control study drawn_anew."][0]
     graph, control = (share(view[name][0]) for name in ("graph_f1_all", "control_f1_all"))
     assert [cell.split(" ")[0] for cell in shown] == ["Own", "7", "1", graph, "1", control]
+    caption = "Pearson's r of the activation, mean over the units named: toy and its control study drawn_anew."
+    assert [line[:3] for line in tables(beside)[caption]] == [
+        ["Held-out text", "7", "1"],
+        ["Out-of-domain text", "7", "1"],
+    ]
     assert "This study is the control of the study toy" in text_of(page(both, "drawn_anew"))
 
 
@@ -234,17 +256,24 @@ def test_the_numbers_of_the_page_are_those_of_the_views(html):
     with database(toy=study()) as connection:
         summary = connection.sql("FROM layer_summary WHERE text = 'random' ORDER BY layer").pl()
     found = tables(html)
-    overview = found["Mean F1 of firing over all units asked for, on held-out text."]
-    for line in overview:
-        here = summary.filter(layer=int(line[0]))
-        graph = here.filter(predictor="graph").row(0, named=True)
-        ends = f"[{share(graph['f1_all_low'])},\xa0{share(graph['f1_all_high'])}]"
-        assert line[1] == f"{share(graph['f1_all'])} {ends}"
+    over = {"pearson_r": PEARSON_R.means, "f1_all": F1.means}
+    for name, means in over.items():
+        overview = found[f"{means[0].upper()}{means[1:]}, on held-out text."]
+        assert len(overview) == 3
+        for line in overview:
+            here = summary.filter(layer=int(line[0]))
+            graph = here.filter(predictor="graph").row(0, named=True)
+            ends = f"[{share(graph[f'{name}_low'])},\xa0{share(graph[f'{name}_high'])}]"
+            assert line[1] == f"{share(graph[name])} {ends}"
     details = found["All scores on held-out text. Units: with a score, of those asked for."]
     assert len(details) == len(summary)
     graph = summary.filter(predictor="graph", layer=0).row(0, named=True)
-    scored = ("precision", "recall", "auroc", "pearson_r", "coverage_firings", "coverage_mass")
+    scored = ("precision", "recall", "auroc", "coverage_firings", "coverage_mass")
     assert {share(graph[name]) for name in scored} <= set(details[0])
+    assert [cell.split(" ")[0] for cell in details[0][3:5]] == [
+        share(graph["pearson_r"]),
+        share(graph["explained_variance"]),
+    ]
     assert details[0][:3] == ["0", "graph", "3/4"]
 
 

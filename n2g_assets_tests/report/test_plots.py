@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from n2g_assets.core.registry import PREDICTORS
+from n2g_assets.core.registry import PREDICTORS, TEXTS
 from n2g_assets.report.plots import (
+    F1,
+    PEARSON_R,
     PUBLISHED,
     as_markdown_image,
     calibration,
-    f1_by_layer,
     precision_recall,
     reach_by_tokens,
+    score_by_layer,
+    shown_scores,
     styles,
 )
 from n2g_assets.report.text import count_text
@@ -42,10 +45,13 @@ def reach(rows) -> pl.DataFrame:
 
 
 def scores(rows) -> pl.DataFrame:
-    """Rows (layer, predictor, f1_all, low, high) as a frame like ``layer_scores``."""
+    """Rows (layer, predictor, mean, low, high) as a frame like ``layer_scores``; r is F1 doubled less 1."""
     schema = {"layer": pl.Int32, "predictor": pl.String}
     schema |= dict.fromkeys(("f1_all", "f1_all_low", "f1_all_high"), pl.Float64)
-    return pl.DataFrame(list(rows), schema=schema, orient="row")
+    frame = pl.DataFrame(list(rows), schema=schema, orient="row")
+    return frame.with_columns(
+        (2 * pl.col(f"f1_all{end}") - 1).alias(f"pearson_r{end}") for end in ("", "_low", "_high")
+    )
 
 
 def levels(pairs) -> pl.DataFrame:
@@ -114,7 +120,8 @@ def words(svg: str) -> list[str]:
 )
 def test_any_scores_give_sound_pictures(by_layer, by_level, by_bin, by_tokens, published):
     frame = scores((*key, *values) for key, values in by_layer.items())
-    assert_sound(f1_by_layer(frame, title=HOSTILE, published_over=41 if published else None))
+    assert_sound(score_by_layer(frame, F1, title=HOSTILE, published_over=41 if published else None))
+    assert_sound(score_by_layer(frame, PEARSON_R, title=HOSTILE))
     assert_sound(precision_recall(levels(by_level), title=HOSTILE))
     assert_sound(reach_by_tokens(reach((*key, r) for key, r in by_tokens.items()), title=HOSTILE))
     sums = {
@@ -134,8 +141,8 @@ def test_counts_at_a_single_level_or_none_give_a_sound_picture(level):
 
 def test_the_same_scores_give_the_same_bytes_and_hostile_names_stay_text():
     frame = scores([(0, HOSTILE, 0.5, 0.4, 0.6), (1, "graph", 0.5, 0.4, 0.6)])
-    svg = f1_by_layer(frame, title=HOSTILE)
-    assert svg == f1_by_layer(frame, title=HOSTILE)
+    svg = score_by_layer(frame, F1, title=HOSTILE)
+    assert svg == score_by_layer(frame, F1, title=HOSTILE)
     assert any("<script>alert('1')</script>" in text and "$x^2$" in text for text in words(svg))
     assert not re.search(r"\d{4}-\d\d-\d\d|matplotlib\.org|DOCTYPE", svg)
 
@@ -152,7 +159,7 @@ def test_a_markdown_image_carries_its_own_data():
 def test_marks_of_a_layer_stand_side_by_side_and_layers_stand_apart_at_their_numbers(layers):
     shown = [entry for entry in PREDICTORS if entry.role != "control"]
     frame = scores((layer, entry.name, 0.5, 0.4, 0.6) for layer in layers for entry in shown)
-    svg = f1_by_layer(frame, title="toy")
+    svg = score_by_layer(frame, F1, title="toy")
     places = {entry.label: [x for x, _ in marks(svg, f"means {entry.label}")] for entry in shown}
     everywhere = sorted((x, name) for name, found in places.items() for x in found)
     assert [name for _, name in everywhere] == [entry.label for entry in shown] * len(layers)
@@ -165,32 +172,52 @@ def test_marks_of_a_layer_stand_side_by_side_and_layers_stand_apart_at_their_num
 
 def test_means_and_intervals_are_drawn_to_scale_and_a_missing_interval_is_left_out():
     frame = scores([(0, "graph", 0.5, 0.25, 1.0), (1, "graph", 0.0, None, None), (2, "graph", 1.0, 0.9, 1.0)])
-    svg = f1_by_layer(frame, title="toy")
+    svg = score_by_layer(frame, F1, title="toy")
     (_, half), (_, zero), (_, one) = marks(svg, "means graph")
     assert half == pytest.approx((zero + one) / 2, abs=0.1)
     ((_, low), (_, high)), _ = lines(svg, "intervals graph")
     assert (low, high) == pytest.approx((zero + 0.25 * (one - zero), one), abs=0.1)
 
 
+def test_a_score_below_0_is_drawn_to_scale_below_a_line_at_0_and_says_what_it_leaves_out():
+    means = {-1.0: 0.0, 0.0: 0.5, 0.5: 0.75}
+    frame = scores((layer, "graph", mean, mean, mean) for layer, mean in enumerate(means.values()))
+    svg = score_by_layer(frame, PEARSON_R, title="toy")
+    (_, lowest), (_, zero), (_, half) = marks(svg, "means graph")
+    assert (lowest - zero) / (zero - half) == pytest.approx(2, abs=0.01)
+    assert {"−1", "0"} <= set(words(svg))
+    assert PEARSON_R.means in words(svg)
+    assert any(PEARSON_R.undefined in text for text in words(svg))
+    assert not any(F1.undefined in text for text in words(svg))
+
+
+def test_the_graded_activation_leads_on_ordinary_text_alone():
+    shown = [(score.name, [text.name for text in texts]) for score, texts in shown_scores(TEXTS)]
+    names = [text.name for text in TEXTS]
+    assert shown == [("pearson_r", ["random", "out_of_domain"]), ("f1_all", names)]
+    assert [score.name for score, _ in shown_scores(TEXTS[:1])] == ["f1_all"]
+    assert shown_scores([]) == []
+
+
 def test_controls_stand_below_with_the_graph_as_their_measure():
     frame = scores([(0, "graph", 0.5, 0.4, 0.6), (0, "graph_shuffled", 0.0, 0.0, 0.1)])
-    svg = f1_by_layer(frame, title="toy")
+    svg = score_by_layer(frame, F1, title="toy")
     assert len(marks(svg, "means graph")) == 2
     assert len(marks(svg, "means shuffled graph")) == 1
     assert "controls" in words(svg)
-    assert "controls" not in words(f1_by_layer(frame.head(1), title="toy"))
+    assert "controls" not in words(score_by_layer(frame.head(1), F1, title="toy"))
 
 
 def test_the_published_line_runs_over_relative_depth_and_is_named_as_another_model():
     frame = scores((layer, "graph", 1.0 if layer == 0 else 0.0, None, None) for layer in range(11))
-    svg = f1_by_layer(frame, title="toy", published_over=11)
+    svg = score_by_layer(frame, F1, title="toy", published_over=11)
     (line,) = lines(svg, "published")
     places = marks(svg, "means graph")
     one, zero = places[0][1], places[1][1]
     assert [x for x, _ in line] == pytest.approx([places[layer][0] for layer in range(0, 11, 2)], abs=0.2)
     assert [(y - zero) / (one - zero) for _, y in line] == pytest.approx([f1 for _, _, f1 in PUBLISHED], abs=0.002)
     assert any("SoLU-6L, another model" in text for text in words(svg))
-    half = f1_by_layer(frame.filter(pl.col("layer") <= 5), title="toy", published_over=11)
+    half = score_by_layer(frame.filter(pl.col("layer") <= 5), F1, title="toy", published_over=11)
     (cut,) = lines(half, "published")
     assert (cut[-1][1] - zero) / (one - zero) == pytest.approx((0.60 + 0.48) / 2, abs=0.002)
 

@@ -33,7 +33,10 @@ def put_study(
     write(store, "studies", about, study=study)
     ledger = rows("ledger", *({"unit": unit} for unit in units), stage=STAGES[0], status="ok", **where)
     write(store, "ledger", ledger, study=study, layer=layer, part=STAGES[0])
-    records = [{"unit": unit, "f1": f1, "average_precision": ap} for unit, (f1, ap) in scores.items()]
+    records = [
+        {"unit": unit, "f1": f1, "average_precision": ap, "pearson_r": ap, "explained_variance": f1}
+        for unit, (f1, ap) in scores.items()
+    ]
     write(
         store,
         "evaluation",
@@ -42,7 +45,11 @@ def put_study(
         layer=layer,
     )
     if interval is not None:
-        ends = {"f1_all_low": interval[0], "f1_all_high": interval[1]}
+        ends = {
+            f"{name}_{end}": at
+            for name in ("f1_all", "pearson_r")
+            for end, at in zip(("low", "high"), interval, strict=True)
+        }
         means = rows("layer_scores", ends, predictor="graph", text="top", **where)
         write(store, "layer_scores", means, study=study, layer=layer)
 
@@ -76,6 +83,9 @@ def test_a_control_study_stands_beside_the_graphs_of_the_same_units_with_both_nu
     # of the control's four units, the study asks for 0, 2 and 3; undefined and missing count 0 in f1_all
     assert row(database, "few", NAMES) == (3, 0.25, 0.5, 4, 0.25, 0.25)
     assert row(database, "few", "f1_all_difference, average_precision_difference") == (0.0, 0.25)
+    graded = [f"{side}_{name}" for name in ("pearson_r", "explained_variance") for side in ("graph", "control")]
+    assert row(database, "few", ", ".join(graded)) == (0.5, 0.25, 0.75, 0.5)
+    assert row(database, "few", "pearson_r_difference, explained_variance_difference") == (0.25, 0.25)
     assert row(database, "few", "study, layer, text, control") == ("demo", 7, "top", "reinitialised")
 
 
@@ -83,8 +93,9 @@ def test_a_mean_over_some_units_of_a_layer_has_no_interval_and_one_over_all_has_
     database: duckdb.DuckDBPyConnection,
 ) -> None:
     ends = "graph_f1_all_low, graph_f1_all_high, control_f1_all_low, control_f1_all_high"
-    assert row(database, "few", ends) == (None, None, 0.0, 0.625)
-    assert row(database, "all", ends) == (0.125, 0.5, None, None)
+    for names in (ends, ends.replace("f1_all", "pearson_r")):
+        assert row(database, "few", names) == (None, None, 0.0, 0.625)
+        assert row(database, "all", names) == (0.125, 0.5, None, None)
     assert row(database, "all", NAMES) == (5, 0.2, 0.375, 5, 0.05, None)
 
 

@@ -36,6 +36,14 @@ SCORES: dict[tuple[str, str], dict[int, tuple[float | None, float | None, int]]]
 }
 
 
+# predictor -> by neuron: Pearson's r and explained variance on held-out text
+GRADED: dict[str, dict[int, tuple[float | None, float | None]]] = {
+    "graph": {0: (0.5, 0.25), 1: (-0.25, -0.5), 2: (None, 0.0)},
+    "token_lookup": {0: (0.75, 0.5), 1: (0.25, 0.0)},
+    "ngram_backoff": {1: (0.25, 0.125)},
+}
+
+
 def score_rows() -> list[dict[str, Any]]:
     names = ("f1", "average_precision", "n_firings")
     records = []
@@ -46,7 +54,12 @@ def score_rows() -> list[dict[str, Any]]:
                 record |= {"f1_low": record["f1"] - 0.01, "f1_high": record["f1"] + 0.01}
                 record |= {"precision": record["f1"] / 2, "recall": record["f1"] / 4}
             if text == "random":
-                record |= {"coverage_firings": neuron / 4, "coverage_mass": neuron / 8, "pearson_r": 0.5}
+                record |= {"coverage_firings": neuron / 4, "coverage_mass": neuron / 8}
+                r, explained = GRADED[predictor][neuron]
+                record |= {"pearson_r": r, "explained_variance": explained}
+                if r is not None:
+                    record |= {"pearson_r_low": r - 0.01, "pearson_r_high": r + 0.01}
+                record |= {"explained_variance_low": explained - 0.02, "explained_variance_high": explained + 0.02}
             records.append(record | {"auroc": None if neuron == 2 else 0.5 + neuron / 4})
     return records
 
@@ -61,6 +74,8 @@ def layer_score(predictor: str, text: str, **values: Any) -> dict[str, Any]:
 LAYER_SCORES = [
     layer_score("graph", "top", average_precision=0.65, f1_gain=-0.0625, f1_gain_low=-0.125, f1_gain_high=0.0),
     layer_score("graph_shuffled", "top", f1_all=0.025),
+    layer_score("graph", "random", pearson_r=0.125, pearson_r_low=0.0625, pearson_r_high=0.25,
+                explained_variance=-0.25 / 3, explained_variance_low=-0.125, explained_variance_high=0.0),
     layer_score("ngram", "out_of_domain", evaluated=0, without_firing=0),
 ]  # fmt: skip
 
@@ -160,6 +175,10 @@ def test_layer_summary_takes_intervals_and_gains_from_layer_scores_and_has_none_
     graph = one(database, names, "layer_summary", "predictor = 'graph' AND text = 'top'")
     assert graph == (0, 0, 1 / 64, 1 / 64, 0.03125, 0.96875, -0.0625, -0.125, 0.0)
     assert one(database, names, "layer_summary", "predictor = 'ngram' AND text = 'top'") == (None,) * 9
+    graded = "pearson_r_low, pearson_r_high, explained_variance_low, explained_variance_high"
+    random = one(database, graded, "layer_summary", "predictor = 'graph' AND text = 'random'")
+    assert random == (0.0625, 0.25, -0.125, 0.0)
+    assert one(database, graded, "layer_summary", "predictor = 'token_lookup' AND text = 'random'") == (None,) * 4
 
 
 def test_layer_summary_counts_0_for_a_predictor_that_has_means_and_no_unit(database: Database) -> None:
@@ -198,6 +217,23 @@ def test_fidelity_card_shows_the_graph_on_every_text_that_was_scored(database: D
     assert one(database, card["top"], "fidelity_card", unit.format(2)) == (None, None, None, None, 0)
     assert one(database, card["quantiles"], "fidelity_card", unit.format(0)) == (None,) * 5
     assert one(database, card["out_of_domain"], "fidelity_card", unit.format(DEAD)) == (None,) * 5
+
+
+def test_the_graded_activation_on_ordinary_text_stands_beside_firing_in_every_view_of_units(database: Database) -> None:
+    card = ", ".join(
+        f"random_{name}{end}" for name in ("pearson_r", "explained_variance") for end in ("", "_low", "_high")
+    )
+    unit = "layer = 7 AND unit = {}"
+    found = one(database, card, "fidelity_card", unit.format(0))
+    assert found == pytest.approx((0.5, 0.49, 0.51, 0.25, 0.23, 0.27))
+    assert one(database, card, "fidelity_card", unit.format(2)) == (None, None, None, 0.0, -0.02, 0.02)
+    assert one(database, card, "fidelity_card", unit.format(DEAD)) == (None,) * 6
+    names = "random_pearson_r, random_explained_variance, out_of_domain_pearson_r, out_of_domain_explained_variance"
+    assert one(database, names, "unit_summary", unit.format(1)) == (-0.25, -0.5, None, None)
+    best = "random_best_other_by_r, random_best_other_pearson_r"
+    assert one(database, best, "fidelity_card", unit.format(0)) == ("token_lookup", 0.75)
+    assert one(database, best, "fidelity_card", unit.format(1)) == ("token_lookup", 0.25)  # the simpler of equals
+    assert one(database, best, "fidelity_card", unit.format(2)) == (None, None)
 
 
 def test_fidelity_card_names_the_best_baseline_the_simpler_of_equals_and_no_control(
@@ -246,6 +282,10 @@ def test_worst_units_puts_those_first_whose_graph_falls_furthest_short_and_keeps
         (8, 0, "ok", None, None, None, None, None, None),
         (8, 1, "ok", None, None, None, None, None, None),
     ]
+    graded = "random_pearson_r_gain, graph_random_pearson_r, token_lookup_random_pearson_r, random_explained_variance"
+    assert ask(database, f"SELECT {graded} FROM worst_units WHERE study = 'demo' AND layer = 7 ORDER BY unit") == [
+        (-0.25, 0.5, 0.75, 0.25), (-0.5, -0.25, 0.25, -0.5), (None, None, None, 0.0), (None,) * 4, (None,) * 4,
+    ]  # fmt: skip
     found = one(database, "precision, recall, random_f1, failures", "worst_units", "layer = 7 AND unit = 1")
     assert found == (0.125, 0.0625, 0.125, "weak_peak")
 

@@ -87,6 +87,20 @@ def test_reach_is_the_mean_over_the_units_with_a_score_by_text_and_number_of_las
     assert found == [(8, 3, 0.375, -0.25, 0.5, 0.25), (16, 1, 0.5, -1.0, 0.5, 0.25)]
 
 
+def test_by_r_the_intervals_of_the_graph_and_a_baseline_must_lie_apart(database) -> None:
+    for layer, mean in enumerate((0.375, 0.5, 0.75)):
+        where, end = {"layer": layer, "text": "random"}, 0.125
+        graph = {"pearson_r": mean, "pearson_r_low": mean - end, "pearson_r_high": mean + end}
+        insert(database, "layer_scores", graph, predictor="graph", **where)
+        other = {"pearson_r": 0.5625, "pearson_r_low": 0.53125, "pearson_r_high": 0.59375}
+        insert(database, "layer_scores", other, predictor="token_lookup", **where)
+        insert(database, "layer_scores", dict.fromkeys(other), predictor="ngram", **where)
+    found = database.execute("SELECT difference, paired, verdict FROM graph_comparison WHERE score = 'pearson_r'")
+    assert found.fetchall() == [
+        (-0.1875, False, "worse"), (-0.0625, False, "not told apart"), (0.1875, False, "better"),
+    ]  # fmt: skip
+
+
 def test_near_misses_are_counted_by_change_with_the_studys_own_threshold(database) -> None:
     insert(database, "studies", {"settings": '{"method": {"firing_threshold": 0.25}}'})
     tests = {"near_miss_activations": [0.1, 0.3, 0.2], "near_miss_changes": ["moved", "moved", "removed"]}

@@ -25,20 +25,36 @@ COMMENT ON COLUMN counterexample_text.window_text IS 'the window up to the token
 
 CREATE VIEW worst_units AS
 WITH scores AS (
-    FROM (SELECT study, layer, unit, sign, predictor, f1 FROM evaluation WHERE text = 'top')
-    PIVOT (first(f1) AS f1 FOR predictor IN ('graph', $baselines) GROUP BY study, layer, unit, sign)
+    FROM (
+        SELECT
+            study,
+            layer,
+            unit,
+            sign,
+            predictor,
+            CASE WHEN text = 'top' THEN f1 END AS f1,
+            CASE WHEN text = 'random' THEN pearson_r END AS pearson_r
+        FROM evaluation
+    )
+    PIVOT (
+        max(f1) AS f1, max(pearson_r) AS random_pearson_r
+        FOR predictor IN ('graph', $baselines)
+        GROUP BY study, layer, unit, sign
+    )
 ), gains AS (
     SELECT
         study,
         layer,
         unit,
         sign,
-        CASE WHEN count(*) = 2
-            THEN sum(CASE predictor WHEN 'graph' THEN coalesce(f1, 0) ELSE -coalesce(f1, 0) END) END AS f1_gain,
-        max(precision) FILTER (WHERE predictor = 'graph') AS precision,
-        max(recall) FILTER (WHERE predictor = 'graph') AS recall
-    FROM evaluation
-    WHERE text = 'top' AND predictor IN ('graph', 'token_lookup')
+        CASE WHEN count(*) FILTER (WHERE text = 'top') = 2
+            THEN sum(side * coalesce(f1, 0)) FILTER (WHERE text = 'top') END AS f1_gain,
+        CASE WHEN count(*) FILTER (WHERE text = 'random') = 2
+            THEN sum(side * coalesce(pearson_r, 0)) FILTER (WHERE text = 'random') END AS random_pearson_r_gain,
+        max(precision) FILTER (WHERE text = 'top' AND predictor = 'graph') AS precision,
+        max(recall) FILTER (WHERE text = 'top' AND predictor = 'graph') AS recall
+    FROM (SELECT *, CASE predictor WHEN 'graph' THEN 1 ELSE -1 END AS side FROM evaluation)
+    WHERE predictor IN ('graph', 'token_lookup')
     GROUP BY ALL
 ), worst AS (
     SELECT
@@ -60,10 +76,12 @@ SELECT
     sign,
     status,
     f1_gain,
+    random_pearson_r_gain,
     s.* EXCLUDE (study, layer, unit, sign),
     precision,
     recall,
     random_f1,
+    random_explained_variance,
     n_rules,
     failures,
     format(
@@ -83,6 +101,7 @@ LEFT JOIN worst USING (study, layer, unit, sign)
 ORDER BY f1_gain NULLS LAST, study, layer, unit, sign DESC;
 COMMENT ON VIEW worst_units IS 'Every unit asked for, those first whose graph falls furthest short of a token lookup on their own test contexts; units that were not evaluated last.';
 COMMENT ON COLUMN worst_units.f1_gain IS 'graph_f1 less token_lookup_f1, undefined counted 0; NULL where one of them was not evaluated';
+COMMENT ON COLUMN worst_units.random_pearson_r_gain IS 'on held-out text, pearson_r of the graph less that of token_lookup, undefined counted 0; NULL where one of them was not evaluated';
 COMMENT ON COLUMN worst_units.precision IS 'precision of firing of the graph on its own test contexts';
 COMMENT ON COLUMN worst_units.recall IS 'recall of firing of the graph there';
 COMMENT ON COLUMN worst_units.counterexample IS 'the token of held-out text on which prediction and activation differ most, in square brackets after up to 15 tokens before it; NULL where none was kept';

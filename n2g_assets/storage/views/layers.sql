@@ -53,11 +53,13 @@ WITH asked AS (
     GROUP BY ALL
 ), predicted AS (
     SELECT
-        * EXCLUDE (evaluated, without_firing, f1, average_precision),
+        * EXCLUDE (evaluated, without_firing, f1, average_precision, pearson_r, explained_variance),
         coalesce(s.evaluated, l.evaluated) AS evaluated,
         coalesce(s.without_firing, l.without_firing) AS without_firing,
         coalesce(s.f1, l.f1) AS f1,
-        coalesce(l.average_precision, s.average_precision) AS average_precision
+        coalesce(l.average_precision, s.average_precision) AS average_precision,
+        coalesce(l.pearson_r, s.pearson_r) AS pearson_r,
+        coalesce(l.explained_variance, s.explained_variance) AS explained_variance
     FROM scores AS s
     FULL JOIN (SELECT * EXCLUDE (units, f1_all) FROM layer_scores) AS l USING (study, layer, predictor, text)
 )
@@ -102,15 +104,19 @@ SELECT
     average_precision,
     average_precision_low,
     average_precision_high,
+    pearson_r,
+    pearson_r_low,
+    pearson_r_high,
+    explained_variance,
+    explained_variance_low,
+    explained_variance_high,
     auroc,
     coverage_firings,
-    coverage_mass,
-    pearson_r,
-    explained_variance
+    coverage_mass
 FROM asked
 LEFT JOIN predicted USING (study, layer)
 ORDER BY study, layer, text, predictor;
-COMMENT ON VIEW layer_summary IS 'The paper''s table: for each layer, predictor and text, what became of the units and how well firing is predicted. Means are over units: precision, recall, f1 leave out units where the value is undefined; those with _all are over all units asked for, where a unit without a value counts 0. Intervals are 95 % by bootstrap over documents.';
+COMMENT ON VIEW layer_summary IS 'The paper''s table: for each layer, predictor and text, what became of the units and how well firing and the graded activation are predicted. Means are over units: precision, recall, f1 leave out units where the value is undefined; those with _all are over all units asked for, where a unit without a value counts 0. Intervals are 95 % by bootstrap over documents.';
 COMMENT ON COLUMN layer_summary.predictor IS 'as in evaluation; NULL where the layer is not evaluated yet';
 COMMENT ON COLUMN layer_summary.text IS 'as in evaluation; NULL where the layer is not evaluated yet';
 COMMENT ON COLUMN layer_summary.ok IS 'of those, ok in every stage so far';
@@ -143,16 +149,22 @@ COMMENT ON COLUMN layer_summary.f1_all_high IS 'upper end of the interval of f1_
 COMMENT ON COLUMN layer_summary.average_precision_low IS 'lower end of the interval of average_precision; NULL where layer_scores has none';
 COMMENT ON COLUMN layer_summary.average_precision_high IS 'upper end of the interval of average_precision';
 COMMENT ON COLUMN layer_summary.average_precision IS 'mean average precision of firing; units without firing tokens left out';
+COMMENT ON COLUMN layer_summary.pearson_r IS 'mean Pearson''s r of predicted and actual activation (signed); undefined left out';
+COMMENT ON COLUMN layer_summary.pearson_r_low IS 'lower end of the interval of pearson_r; NULL where layer_scores has none';
+COMMENT ON COLUMN layer_summary.pearson_r_high IS 'upper end of the interval of pearson_r';
+COMMENT ON COLUMN layer_summary.explained_variance IS 'mean explained variance of the activation (signed); undefined left out';
+COMMENT ON COLUMN layer_summary.explained_variance_low IS 'lower end of the interval of explained_variance; NULL where layer_scores has none';
+COMMENT ON COLUMN layer_summary.explained_variance_high IS 'upper end of the interval of explained_variance';
 COMMENT ON COLUMN layer_summary.auroc IS 'mean area under the ROC curve of firing; undefined left out';
 COMMENT ON COLUMN layer_summary.coverage_firings IS 'mean share of the firing tokens that some rule explains; units without firing tokens left out';
 COMMENT ON COLUMN layer_summary.coverage_mass IS 'mean share of the positive activation that some rule explains; undefined left out';
-COMMENT ON COLUMN layer_summary.pearson_r IS 'mean correlation of predicted and actual activation; undefined left out';
-COMMENT ON COLUMN layer_summary.explained_variance IS 'mean explained variance of the activation; undefined left out';
 
 CREATE VIEW controls AS
 WITH graphs AS (
     SELECT study, layer, text, units, f1_all, f1_all_low, f1_all_high,
-        average_precision, average_precision_low, average_precision_high
+        average_precision, average_precision_low, average_precision_high,
+        pearson_r, pearson_r_low, pearson_r_high,
+        explained_variance, explained_variance_low, explained_variance_high
     FROM layer_summary
     WHERE predictor = 'graph'
 ), same_units AS (
@@ -164,7 +176,9 @@ WITH graphs AS (
         g.text,
         count(*) AS units,
         coalesce(sum(e.f1), 0) / count(*) AS f1_all,
-        avg(e.average_precision) AS average_precision
+        avg(e.average_precision) AS average_precision,
+        avg(e.pearson_r) AS pearson_r,
+        avg(e.explained_variance) AS explained_variance
     FROM studies AS c
     JOIN unit_status AS u ON u.study = c.control_of
     SEMI JOIN unit_status AS o ON o.study = c.study AND o.layer = u.layer AND o.unit = u.unit AND o.sign = u.sign
@@ -183,7 +197,11 @@ WITH graphs AS (
         CASE WHEN s.units = g.units THEN g.f1_all_low END AS f1_all_low,
         CASE WHEN s.units = g.units THEN g.f1_all_high END AS f1_all_high,
         CASE WHEN s.units = g.units THEN g.average_precision_low END AS average_precision_low,
-        CASE WHEN s.units = g.units THEN g.average_precision_high END AS average_precision_high
+        CASE WHEN s.units = g.units THEN g.average_precision_high END AS average_precision_high,
+        CASE WHEN s.units = g.units THEN g.pearson_r_low END AS pearson_r_low,
+        CASE WHEN s.units = g.units THEN g.pearson_r_high END AS pearson_r_high,
+        CASE WHEN s.units = g.units THEN g.explained_variance_low END AS explained_variance_low,
+        CASE WHEN s.units = g.units THEN g.explained_variance_high END AS explained_variance_high
     FROM same_units AS s
     JOIN graphs AS g USING (study, layer, text)
 ), control_sides AS (
@@ -208,6 +226,12 @@ SELECT
     g.average_precision AS graph_average_precision,
     g.average_precision_low AS graph_average_precision_low,
     g.average_precision_high AS graph_average_precision_high,
+    g.pearson_r AS graph_pearson_r,
+    g.pearson_r_low AS graph_pearson_r_low,
+    g.pearson_r_high AS graph_pearson_r_high,
+    g.explained_variance AS graph_explained_variance,
+    g.explained_variance_low AS graph_explained_variance_low,
+    g.explained_variance_high AS graph_explained_variance_high,
     c.units AS control_units,
     c.f1_all AS control_f1_all,
     c.f1_all_low AS control_f1_all_low,
@@ -215,8 +239,16 @@ SELECT
     c.average_precision AS control_average_precision,
     c.average_precision_low AS control_average_precision_low,
     c.average_precision_high AS control_average_precision_high,
+    c.pearson_r AS control_pearson_r,
+    c.pearson_r_low AS control_pearson_r_low,
+    c.pearson_r_high AS control_pearson_r_high,
+    c.explained_variance AS control_explained_variance,
+    c.explained_variance_low AS control_explained_variance_low,
+    c.explained_variance_high AS control_explained_variance_high,
     g.f1_all - c.f1_all AS f1_all_difference,
-    g.average_precision - c.average_precision AS average_precision_difference
+    g.average_precision - c.average_precision AS average_precision_difference,
+    g.pearson_r - c.pearson_r AS pearson_r_difference,
+    g.explained_variance - c.explained_variance AS explained_variance_difference
 FROM control_sides AS c
 LEFT JOIN graph_sides AS g
     ON g.study = c.study AND g.layer = c.layer AND g.text = c.text
@@ -232,6 +264,12 @@ COMMENT ON COLUMN controls.graph_f1_all_high IS 'upper end of its 95 % interval'
 COMMENT ON COLUMN controls.graph_average_precision IS 'mean average precision of the graph, undefined left out';
 COMMENT ON COLUMN controls.graph_average_precision_low IS 'lower end of its 95 % interval';
 COMMENT ON COLUMN controls.graph_average_precision_high IS 'upper end of its 95 % interval';
+COMMENT ON COLUMN controls.graph_pearson_r IS 'mean Pearson''s r of predicted and actual activation (signed) of the graph, undefined left out';
+COMMENT ON COLUMN controls.graph_pearson_r_low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN controls.graph_pearson_r_high IS 'upper end of its 95 % interval';
+COMMENT ON COLUMN controls.graph_explained_variance IS 'mean explained variance of the activation (signed) of the graph, undefined left out';
+COMMENT ON COLUMN controls.graph_explained_variance_low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN controls.graph_explained_variance_high IS 'upper end of its 95 % interval';
 COMMENT ON COLUMN controls.control_units IS 'units behind the means of the control';
 COMMENT ON COLUMN controls.control_f1_all IS 'mean F1 of firing of the control, undefined and missing counted 0';
 COMMENT ON COLUMN controls.control_f1_all_low IS 'lower end of its 95 % interval';
@@ -239,8 +277,16 @@ COMMENT ON COLUMN controls.control_f1_all_high IS 'upper end of its 95 % interva
 COMMENT ON COLUMN controls.control_average_precision IS 'mean average precision of the control, undefined left out';
 COMMENT ON COLUMN controls.control_average_precision_low IS 'lower end of its 95 % interval';
 COMMENT ON COLUMN controls.control_average_precision_high IS 'upper end of its 95 % interval';
+COMMENT ON COLUMN controls.control_pearson_r IS 'mean Pearson''s r of predicted and actual activation (signed) of the control, undefined left out';
+COMMENT ON COLUMN controls.control_pearson_r_low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN controls.control_pearson_r_high IS 'upper end of its 95 % interval';
+COMMENT ON COLUMN controls.control_explained_variance IS 'mean explained variance of the activation (signed) of the control, undefined left out';
+COMMENT ON COLUMN controls.control_explained_variance_low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN controls.control_explained_variance_high IS 'upper end of its 95 % interval';
 COMMENT ON COLUMN controls.f1_all_difference IS 'graph_f1_all less control_f1_all';
 COMMENT ON COLUMN controls.average_precision_difference IS 'graph_average_precision less control_average_precision';
+COMMENT ON COLUMN controls.pearson_r_difference IS 'graph_pearson_r less control_pearson_r';
+COMMENT ON COLUMN controls.explained_variance_difference IS 'graph_explained_variance less control_explained_variance';
 
 CREATE VIEW reach_summary AS
 SELECT

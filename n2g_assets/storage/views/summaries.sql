@@ -51,6 +51,9 @@ WITH means AS (
     SELECT study, layer, text, predictor, 'average_precision', average_precision, average_precision_low,
         average_precision_high, NULL, NULL, NULL
     FROM layer_scores
+    UNION ALL
+    SELECT study, layer, text, predictor, 'pearson_r', pearson_r, pearson_r_low, pearson_r_high, NULL, NULL, NULL
+    FROM layer_scores
 ), pairs AS (
     SELECT
         study,
@@ -76,7 +79,7 @@ WHERE difference_low IS NOT NULL AND difference_high IS NOT NULL
 ORDER BY study, layer, text, score, baseline;
 COMMENT ON VIEW graph_comparison IS 'The graph against each baseline, by layer, text and score, and whether the two can be told apart.';
 COMMENT ON COLUMN graph_comparison.text IS 'as in evaluation';
-COMMENT ON COLUMN graph_comparison.score IS 'f1_all or average_precision, as in layer_scores';
+COMMENT ON COLUMN graph_comparison.score IS 'f1_all, average_precision or pearson_r, as in layer_scores';
 COMMENT ON COLUMN graph_comparison.baseline IS 'predictor that the graph is compared with';
 COMMENT ON COLUMN graph_comparison.graph IS 'mean score of the graph';
 COMMENT ON COLUMN graph_comparison.other IS 'mean score of the baseline';

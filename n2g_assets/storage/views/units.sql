@@ -57,6 +57,19 @@ WITH nodes AS (
     FROM evaluation
     WHERE text = 'top'
     GROUP BY ALL
+), graded AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        max(pearson_r) FILTER (WHERE text = 'random') AS random_pearson_r,
+        max(explained_variance) FILTER (WHERE text = 'random') AS random_explained_variance,
+        max(pearson_r) FILTER (WHERE text = 'out_of_domain') AS out_of_domain_pearson_r,
+        max(explained_variance) FILTER (WHERE text = 'out_of_domain') AS out_of_domain_explained_variance
+    FROM evaluation
+    WHERE predictor = 'graph'
+    GROUP BY ALL
 )
 SELECT
     study,
@@ -68,6 +81,10 @@ SELECT
     s.share_positive,
     coalesce(n_rules, 0) AS n_rules,
     coalesce(n_nodes, 0) AS n_nodes,
+    random_pearson_r,
+    random_explained_variance,
+    out_of_domain_pearson_r,
+    out_of_domain_explained_variance,
     n_firings,
     graph_f1,
     token_lookup_f1,
@@ -78,8 +95,9 @@ LEFT JOIN neuron_stats AS s USING (study, layer, unit, sign)
 LEFT JOIN nodes USING (study, layer, unit, sign)
 LEFT JOIN patterns USING (study, layer, unit, sign)
 LEFT JOIN scores USING (study, layer, unit, sign)
+LEFT JOIN graded USING (study, layer, unit, sign)
 ORDER BY study, layer, unit, sign DESC;
-COMMENT ON VIEW unit_summary IS 'Every unit asked for on one line: its activation, its graph and how well the graph predicts its own test contexts.';
+COMMENT ON VIEW unit_summary IS 'Every unit asked for on one line: its activation, its graph, how well the graph predicts the graded activation on ordinary text, and firing on its own test contexts.';
 COMMENT ON COLUMN unit_summary.a_max IS 'largest activation over the harvest';
 COMMENT ON COLUMN unit_summary.n_rules IS 'rules of its graph';
 COMMENT ON COLUMN unit_summary.n_nodes IS 'nodes of its graph';
@@ -88,12 +106,20 @@ COMMENT ON COLUMN unit_summary.top_pattern IS 'its strongest rule; NULL where it
 
 CREATE VIEW fidelity_card AS
 WITH graphs AS (
-    SELECT study, layer, unit, sign, text, f1, f1_low, f1_high, average_precision, n_firings, coverage_firings
+    SELECT study, layer, unit, sign, text, pearson_r, pearson_r_low, pearson_r_high, explained_variance,
+        explained_variance_low, explained_variance_high, f1, f1_low, f1_high, average_precision, n_firings,
+        coverage_firings
     FROM evaluation
     WHERE predictor = 'graph'
 ), by_text AS (
     PIVOT graphs ON text IN ($texts)
     USING
+        first(pearson_r) AS pearson_r,
+        first(pearson_r_low) AS pearson_r_low,
+        first(pearson_r_high) AS pearson_r_high,
+        first(explained_variance) AS explained_variance,
+        first(explained_variance_low) AS explained_variance_low,
+        first(explained_variance_high) AS explained_variance_high,
         first(f1) AS f1,
         first(f1_low) AS f1_low,
         first(f1_high) AS f1_high,
@@ -107,13 +133,16 @@ WITH graphs AS (
         layer,
         unit,
         sign,
-        first(predictor ORDER BY f1 DESC, place) FILTER (WHERE text = 'top') AS top_best_other,
+        arg_max(predictor, (f1, -place)) FILTER (WHERE text = 'top' AND f1 IS NOT NULL) AS top_best_other,
         max(f1) FILTER (WHERE text = 'top') AS top_best_other_f1,
-        first(predictor ORDER BY f1 DESC, place) FILTER (WHERE text = 'random') AS random_best_other,
-        max(f1) FILTER (WHERE text = 'random') AS random_best_other_f1
+        arg_max(predictor, (f1, -place)) FILTER (WHERE text = 'random' AND f1 IS NOT NULL) AS random_best_other,
+        max(f1) FILTER (WHERE text = 'random') AS random_best_other_f1,
+        arg_max(predictor, (pearson_r, -place)) FILTER (WHERE text = 'random' AND pearson_r IS NOT NULL)
+            AS random_best_other_by_r,
+        max(pearson_r) FILTER (WHERE text = 'random') AS random_best_other_pearson_r
     FROM evaluation
     JOIN predictors USING (predictor)
-    WHERE role = 'baseline' AND f1 IS NOT NULL
+    WHERE role = 'baseline'
     GROUP BY ALL
 ), tests AS (
     SELECT
@@ -149,6 +178,8 @@ SELECT
     top_best_other_f1,
     random_best_other,
     random_best_other_f1,
+    random_best_other_by_r,
+    random_best_other_pearson_r,
     coalesce(rules_tested, 0) AS rules_tested,
     n_matches,
     fired_share,
@@ -169,6 +200,8 @@ COMMENT ON COLUMN fidelity_card.top_best_other IS 'the baseline with the best F1
 COMMENT ON COLUMN fidelity_card.top_best_other_f1 IS 'its F1';
 COMMENT ON COLUMN fidelity_card.random_best_other IS 'the baseline with the best F1 on held-out text, the simpler one of equals';
 COMMENT ON COLUMN fidelity_card.random_best_other_f1 IS 'its F1';
+COMMENT ON COLUMN fidelity_card.random_best_other_by_r IS 'the baseline with the best pearson_r on held-out text, the simpler one of equals';
+COMMENT ON COLUMN fidelity_card.random_best_other_pearson_r IS 'its pearson_r';
 COMMENT ON COLUMN fidelity_card.rules_tested IS 'rules that were tested on the model';
 COMMENT ON COLUMN fidelity_card.n_matches IS 'texts tried that match one of them';
 COMMENT ON COLUMN fidelity_card.fired_share IS 'of those, the share on which the unit fires';
