@@ -8,7 +8,7 @@ are a slice with an input hash of its own.
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -19,12 +19,12 @@ from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
 from n2g_assets.assets.study import groups
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import TEXTS, named
-from n2g_assets.core.settings import GraphSettings, ScoreSettings
+from n2g_assets.core.settings import ScoredMethod, ScoreSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.layer_scores import layer_scores
-from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, SharedMaterial
+from n2g_assets.evaluation.material import GRAPH_TABLES, UNIT_INPUTS, LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import BlockResult
@@ -39,9 +39,6 @@ from n2g_assets.report.plots import (
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
-
-if TYPE_CHECKING:
-    from n2g_assets.evidence.store import Evidence
 
 _MEANS_CODE_VERSION = "2"
 _PREVIEWED = (
@@ -68,7 +65,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
     report = fill_layer(
         session, STAGE, layer, show,
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
-        settings=[session.settings.method.part(GraphSettings), session.settings.evaluation.part(ScoreSettings)],
+        settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
         also={
             "clusters": session.clusters_hash, "harvest": session.harvest_hash, "texts": texts,
@@ -94,20 +91,21 @@ class LayerScoring:
         units: Sequence[Unit],
         rows: Mapping[str, pl.DataFrame],
         a_max: Mapping[Unit, float],
-        method: GraphSettings,
+        method: ScoredMethod,
         evaluation: ScoreSettings,
     ) -> BlockResult:
         """The scores of a block of units, whose rows by table are at hand."""
         session, layer = self.session, self.layer
         partners = [self._partners[unit] for unit in units if unit in self._partners]
-        graphs = session.read("graph_nodes", layer, units=list(dict.fromkeys([*units, *partners])))
+        both = list(dict.fromkeys([*units, *partners]))
+        graphs = {name: session.read(name, layer, units=both) for name in GRAPH_TABLES}
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
         shared = SharedMaterial(
             session.vocabulary, lambda: session.harvest_text, method, session.settings.method.preset, evaluation.seed
         )
         material = LayerMaterial(
-            shared, layer=layer, rows={**rows, **absent, "graph_nodes": graphs}, a_max=a_max, texts=self._texts,
-            read=self._read, read_harvest=self._read_harvest, partners=self._partners,
+            shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
+            read=self._read, read_harvest=session.read_harvest(layer), partners=self._partners,
             predictors=session.study.predictors, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
@@ -137,12 +135,7 @@ class LayerScoring:
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
-        return self._row(self.session.cached_texts(self.layer)[text], unit)
-
-    def _read_harvest(self, unit: Unit) -> np.ndarray:
-        return self._row(self.session.cached_harvest(self.layer), unit)
-
-    def _row(self, evidence: "Evidence", unit: Unit) -> np.ndarray:
+        evidence = self.session.cached_texts(self.layer)[text]
         return evidence.rows(self.layer, [unit.number])[0] * np.float32(unit.sign)
 
 

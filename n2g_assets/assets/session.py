@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.study import Study
@@ -113,7 +113,12 @@ class Session:
         def number_runs(symbols: Int32[np.ndarray, " tokens"]) -> Suffixes:
             return suffix_numbers(replace(self.corpus, token_ids=symbols), Cache(self.home))
 
-        return HarvestText(DocumentText.of(self.contexts, self.vocabulary), self.cluster_of, number_runs)
+        return HarvestText(
+            DocumentText.of(self.contexts, self.vocabulary),
+            self.cluster_of,
+            number_runs,
+            self.settings.method.class_offsets,
+        )
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -263,6 +268,10 @@ class Session:
         """The evidence of a layer's units on the harvest; what is gone is read again, as ``cached_texts`` reads."""
         with progress(f"{self.study.name}/harvest", "tokens", self.log.info) as show:
             return self.harvest(self._together(layer), show)
+
+    def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
+        """Reads a unit's activations, times its sign, at every token of the harvest."""
+        return lambda unit: self.cached_harvest(layer).rows(layer, [unit.number])[0] * np.float32(unit.sign)
 
     def _together(self, layer: int) -> tuple[int, ...]:
         return self.layers_together if layer in self.layers_together else (layer,)

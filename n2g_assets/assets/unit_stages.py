@@ -116,8 +116,8 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         session, NEURON_GRAPHS, layer, show,
         inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
         compute=lambda *block: build_class_graphs(
-            *block, text=session.lagged_text, read=session.read_unit(layer, show), without=session.harvest_text.without,
-            vocabulary=session.vocabulary,
+            *block, text=session.harvest_text.lagged, read=session.read_harvest(layer),
+            without=session.harvest_text.without, vocabulary=session.vocabulary,
         ),
         also={
             "harvest": session.harvest_hash, "clusters": session.clusters_hash,

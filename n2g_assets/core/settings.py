@@ -254,7 +254,11 @@ class PredictionSettings(Firing, Matching):
     """What scores and rule tests need of the method."""
 
 
-class MethodSettings(ClassSettings, GraphSettings, AugmentSettings, PruneSettings, TopExampleSettings):
+class ScoredMethod(ClassSettings, GraphSettings):
+    """What the evaluation needs of the method."""
+
+
+class MethodSettings(ScoredMethod, AugmentSettings, PruneSettings, TopExampleSettings):
     """The method."""
 
     preset: registry.Method = "evidence"

@@ -76,7 +76,7 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         rows=of_unit | {"top_examples": train},
         left_out=test_text.document_ids,
         read_harvest=cache(lambda: material.read_harvest(unit)),
-        partner_nodes=None if partner is None else material.of_unit("graph_nodes", partner),
+        partner_rows=None if partner is None else {name: material.of_unit(name, partner) for name in GRAPH_TABLES},
     )
     predictors = fit_predictors(material.predictors, known)
     thresholds = choose_thresholds(predictors, known)

@@ -17,6 +17,7 @@ from n2g_assets.core.errors import RowsError
 from n2g_assets.evaluation.indexes import PairIndex, SuffixIndex
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evidence.suffixes import Suffixes
+from n2g_assets.method.classes import LaggedText
 
 FOLDS = 2
 """Parts of the harvest that are left out in turn."""
@@ -31,6 +32,8 @@ class HarvestText:
     """By document id, the id of its cluster of near-duplicates; a document that is missing stands alone."""
     number_runs: Callable[[Int32[np.ndarray, " tokens"]], Suffixes]
     """Numbers the runs of these symbols, one a token of the text; called when a predictor first needs them."""
+    class_offsets: int
+    """Offsets at which graphs of token classes ask."""
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -78,13 +81,24 @@ class HarvestText:
         numbers = np.unique(np.array(self.cluster_ids, str), return_inverse=True)[1][self.text.documents]
         return np.argsort(numbers, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(numbers))])
 
-    def folds(self, seed: int) -> list[list[str]]:
+    def without(self, document_ids: Collection[str]) -> Bool[np.ndarray, " tokens"]:
+        """The tokens that count where these documents and their near-duplicates may not; never BOS."""
+        return self.text.inside & ~self.inside(document_ids)
+
+    def folds(self, seed: int | str) -> list[list[str]]:
         """The documents in ``FOLDS`` parts, each cluster in the part that the hash of (seed, cluster) says."""
         parts: list[list[str]] = [[] for _ in range(FOLDS)]
         for document_id, cluster_id in zip(self.text.document_ids, self.cluster_ids, strict=True):
             digest = hashlib.blake2b(f"{seed} {cluster_id}".encode(), digest_size=8).digest()
             parts[int.from_bytes(digest, "little") % FOLDS].append(document_id)
         return parts
+
+    @cached_property
+    def lagged(self) -> LaggedText:
+        """The harvest as graphs of token classes read it; its halves are not the folds of any number."""
+        half = self.inside(self.folds("halves")[1]).astype(np.uint8)
+        encoded = self.text.encoded
+        return LaggedText.of(encoded.token_ids, encoded.positions, self.text.documents, half, self.class_offsets)
 
     @cached_property
     def suffixes(self) -> SuffixIndex:
@@ -130,7 +144,7 @@ class HarvestLabels:
         text = harvest.text
         if len(activations) != len(text.encoded):
             raise ValueError(f"{len(activations)} activations do not belong to a harvest of {len(text.encoded)} tokens")
-        counted = text.inside & ~harvest.inside(left_out)
+        counted = harvest.without(left_out)
         values = np.where(counted, activations, 0).astype(np.float32) / np.float32(a_max)
         if not np.isfinite(values).all():
             raise ValueError("a harvested activation is NaN or infinite")

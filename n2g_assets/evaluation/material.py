@@ -10,15 +10,23 @@ import polars as pl
 from jaxtyping import Float32, Float64
 
 from n2g_assets.core.registry import Method
-from n2g_assets.core.settings import GraphSettings, ScoreSettings
+from n2g_assets.core.settings import ScoredMethod, ScoreSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.harvest import HarvestLabels, HarvestText
 from n2g_assets.evaluation.texts import DocumentText, normalised
+from n2g_assets.method.class_rows import graph_of_rows
+from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
-UNIT_INPUTS = ("top_examples", "pruned_examples", "saliencies", "graph_nodes", "rules", "rule_tests")
+Graph = TokenGraph | ClassGraph
+GRAPH_TABLES = ("graph_nodes", "token_classes")
+"""Tables whose rows of a unit are its graph."""
+
+UNIT_INPUTS = (
+    "top_examples", "pruned_examples", "saliencies", "graph_nodes", "token_classes", "rules", "rule_tests",
+)  # fmt: skip
 """Tables whose rows of a unit its scores are made from."""
 
 
@@ -46,11 +54,17 @@ class SharedMaterial:
     vocabulary: Vocabulary
     harvest: Callable[[], HarvestText]
     """The harvested contexts, read when a predictor first asks for them."""
-    method: GraphSettings
+    method: ScoredMethod
     preset: Method
     """``method.preset``."""
     seed: int
     """Decides which documents are left out together where thresholds are chosen."""
+
+    def graph_of(self, rows: Mapping[str, pl.DataFrame]) -> Graph:
+        """The graph in the rows of one unit by table."""
+        if self.preset == "paper":
+            return TokenGraph.from_rows(rows["graph_nodes"], self.vocabulary)
+        return graph_of_rows(rows["graph_nodes"], rows["token_classes"], self.vocabulary.bos_id)
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class LayerMaterial:
     shared: SharedMaterial
     layer: int
     rows: Mapping[str, pl.DataFrame]
-    """By table of ``UNIT_INPUTS``, the units' rows; ``graph_nodes`` holds those of their partners as well."""
+    """By table of ``UNIT_INPUTS``, the units' rows; those of graphs hold their partners' as well."""
     a_max: Mapping[Unit, float]
     """Largest activation over the harvest of every unit."""
     texts: Mapping[str, DocumentText]
@@ -96,13 +110,13 @@ class UnitMaterial:
     """Documents that it may not be learnt from: those of the test side."""
     read_harvest: Callable[[], Float32[np.ndarray, " tokens"]]
     """The unit's activation (times the sign, not normalised) at every token of the harvest."""
-    partner_nodes: pl.DataFrame | None
-    """Rows of ``graph_nodes`` of the unit's partner (``graph_shuffled``); None where there is no other graph."""
+    partner_rows: Mapping[str, pl.DataFrame] | None
+    """The rows of the graph of the unit's partner (``graph_shuffled``) by table; None where there is no other graph."""
 
     @cached_property
-    def graph(self) -> TokenGraph:
+    def graph(self) -> Graph:
         """The unit's token graph."""
-        return TokenGraph.from_rows(self.rows["graph_nodes"], self.shared.vocabulary)
+        return self.shared.graph_of(self.rows)
 
     @cached_property
     def train(self) -> tuple[EncodedText, Float64[np.ndarray, " tokens"]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.classes import FOREVER, ClassGraph

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
 
 from n2g_assets.core.settings import ClassSettings
+from n2g_assets.method.text import EncodedText
 
 FOREVER = np.iinfo(np.int32).max
 """``ClassGraph.until`` of nodes that no split divides."""
@@ -42,24 +43,23 @@ class LaggedText:
     half: UInt8[np.ndarray, " tokens"]
     """The half, 0 or 1, of each position's document."""
     documents: Int32[np.ndarray, " tokens"]
-    """Number of each position's document, ascending."""
+    """Number of each position's document."""
 
     @classmethod
     def of(
-        cls, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], bos_id: int,
+        cls, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"],
         documents: Int32[np.ndarray, " tokens"], half: UInt8[np.ndarray, " tokens"], offsets: int,
     ) -> "LaggedText":  # fmt: skip
-        """From contexts joined end to end, with each token's position in its context."""
-        ids, numbers, counts = np.unique(np.append(token_ids, bos_id), return_inverse=True, return_counts=True)
+        """From contexts joined end to end, each with BOS at its position 0; a document's contexts stand together."""
+        ids, numbers, counts = np.unique(token_ids, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         number_of = np.empty(len(ids), np.int32)
         number_of[order] = np.arange(len(ids), dtype=np.int32)
         numbers = number_of[numbers]
-        bos, numbers = numbers[-1], numbers[:-1]
         places = np.arange(len(token_ids))
         lagged = np.empty((offsets, len(token_ids)), np.int32)
         for back in range(offsets):
-            lagged[back] = np.where(positions >= back, numbers[np.maximum(places - back, 0)], bos)
+            lagged[back] = numbers[places - np.minimum(positions, back)]
         return cls(lagged, ids[order].astype(np.int32), half, documents)
 
 
@@ -124,6 +124,22 @@ class ClassGraph:
             self.ranks, member, split_of, sizes, nodes,
         )  # fmt: skip
         return nodes[order]
+
+    def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
+        """Expected normalised activation of every token, by the largest graph; 0 at BOS."""
+        return self.predict_sizes(text, [FOREVER])[0]
+
+    def predict_sizes(self, text: EncodedText, n_rules: Sequence[int]) -> Float32[np.ndarray, "sizes tokens"]:
+        """The same by the best graphs of these numbers of rules."""
+        ends = self.ends(text.token_ids, text.positions, n_rules)
+        return np.where(text.positions > 0, self.values[ends], np.float32(0))
+
+    def predict_with_ends(
+        self, text: EncodedText
+    ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
+        """As ``predict``, and the node at which each token ends."""
+        ends = self.ends(text.token_ids, text.positions, [FOREVER])[0]
+        return np.where(text.positions > 0, self.values[ends], np.float32(0)), ends
 
     @cached_property
     def _members(self) -> tuple[UInt8[np.ndarray, "splits bytes"], Int32[np.ndarray, " nodes"]]:

@@ -30,7 +30,7 @@ class Harvest:
         self.values = (0.3 * liked + 0.6 * (liked & (before == 7)) - 0.4 * (self.token_ids == 4)).astype(np.float32)
         self.values += random.normal(0, 0.05, len(self.values)).astype(np.float32)
         self.counted = np.flatnonzero((self.positions > 0) & (self.documents != 5))
-        self.text = LaggedText.of(self.token_ids, self.positions, BOS, self.documents, self.half, OFFSETS)
+        self.text = LaggedText.of(self.token_ids, self.positions, self.documents, self.half, OFFSETS)
 
     def before(self, position: int, back: int) -> int:
         return int(self.token_ids[position - back]) if self.positions[position] >= back else BOS

@@ -1,9 +1,54 @@
 """The unit's token graph, the explanation that is judged."""
 
-from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.method.predict import TokenGraph
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32
+
+from n2g_assets.evaluation.material import Predictor, UnitMaterial
+from n2g_assets.method.classes import ClassGraph, grow_graph
+from n2g_assets.method.text import EncodedText
 
 
-def fit(material: UnitMaterial) -> TokenGraph:
-    """The graph as ``graph_nodes`` holds it; without rows it predicts 0 everywhere."""
-    return material.graph
+def fit(material: UnitMaterial) -> Predictor:
+    """The graph as its tables hold it; without rows the paper's predicts 0 everywhere."""
+    graph = material.graph
+    return ClassPredictor(graph, material) if isinstance(graph, ClassGraph) else graph
+
+
+@dataclass(frozen=True)
+class ClassPredictor:
+    """A graph of token classes, and those that are grown without some documents."""
+
+    graph: ClassGraph
+    material: UnitMaterial = field(repr=False)
+
+    def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
+        """Predicted normalised activation of every token; 0 at BOS."""
+        return self.graph.predict(text)
+
+    @cached_property
+    def left_out(self) -> Float32[np.ndarray, " tokens"]:
+        """What is predicted at each harvested token by graphs that did not see its document."""
+        return self.left_out_by_size([self.material.shared.method.max_rules])[0]
+
+    def left_out_by_size(self, sizes: list[int]) -> Float32[np.ndarray, "sizes tokens"]:
+        """The same by the best graphs of these numbers of rules."""
+        harvest, predicted = self.material.shared.harvest(), None
+        for documents, graph in self._folds:
+            found = graph.predict_sizes(harvest.text.encoded, sizes)
+            predicted = found if predicted is None else np.where(harvest.inside(documents), found, predicted)
+        return predicted
+
+    @cached_property
+    def _folds(self) -> list[tuple[list[str], ClassGraph]]:
+        shared, labels = self.material.shared, self.material.harvest_labels
+        harvest = shared.harvest()
+        grown = []
+        for documents in harvest.folds(shared.seed):
+            counted = np.flatnonzero(labels.counted & ~harvest.inside(documents))
+            bos_id, firing = shared.vocabulary.bos_id, shared.method.firing_threshold
+            graph = grow_graph(harvest.lagged, labels.values, counted, bos_id, firing, shared.method)
+            grown.append((documents, graph))
+        return grown

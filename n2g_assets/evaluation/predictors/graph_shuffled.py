@@ -1,21 +1,42 @@
 """Control: the graph of another unit of the layer, the unit's *partner*; what any graph would reach."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float32
 
 from n2g_assets.core.mixing import STEP, mixed
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.material import UnitMaterial
-from n2g_assets.method.predict import TokenGraph
+from n2g_assets.evaluation.harvest import HarvestText
+from n2g_assets.evaluation.material import Graph, UnitMaterial
+from n2g_assets.method.text import EncodedText
 
 
-def fit(material: UnitMaterial) -> TokenGraph | None:
+@dataclass(frozen=True)
+class OtherGraph:
+    """The graph of another unit, which has seen nothing of this one: all of the harvest is left out."""
+
+    graph: Graph
+    harvest: Callable[[], HarvestText] = field(repr=False)
+
+    def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
+        """Predicted normalised activation of every token; 0 at BOS."""
+        return self.graph.predict(text)
+
+    @cached_property
+    def left_out(self) -> Float32[np.ndarray, " tokens"]:
+        """What is predicted at each harvested token."""
+        return self.predict(self.harvest().text.encoded)
+
+
+def fit(material: UnitMaterial) -> OtherGraph | None:
     """The partner's graph; None where no other unit has a graph."""
-    if material.partner_nodes is None:
+    if material.partner_rows is None:
         return None
-    return TokenGraph.from_rows(material.partner_nodes, material.shared.vocabulary)
+    return OtherGraph(material.shared.graph_of(material.partner_rows), material.shared.harvest)
 
 
 def shuffled_partners(units: Sequence[Unit], seed: int, layer: int) -> dict[Unit, Unit]:
