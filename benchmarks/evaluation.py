@@ -3,9 +3,9 @@
 The evaluation is what a study runs: the pass through the held-out texts for all units, all predictors fitted and asked
 on all texts, scores, intervals, counterexamples and failures. The bare pass is the same model in plain transformers at
 the same batches, stopped at the same layer; it runs the first of every three batches, which stands for the tokens of
-its three. Graphs are those that a study stores; activations that it has cached are not used. Each layer is evaluated by
-itself, as if it were alone; a run of several layers reads the texts once for all. The ratio is the geometric mean over
-layers.
+its three. Graphs and the activations on the harvest are those that a study stores; what it has cached of the held-out
+texts is not used. Each layer is evaluated by itself, as if it were alone; a run of several layers reads the texts once
+for all. The ratio is the geometric mean over layers.
 
     python benchmarks/evaluation.py                     # study demo, its layers
     python benchmarks/evaluation.py --study smollm2 --layers 0,7,15
@@ -81,7 +81,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
     """What each layer of a stored study takes; says so.
 
     Args:
-        home: where the study is stored; nothing is written to it.
+        home: where the study is stored; nothing is written to it, unless what the model did on the harvest is gone.
         name: the study.
         layers: those that are evaluated if None.
 
@@ -95,6 +95,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
         raise StorageError(f"The study {name} has evaluated the layers {there}: materialize evaluation first.")
     with tempfile.TemporaryDirectory() as folder:
         session = Session(study, without_cache(home, Path(folder)), logging.getLogger())
+        session.cached_harvest = Session(study, home, logging.getLogger()).cached_harvest  # type: ignore[method-assign]
         tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in session.held_out_contexts.values())
         bare_seconds(session, layers[0])  # the first pass is slower
         found = []
