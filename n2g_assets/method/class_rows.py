@@ -1,4 +1,4 @@
-"""Rows of graphs of token classes: a :class:`ClassGraph` to tables ``graph_nodes``, ``rules``, ``token_classes`` and back.
+"""A graph of token classes as rows of the tables ``graph_nodes``, ``rules`` and ``token_classes``, and back.
 
 A rule's pattern stands in the order of the text, the activating token last and in square brackets. A class is its
 tokens between braces, those that matter most first: by the squared distance of a token's mean from what the parent

@@ -21,6 +21,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
@@ -55,11 +56,11 @@ class LaggedText:
         order = np.argsort(-counts, kind="stable")
         number_of = np.empty(len(ids), np.int32)
         number_of[order] = np.arange(len(ids), dtype=np.int32)
-        numbers = number_of[numbers]
+        frequent_first: Int32[np.ndarray, " tokens"] = number_of[numbers]
         places = np.arange(len(token_ids))
         lagged = np.empty((offsets, len(token_ids)), np.int32)
         for back in range(offsets):
-            lagged[back] = numbers[places - np.minimum(positions, back)]
+            lagged[back] = frequent_first[places - np.minimum(positions, back)]
         return cls(lagged, ids[order].astype(np.int32), half, documents)
 
 
@@ -214,7 +215,7 @@ def grow_graph(
         np.zeros(len(text.token_ids), np.int32),
     )
     nodes: list[_Node] = []
-    waiting: list[tuple[float, int, tuple[int, int, float, float, float, float]]] = []
+    waiting: list[tuple[float, int, list[Any]]] = []
 
     def add(parent: int, offset: int, all_but: bool, value: float, where: np.ndarray) -> None:
         number, rank = len(nodes), 1 if parent < 0 else nodes[parent].until + 1
@@ -225,7 +226,7 @@ def grow_graph(
             text.tokens, where, values, text.half, settings.class_shrinkage, settings.class_positions, *room
         )
         if gain > 0:
-            heapq.heappush(waiting, (-gain, number, tuple(split)))
+            heapq.heappush(waiting, (-gain, number, split))
 
     add(-1, 0, False, float(values[where].mean()), where)
     n_rules = 1

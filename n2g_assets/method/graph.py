@@ -211,7 +211,7 @@ def build_graphs(
     vocabulary: Vocabulary,
     settings: GraphSettings,
 ) -> BlockResult:
-    """Tables ``graph_nodes``, ``rules`` and an empty ``token_classes`` of a block of units; other units' rows are ignored.
+    """Tables ``graph_nodes``, ``rules`` and ``token_classes`` (empty) of a block; other units' rows are ignored.
 
     A unit is ``failed`` in the ledger where merging would make more than ``MAX_NODES`` nodes.
     """

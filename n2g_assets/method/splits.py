@@ -41,6 +41,27 @@ def _gather(
 
 
 @compiled
+def _fill_bins(
+    seen: Int32[np.ndarray, " tokens"], sums: Float64[np.ndarray, "halves vocabulary"],
+    counts: Float64[np.ndarray, "halves vocabulary"], shrinkage: float, half_mean: Float64[np.ndarray, " halves"],
+    mean: float, deviation: float, bin_sums: Float64[np.ndarray, "halves bins"],
+    bin_counts: Float64[np.ndarray, "halves bins"],
+) -> None:  # fmt: skip
+    """Puts each half's tokens into the bins of their values in the other half, and empties the room."""
+    bin_sums[:], bin_counts[:] = 0, 0
+    for index in range(len(seen)):
+        token = seen[index]
+        for side in range(2):
+            if counts[side, token] > 0:
+                other = 1 - side
+                value = (sums[other, token] + shrinkage * half_mean[other]) / (counts[other, token] + shrinkage)
+                place = bin_of(value, mean, deviation)
+                bin_sums[side, place] += sums[side, token]
+                bin_counts[side, place] += counts[side, token]
+        sums[0, token] = sums[1, token] = counts[0, token] = counts[1, token] = 0
+
+
+@compiled
 def best_split(
     lagged: Int32[np.ndarray, "offsets tokens"], where: Int64[np.ndarray, " here"],
     values: Float64[np.ndarray, " tokens"], half: UInt8[np.ndarray, " tokens"], shrinkage: float, fewest: int,
@@ -82,17 +103,7 @@ def best_split(
     low_sum, low_count = np.empty(2), np.empty(2)
     for candidate in range(len(lagged)):
         n_seen = _gather(lagged[candidate], where, values, half, sums, counts, seen)
-        bin_sums[:], bin_counts[:] = 0, 0
-        for index in range(n_seen):
-            token = seen[index]
-            for side in range(2):  # the order of one half decides where the other half's tokens go
-                if counts[side, token] > 0:
-                    other = 1 - side
-                    value = (sums[other, token] + shrinkage * half_mean[other]) / (counts[other, token] + shrinkage)
-                    place = bin_of(value, mean, deviation)
-                    bin_sums[side, place] += sums[side, token]
-                    bin_counts[side, place] += counts[side, token]
-            sums[0, token] = sums[1, token] = counts[0, token] = counts[1, token] = 0
+        _fill_bins(seen[:n_seen], sums, counts, shrinkage, half_mean, mean, deviation, bin_sums, bin_counts)
         low_sum[:], low_count[:] = 0, 0
         for place in range(BINS - 1):
             low_sum += bin_sums[:, place]

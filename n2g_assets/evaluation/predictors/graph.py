@@ -35,10 +35,11 @@ class ClassPredictor:
 
     def left_out_by_size(self, sizes: list[int]) -> Float32[np.ndarray, "sizes tokens"]:
         """The same by the best graphs of these numbers of rules."""
-        harvest, predicted = self.material.shared.harvest(), None
+        harvest = self.material.shared.harvest()
+        predicted = np.zeros((len(sizes), len(harvest.text.encoded)), np.float32)
         for documents, graph in self._folds:
-            found = graph.predict_sizes(harvest.text.encoded, sizes)
-            predicted = found if predicted is None else np.where(harvest.inside(documents), found, predicted)
+            inside = harvest.inside(documents)
+            predicted[:, inside] = graph.predict_sizes(harvest.text.encoded, sizes)[:, inside]
         return predicted
 
     @cached_property
