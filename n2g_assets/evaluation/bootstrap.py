@@ -62,7 +62,8 @@ def interval(draws: Float[np.ndarray, " draws"], score: float | None) -> tuple[f
     below = np.count_nonzero(defined < score - tolerance)
     tied = np.count_nonzero(np.abs(defined - score) <= tolerance)
     bias = normal.inv_cdf(min(max((below + tied / 2) / n, 1 / (2 * n)), 1 - 1 / (2 * n)))
-    low, high = np.quantile(defined, [normal.cdf(2 * bias + normal.inv_cdf(share)) for share in (0.025, 0.975)])
+    places = [(n - 1) * normal.cdf(2 * bias + normal.inv_cdf(share)) for share in (0.025, 0.975)]
+    low, high = np.interp(places, np.arange(n), np.sort(defined))  # np.quantile takes twice as long
     return min(float(low), score), max(float(high), score)
 
 
