@@ -14,7 +14,9 @@ from n2g_assets.assets.stage import LayerStage, fill_layer
 from n2g_assets.core import settings as parts
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit, unit_text
-from n2g_assets.evaluation.rule_tests import FreshText, try_rules
+from n2g_assets.evaluation.class_tests import try_class_rules
+from n2g_assets.evaluation.rule_tests import try_rules
+from n2g_assets.evaluation.trials import FreshText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.class_graphs import build_class_graphs
 from n2g_assets.method.graph import build_graphs
@@ -142,25 +144,36 @@ def _try(session: Session, layer: int, show: Progress) -> StageReport:
     held_out = session.held_out_contexts.get("random")
     contexts = session.contexts if held_out is None else held_out
     fresh = cache(lambda: FreshText.of(contexts, session.vocabulary))  # only where something is computed
-    settings = session.settings
+    also = {"contexts": hash_json(contexts["context_id"].to_list())}
+    method, tests = session.settings.method, session.settings.evaluation.part(parts.RuleTestSettings)
+    if method.preset == "paper":
+        return fill_layer(
+            session, RULE_TESTS, layer, show,
+            inputs=("rules", "graph_nodes"), settings=[method.part(parts.PredictionSettings), tests],
+            compute=lambda units, rows, a_max, method, tests: try_rules(
+                units, rows["rules"], rows["graph_nodes"], fresh(), a_max, session.prober(layer), method, tests
+            ),
+            also=also,
+        )  # fmt: skip
     return fill_layer(
         session, RULE_TESTS, layer, show,
-        inputs=("rules", "graph_nodes"),
-        settings=[settings.method.part(parts.PredictionSettings), settings.evaluation.part(parts.RuleTestSettings)],
-        compute=lambda units, rows, a_max, method, tests: try_rules(
-            units, rows["rules"], rows["graph_nodes"], fresh(), a_max, session.prober(layer), method, tests
+        inputs=("rules", "graph_nodes", "token_classes"), settings=[method.part(parts.Firing), tests],
+        compute=lambda units, rows, a_max, firing, tests: try_class_rules(
+            units, rows["rules"], rows["graph_nodes"], rows["token_classes"], fresh(), a_max, session.prober(layer),
+            firing.firing_threshold, tests,
         ),
-        also={"contexts": hash_json(contexts["context_id"].to_list())},
+        also=also,
     )  # fmt: skip
 
 
 RULE_TESTS = LayerStage(
     name="rule_tests",
-    description="Each rule tried on the model: its tokens in fresh contexts should make the unit fire, and with one "
-    "required token exchanged, moved or removed it should stay silent.",
-    code_version="2",
+    description="Rules tried on the model. Of classes: the activation should change as the rule says when one token in "
+    "fresh contexts is exchanged for one outside its class. Of the paper: the rule's tokens in fresh contexts should "
+    "make the unit fire, and with one of them exchanged, moved or removed it should stay silent.",
+    code_version="3",
     work=_try,
-    preview_columns=["unit", "sign", "rule_id", "n_matches", "fired", "n_near_misses", "silent"],
+    preview_columns=["unit", "sign", "rule_id", "predicted", "otherwise", "match_mean", "near_miss_mean", "held"],
 )
 
 STAGES = (TOP_EXAMPLES, PRUNED_EXAMPLES, AUGMENTED_EXAMPLES, NEURON_GRAPHS, RULE_TESTS)

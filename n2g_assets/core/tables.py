@@ -237,6 +237,16 @@ _TABLES = (
         _c("near_miss_tokens", pl.List(pl.String), "to which token of the rule: context or activating"),
         _c("n_context_near_misses", pl.Int32, "near misses in which a context token was changed"),
         _c("context_silent", pl.Int32, "of those, texts on which the unit stays silent"),
+        _c("near_miss_expected", _REALS, "what the graph expects at the end of each near miss; empty in the paper's"),
+        _c("predicted", pl.Float32, "normalised activation that the rule predicts, as rules.activation"),
+        _n("otherwise", pl.Float32, "mean of near_miss_expected; NULL without any"),
+        _n("match_mean", pl.Float32, "mean of match_activations; NULL without any"),
+        _n("near_miss_mean", pl.Float32, "mean of near_miss_activations; NULL without any"),
+        _n(
+            "held", pl.Boolean,
+            "whether match_mean less near_miss_mean has the sign of predicted less otherwise, and at least half of its "
+            "size; NULL where one of them is, and where nothing is claimed",
+        ),
     ),
     _unit_table(
         "reach",

@@ -109,7 +109,7 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
             )
     evaluation, counterexamples = unit_frame("evaluation", scores), unit_frame("counterexamples", wrong)
     measured = of_unit | {"evaluation": evaluation, "counterexamples": counterexamples}
-    failures = name_failures(unit, measured, a_max, threshold)
+    failures = name_failures(unit, measured, material.shared.vocabulary, a_max, threshold)
     chosen = unit_frame("thresholds", [
         {**unit.key(), "predictor": predictor, "kind": kind, **asdict(own)}
         for predictor, by_kind in thresholds.items() for kind, own in by_kind.items()

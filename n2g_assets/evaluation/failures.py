@@ -5,27 +5,31 @@ as the report prints them. A unit may have several kinds or none. Where a measur
 named.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float32, Int32
 
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import DocumentText
-from n2g_assets.method.predict import TokenGraph
+from n2g_assets.method.class_rows import classes_of, graph_of_rows
+from n2g_assets.method.classes import READ_RULES
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import unit_frame
+from n2g_assets.method.text import EncodedText
 
 FALSE_ALARM, MISS = "false_alarm", "miss"
 """Values of ``counterexamples.kind``."""
 RULE_WRONG, TOKEN_UNKNOWN = "rule fired wrongly", "token unknown"
 CONTEXT_UNMATCHED, VALUE_LOW = "context unmatched", "value too low"
-"""Values of ``counterexamples.cause``: a false alarm's; a miss on a token that is no activating node; one whose token
-is, but no path matches; one on which a path matches that predicts less than firing."""
+"""Values of ``counterexamples.cause``: a false alarm's; a miss on a token that no rule has as its activating token; one
+whose token some rule has, but no rule matches; one on which a rule matches that predicts less than firing."""
 
 # What FAILURE_RULES calls a third, half, fewer than half and so on.
 UNREDUCED_SHARE, UNKNOWN_SHARE, RIGHT_SHARE, PEAK_SHARE, COMPONENT_SHARE = 1 / 3, 1 / 2, 1 / 2, 1 / 2, 1 / 5
+STRONG_SHARE = 1 / 2
 LOW_RECALL, MIN_MISSES, MIN_ALARMS = 1 / 2, 3, 5
 
 FAILURE_RULES: dict[str, str] = {
@@ -36,24 +40,43 @@ FAILURE_RULES: dict[str, str] = {
     "token_classes_too_narrow": (
         "The graph finds fewer than half of the firing tokens of the unit's own test contexts, and at least half of "
         f"the misses kept as counterexamples ({MIN_MISSES} or more) are on tokens that no rule has as its activating "
-        "token."
+        "token; in graphs of classes, that stand in no class of activating tokens that expects more than the unit's "
+        "mean."
     ),
     "over_general_rule": (
         f"Fewer than half of the graph's alarms on random text are right (on the unit's own test contexts where there "
-        f"are fewer than {MIN_ALARMS}), or the unit fires on fewer than half of the texts made to match its rules."
+        f"are fewer than {MIN_ALARMS}), or the unit fires on fewer than half of the texts made to match rules that "
+        "predict firing."
     ),
     "weak_peak": "The unit fires at the peak of fewer than half of its test contexts.",
     "polysemantic": (
         "The rules fall apart into components that share no token, and at least two components each hold at least a "
-        "fifth of the prompts; rules on single tokens share none, be they forms of one word."
+        "fifth of the prompts; rules on single tokens share none, be they forms of one word; in graphs of classes, "
+        f"those of the best {READ_RULES} rules are compared that expect at least half of what the strongest expects, "
+        "by their activating tokens, whatever their case and the white space around them, and firings stand for "
+        "prompts."
     ),
 }
 """Every kind of failure, in the order of the table, and the rule that names it in one sentence."""
 
 
+class JudgedGraph(Protocol):
+    """What counterexamples need of a unit's graph."""
+
+    def predict_with_ends(
+        self, text: EncodedText
+    ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
+        """Predicted normalised activation of every token, and ``rules.end_node_id`` of the rule that gave it, or -1."""
+        ...
+
+    def activating(self, text: EncodedText) -> Bool[np.ndarray, " tokens"]:
+        """Whether some rule has each token as its activating token."""
+        ...
+
+
 def find_counterexamples(
     unit: Unit,
-    graph: TokenGraph,
+    graph: JudgedGraph,
     rules: pl.DataFrame,
     name: str,
     text: DocumentText,
@@ -69,7 +92,7 @@ def find_counterexamples(
     fires from ``threshold`` on, and is predicted to from ``alarm_threshold`` on.
     """
     predicted, ends = graph.predict_with_ends(text.encoded)
-    known = set(graph.roots.tolist())
+    activating = graph.activating(text.encoded)
     rule_of_end = dict(rules.select("end_node_id", "rule_id").iter_rows())
     fires, alarm = actual >= threshold, predicted >= alarm_threshold
     rows = []
@@ -81,10 +104,10 @@ def find_counterexamples(
             position, end = int(text.encoded.positions[token]), int(ends[token])
             if kind == FALSE_ALARM:
                 cause = RULE_WRONG
-            elif end >= 0:
-                cause = VALUE_LOW
+            elif not activating[token]:
+                cause = TOKEN_UNKNOWN
             else:
-                cause = CONTEXT_UNMATCHED if int(text.encoded.forms[token]) in known else TOKEN_UNKNOWN
+                cause = CONTEXT_UNMATCHED if end < 0 else VALUE_LOW
             rows.append({
                 **unit.key(), "text": name, "kind": kind, "rank": rank, "context_id": context_id,
                 "position": position, "predicted": float(predicted[token]), "actual": float(actual[token]),
@@ -93,11 +116,13 @@ def find_counterexamples(
     return rows
 
 
-def name_failures(unit: Unit, tables: Mapping[str, pl.DataFrame], a_max: float, threshold: float) -> pl.DataFrame:
+def name_failures(
+    unit: Unit, tables: Mapping[str, pl.DataFrame], vocabulary: Vocabulary, a_max: float, threshold: float
+) -> pl.DataFrame:
     """Rows of table ``failures`` of one unit, without study and layer, in the order of ``FAILURE_RULES``.
 
-    ``tables`` holds the unit's rows of ``top_examples``, ``pruned_examples``, ``rules``, ``rule_tests``,
-    ``evaluation`` and ``counterexamples``; a unit fires from ``threshold`` times ``a_max`` on.
+    ``tables`` holds the unit's rows of ``top_examples``, ``pruned_examples``, ``graph_nodes``, ``token_classes``,
+    ``rules``, ``rule_tests``, ``evaluation`` and ``counterexamples``; from ``threshold`` times ``a_max`` on it fires.
     """
     scores = {row["text"]: row for row in tables["evaluation"].filter(predictor="graph").iter_rows(named=True)}
     found: dict[str, tuple[float, str]] = {}  # by kind, the measured share that it goes by and the measurement
@@ -116,7 +141,8 @@ def name_failures(unit: Unit, tables: Mapping[str, pl.DataFrame], a_max: float, 
         reason += f"; recall on its own test contexts is {recall:.2f}."
         found["token_classes_too_narrow"] = unknown / len(causes), reason
 
-    wrong = [(share, words) for share, words in _shares_right(scores, tables["rule_tests"]) if share < RIGHT_SHARE]
+    alarming = tables["rule_tests"].filter(pl.col("predicted") >= pl.lit(threshold, pl.Float32))
+    wrong = [(share, words) for share, words in _shares_right(scores, alarming) if share < RIGHT_SHARE]
     if wrong:
         reason = ", and ".join(words for _, words in wrong)
         found["over_general_rule"] = min(wrong)[0], f"{reason[0].upper()}{reason[1:]}."
@@ -127,12 +153,14 @@ def name_failures(unit: Unit, tables: Mapping[str, pl.DataFrame], a_max: float, 
         reason = f"The unit fires at the peak of {firing} of {len(peaks)} test contexts."
         found["weak_peak"] = firing / len(peaks), reason
 
-    held = sorted(component_counts(tables["rules"].select("tokens", "count").rows()), reverse=True)
-    large = [count for count in held if count / sum(held) >= COMPONENT_SHARE]
+    of_classes = tables["rules"]["rank"].is_not_null().any()
+    rules = _strong_rules(tables, vocabulary) if of_classes else tables["rules"].select("tokens", "count").rows()
+    held = sorted(component_counts(rules), reverse=True)
+    large = [count for count in held if count / max(1, sum(held)) >= COMPONENT_SHARE]
     if len(large) > 1:
         listed = f"{', '.join(map(str, large[:-1]))} and {large[-1]}"
         reason = f"{len(large)} of {len(held)} components of rules that share no token hold"
-        reason += f" {listed} of {sum(held)} prompts."
+        reason += f" {listed} of {sum(held)} {'firings' if of_classes else 'prompts'}."
         found["polysemantic"] = large[1] / sum(held), reason
 
     rows = [{**unit.key(), "kind": kind, "share": share, "reason": reason} for kind, (share, reason) in found.items()]
@@ -148,11 +176,32 @@ def _shares_right(scores: Mapping[str, Mapping[str, Any]], rule_tests: pl.DataFr
             break
     matches, fired = (int(rule_tests[name].sum()) for name in ("n_matches", "fired"))
     if matches:
-        yield fired / matches, f"the unit fires on {fired} of {matches} texts made to match its rules"
+        yield fired / matches, f"the unit fires on {fired} of {matches} texts made to match rules that predict firing"
 
 
-def component_counts(rules: Sequence[tuple[Sequence[bytes | None], int]]) -> list[int]:
-    """Prompts behind each component of rules, given forms (None: any token, which joins nothing) and prompts of each.
+def _strong_rules(tables: Mapping[str, pl.DataFrame], vocabulary: Vocabulary) -> list[tuple[set[str], int]]:
+    """Activating tokens and firings of the strong rules of a graph of classes; a rule that names no token has all."""
+    graph = graph_of_rows(tables["graph_nodes"], tables["token_classes"], vocabulary.bos_id)
+    nodes = graph.rules_of(READ_RULES)
+    strong = nodes[graph.values[nodes] >= STRONG_SHARE * graph.values[nodes].max()]
+    forms = {
+        int(node): {_bare(vocabulary.tokens[token]) for token in each.tokens}
+        for node in strong
+        for each in classes_of(graph, int(node))
+        if each.offset == 0 and not each.all_but
+    }
+    any_token = {"", *(form for of_rule in forms.values() for form in of_rule)}
+    return [(forms.get(int(node), any_token), int(graph.firings[node])) for node in strong]
+
+
+def _bare(token: bytes) -> str:
+    """A token in lower case, without the white space around it if there is more to it."""
+    text = token.decode(errors="surrogateescape").lower()
+    return text.strip() or text
+
+
+def component_counts(rules: Sequence[tuple[Collection[bytes | str | None], int]]) -> list[int]:
+    """What each component of rules holds, given forms (None: any token, which joins nothing) and what each holds.
 
     Two rules are in one component where a chain of shared forms leads across.
     """

@@ -1,4 +1,4 @@
-"""Stage ``rule_tests``: what the model does where a rule matches, and where it only nearly does.
+"""Stage ``rule_tests`` of the method ``paper``: what the model does where a rule matches, and where it nearly does.
 
 1. Of each unit take the ``tested_rules`` rules that predict firing with the most prompts behind them; of equals the
    lower number.
@@ -15,118 +15,48 @@
    those turns in which the graph still predicts firing whatever is drawn; ``near_miss_tokens`` says which was changed.
 4. A match is kept if the unit's whole graph predicts firing at its end, a near miss if it neither matches the rule nor
    is predicted to fire; else it is drawn anew, up to ``ROUNDS`` times, and left out if none was found.
-5. Measure all texts of all units in one call; the activation at the last token counts.
-
-Each rule draws from a generator seeded from seed, layer, unit, sign and rule, and from the contexts alone, so that its
-texts are the same whichever other rules and units are tested beside it.
+5. Measure all texts of all units (``trials``).
 """
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool
 
 from n2g_assets.core.settings import PredictionSettings, RuleTestSettings
 from n2g_assets.core.units import Unit
+from n2g_assets.evaluation.trials import (
+    CHANGES,
+    MOVED,
+    REMOVED,
+    FreshText,
+    Text,
+    Trial,
+    generator_of,
+    measure_trials,
+)
 from n2g_assets.method.predict import TokenGraph
-from n2g_assets.method.probing import Prober, Vocabulary
-from n2g_assets.method.results import BlockResult, finish_block, rows_by_unit, unit_frame
+from n2g_assets.method.probing import Prober
+from n2g_assets.method.results import BlockResult, rows_by_unit
 from n2g_assets.method.text import EncodedText
-
-CHANGES = EXCHANGED, MOVED, REMOVED = "exchanged", "moved", "removed"
-"""Values of ``rule_tests.near_miss_changes``, in the order in which they take turns."""
-
-CONTEXT, ACTIVATING = "context", "activating"
-"""Values of ``rule_tests.near_miss_tokens``: which token of the rule was changed."""
-
-FRESH_TOKENS = (8, 16)
-"""Fewest and most tokens of fresh text before a rule's own."""
 
 ROUNDS = 16
 """Times a text is drawn before it is left out."""
 
-_DRAWS = 64
-"""Fresh tokens looked at to find one of another form."""
-
-Text = Int32[np.ndarray, " length"]
-"""Token ids of one text, BOS at position 0."""
-
 Wanted = TypeVar("Wanted", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class FreshText:
-    """Held-out contexts to draw runs and tokens from."""
+@dataclass(eq=False, kw_only=True)
+class RuleTrial(Trial):
+    """One rule of a trie while its texts are drawn and measured."""
 
-    contexts: list[Int32[np.ndarray, " length"]]
-    """Tokens of each context, BOS left out; none is empty."""
-    tokens: Int32[np.ndarray, " tokens"]
-    """Tokens of all contexts in sequence."""
-    frequency: Int64[np.ndarray, " d_vocab"]
-    """How often each token id occurs."""
-    tokens_of: list[Int64[np.ndarray, " same_form"]]
-    """By form, its token ids, ascending."""
-    vocabulary: Vocabulary
-
-    @classmethod
-    def of(cls, contexts: pl.DataFrame, vocabulary: Vocabulary) -> "FreshText":
-        """The text of some contexts, in the order of their ids.
-
-        Raises:
-            ValueError: there is no token in them but BOS.
-        """
-        runs = [row.to_numpy()[1:] for row in contexts.sort("context_id")["token_ids"] if len(row) > 1]
-        if not runs:
-            raise ValueError("Rules cannot be tested without held-out contexts to take fresh text from.")
-        tokens = np.concatenate(runs).astype(np.int32)
-        frequency = np.bincount(tokens, minlength=len(vocabulary.form_of))
-        last = np.cumsum(np.bincount(vocabulary.form_of))
-        tokens_of = np.split(np.argsort(vocabulary.form_of, kind="stable"), last[:-1])
-        return cls(runs, tokens, frequency, tokens_of, vocabulary)
-
-    def run(self, number: int, generator: np.random.Generator) -> Int32[np.ndarray, " number"]:
-        """A run of tokens as it stands in a random context; where that is too short, another run follows."""
-        pieces: list[np.ndarray] = []
-        while number:
-            context = self.contexts[generator.integers(len(self.contexts))]
-            length = min(number, len(context))
-            start = generator.integers(len(context) - length + 1)
-            pieces.append(context[start : start + length])
-            number -= length
-        return np.concatenate(pieces)
-
-    def token_of(self, form: int, generator: np.random.Generator) -> int:
-        """A token id of a form, drawn by its frequency; the lowest where none occurs."""
-        candidates = self.tokens_of[form]
-        upto = np.cumsum(self.frequency[candidates])
-        if not upto[-1]:
-            return int(candidates[0])
-        return int(candidates[np.searchsorted(upto, generator.integers(upto[-1]), side="right")])
-
-    def token_unlike(self, form: int, generator: np.random.Generator) -> int | None:
-        """A token id of another form, drawn by its frequency; none where hardly any other occurs."""
-        drawn = self.tokens[generator.integers(len(self.tokens), size=_DRAWS)]
-        unlike = drawn[self.vocabulary.form_of[drawn] != form]
-        return int(unlike[0]) if len(unlike) else None
-
-
-@dataclass(eq=False)
-class RuleTrial:
-    """One rule while its texts are drawn; lives only inside ``try_rules``."""
-
-    unit: Unit
-    rule_id: int
     forms: list[int | None]
     """Index into ``Vocabulary.forms`` from the activating token backwards; none: any token."""
-    generator: np.random.Generator
-    matches: list[Text] = field(default_factory=list)
-    near_misses: list[tuple[Text, str, int]] = field(default_factory=list)
-    """Each with its change and the offset of the changed token: tokens before the activating one."""
 
     @property
     def required(self) -> list[int]:
@@ -135,12 +65,11 @@ class RuleTrial:
 
     def draw_match(self, fresh: FreshText) -> Text:
         """A fresh context with the rule's tokens at its end (step 2)."""
-        before = int(self.generator.integers(FRESH_TOKENS[0], FRESH_TOKENS[1] + 1))
-        text = np.append(np.int32(fresh.vocabulary.bos_id), fresh.run(before + len(self.forms), self.generator))
+        text = fresh.begin(len(self.forms), self.generator)
         for offset, form in enumerate(self.forms):
             if form is not None:
                 text[-1 - offset] = fresh.token_of(form, self.generator)
-        return text.astype(np.int32)
+        return text
 
     def draw_near_miss(self, number: int, change: str, offset: int, fresh: FreshText) -> Text | None:
         """A match with the token at an offset changed (step 3); none where it cannot be, or still matches the rule.
@@ -197,40 +126,19 @@ def try_rules(
         if not chosen:
             continue
         graph = TokenGraph.from_rows(graph_nodes.filter(unit=unit.number, sign=unit.sign), fresh.vocabulary)
-        seed = [evaluation.seed, prober.layer, unit.number, int(unit.sign < 0)]
         own = [
             RuleTrial(
-                unit,
-                rule["rule_id"],
-                [None if form is None else fresh.vocabulary.form_ids[form] for form in rule["tokens"]],
-                np.random.default_rng(np.random.SeedSequence([*seed, rule["rule_id"]])),
+                unit=unit,
+                rule_id=rule["rule_id"],
+                predicted=rule["activation"],
+                generator=generator_of(evaluation.seed, prober.layer, unit, rule["rule_id"]),
+                forms=[None if form is None else fresh.vocabulary.form_ids[form] for form in rule["tokens"]],
             )
             for rule in sorted(chosen, key=lambda rule: rule["rule_id"])
         ]
         _draw_texts(own, graph, fresh, threshold, evaluation.rule_texts)
         trials += own
-    texts = [
-        (trial.unit, text) for trial in trials for text in (*trial.matches, *(near for near, *_ in trial.near_misses))
-    ]
-    answers = iter(prober.activations([text for _, text in texts], [unit for unit, _ in texts]) if texts else [])
-    rows = []
-    for trial in trials:
-        matched, missed = (
-            np.array([next(answers)[-1] for _ in drawn], np.float64) / a_max[trial.unit]
-            for drawn in (trial.matches, trial.near_misses)
-        )
-        silent, of_context = missed < threshold, np.array([offset > 0 for *_, offset in trial.near_misses], bool)
-        rows.append({
-            **trial.unit.key(), "rule_id": trial.rule_id,
-            "n_matches": len(matched), "fired": int((matched >= threshold).sum()),
-            "n_near_misses": len(missed), "silent": int(silent.sum()),
-            "match_ids": [text.tolist() for text in trial.matches], "match_activations": matched,
-            "near_miss_ids": [text.tolist() for text, *_ in trial.near_misses], "near_miss_activations": missed,
-            "near_miss_changes": [change for _, change, _ in trial.near_misses],
-            "near_miss_tokens": [CONTEXT if offset else ACTIVATING for *_, offset in trial.near_misses],
-            "n_context_near_misses": int(of_context.sum()), "context_silent": int((of_context & silent).sum()),
-        })  # fmt: skip
-    return finish_block(units, {"rule_tests": unit_frame("rule_tests", rows)})
+    return measure_trials(units, trials, a_max, prober, threshold)
 
 
 def turns(required: Sequence[int], start: int, number: int) -> list[tuple[str, int]]:

@@ -32,6 +32,9 @@ from n2g_assets.method.text import EncodedText
 FOREVER = np.iinfo(np.int32).max
 """``ClassGraph.until`` of nodes that no split divides."""
 
+READ_RULES = 10
+"""Rules of the graph that a person reads and that ``rule_tests`` puts to the model."""
+
 
 @dataclass(frozen=True)
 class LaggedText:
@@ -152,6 +155,16 @@ class ClassGraph:
         splits = np.repeat(split_of[np.maximum(self.parents, 0)], np.diff(self.starts))
         np.bitwise_or.at(member, (splits, self.tokens >> 3), (1 << (self.tokens & 7)).astype(np.uint8))
         return member, split_of
+
+    def activating(self, text: EncodedText) -> Bool[np.ndarray, " tokens"]:
+        """Whether each token is in a class at offset 0 that expects more than the unit's mean."""
+        nodes = np.flatnonzero((self.offsets == 0) & (self.values > self.values[0]))  # all_but nodes have no tokens
+        classes = [self.tokens[self.members(node)] for node in nodes]
+        return np.isin(text.token_ids, np.concatenate([self.tokens[:0], *classes]))
+
+    def members(self, node: int | np.integer) -> slice:
+        """Where ``tokens``, ``counts`` and ``means`` have the class of a node."""
+        return slice(int(self.starts[node]), int(self.starts[node + 1]))
 
     def rules_of(self, n_rules: int) -> Int64[np.ndarray, " rules"]:
         """The nodes that end a rule in the graph of ``n_rules`` rules; all of them where there are fewer."""

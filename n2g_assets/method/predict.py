@@ -16,7 +16,7 @@ from operator import itemgetter
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from n2g_assets.core.errors import RowsError
 from n2g_assets.method.probing import Vocabulary
@@ -123,6 +123,10 @@ class TokenGraph:
             ranks=ranks[order], best_below=best_below[order], value_at=values[ends],
             end_at=ends.astype(np.int32) if node_ids is None else node_ids[ends],
         )  # fmt: skip
+
+    def activating(self, text: EncodedText) -> Bool[np.ndarray, " tokens"]:
+        """Whether each token has the form of an activating node."""
+        return np.isin(text.forms, self.roots)
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Predicted normalised activation at every token, 0 where no end is reached.

@@ -5,8 +5,9 @@ import polars as pl
 
 from n2g_assets.core.settings import EvaluationSettings, MethodSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.rule_tests import FreshText, try_rules
-from n2g_assets.method.graph import rule_rows
+from n2g_assets.evaluation.rule_tests import try_rules
+from n2g_assets.evaluation.trials import FreshText
+from n2g_assets.method.graph import NO_CLASSES, rule_rows
 from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.method.toy import BOS, conform, vocabulary_of
 
@@ -46,6 +47,7 @@ def graph_of(*paths, unit=UNIT) -> list[dict]:
                 nodes[key] = {
                     **unit.key(), "node_id": len(nodes),
                     "parent_id": nodes[key[:-1]]["node_id"] if key[:-1] else None, "depth": length - 1,
+                    "offset": 1 - length, "all_but": False, **NO_CLASSES,
                     "token": key[-1], "activation": 1.0, "importance": None,
                     "kind": "activating" if length == 1 else "ignore" if key[-1] is None else "context",
                     "end_activation": None, "end_count": 0,

@@ -147,8 +147,7 @@ def small_layer(
         layer=LAYER,
         rows={
             "top_examples": top, "pruned_examples": pruned, "saliencies": saliencies,
-            "graph_nodes": graphs["graph_nodes"], "rules": graphs["rules"],
-            "rule_tests": unit_frame("rule_tests", []),
+            **graphs, "rule_tests": unit_frame("rule_tests", []),
         },
         a_max=a_max,
         texts={name: DocumentText.of(corpus, VOCABULARY) for name, corpus in texts.items()},

@@ -25,11 +25,13 @@ RULES = pl.DataFrame({"end_node_id": [8, 7], "rule_id": [0, 3]})
 
 @dataclass
 class PrescribedGraph:
-    """Predicts what it is told to; a is its only activating form."""
+    """Predicts what it is told to; a is its only activating token."""
 
     predicted: np.ndarray
     ends: np.ndarray
-    roots = VOCABULARY.form_of[[A]]
+
+    def activating(self, text):
+        return text.forms == VOCABULARY.form_of[A]
 
     def predict_with_ends(self, text):
         return self.predicted, self.ends

@@ -16,7 +16,7 @@ from n2g_assets.evaluation.evaluate import evaluate_units
 from n2g_assets.evaluation.failures import name_failures
 from n2g_assets.evaluation.material import LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.texts import DocumentText
-from n2g_assets.method.graph import build_graphs
+from n2g_assets.method.graph import NO_CLASSES, build_graphs
 from n2g_assets.method.results import BlockResult, unit_frame
 from n2g_assets_tests.evaluation.slow_evaluation import (
     chosen_n,
@@ -173,7 +173,7 @@ def test_failures_are_those_of_the_rows_that_are_given_back(layer, result):
     expected = []
     for unit in UNITS:
         own = {name: frame.filter(unit=unit.number, sign=unit.sign) for name, frame in tables.items()}
-        expected.append(name_failures(unit, own, A_MAX, METHOD.firing_threshold))
+        expected.append(name_failures(unit, own, VOCABULARY, A_MAX, METHOD.firing_threshold))
     assert result.tables["failures"].height
     assert_frame_equal(result.tables["failures"], pl.concat(expected))
 
@@ -231,6 +231,7 @@ def by_hand(
             **unit.key(), "node_id": number, "parent_id": parent, "depth": int(parent is not None),
             "kind": "activating" if parent is None else "context", "token": form, "activation": 1.0,
             "importance": None, "end_activation": end, "end_count": int(end is not None),
+            "offset": -int(parent is not None), "all_but": False, **NO_CLASSES,
         }
         for number, (parent, form, end) in enumerate(nodes)
     ]  # fmt: skip
@@ -238,11 +239,11 @@ def by_hand(
     rules = [
         {
             **unit.key(), "rule_id": rule, "end_node_id": number, "pattern": "", "tokens": [nodes[0][1]],
-            "activation": 1.0, "count": 1,
+            "activation": 1.0, "count": 1, **NO_CLASSES,
         }
         for rule, number in enumerate(ends)
     ]  # fmt: skip
-    names = ("pruned_examples", "saliencies", "rule_tests")
+    names = ("pruned_examples", "saliencies", "rule_tests", "token_classes")
     rows = {
         "top_examples": unit_frame("top_examples", top), "graph_nodes": unit_frame("graph_nodes", graph),
         "rules": unit_frame("rules", rules), **{name: unit_frame(name, []) for name in names},

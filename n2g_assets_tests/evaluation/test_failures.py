@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.failures import FAILURE_RULES, component_counts, name_failures
 from n2g_assets.method.results import unit_schema
-from n2g_assets_tests.method.toy import conform
+from n2g_assets_tests.method.toy import conform, vocabulary_of
 
 UNIT = Unit(7, 1)
 A_MAX = 4.0
+VOCABULARY = vocabulary_of(["cat", " Cat", "dog", " the", "\n", " "])
 
 
 def frame(table, rows) -> pl.DataFrame:
@@ -22,7 +23,7 @@ def frame(table, rows) -> pl.DataFrame:
 
 
 def tables_of(
-    peaks=(), reduced=(), rules=(), graph=(), causes=(), tests=(), split="test", kind="miss"
+    peaks=(), reduced=(), rules=(), graph=(), causes=(), tests=(), split="test", kind="miss", predicted=1.0
 ) -> dict[str, pl.DataFrame]:
     """Everything ``name_failures`` reads, for one unit.
 
@@ -35,6 +36,7 @@ def tables_of(
         tests: (matches, fired) of each tested rule.
         split: side of the contexts.
         kind: kind of the counterexamples.
+        predicted: what each tested rule predicts.
     """
     rows = {
         "top_examples": [{"rank": rank, "split": split, "activation": peak} for rank, peak in enumerate(peaks)],
@@ -45,13 +47,17 @@ def tables_of(
             for text, right, wrong, recall in graph
         ],
         "counterexamples": [{"kind": kind, "rank": rank, "cause": cause} for rank, cause in enumerate(causes)],
-        "rule_tests": [{"rule_id": i, "n_matches": n, "fired": fired} for i, (n, fired) in enumerate(tests)],
+        "rule_tests": [
+            {"rule_id": i, "n_matches": n, "fired": fired, "predicted": predicted} for i, (n, fired) in enumerate(tests)
+        ],
+        "graph_nodes": [],
+        "token_classes": [],
     }
     return {name: frame(name, own) for name, own in rows.items()}
 
 
 def named(a_max=A_MAX, threshold=0.5, tables=None, **given) -> list[dict]:
-    failures = name_failures(UNIT, tables or tables_of(**given), a_max, threshold)
+    failures = name_failures(UNIT, tables or tables_of(**given), VOCABULARY, a_max, threshold)
     assert set(failures.select("unit", "sign").iter_rows()) <= {UNIT}
     return conform("failures", failures).rows(named=True)
 
@@ -125,17 +131,20 @@ def test_over_general_rule_where_fewer_than_half_of_the_matching_texts_fire():
     assert the_one(tests=[(4, 0), (4, 3)]) == (
         "over_general_rule",
         0.375,
-        "The unit fires on 3 of 8 texts made to match its rules.",
+        "The unit fires on 3 of 8 texts made to match rules that predict firing.",
     )
     assert kinds(tests=[(4, 0), (4, 4)]) == []
     assert kinds(tests=[(0, 0)]) == []
+    assert kinds(tests=[(4, 0)], predicted=0.5) == ["over_general_rule"]
+    assert kinds(tests=[(4, 0)], predicted=0.49) == []
 
 
 def test_over_general_rule_says_both_where_both_hold_and_goes_by_the_smaller_share():
     assert the_one(graph=[("random", 2, 6, 1.0)], tests=[(10, 1)]) == (
         "over_general_rule",
         0.1,
-        "2 of 8 alarms on random text are right, and the unit fires on 1 of 10 texts made to match its rules.",
+        "2 of 8 alarms on random text are right, and the unit fires on 1 of 10 texts made to match "
+        "rules that predict firing.",
     )
     assert the_one(graph=[("random", 2, 6, 1.0)], tests=[(10, 5)])[1:] == (
         0.25,
@@ -175,6 +184,71 @@ def test_rules_are_joined_by_a_context_token_of_one_and_the_activating_token_of_
     assert component_counts([((b"a", b"c"), 1), ((b"b", b"d"), 2), ((b"d", b"a"), 4)]) == [7]
 
 
+def class_graph(*rules: tuple[float, int, dict[int, list[int]]]) -> dict[str, pl.DataFrame]:
+    """Rows of a graph in which each node splits off one rule from all that is left.
+
+    A rule holds its value, its firings, and a class of token ids by offset; those of one rule hang below each other.
+    """
+    nodes = [{"node_id": 0, "end_activation": 0.0, "rank": 1, "offset": 0, "all_but": False, "firings": 0}]
+    members, last = [], 0
+    for value, firings, classes in rules:
+        rest, parent = None, last
+        for offset, tokens in classes.items():
+            node = len(nodes)
+            rank = (node + 1) // 2 + 1
+            nodes[parent]["until"] = rank - 1
+            common = {"parent_id": parent, "rank": rank, "offset": offset, "end_activation": 0.0, "firings": 0}
+            nodes += [{"node_id": node, "all_but": False, **common}, {"node_id": node + 1, "all_but": True, **common}]
+            members += [{"node_id": node, "token_id": token, "count": 1, "mean": 1.0} for token in tokens]
+            rest, parent = rest or node + 1, node
+        nodes[parent] |= {"end_activation": value, "firings": firings}
+        last = rest
+    nodes = [node | {"end_count": 1, "documents": 1, "activation": node["end_activation"]} for node in nodes]
+    rules_ = [{"rule_id": node["node_id"], "end_node_id": node["node_id"], "tokens": [], "rank": 1} for node in nodes]
+    return {name: frame(name, own) for name, own in
+            (("graph_nodes", nodes), ("token_classes", members), ("rules", rules_))}  # fmt: skip
+
+
+def named_of_classes(*rules) -> list[tuple[str, float, str]]:
+    rows = named(tables=tables_of() | class_graph(*rules))
+    return [(row["kind"], row["share"], row["reason"]) for row in rows]
+
+
+CAT, TITLED_CAT, DOG, THE, LINE, SPACE = range(2, 8)
+
+
+def test_class_rules_are_polysemantic_where_their_activating_classes_share_no_token():
+    assert named_of_classes((0.8, 4, {0: [CAT]}), (0.4, 1, {0: [DOG]})) == [
+        ("polysemantic", 0.2, "2 of 2 components of rules that share no token hold 4 and 1 of 5 firings.")
+    ]
+    assert named_of_classes((0.8, 5, {0: [CAT]}), (0.4, 1, {0: [DOG]})) == []
+
+
+def test_class_rules_share_tokens_in_any_case_and_with_or_without_space_around_them():
+    assert named_of_classes((0.8, 1, {0: [CAT]}), (0.8, 1, {0: [DOG, TITLED_CAT]})) == []
+    assert len(named_of_classes((0.8, 1, {0: [LINE]}), (0.8, 1, {0: [SPACE]}))) == 1
+
+
+def test_class_rules_below_half_of_the_strongest_and_classes_of_the_context_do_not_count():
+    assert named_of_classes((0.8, 1, {0: [CAT]}), (0.39, 1, {0: [DOG]})) == []
+    assert len(named_of_classes((0.8, 1, {0: [CAT], -1: [THE]}), (0.8, 1, {0: [DOG], -1: [THE]}))) == 1
+
+
+def test_a_class_rule_that_names_no_activating_token_shares_all():
+    assert named_of_classes((0.8, 1, {0: [CAT]}), (0.8, 1, {-1: [THE]}), (0.8, 1, {0: [DOG]})) == []
+
+
+def test_only_the_best_rules_of_a_graph_of_classes_count():
+    weak = [(0.1, 0, {-2: [THE]})] * 8
+    assert len(named_of_classes(*weak, (0.8, 1, {0: [CAT]}))) == 0
+    assert len(named_of_classes(*weak[:7], (0.8, 1, {0: [CAT]}), (0.8, 1, {0: [DOG]}))) == 1
+    assert named_of_classes(*weak, (0.8, 1, {0: [CAT]}), (0.8, 1, {0: [DOG]})) == []
+
+
+def test_a_class_graph_that_fires_nowhere_is_not_polysemantic():
+    assert named_of_classes((0.8, 0, {0: [CAT]}), (0.8, 0, {0: [DOG]})) == []
+
+
 RULE = st.tuples(st.tuples(st.integers(0, 9), st.lists(st.none() | st.integers(0, 9), max_size=2)), st.integers(1, 5))
 
 
@@ -200,7 +274,7 @@ EVERYTHING = {
 
 
 def test_a_unit_may_have_all_kinds_or_none():
-    everything = name_failures(UNIT, tables_of(**EVERYTHING), A_MAX, 0.5)
+    everything = name_failures(UNIT, tables_of(**EVERYTHING), VOCABULARY, A_MAX, 0.5)
     assert everything["kind"].to_list() == list(FAILURE_RULES)
     assert named() == []
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.settings import EvaluationSettings
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.rule_tests import ACTIVATING, CHANGES, CONTEXT, FreshText, try_rules, turns
+from n2g_assets.evaluation.rule_tests import try_rules, turns
+from n2g_assets.evaluation.trials import ACTIVATING, CHANGES, CONTEXT, FreshText
 from n2g_assets.method.graph import rule_rows
 from n2g_assets.method.results import unit_frame
 from n2g_assets_tests.evaluation.rules_by_hand import (

@@ -9,6 +9,7 @@ import pytest
 from n2g_assets.core.settings import ClassSettings
 from n2g_assets.method.classes import FOREVER, ClassGraph, LaggedText, grow_graph
 from n2g_assets.method.splits import BINS
+from n2g_assets.method.text import EncodedText
 
 BOS, OFFSETS = 0, 3
 SETTINGS = ClassSettings(max_rules=12, class_offsets=OFFSETS, class_shrinkage=2.0, class_positions=3)
@@ -187,6 +188,19 @@ def test_two_sizes_may_be_asked_in_any_order(harvest, graph):
     both = graph.ends(harvest.token_ids, harvest.positions, [7, 2, 7])
     assert np.array_equal(both[0], both[2])
     assert np.array_equal(both[1], graph.ends(harvest.token_ids, harvest.positions, [2])[0])
+
+
+def test_a_token_is_activating_where_a_class_at_offset_0_expects_more_than_the_mean(harvest, graph):
+    classes = [
+        set(graph.tokens[graph.starts[node] : graph.starts[node + 1]].tolist())
+        for node in range(1, len(graph))
+        if graph.offsets[node] == 0 and not graph.all_but[node] and graph.values[node] > graph.values[0]
+    ]
+    tokens = np.arange(16, dtype=np.int32)
+    found = graph.activating(EncodedText.from_forms(tokens, tokens, 16))
+    assert found.tolist() == [any(token in members for members in classes) for token in tokens.tolist()]
+    assert found[[3, 5]].all()
+    assert not found[[BOS, 4, 15]].any()
 
 
 def test_test_documents_do_not_count(harvest):

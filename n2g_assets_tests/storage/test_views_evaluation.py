@@ -105,11 +105,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     put("layer_scores", *LAYER_SCORES)
     tests = [
         {"unit": 0, "rule_id": 0, "n_matches": 4, "fired": 3, "n_near_misses": 4, "silent": 4}
-        | {"n_context_near_misses": 3, "context_silent": 3},
+        | {"n_context_near_misses": 3, "context_silent": 3, "held": True},
         {"unit": 0, "rule_id": 1, "n_matches": 2, "fired": 0, "n_near_misses": 4, "silent": 1}
-        | {"n_context_near_misses": 1, "context_silent": 0},
+        | {"n_context_near_misses": 1, "context_silent": 0, "held": False},
         {"unit": 1, "rule_id": 0, "n_matches": 2, "fired": 2},
-        {"unit": 2, "rule_id": 0, "n_matches": 1, "fired": 0, "n_near_misses": 2, "silent": 1},
+        {"unit": 2, "rule_id": 0, "n_matches": 1, "fired": 0, "n_near_misses": 2, "silent": 1, "held": True},
     ]
     put("rule_tests", *tests)
     wrong = [
@@ -254,18 +254,18 @@ def test_fidelity_card_shows_coverage_rule_tests_failures_and_the_strongest_rule
 ) -> None:
     names = (
         "random_coverage_firings, rules_tested, n_matches, fired_share, n_near_misses, silent_share, "
-        "n_context_near_misses, context_silent_share, failures, top_pattern"
+        "n_context_near_misses, context_silent_share, held_share, failures, top_pattern"
     )
     assert one(database, names, "fidelity_card", "layer = 7 AND unit = 0") == (
-        0.0, 2, 6, 0.5, 8, 0.625, 4, 0.75, "over_general_rule, weak_peak", "the [cat]"
+        0.0, 2, 6, 0.5, 8, 0.625, 4, 0.75, 0.5, "over_general_rule, weak_peak", "the [cat]"
     )  # fmt: skip
     assert one(database, names, "fidelity_card", "layer = 7 AND unit = 1") == (
-        0.25, 1, 2, 1.0, 0, None, 0, None, "weak_peak", None
+        0.25, 1, 2, 1.0, 0, None, 0, None, None, "weak_peak", None
     )  # fmt: skip
     changed_tokens = "n_near_misses, silent_share, n_context_near_misses, context_silent_share"
     assert one(database, changed_tokens, "fidelity_card", "layer = 7 AND unit = 2") == (2, 0.5, 0, None)
     assert one(database, names, "fidelity_card", f"layer = 7 AND unit = {DEAD}") == (
-        None, 0, None, None, None, None, None, None, None, None
+        None, 0, None, None, None, None, None, None, None, None, None
     )  # fmt: skip
 
 
@@ -331,8 +331,8 @@ def test_controls_stand_beside_the_graph_with_both_intervals_and_the_difference(
 
 def test_rule_test_summary_adds_up_the_tests_of_a_layer(database: Database) -> None:
     assert ask(database, "SELECT * EXCLUDE (study) FROM rule_test_summary WHERE study = 'demo'") == [
-        (7, 5, 3, 4, 9, 5, 5 / 9, 10, 6, 0.6, 4, 0.75),
-        (8, 2, 0, 0, 0, 0, None, 0, 0, None, 0, None),
+        (7, 5, 3, 4, 9, 5, 5 / 9, 10, 6, 0.6, 4, 0.75, 3, 2, 2 / 3),
+        (8, 2, 0, 0, 0, 0, None, 0, 0, None, 0, None, 0, 0, None),
     ]
 
 

@@ -111,6 +111,29 @@ def test_near_misses_are_counted_by_change_with_the_studys_own_threshold(databas
     assert found == [(7, "activating", "removed", 1, 1, 1.0), (7, "context", "moved", 2, 1, 0.5)]
 
 
+def test_near_misses_of_class_rules_show_how_much_of_the_expected_change_came(database) -> None:
+    insert(database, "studies", {"settings": '{"method": {"firing_threshold": 0.5}}'})
+    insert(
+        database,
+        "rule_tests",
+        {
+            "rule_id": 0, "predicted": 0.75, "match_mean": 1.0, "near_miss_activations": [0.5, 1.0],
+            "near_miss_tokens": ["activating", "context"], "near_miss_changes": ["exchanged"] * 2,
+            "near_miss_expected": [0.0, 0.25],
+        },
+        {
+            "rule_id": 1, "predicted": -0.5, "match_mean": -0.25, "near_miss_activations": [0.0],
+            "near_miss_tokens": ["activating"], "near_miss_changes": ["exchanged"], "near_miss_expected": [0.0],
+        },
+        {
+            "rule_id": 2, "match_mean": 1.0, "near_miss_activations": [0.0],
+            "near_miss_tokens": ["context"], "near_miss_changes": ["removed"],
+        },
+    )  # fmt: skip
+    found = database.execute("SELECT token, texts, silent, changed_share FROM near_miss_summary").fetchall()
+    assert found == [("activating", 2, 1, 0.75 / 1.25), ("context", 1, 0, 0.0), ("context", 1, 1, None)]
+
+
 def test_of_counterexamples_the_worst_of_each_unit_come_first_with_the_exact_bytes_of_their_window(database) -> None:
     insert(database, "vocabulary", {"token_id": 0, "token": b"\xff"}, {"token_id": 1, "token": b" a"})
     where = {"text": "random", "kind": "miss", "token_ids": [1, 0, 5]}

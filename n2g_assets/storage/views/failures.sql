@@ -122,7 +122,9 @@ WITH asked AS (
         CAST(sum(n_near_misses) AS BIGINT) AS n_near_misses,
         CAST(sum(silent) AS BIGINT) AS silent,
         CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
-        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
+        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share,
+        count(held) AS rules_graded,
+        count(*) FILTER (WHERE held) AS rules_held
     FROM rule_tests
     GROUP BY ALL
 )
@@ -139,11 +141,14 @@ SELECT
     coalesce(t.silent, 0) AS silent,
     t.silent / nullif(t.n_near_misses, 0) AS silent_share,
     coalesce(t.n_context_near_misses, 0) AS n_context_near_misses,
-    t.context_silent_share
+    t.context_silent_share,
+    coalesce(t.rules_graded, 0) AS rules_graded,
+    coalesce(t.rules_held, 0) AS rules_held,
+    t.rules_held / nullif(t.rules_graded, 0) AS held_share
 FROM asked
 LEFT JOIN tests AS t USING (study, layer)
 ORDER BY study, layer;
-COMMENT ON VIEW rule_test_summary IS 'The rules of each layer, tested on the model: on how many texts that match the unit fires, and on how many near misses it stays silent.';
+COMMENT ON VIEW rule_test_summary IS 'The rules of each layer, tested on the model: on how many texts that match the unit fires, on how many near misses it stays silent, and how many rules of classes held.';
 COMMENT ON COLUMN rule_test_summary.units IS 'units asked for';
 COMMENT ON COLUMN rule_test_summary.units_tested IS 'of those, units with a tested rule';
 COMMENT ON COLUMN rule_test_summary.rules_tested IS 'rules tested';
@@ -153,6 +158,9 @@ COMMENT ON COLUMN rule_test_summary.n_near_misses IS 'texts tried that nearly ma
 COMMENT ON COLUMN rule_test_summary.silent_share IS 'silent as a share of n_near_misses; NULL where none was tried';
 COMMENT ON COLUMN rule_test_summary.n_context_near_misses IS 'those of n_near_misses in which a context token was changed';
 COMMENT ON COLUMN rule_test_summary.context_silent_share IS 'of those, the share on which the unit stays silent; NULL where none was tried';
+COMMENT ON COLUMN rule_test_summary.rules_graded IS 'those of rules_tested that were graded (rule_tests.held is not NULL); 0 for the paper''s graphs';
+COMMENT ON COLUMN rule_test_summary.rules_held IS 'of those, rules that held: the activation changes as they say when one token is exchanged';
+COMMENT ON COLUMN rule_test_summary.held_share IS 'rules_held as a share of rules_graded; NULL where none was graded';
 
 CREATE VIEW rule_support AS
 SELECT

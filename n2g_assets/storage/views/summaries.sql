@@ -96,7 +96,10 @@ WITH texts AS (
         layer,
         unnest(near_miss_changes) AS change,
         unnest(near_miss_tokens) AS token,
-        unnest(near_miss_activations) AS activation
+        unnest(near_miss_activations) AS activation,
+        unnest(near_miss_expected) AS expected,
+        predicted,
+        match_mean
     FROM rule_tests
 )
 SELECT
@@ -106,17 +109,20 @@ SELECT
     change,
     count(*) AS texts,
     count(*) FILTER (WHERE activation < CAST(settings ->> '$$.method.firing_threshold' AS REAL)) AS silent,
-    silent / count(*) AS silent_share
+    silent / count(*) AS silent_share,
+    sum((match_mean - activation) * sign(predicted - expected)) / nullif(sum(abs(predicted - expected)), 0)
+        AS changed_share
 FROM texts
 JOIN studies USING (study)
 GROUP BY study, layer, token, change
 ORDER BY study, layer, token, change;
-COMMENT ON VIEW near_miss_summary IS 'On how many texts that nearly match a rule the unit stays silent, by layer and by what was changed.';
+COMMENT ON VIEW near_miss_summary IS 'On how many texts that nearly match a rule the unit stays silent, by layer and by what was changed; of graphs of classes also for rules that predict no firing.';
 COMMENT ON COLUMN near_miss_summary.token IS 'token of the rule that was changed: context or activating';
 COMMENT ON COLUMN near_miss_summary.change IS 'exchanged, moved or removed';
 COMMENT ON COLUMN near_miss_summary.texts IS 'texts tried';
 COMMENT ON COLUMN near_miss_summary.silent IS 'of those, texts on which the unit stays silent';
 COMMENT ON COLUMN near_miss_summary.silent_share IS 'silent as a share of texts';
+COMMENT ON COLUMN near_miss_summary.changed_share IS 'how far the activation changed from the mean of the matches, as a share of the change that the graph expects, summed over texts; NULL for the paper''s graphs';
 
 CREATE VIEW top_counterexamples AS
 WITH strongest_of_unit AS (

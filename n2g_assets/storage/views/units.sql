@@ -156,7 +156,8 @@ WITH graphs AS (
         CAST(sum(n_near_misses) AS BIGINT) AS n_near_misses,
         sum(silent) / nullif(sum(n_near_misses), 0) AS silent_share,
         CAST(sum(n_context_near_misses) AS BIGINT) AS n_context_near_misses,
-        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share
+        sum(context_silent) / nullif(sum(n_context_near_misses), 0) AS context_silent_share,
+        count(*) FILTER (WHERE held) / nullif(count(held), 0) AS held_share
     FROM rule_tests
     GROUP BY ALL
 ), kinds AS (
@@ -187,6 +188,7 @@ SELECT
     silent_share,
     n_context_near_misses,
     context_silent_share,
+    held_share,
     failures,
     top_pattern
 FROM unit_summary
@@ -209,4 +211,5 @@ COMMENT ON COLUMN fidelity_card.n_near_misses IS 'texts tried that nearly match 
 COMMENT ON COLUMN fidelity_card.silent_share IS 'of those, the share on which the unit stays silent';
 COMMENT ON COLUMN fidelity_card.n_context_near_misses IS 'those of n_near_misses in which a context token was changed';
 COMMENT ON COLUMN fidelity_card.context_silent_share IS 'of those, the share on which the unit stays silent';
+COMMENT ON COLUMN fidelity_card.held_share IS 'share of the graded rules that held (rule_tests.held); NULL where none was graded';
 COMMENT ON COLUMN fidelity_card.failures IS 'kinds of failure, by name; NULL where none was found';
