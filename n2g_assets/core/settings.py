@@ -283,7 +283,7 @@ class RuleTestSettings(Draws):
     """How rules are tried on the model."""
 
     tested_rules: StrictInt = Field(default=8, ge=0)
-    """Rules of a unit that are tested: those with the most prompts, or furthest from its mean (evidence); 0 tests none."""
+    """Rules of a unit that are tested: those with most prompts, or (evidence) furthest from its mean; 0 tests none."""
     rule_texts: StrictInt = Field(default=4, ge=1)
     """Matching texts tried for each rule, and as many near misses."""
 
