@@ -222,11 +222,7 @@ def grow_graph(
     values, where = values.astype(np.float64), np.asarray(counted, np.int64)
     if not len(where) or not np.isfinite(values[where]).all():
         raise ValueError("a graph needs positions with finite activations")
-    room = (
-        np.zeros((2, len(text.token_ids))),
-        np.zeros((2, len(text.token_ids))),
-        np.zeros(len(text.token_ids), np.int32),
-    )
+    room = np.zeros((len(text.token_ids), 4)), np.zeros(len(text.token_ids), np.int32)
     nodes: list[_Node] = []
     waiting: list[tuple[float, int, list[Any]]] = []
 

@@ -53,7 +53,9 @@ def graph(harvest) -> ClassGraph:
 
 # -------------------------------------------------------------------------------------------- a plain tree
 def slow_bin(value: float, mean: float, deviation: float) -> int:
-    place = BINS // 2 + math.floor(math.asinh((value - mean) / (0.02 * deviation)) * 18)
+    distance = (value - mean) / (0.02 * deviation)
+    root = 18 * abs(distance) ** 0.25
+    place = int(BINS // 2 + root if distance >= 0 else BINS // 2 - 1 - root)
     return min(max(place, 0), BINS - 1)
 
 
