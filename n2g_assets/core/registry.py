@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage("reach", ("reach",), ("activation_cache", "corpus_tokens"), presets=("full",)),
     Stage(
-        "evaluation", ("evaluation", "thresholds", "document_scores", "counterexamples", "failures"),
+        "evaluation", ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures"),
         ("neuron_graphs", "top_examples", "rule_tests"),
     ),
 )  # fmt: skip

@@ -295,6 +295,19 @@ _TABLES = (
         _c("calibration_actual", _DOUBLES, "sum of the actual activations in each of these bins"),
         _n("ngram_n", pl.Int32, "the n that ngram chose; NULL for the others"),
     ),
+    _unit_table("size_curve", "unit, text and number of rules: the best graph (evidence)", ("text", "n_rules"),
+        _c("text", pl.String, "as in evaluation"),
+        _c("n_rules", pl.Int32, "rules of the graph, where it has as many"),
+        _c("threshold", pl.Float64, "prediction from which a token is predicted to fire"),
+        *(
+            _n(f"{score}{end}", pl.Float64, f"{said}, as in evaluation")
+            for score, name in (
+                ("pearson_r", "Pearson's r"), ("explained_variance", "explained variance"),
+                ("average_precision", "average precision"), ("f1", "F1"),
+            )
+            for end, said in (("", name), ("_low", f"lower end of {name}"), ("_high", f"upper end of {name}"))
+        ),
+    ),
     _unit_table("thresholds", "unit, predictor and kind of text", ("predictor", "kind"),
         _c("predictor", pl.String, "as in evaluation"),
         _c("kind", pl.String, _KINDS),

@@ -29,11 +29,12 @@ from n2g_assets.evaluation.failures import find_counterexamples, name_failures
 from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, UnitMaterial
 from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.scores import score_row
+from n2g_assets.evaluation.size_curve import SizeCurve
 from n2g_assets.evaluation.texts import DocumentText, normalised, quantile_tokens
 from n2g_assets.evaluation.thresholds import choose_thresholds
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
-_TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
+_TABLES = ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures")
 
 
 def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
@@ -80,6 +81,7 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
     )
     predictors = fit_predictors(material.predictors, known)
     thresholds = choose_thresholds(predictors, known)
+    curve = SizeCurve(predictors.get("graph"), known)
     scores: list[dict[str, Any]] = []
     counted: list[tuple[str, str, list[str], DocumentCounts]] = []
     wrong: list[dict[str, Any]] = []
@@ -91,6 +93,7 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
             seed = [settings.seed, material.layer, unit.number, int(unit.sign < 0)]
             tokens_of["quantiles"] = quantile_tokens(text, actual, settings.quantile_contexts, seed)
         weights = poisson_weights(text.document_ids, settings.bootstrap_draws, settings.seed)
+        curve.add(text, tokens_of, actual, weights)
         for scored_text, tokens in tokens_of.items():
             kind = named(TEXTS)[scored_text].threshold
             for predictor, guess in predicted.items():
@@ -114,5 +117,6 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         {**unit.key(), "predictor": predictor, "kind": kind, **asdict(own)}
         for predictor, by_kind in thresholds.items() for kind, own in by_kind.items()
     ])  # fmt: skip
-    found = evaluation, chosen, document_rows(unit, counted), counterexamples, failures
+    sizes = unit_frame("size_curve", curve.rows)
+    found = evaluation, sizes, chosen, document_rows(unit, counted), counterexamples, failures
     return dict(zip(_TABLES, found, strict=True))

@@ -43,22 +43,25 @@ def choose_thresholds(
     given = material.shared.method.firing_threshold
     if material.shared.preset == "paper":
         return {name: dict.fromkeys(THRESHOLDS, Threshold(given)) for name in predictors}
-    labels = material.harvest_labels
-    train = material.shared.harvest().inside_contexts(material.rows["top_examples"]["context_id"])
-    tokens: dict[ThresholdKind, Bool[np.ndarray, " tokens"]] = {
-        "top": labels.counted & train, "ordinary": labels.counted,
-    }  # fmt: skip
     found = {}
     for name, predictor in predictors.items():
         own = getattr(predictor, "thresholds", None)
         if own is not None:
             found[name] = {kind: Threshold(float(own[kind])) for kind in THRESHOLDS}
             continue
-        predicted = left_out_predictions(name, predictor, material)
-        found[name] = {
-            kind: best_threshold(labels.values[where], predicted[where], given) for kind, where in tokens.items()
-        }
+        found[name] = thresholds_of(left_out_predictions(name, predictor, material), material)
     return found
+
+
+def thresholds_of(predicted: Float32[np.ndarray, " tokens"], material: UnitMaterial) -> dict[ThresholdKind, Threshold]:
+    """The thresholds of what is predicted of each harvested token by something that did not see its document."""
+    labels, examples = material.harvest_labels, material.rows["top_examples"]["context_id"]
+    train = material.shared.harvest().inside_contexts(examples)
+    tokens: dict[ThresholdKind, Bool[np.ndarray, " tokens"]] = {
+        "top": labels.counted & train, "ordinary": labels.counted,
+    }  # fmt: skip
+    firing = material.shared.method.firing_threshold
+    return {kind: best_threshold(labels.values[where], predicted[where], firing) for kind, where in tokens.items()}
 
 
 def left_out_predictions(name: str, predictor: Predictor, material: UnitMaterial) -> Float32[np.ndarray, " tokens"]:

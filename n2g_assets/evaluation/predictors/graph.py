@@ -1,5 +1,6 @@
 """The unit's token graph, the explanation that is judged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class ClassPredictor:
         """What is predicted at each harvested token by graphs that did not see its document."""
         return self.left_out_by_size([self.material.shared.method.max_rules])[0]
 
-    def left_out_by_size(self, sizes: list[int]) -> Float32[np.ndarray, "sizes tokens"]:
+    def left_out_by_size(self, sizes: Sequence[int]) -> Float32[np.ndarray, "sizes tokens"]:
         """The same by the best graphs of these numbers of rules."""
         harvest = self.material.shared.harvest()
         predicted = np.zeros((len(sizes), len(harvest.text.encoded)), np.float32)

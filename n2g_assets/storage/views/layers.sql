@@ -308,3 +308,26 @@ COMMENT ON COLUMN reach_summary.pearson_r IS 'mean correlation of the activation
 COMMENT ON COLUMN reach_summary.explained_variance IS 'mean explained variance; far below 0 where a unit that hardly varies is far off without its context';
 COMMENT ON COLUMN reach_summary.average_precision IS 'mean average precision of firing; units that do not fire left out';
 COMMENT ON COLUMN reach_summary.f1 IS 'mean F1 of firing; units that fire in neither left out';
+
+CREATE VIEW size_summary AS
+SELECT
+    study,
+    layer,
+    text,
+    n_rules,
+    count(*) AS units,
+    avg(pearson_r) AS pearson_r,
+    stddev_samp(pearson_r) / sqrt(count(pearson_r)) AS pearson_r_error,
+    avg(explained_variance) AS explained_variance,
+    avg(average_precision) AS average_precision,
+    avg(f1) AS f1
+FROM size_curve
+GROUP BY study, layer, text, n_rules
+ORDER BY study, layer, text, n_rules;
+COMMENT ON VIEW size_summary IS 'How good the best graph of so many rules is, by layer and text: means over units, undefined values left out.';
+COMMENT ON COLUMN size_summary.units IS 'units with a graph';
+COMMENT ON COLUMN size_summary.pearson_r IS 'mean correlation of predicted and actual activation (signed)';
+COMMENT ON COLUMN size_summary.pearson_r_error IS 'its standard error over units; NULL for a single unit';
+COMMENT ON COLUMN size_summary.explained_variance IS 'mean explained variance';
+COMMENT ON COLUMN size_summary.average_precision IS 'mean average precision of firing; units that do not fire left out';
+COMMENT ON COLUMN size_summary.f1 IS 'mean F1 of firing; units that neither fire nor are predicted to left out';
