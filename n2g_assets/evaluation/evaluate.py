@@ -26,7 +26,7 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
 from n2g_assets.evaluation.failures import find_counterexamples, name_failures
-from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, UnitMaterial
+from n2g_assets.evaluation.material import GRAPH_TABLES, UNIT_INPUTS, LayerMaterial, UnitMaterial
 from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.scores import score_row
 from n2g_assets.evaluation.size_curve import SizeCurve

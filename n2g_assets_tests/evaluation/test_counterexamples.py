@@ -15,6 +15,7 @@ from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.failures import find_counterexamples
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.results import unit_frame
+from n2g_assets_tests.evaluation import classes_by_hand as by_hand
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
 
@@ -99,3 +100,21 @@ def test_the_unit_may_be_predicted_to_fire_from_another_prediction_on_than_it_fi
 
 def test_right_predictions_and_position_0_are_no_errors():
     assert found(text_of([3, 2]), [1, 0.5, 0.2, 0, 0.6], [0, 0.9, 0.4, 1, 0.5], 5) == []
+
+
+def test_of_a_graph_of_classes_every_token_has_a_rule_and_is_unknown_outside_classes_that_expect_more():
+    """The unit likes 2, which its graph has never seen it do."""
+    graph = by_hand.grown(by_hand.neuron_of())
+    rules, *_ = by_hand.frames_of({by_hand.UNIT: graph})
+    tokens = by_hand.random_text(5, contexts=6)
+    frame = frame_of([(str(number), "d", row.tolist()) for number, row in enumerate(tokens)])
+    text = DocumentText.of(frame, by_hand.VOCABULARY)
+    actual = np.concatenate([by_hand.neuron_of(liked=[2, 3], weak=2.0)(row) for row in tokens]) / by_hand.A_MAX
+    rows = find_counterexamples(by_hand.UNIT, graph, rules, "random", text, actual, 0.5, 0.5, 99)
+    nodes = dict(rules.select("rule_id", "end_node_id").iter_rows())
+    causes = {("false_alarm", 5): "rule fired wrongly", ("miss", 2): "token unknown", ("miss", 3): "value too low"}
+    causes["false_alarm", 8] = "rule fired wrongly"
+    assert {(row["kind"], row["token_ids"][-1]) for row in rows} == set(causes)
+    for row in rows:
+        assert row["cause"] == causes[row["kind"], row["token_ids"][-1]]
+        assert row["predicted"] == graph.values[nodes[row["rule_id"]]]

@@ -13,6 +13,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from n2g_assets.core.home import Home
+from n2g_assets.core.settings import ClassSettings
 from n2g_assets.evaluation.harvest import HarvestLabels, HarvestText
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evidence.corpus import TokenCorpus
@@ -55,10 +56,13 @@ def numbering(contexts: pl.DataFrame) -> Callable[[np.ndarray], Suffixes]:
     return number_runs
 
 
+OFFSETS = ClassSettings().class_offsets
+
+
 def harvest_of(
     contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str] | None = None
 ) -> HarvestText:
-    return HarvestText(DocumentText.of(contexts, vocabulary), cluster_of or {}, numbering(contexts))
+    return HarvestText(DocumentText.of(contexts, vocabulary), cluster_of or {}, numbering(contexts), OFFSETS)
 
 
 @dataclass
