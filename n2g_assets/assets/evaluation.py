@@ -201,8 +201,7 @@ def _by_layer(session: Session) -> dict[str, str]:
     name, texts = session.study.name, [named(TEXTS)[text] for text in session.study.texts]
     layers = session.settings.layer_numbers
     there = [layer for layer in layers if session.store.manifest(SliceKey("layer_scores", name, layer)) is not None]
-    # a layer that an older version wrote lacks a score
-    means = pl.concat([session.read("layer_scores", layer) for layer in there], how="diagonal").drop("study")
+    means = pl.concat([session.read("layer_scores", layer) for layer in there]).drop("study")
     images = {}
     for score, its_texts in shown_scores(texts):
         for text in its_texts:
