@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer
@@ -23,6 +24,7 @@ from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult
 from n2g_assets.method.top_examples import choose_top_examples
+from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.plots import as_markdown_image
 from n2g_assets.report.svg import draw_graph
 from n2g_assets.storage.hashing import hash_json
@@ -92,14 +94,24 @@ AUGMENTED_EXAMPLES = _unit_stage(
 
 
 def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
-    nodes = session.read("graph_nodes", layer, columns=["unit", "sign"])
+    nodes = session.read("graph_nodes", layer, columns=["unit", "sign", "end_activation"])
     if nodes.is_empty():
         return {}
-    sizes = nodes.group_by("unit", "sign").len().sort("len", "unit", "sign")
-    number, sign, _ = sizes.row(sizes.height // 2)
+    method = session.settings.method
+    of_paper = method.preset == "paper"
+    measure = pl.len() if of_paper else pl.max("end_activation")
+    units = nodes.group_by("unit", "sign").agg(measure.alias("measure")).sort("measure", "unit", "sign")
+    number, sign, _ = units.row(units.height // 2)
     graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
     title = f"{session.study.name}: {unit_text(layer, number, sign)}"
-    picture = draw_graph(graph, title=title, subtitle="graph of median size")
+    if of_paper:
+        picture = draw_graph(graph, title=title, subtitle="graph of median size")
+    else:
+        picture = draw_classes(
+            graph, session.read("token_classes", layer, units=[Unit(number, sign)]), session.vocabulary.tokens,
+            threshold=method.firing_threshold, title=title,
+            subtitle="of the layer's units the median by what the strongest rule expects",
+        )  # fmt: skip
     return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
 
 

@@ -18,6 +18,9 @@ ThresholdKind = Literal["top", "ordinary"]
 THRESHOLDS: tuple[ThresholdKind, ...] = get_args(ThresholdKind)
 """The values of ``thresholds.kind``."""
 
+SHOWN_RULES = 10
+"""Where a unit's graph of token classes is shown, it is the best graph of so many rules."""
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.classes import FOREVER, ClassGraph
@@ -22,6 +22,10 @@ SHOWN = 5
 """Tokens of a class that a pattern shows."""
 
 
+Weighted = tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]
+"""Tokens, those that matter most first, and how much each matters."""
+
+
 @dataclass(frozen=True)
 class TokenClass:
     """What a rule takes at one offset."""
@@ -30,6 +34,8 @@ class TokenClass:
     """0 or less."""
     tokens: Int32[np.ndarray, " members"]
     """Token ids, those that matter most first."""
+    weights: Float64[np.ndarray, " members"]
+    """How much each matters: its count, times the squared distance of its mean from what the parent expects."""
     all_but: bool
     """Whether it takes every token but these."""
 
@@ -40,30 +46,34 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
     At an offset, the nearest class among the node and its ancestors holds, less what the nearer ``all_but`` nodes leave
     out; where there is no class, all tokens but those.
     """
-    given: dict[int, np.ndarray] = {}
-    excluded: dict[int, list[np.ndarray]] = {}
+    given: dict[int, Weighted] = {}
+    excluded: dict[int, list[Weighted]] = {}
     for step in graph.path(node):
         offset = int(graph.offsets[step])
         if offset not in given:
             if graph.all_but[step]:
-                excluded.setdefault(offset, []).append(_by_weight(graph, step - 1))
+                excluded.setdefault(offset, []).insert(0, _by_weight(graph, step - 1))
             else:
                 given[offset] = _by_weight(graph, step)
     found = []
     for offset in sorted(given.keys() | excluded.keys(), reverse=True):
-        without = np.concatenate(excluded.get(offset, [np.zeros(0, np.int32)])[::-1])
+        parts = excluded.get(offset, [])
         if offset in given:
-            tokens = given[offset][~np.isin(given[offset], without)]
-            found.append(TokenClass(offset, tokens, all_but=False))
+            tokens, weights = given[offset]
+            kept = ~np.isin(tokens, np.concatenate([tokens[:0], *(without for without, _ in parts)]))
+            found.append(TokenClass(offset, tokens[kept], weights[kept], all_but=False))
         else:
-            found.append(TokenClass(offset, without, all_but=True))
+            tokens, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+            found.append(TokenClass(offset, tokens, weights, all_but=True))
     return found
 
 
-def _by_weight(graph: ClassGraph, node: int) -> Int32[np.ndarray, " members"]:
+def _by_weight(graph: ClassGraph, node: int) -> Weighted:
     members = slice(graph.starts[node], graph.starts[node + 1])
-    distance = graph.means[members] - graph.values[graph.parents[node]]
-    return graph.tokens[members][np.argsort(-graph.counts[members] * distance**2, kind="stable")]
+    distance = graph.means[members].astype(np.float64) - graph.values[graph.parents[node]]
+    weights = graph.counts[members] * distance**2
+    order = np.argsort(-weights, kind="stable")
+    return graph.tokens[members][order], weights[order]
 
 
 def pattern(classes: Sequence[TokenClass], vocabulary: Vocabulary) -> str:

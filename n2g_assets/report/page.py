@@ -17,10 +17,11 @@ import polars as pl
 from markupsafe import Markup
 
 from n2g_assets.core.errors import StorageError
-from n2g_assets.core.registry import TEXTS, Text
+from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report import text as wording
+from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.plots import (
     F1,
     PUBLISHED,
@@ -157,28 +158,42 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         return as_address(reach_by_tokens(rows, title=f"{database.name}: reach on {text.phrase}"))
 
     def examples() -> list[dict[str, Any]]:
-        """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read."""
-        layers = facts["layers"]
-        query = f"""
-            FROM unit_summary
-            WHERE study = $study AND list_contains($layers, layer) AND n_nodes BETWEEN 1 AND {_EXAMPLE_NODES}
-            QUALIFY 1 = row_number() OVER (
-                PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
-            ORDER BY layer"""
-        found = []
-        picked = [layers[0], layers[len(layers) // 2], layers[-1]]
-        for unit in database.frame(query, layers=picked).iter_rows(named=True):
-            key = {name: unit[name] for name in ("layer", "unit", "sign")}
-            where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
-            nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
-            name = unit_text(*key.values())
-            told = f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
-            if unit["random_pearson_r"] is not None:
-                told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
-            svg = draw_graph(nodes, title=name.capitalize(), subtitle=told)
-            rules = database.rows("unit_rules", "rule_id", **key)[:_EXAMPLE_RULES]
-            found.append({"name": name, "address": as_address(svg), "rules": rules})
-        return found
+        return _examples(database, facts["layers"], threshold)
 
     pictures = (score_picture, curves_picture, calibration_picture, reach_picture, examples)
     return {function.__name__: function for function in pictures}
+
+
+def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list[dict[str, Any]]:
+    """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read.
+
+    Of a graph of token classes the one of few rules is shown, however large it can grow.
+    """
+    classes = database.frame("SELECT count(rank) > 0 AS found FROM graph_nodes WHERE study = $study")["found"][0]
+    query = f"""
+        FROM unit_summary
+        WHERE study = $study AND list_contains($layers, layer) AND n_nodes > 0
+            AND ($classes OR n_nodes <= {_EXAMPLE_NODES})
+        QUALIFY 1 = row_number() OVER (
+            PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
+        ORDER BY layer"""
+    picked = [layers[0], layers[len(layers) // 2], layers[-1]]
+    tokens = "SELECT token FROM vocabulary WHERE study = $study ORDER BY token_id"
+    vocabulary = database.frame(tokens)["token"].to_list() if classes else []
+    found = []
+    for unit in database.frame(query, layers=picked, classes=classes).iter_rows(named=True):
+        key = {name: unit[name] for name in ("layer", "unit", "sign")}
+        where = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
+        nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
+        members = database.frame(f"FROM token_classes WHERE {where}", **key)
+        rules = database.frame(f"FROM graph_rules($study, $layer, $unit, $sign, {SHOWN_RULES})", **key)
+        name = unit_text(*key.values())
+        title, told = name.capitalize(), f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
+        if unit["random_pearson_r"] is not None:
+            told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
+        if classes:
+            svg = draw_classes(nodes, members, vocabulary, threshold=threshold, title=title, subtitle=told)
+        else:
+            svg, rules = draw_graph(nodes, title=title, subtitle=told), rules.head(_EXAMPLE_RULES)
+        found.append({"name": name, "address": as_address(svg), "rules": rules.to_dicts(), "classes": classes})
+    return found

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.registry import TEXTS, Text
+from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
 from n2g_assets.core.units import unit_text
 from n2g_assets.report.plots import F1, PEARSON_R, LayerScore, shown_scores
-from n2g_assets.report.text import graph_text, table_text
+from n2g_assets.report.text import class_graph_text, graph_text, table_text
 from n2g_assets.storage.warehouse import open_database
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _GRAPHS = """
     ORDER BY layer LIMIT 3
 """
 
+_THRESHOLD = "SELECT CAST(settings ->> '$.method.firing_threshold' AS DOUBLE) FROM studies WHERE study = ?"
+
 
 def study_summary(home: Home, study: str) -> str:
     """Scores by layer and text, those of the graded activation first, and the best graph of each of the first layers.
@@ -45,13 +47,18 @@ def study_summary(home: Home, study: str) -> str:
             lines.append(f"{score.label} in study '{study}', means over units with 95 % intervals. {score.undefined}")
             lines.append(f"{'; '.join(f'{text.name}: {text.phrase}' for text in texts)}. The last columns: rivals.\n")
             lines.append(table_text(_layers(database, study, score, texts)) + "\n")
-        lines.append("The best graph of each layer, as rules in the order of the text; the unit fires on [this]:")
+        lines.append("The best graph of each layer, as rules in the order of the text; [this] is the token itself:")
+        (threshold,) = database.execute(_THRESHOLD, [study]).fetchone() or (None,)
         for layer, unit, sign, f1 in database.execute(_GRAPHS, [study]).fetchall():
-            query = "FROM rules WHERE study = ? AND layer = ? AND unit = ? AND sign = ?"
-            rules = database.sql(query, params=[study, layer, unit, sign]).pl()
+            query = "FROM graph_rules(?, ?, ?, ?, ?)"
+            rules = database.sql(query, params=[study, layer, unit, sign, SHOWN_RULES]).pl()
             told = "not defined" if f1 is None else f"{f1:.2f}"
             title = f"{unit_text(layer, unit, sign).capitalize()}: F1 {told}"
-            lines.append("\n" + graph_text(rules, title=title, limit=6))
+            if rules["rank"].count():
+                graph = class_graph_text(rules, title=f"{title}; * fires", threshold=threshold)
+            else:
+                graph = graph_text(rules, title=title, limit=6)
+            lines.append("\n" + graph)
     return "\n".join(lines)
 
 

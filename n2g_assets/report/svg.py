@@ -9,7 +9,7 @@ contrast. All lengths are pixels.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -54,8 +54,8 @@ importance_ramp = Ramp(((255, 255, 255), (222, 235, 247), (158, 202, 232), (66, 
 """White to deep blue: importance of context tokens."""
 
 
-_BOLD, _PLAIN = 0.6, 0.55
-"""Estimated width of a column of a proportional font as a share of its size, on the safe side."""
+BOLD, PLAIN = 0.6, 0.55
+"""Estimated width of a column of a proportional font as a share of its size, on the safe side: bold and plain."""
 _MARGIN, _ROW, _BOX, _GAP = 28.0, 38.0, 27.0, 44.0
 _CHARACTER, _PADDING, _LONGEST = 8.2, 11.0, 24
 _PILL, _DOT, _SMALLEST = 36.0, 9.0, 34.0
@@ -87,7 +87,7 @@ def draw_graph(nodes: pl.DataFrame, *, title: str, subtitle: str = "", max_nodes
     layout = lay_out(nodes, max_nodes)
     title = clean_text(title)
     heading = [line for line in (clean_text(subtitle), _note(layout, len(nodes))) if line]
-    text = max([text_width(title) * 17 * _BOLD, *(text_width(line) * 12.5 * _PLAIN for line in heading)])
+    text = max([text_width(title) * 17 * BOLD, *(text_width(line) * 12.5 * PLAIN for line in heading)])
     trees = -_columns(layout, 0.0)[-1][0] if layout.nodes else 0.0
     line_width = min(sum(map(_room, layout.alone)), max(trees, _ALONE_WIDTH))
     inside = max(trees, line_width, min(text, _MAX_TITLE), _LEGEND_WIDTH)
@@ -99,14 +99,21 @@ def draw_graph(nodes: pl.DataFrame, *, title: str, subtitle: str = "", max_nodes
     lines = _alone_boxes(layout.alone, max(line_width, _LONGEST_BOX), right, alone_top)
     bottom = max([alone_top, *(place.y + (_ROW + _BOX) / 2 for place in lines)]) + 30
     shown = [*((placed.node, placed.run) for placed in layout.nodes), *((node, 1) for node in layout.alone)]
-    svg = templates().get_template("graph.svg").render(
-        width=round(inside + 2 * _MARGIN), height=round(bottom + 50), left=_MARGIN, right=right, bottom=bottom,
-        title=title, headline=shorten(title, int(inside / (17 * _BOLD))),
-        heading=[shorten(line, int(inside / (12.5 * _PLAIN))) for line in heading],
+    return render_svg(
+        "graph.svg", width=round(inside + 2 * _MARGIN), height=round(bottom + 50), left=_MARGIN, right=right,
+        bottom=bottom, title=title, headline=shorten(title, int(inside / (17 * BOLD))),
+        heading=[shorten(line, int(inside / (12.5 * PLAIN))) for line in heading],
         edges=_edges(layout, columns, boxes), n_in_trees=len(layout.nodes), alone_top=alone_top,
         nodes=[(node, _text(node), run, place) for (node, run), place in zip(shown, boxes + lines, strict=True)],
-        activation=activation_ramp, importance=importance_ramp, sans=Markup(SANS), mono=Markup(MONO),
-        ink=INK, muted=MUTED, grey=GREY, pale=PALE, paper=PAPER,
+        activation=activation_ramp,
+    )  # fmt: skip
+
+
+def render_svg(template: str, **values: Any) -> str:
+    """A picture by its template, which has the colours and fonts of all pictures; line ends and indents go out."""
+    svg = templates().get_template(template).render(
+        importance=importance_ramp, sans=Markup(SANS), mono=Markup(MONO), ink=INK, muted=MUTED, grey=GREY, pale=PALE,
+        paper=PAPER, **values,
     )  # fmt: skip
     return "".join(line.strip() for line in svg.split("\n"))
 

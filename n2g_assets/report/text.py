@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.method.tokens import clean_text
+from n2g_assets.report.class_layout import is_background, rules_fire
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -87,6 +88,32 @@ def graph_text(rules: pl.DataFrame, *, title: str, limit: int = 8) -> str:
         lines.append("  no rules: the graph is empty and predicts silence everywhere")
     if len(ordered) > limit:
         lines.append(f"  … and {counted(len(ordered) - limit, 'more rule')}")
+    return "\n".join(lines)
+
+
+def class_graph_text(rules: pl.DataFrame, *, title: str, threshold: float) -> str:
+    """One unit's graph of token classes for a terminal: a title line, then its rules.
+
+    Each row of the macro ``graph_rules`` is a line such as ``−.41   ███▎  [{a|b|+3}]   (fires at 0 % of 741)``, first
+    those that raise the activation, then those that lower it, the strongest first; a star marks what fires. Patterns
+    are cut to 72 columns. Rules that expect next to nothing share the last line (``class_layout.is_background``).
+    """
+    values = rules["activation"].to_numpy().astype(float)
+    fires = rules_fire(values, rules["firing_share"].to_numpy(), threshold)
+    ordered = rules.with_columns(star=np.where(fires, "*", " "), quiet=is_background(values, fires)).sort(
+        pl.col("activation") < 0, -pl.col("activation").abs(), "rule_id"
+    )
+    shown, folded = ordered.filter(~pl.col("quiet")), ordered.filter("quiet")
+    patterns = _aligned([shorten(clean_text(pattern), 72) for pattern in shown["pattern"]])
+    lines = [clean_text(title)]
+    columns = shown.select("activation", "star", "firing_share", "count").iter_rows()
+    for pattern, (value, star, firing_share, count) in zip(patterns, columns, strict=True):
+        support = f"fires at {percent(firing_share)} of {count:,}"
+        lines.append(f"  {share(value, 2):>4} {star} {bar(abs(value))}  {pattern}   ({support})")
+    if len(folded):
+        values, counts = folded["activation"].to_numpy(), folded["count"].to_numpy()
+        mean, of_text = float(values @ counts / counts.sum()), percent(float(counts.sum() / rules["count"].sum()))
+        lines.append(f"  {share(mean, 2):>4}   everything else: {counted(len(folded), 'rule')}, {of_text} of the text")
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
 
 1. Tables and reference tables are made from ``core/tables.py``.
-2. Views and macros stand in ``views/*.sql``. There ``$texts`` and ``$baselines`` are the names in the registry.
+2. Views and macros stand in ``views/*.sql``. There ``$texts``, ``$baselines`` and ``$shown_rules`` are those of the
+   registry.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
    tables; a column with the same name from the first table or view after FROM or JOIN that has it; a column that is
    named after a text, a predictor or both and a column of ``evaluation`` (``random_f1``, ``ngram_f1``,
@@ -66,7 +67,9 @@ def views_sql() -> str:
     text = "\n".join((folder / f"{name}.sql").read_text(encoding="utf-8") for name in VIEWS)
     texts = [literal(text.name) for text in registry.TEXTS]
     baselines = [literal(predictor.name) for predictor in registry.PREDICTORS if predictor.role == "baseline"]
-    return Template(text).substitute(texts=", ".join(texts), baselines=", ".join(baselines))
+    return Template(text).substitute(
+        texts=", ".join(texts), baselines=", ".join(baselines), shown_rules=registry.SHOWN_RULES
+    )
 
 
 def view_descriptions(connection: duckdb.DuckDBPyConnection) -> list[View]:

@@ -1,5 +1,6 @@
 """The report: what it says, where its numbers come from, and that it keeps to itself."""
 
+import base64
 import re
 from datetime import datetime
 from html.parser import HTMLParser
@@ -12,7 +13,8 @@ from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report.page import render_report
 from n2g_assets.report.plots import F1, PEARSON_R
 from n2g_assets.report.text import share
-from n2g_assets_tests.report.published import HOSTILE, database, page, scores, study
+from n2g_assets_tests.report.class_graphs import TOKENS, example
+from n2g_assets_tests.report.published import HOSTILE, LAYERS, UNITS, database, page, scores, study
 from n2g_assets_tests.storage.helpers import rows
 
 SECTIONS = [
@@ -152,6 +154,19 @@ def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
     ):
         assert words in text
     assert "Out-of-domain" not in text
+
+
+def test_a_unit_with_a_graph_of_token_classes_is_shown_by_its_graph_of_few_rules():
+    classes = {
+        name: pl.concat([frame.with_columns(unit=pl.lit(UNITS[0]), layer=pl.lit(layer)) for layer in LAYERS])
+        for name, frame in example().items()
+    }
+    words = rows("vocabulary", *({"token_id": i, "token": token} for i, token in enumerate(TOKENS)))
+    html = page({"toy": study(**classes, vocabulary=words)})
+    caption = "Rules of layer 0, neuron 3; * is any token, {a|b} one of a class, the last token is the unit's own."
+    assert tables(html)[caption][0] == ["0", "{:} [{␣except|try}]", ".90", "90\N{NO-BREAK SPACE}%", "30", "4"]
+    pictures = [address for tag in Page(html).attributes("img") if (address := tag["src"] or "")]
+    assert sum("everything else: 1 rule" in base64.b64decode(each.split(",")[1]).decode() for each in pictures) == 3
 
 
 # ------------------------------------------------------------------------------------------ sentences

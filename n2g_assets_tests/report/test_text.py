@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n2g_assets.method.tokens import clean_text, display_text
-from n2g_assets.report.text import bar, graph_text, shorten, table_text, text_width
+from n2g_assets.report.text import bar, class_graph_text, graph_text, shorten, table_text, text_width
 
 
 def rules(*rows: tuple[str, float, int]) -> pl.DataFrame:
@@ -60,6 +60,20 @@ def test_a_graph_as_text_lists_the_strongest_rules_first_and_counts_the_rest():
         "  0.93 ███████▌  all * [except]   (4 prompts)",
         "  0.50 ████      日本 [x]         (2 prompts)",
         "  … and 1 more rule",
+    ]
+
+
+def test_a_graph_of_token_classes_as_text_has_what_lowers_last_and_what_expects_next_to_nothing_in_one_line():
+    rows = [("[{a|b}]", 0.62, 100, 0.4), ("{c} [{d}]", 0.4, 50, 0.9), ("[{1|2}]", -0.41, 741, 0.0)]
+    rows += [("[{x}]", 0.02, 1000, 0.0), ("[{not y}]", -0.02, 8109, 0.0)]
+    columns = ("pattern", "activation", "count", "firing_share")
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_row_index("rule_id")
+    assert class_graph_text(frame, title="Layer 3, neuron 7", threshold=0.5).splitlines() == [
+        "Layer 3, neuron 7",
+        "   .62 * █████     [{a|b}]     (fires at 40\xa0% of 100)",
+        "   .40 * ███▎      {c} [{d}]   (fires at 90\xa0% of 50)",
+        "  −.41   ███▎      [{1|2}]     (fires at 0\xa0% of 741)",
+        "  −.02   everything else: 2 rules, 91\xa0% of the text",
     ]
 
 

@@ -233,4 +233,4 @@ def test_the_reference_tables_say_what_the_registry_declares_in_its_order(home: 
 
 
 def test_rule_support_says_how_many_rules_rest_on_one_prompt(home: Home) -> None:
-    assert ask(home, "FROM rule_support") == [("demo", 7, 5, 2, 0.4)]
+    assert ask(home, "FROM rule_support") == [("demo", 7, 5, 2, 0.4, None)]

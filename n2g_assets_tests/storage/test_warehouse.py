@@ -21,9 +21,9 @@ from n2g_assets_tests.storage.helpers import remove, rows, write
 
 VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity_card", "worst_units", "controls"}
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
-VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary"}
-VIEWS |= {"top_counterexamples", "reach_summary"}
-MACROS = {"token_text", "token_forms", "units_on", "units_with_context", "marked_text"}
+VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
+VIEWS |= {"reach_summary", "size_summary"}
+MACROS = {"token_text", "token_forms", "units_on", "units_with_context", "marked_text", "graph_rules", "class_nodes_of"}
 
 
 def query(store: SliceStore, sql: str) -> list[tuple]:
@@ -96,7 +96,8 @@ def test_every_table_column_view_and_macro_is_there_with_its_type_and_its_commen
 def test_comments_of_views_come_from_where_their_columns_come_from(store: SliceStore) -> None:
     described = {view.name: {name: comment for name, _, comment in view.columns} for view in described_views()}
     assert set(described) == {*VIEWS, "marked_text(of_study, ids)", "token_forms(token)", "token_text(bytes)"} | {
-        "units_on(token)", "units_with_context(token)"
+        "units_on(token)", "units_with_context(token)", "class_nodes_of(token)",
+        "graph_rules(of_study, of_layer, of_unit, of_sign, n_rules)",
     }  # fmt: skip
     meanings = {column.name: column.meaning for column in TABLES["counterexamples"].columns}
     assert "value too low" in meanings["cause"]

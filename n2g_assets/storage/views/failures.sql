@@ -167,15 +167,18 @@ SELECT
     study,
     layer,
     count(*) AS rules,
-    count(*) FILTER (WHERE count = 1) AS rules_on_one_prompt,
-    rules_on_one_prompt / count(*) AS share
+    count(*) FILTER (WHERE rank IS NULL AND count = 1) AS rules_on_one_prompt,
+    rules_on_one_prompt / count(*) AS share,
+    CASE WHEN count(rank) > 0 THEN count(*) FILTER (WHERE documents = 1) END AS rules_on_one_document
 FROM rules
+WHERE until IS NULL
 GROUP BY study, layer
 ORDER BY study, layer;
-COMMENT ON VIEW rule_support IS 'How many rules of each layer rest on a single prompt: one train context, or one variant of it.';
-COMMENT ON COLUMN rule_support.rules IS 'rules of all graphs';
-COMMENT ON COLUMN rule_support.rules_on_one_prompt IS 'of those, rules with one prompt behind them (rules.count is 1)';
+COMMENT ON VIEW rule_support IS 'How many rules of each layer rest on a single prompt (one train context, or one variant of it) or, those of token classes, on a single document.';
+COMMENT ON COLUMN rule_support.rules IS 'rules of all graphs, of each unit''s largest one';
+COMMENT ON COLUMN rule_support.rules_on_one_prompt IS 'of those, rules of the paper''s graphs with one prompt behind them (rules.count is 1)';
 COMMENT ON COLUMN rule_support.share IS 'rules_on_one_prompt as a share of rules';
+COMMENT ON COLUMN rule_support.rules_on_one_document IS 'of those, rules of token classes whose positions stand in one document; NULL where there are none of token classes';
 
 CREATE VIEW failure_summary AS
 WITH asked AS (

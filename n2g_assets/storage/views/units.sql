@@ -28,12 +28,45 @@ COMMENT ON COLUMN problem_units.stage IS 'the first stage in which the unit was 
 COMMENT ON COLUMN problem_units.status IS 'dead, too_few_contexts or failed';
 
 CREATE VIEW unit_rules AS
-SELECT study, layer, unit, sign, rule_id, pattern, activation, activation * s.max AS raw_activation, count
+SELECT
+    study,
+    layer,
+    unit,
+    sign,
+    rule_id,
+    pattern,
+    activation,
+    activation * s.max AS raw_activation,
+    count,
+    rank,
+    documents,
+    firings,
+    firings / nullif(count, 0) AS firing_share
 FROM rules
 LEFT JOIN neuron_stats AS s USING (study, layer, unit, sign)
+WHERE until IS NULL
 ORDER BY study, layer, unit, sign DESC, rule_id;
-COMMENT ON VIEW unit_rules IS 'The rules of each unit as readable patterns, strongest first.';
+COMMENT ON VIEW unit_rules IS 'The rules of each unit''s graph, of its largest one, as readable patterns, strongest first.';
 COMMENT ON COLUMN unit_rules.raw_activation IS 'the same in the unit''s own scale';
+COMMENT ON COLUMN unit_rules.firing_share IS 'firings as a share of count; NULL in the paper''s graphs';
+
+CREATE MACRO graph_rules(of_study, of_layer, of_unit, of_sign, n_rules) AS TABLE
+SELECT
+    r.rule_id,
+    r.pattern,
+    r.activation,
+    r.activation * s.max AS raw_activation,
+    r.count,
+    r.rank,
+    r.documents,
+    r.firings,
+    r.firings / nullif(r.count, 0) AS firing_share
+FROM rules AS r
+LEFT JOIN neuron_stats AS s USING (study, layer, unit, sign)
+WHERE r.study = of_study AND r.layer = of_layer AND r.unit = of_unit AND r.sign = of_sign
+    AND coalesce(r.rank <= n_rules, true) AND coalesce(r.until >= n_rules, true)
+ORDER BY r.rule_id;
+COMMENT ON MACRO TABLE graph_rules IS 'The rules of the best graph of n_rules rules of one unit, as in unit_rules, strongest first. A unit with a graph of the paper has only one: all its rules.';
 
 CREATE VIEW unit_summary AS
 WITH nodes AS (
@@ -41,7 +74,15 @@ WITH nodes AS (
     FROM graph_nodes
     GROUP BY ALL
 ), patterns AS (
-    SELECT study, layer, unit, sign, count(*) AS n_rules, arg_min(pattern, rule_id) AS top_pattern
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        count(*) FILTER (WHERE until IS NULL) AS n_rules,
+        arg_min(pattern, rule_id) FILTER (
+            WHERE coalesce(rank <= $shown_rules, true) AND coalesce(until >= $shown_rules, true)
+        ) AS top_pattern
     FROM rules
     GROUP BY ALL
 ), scores AS (
@@ -99,10 +140,10 @@ LEFT JOIN graded USING (study, layer, unit, sign)
 ORDER BY study, layer, unit, sign DESC;
 COMMENT ON VIEW unit_summary IS 'Every unit asked for on one line: its activation, its graph, how well the graph predicts the graded activation on ordinary text, and firing on its own test contexts.';
 COMMENT ON COLUMN unit_summary.a_max IS 'largest activation over the harvest';
-COMMENT ON COLUMN unit_summary.n_rules IS 'rules of its graph';
-COMMENT ON COLUMN unit_summary.n_nodes IS 'nodes of its graph';
+COMMENT ON COLUMN unit_summary.n_rules IS 'rules of its graph, of its largest one';
+COMMENT ON COLUMN unit_summary.n_nodes IS 'nodes of its graph, of its largest one';
 COMMENT ON COLUMN unit_summary.n_firings IS 'firing tokens of its own test contexts';
-COMMENT ON COLUMN unit_summary.top_pattern IS 'its strongest rule; NULL where it has none';
+COMMENT ON COLUMN unit_summary.top_pattern IS 'its strongest rule, of a graph of token classes that of the best graph of $shown_rules rules; NULL where it has none';
 
 CREATE VIEW fidelity_card AS
 WITH graphs AS (
