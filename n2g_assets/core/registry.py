@@ -131,6 +131,12 @@ PREDICTORS: tuple[Predictor, ...] = (
         presets=("full", "paper"),
     ),
     Predictor(
+        "combined", "graph and suffixes", "explanation", "#8b3a62", "*",
+        "The graph and suffix evidence, weighed for each unit on harvested documents that were left out: the best that "
+        "the evidence says, and nothing to read.",
+        methods=("evidence",),
+    ),
+    Predictor(
         "token_lookup", "token lookup", "baseline", "#0072b2", "s",
         "Mean activation of each token over the same train contexts, or in the method evidence, shrunk, over all of "
         "the harvest; it knows no context.",

@@ -1,9 +1,9 @@
 """What the units of a layer are evaluated with, what a predictor may know of one, and what a predictor has to be."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,7 @@ from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
 
+Made = TypeVar("Made")
 Graph = TokenGraph | ClassGraph
 GRAPH_TABLES = ("graph_nodes", "token_classes")
 """Tables whose rows of a unit are its graph."""
@@ -113,6 +114,14 @@ class UnitMaterial:
     partner_rows: Mapping[str, pl.DataFrame] | None
     """The rows of the graph of the unit's partner (``graph_shuffled``) by table; None where there is no other graph."""
 
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives, made once for the unit: predictors may stand on one another."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
     @cached_property
     def graph(self) -> Graph:
         """The unit's token graph."""
@@ -140,4 +149,4 @@ class UnitMaterial:
             table: self.rows[table].join(examples.select("rank"), on="rank", how="semi")
             for table in ("pruned_examples", "saliencies")
         }
-        return replace(self, rows={**self.rows, **kept}, left_out=[*self.left_out, *documents])
+        return replace(self, rows={**self.rows, **kept}, left_out=[*self.left_out, *documents], _made={})

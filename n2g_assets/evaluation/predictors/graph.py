@@ -15,7 +15,9 @@ from n2g_assets.method.text import EncodedText
 def fit(material: UnitMaterial) -> Predictor:
     """The graph as its tables hold it; without rows the paper's predicts 0 everywhere."""
     graph = material.graph
-    return ClassPredictor(graph, material) if isinstance(graph, ClassGraph) else graph
+    if isinstance(graph, ClassGraph):
+        return material.once("graph", lambda: ClassPredictor(graph, material))
+    return graph
 
 
 @dataclass(frozen=True)

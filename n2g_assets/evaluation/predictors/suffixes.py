@@ -12,4 +12,5 @@ SHRINKAGE = (0.5, 1.0, 2.0, 3.0, 3.0, 3.0)
 
 def fit(material: UnitMaterial) -> SuffixMeans:
     """The means of a unit after each run of 1 to 6 tokens."""
-    return SuffixMeans(material.shared.harvest().suffixes, material.harvest_labels, SHRINKAGE)
+    harvest = material.shared.harvest()
+    return material.once("suffixes", lambda: SuffixMeans(harvest.suffixes, material.harvest_labels, SHRINKAGE))

@@ -1,0 +1,51 @@
+"""All that the evidence says: the graph of token classes and suffix evidence, weighed for each unit.
+
+The graph groups what few texts show of each token, suffix evidence knows what often-seen texts do. The weights of the
+two, and a constant, are those with the least squared error on harvested documents that neither saw (*stacking*;
+Wolpert, 1992).
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from n2g_assets.evaluation.material import Predictor, UnitMaterial
+from n2g_assets.method.text import EncodedText
+
+
+def fit(material: UnitMaterial) -> "Combined":
+    """The combination of a unit; its parts are those that are scored alone."""
+    return Combined((graph.fit(material), suffixes.fit(material)), material)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The weighted sum of two predictions."""
+
+    parts: tuple[Predictor, Predictor]
+    """The graph, and suffix evidence."""
+    material: UnitMaterial = field(repr=False)
+
+    def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
+        """Predicted normalised activation of every token; 0 at BOS."""
+        predicted = self._weigh([part.predict(text) for part in self.parts])
+        return np.where(text.positions > 0, predicted, np.float32(0))
+
+    @cached_property
+    def left_out(self) -> Float32[np.ndarray, " tokens"]:
+        """What is predicted at each harvested token by parts that did not see its document."""
+        return self._weigh([part.left_out for part in self.parts])
+
+    @cached_property
+    def _weights(self) -> Float64[np.ndarray, " parts_and_constant"]:
+        labels = self.material.harvest_labels
+        told = np.stack([part.left_out[labels.counted] for part in self.parts], axis=1).astype(np.float64)
+        told = np.column_stack([told, np.ones(len(told))])
+        actual = labels.values[labels.counted].astype(np.float64)
+        return np.linalg.lstsq(told.T @ told, told.T @ actual, rcond=None)[0]
+
+    def _weigh(self, predicted: list[Float32[np.ndarray, " tokens"]]) -> Float32[np.ndarray, " tokens"]:
+        *weights, constant = self._weights.astype(np.float32)
+        return sum((weight * part for weight, part in zip(weights, predicted, strict=True)), constant)
