@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
+from n2g_assets.evaluation.thresholds import left_out_predictions
 from n2g_assets.method.text import EncodedText
 
 
@@ -36,12 +37,17 @@ class Combined:
     @cached_property
     def left_out(self) -> Float32[np.ndarray, " tokens"]:
         """What is predicted at each harvested token by parts that did not see its document."""
-        return self._weigh([part.left_out for part in self.parts])
+        return self._weigh(self._parts_left_out)
+
+    @cached_property
+    def _parts_left_out(self) -> list[Float32[np.ndarray, " tokens"]]:
+        names = "graph", "suffixes"
+        return [left_out_predictions(*pair, self.material) for pair in zip(names, self.parts, strict=True)]
 
     @cached_property
     def _weights(self) -> Float64[np.ndarray, " parts_and_constant"]:
         labels = self.material.harvest_labels
-        told = np.stack([part.left_out[labels.counted] for part in self.parts], axis=1).astype(np.float64)
+        told = np.stack([part[labels.counted] for part in self._parts_left_out], axis=1).astype(np.float64)
         told = np.column_stack([told, np.ones(len(told))])
         actual = labels.values[labels.counted].astype(np.float64)
         return np.linalg.lstsq(told.T @ told, told.T @ actual, rcond=None)[0]
