@@ -16,7 +16,8 @@ from jaxtyping import Int64
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import HarvestSettings, MethodSettings, NamedSource, WheelSubject
+from n2g_assets.core.settings import HarvestSettings, MethodSettings
+from n2g_assets.core.sources import NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
 from n2g_assets.evidence.corpus import TokenCorpus

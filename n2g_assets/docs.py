@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from n2g_assets.core import settings
+from n2g_assets.core import settings, sources
 from n2g_assets.core.tables import REFERENCES, TABLES
 from n2g_assets.report.text import templates
 from n2g_assets.storage.warehouse import described_views
@@ -19,12 +19,12 @@ FOLDER = Path(__file__).parents[1] / "docs"
 
 SETTINGS: dict[str, type[BaseModel]] = {
     "attributes": settings.StudySettings,
-    "attributes.subject, source: wheel": settings.WheelSubject,
-    "attributes.subject, source: hub": settings.HubSubject,
-    "attributes.subject, source: local": settings.LocalSubject,
-    "attributes.corpus, an entry with source: named": settings.NamedSource,
-    "attributes.corpus, an entry with source: files": settings.FilesSource,
-    "attributes.corpus, an entry with source: hub": settings.HubSource,
+    "attributes.subject, source: wheel": sources.WheelSubject,
+    "attributes.subject, source: hub": sources.HubSubject,
+    "attributes.subject, source: local": sources.LocalSubject,
+    "attributes.corpus, an entry with source: named": sources.NamedSource,
+    "attributes.corpus, an entry with source: files": sources.FilesSource,
+    "attributes.corpus, an entry with source: hub": sources.HubSource,
     "attributes.neurons": settings.NeuronSample,
     "attributes.harvest": settings.HarvestSettings,
     "attributes.method": settings.MethodSettings,

@@ -1,5 +1,9 @@
-"""What a table is: its columns with type and meaning, its key, and the shape that its rows must have."""
+"""What a table is: its columns with type and meaning, its key, and the shape that its rows must have.
 
+Tables of a study and tables of units begin with the columns of their key.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,3 +83,29 @@ class Table:
         if holes:
             raise StorageError(f"Rows of table {self.name} are NULL in {holes}, which may not be: see core/tables.py.")
         return frame.sort(self.key, maintain_order=True)
+
+
+STUDY = Column("study", pl.String, "name of the study: its folder's name")
+"""The key of corpus rows, and the first column of every key."""
+_UNIT = (
+    STUDY,
+    Column("layer", pl.Int32, "layer of the unit, from 0"),
+    Column("unit", pl.Int32, "index of the unit (its neuron) in the layer, from 0"),
+    Column("sign", pl.Int8, "+1 reads the activation, -1 the negated activation"),
+)
+
+
+def unit_table(name: str, row: str, key: tuple[str, ...], *columns: Column, published: bool = True) -> Table:
+    """A table whose rows belong to units; ``key`` is what tells the rows of one unit apart."""
+    whole_key = (*(column.name for column in _UNIT), *key)
+    return Table(name, row, "layer", (*_UNIT, *columns), whole_key, by_unit=True, published=published)
+
+
+def study_table(name: str, row: str, key: tuple[str, ...], *columns: Column) -> Table:
+    """A table of a whole study; ``key`` is what tells the study's rows apart."""
+    return Table(name, row, "study", (STUDY, *columns), (STUDY.name, *key))
+
+
+def any_of(reference: str, names: Iterable[str]) -> str:
+    """The meaning of a column that holds one of some names, which a table of the database explains."""
+    return f"{', '.join(names)}: see table {reference}"

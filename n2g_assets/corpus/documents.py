@@ -23,7 +23,8 @@ from jaxtyping import Int32
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import AnyCorpusSource, CorpusCut
+from n2g_assets.core.settings import CorpusCut
+from n2g_assets.core.sources import AnyCorpusSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.files import RawDocument

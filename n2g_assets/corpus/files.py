@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from n2g_assets.core.errors import CorpusError, SourceError
-from n2g_assets.core.settings import FilesSource
+from n2g_assets.core.sources import FilesSource
 from n2g_assets.storage.hashing import file_sha256
 
 _CHUNK_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HubSource, NamedSource
+from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import RawDocument, file_format, find_files, inspect_file, read_files
 from n2g_assets.corpus.hub import find_listing, read_hub

@@ -18,7 +18,7 @@ from huggingface_hub import errors
 
 from n2g_assets.core.errors import N2GError, SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HubSubject, SubjectSettings, WheelSubject
+from n2g_assets.core.sources import HubSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import MODELS
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
 from n2g_assets.model.folder import TEXT_FILES, check_folder, check_names, hash_model, text_files, weight_files

@@ -1,10 +1,10 @@
-"""Plots of scores as SVG, for the metadata of assets and for the report, drawn by matplotlib's SVG backend.
+"""Plots of scores as SVG, for the metadata of assets and for the report, each on a ``canvas``.
 
 1. ``score_by_layer`` shows how well the graded activation or firing is predicted, with its uncertainty;
    ``precision_recall`` what another threshold would give; ``calibration`` what a predicted activation is worth;
    ``reach_by_tokens`` how local units are.
-2. Order, colour and marker of a predictor stand in ``core.registry``; markers of controls are hollow.
-3. The same frame gives the same bytes. Text stays text, and a study's name is never read as a formula.
+2. Order, colour and marker of a predictor stand in ``core.registry``.
+3. The same frame gives the same bytes.
 
 All lengths are points.
 """
@@ -12,9 +12,7 @@ All lengths are points.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +22,24 @@ from jaxtyping import Float64
 
 from n2g_assets.core.registry import PREDICTORS, Predictor, Text, named
 from n2g_assets.method.tokens import clean_text
-from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
+from n2g_assets.report.canvas import (
+    LINE,
+    RIGHT,
+    add_axes,
+    add_key,
+    add_legend,
+    as_svg,
+    marker,
+    new_figure,
+    share_tick,
+    style,
+    write,
+)
+from n2g_assets.report.svg import GREY, INK, MUTED, PAPER
 from n2g_assets.report.text import count_text, share, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PUBLISHED = (
     (0.74, 0.85, 0.74), (0.66, 0.77, 0.64), (0.60, 0.77, 0.60), (0.48, 0.70, 0.48), (0.44, 0.72, 0.46),
@@ -68,8 +78,7 @@ F1 = LayerScore(
 )  # fmt: skip
 
 _BAND = "#f6f7f9"
-_LEFT, _RIGHT, _HEADING, _LINE = 36.0, 18.0, 54.0, 14.0
-_NARROWEST = 480.0
+_LEFT, _HEADING, _NARROWEST = 36.0, 54.0, 480.0
 
 
 def styles(predictors: Iterable[str]) -> list[Predictor]:
@@ -128,13 +137,13 @@ def score_by_layer(scores: pl.DataFrame, score: LayerScore, *, title: str, publi
     size_of_mark = min(6.0, 1.5 * step * width / span)
     dashes: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 4))}
     columns = int(width // 130)
-    legend = _LINE * (-(-len(shown) // columns) + bool(line))
+    legend = LINE * (-(-len(shown) // columns) + bool(line))
     height = _HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
-    with _style():
-        figure = _figure(_LEFT + width + _RIGHT, height, title)
+    with style():
+        figure = new_figure(_LEFT + width + RIGHT, height, title)
         top = height - _HEADING
         for place, (entries, size) in enumerate(panels):
-            axes = _axes(figure, _LEFT, top - size, width, size, score.means if place == 0 else "controls")
+            axes = add_axes(figure, _LEFT, top - size, width, size, score.means if place == 0 else "controls")
             half = (len(entries) / 2 + 0.3) * step
             for layer in layers:
                 axes.axvspan(layer - half, layer + half, color=_BAND, zorder=0, linewidth=0)
@@ -155,14 +164,14 @@ def score_by_layer(scores: pl.DataFrame, score: LayerScore, *, title: str, publi
             axes.set_xticks(_apart(layers, 15.0 * span / width) if last else [])
             top -= size + 32.0
         axes.set_xlabel("layer" if layers else "nothing evaluated yet", loc="center")
-        _legend(figure, legend + 22.0, [entry.label for entry in shown], shown, columns)
+        add_legend(figure, legend + 22.0, [entry.label for entry in shown], shown, columns)
         if line:
-            _key(figure, [_RIGHT, _RIGHT + 18.0], 30.0, **dashes)
+            add_key(figure, [RIGHT, RIGHT + 18.0], 30.0, **dashes)
             name = "published for SoLU-6L, another model, at the same relative depth"
-            _words(figure, _RIGHT + 23.0, 30.0, name, color=INK)
+            write(figure, RIGHT + 23.0, 30.0, name, color=INK)
         note = f"Whiskers: 95 % intervals, bootstrap over documents. {score.undefined}"
-        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
-        return _svg(figure, title)
+        write(figure, RIGHT, 12.0, note, color=MUTED, fontsize=8)
+        return as_svg(figure, title)
 
 
 def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5) -> str:
@@ -180,14 +189,14 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
     """
     shown = styles(scores["predictor"].unique())
     names, shares = [], []
-    side, legend = 285.0, _LINE * -(-len(shown) // 2)
+    side, legend = 285.0, LINE * -(-len(shown) // 2)
     below = 40.0 + legend + 40.0
     start = int(np.ceil(threshold * 100 - 1e-9))
-    with _style():
-        figure = _figure(_LEFT + side + _RIGHT, _HEADING + side + below, title)
-        axes = _axes(figure, _LEFT, below, side, side, "precision of firing")
+    with style():
+        figure = new_figure(_LEFT + side + RIGHT, _HEADING + side + below, title)
+        axes = add_axes(figure, _LEFT, below, side, side, "precision of firing")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall of firing")
-        axes.xaxis.set_major_formatter(_shares)
+        axes.xaxis.set_major_formatter(share_tick)
         axes.xaxis.grid(True)
         for entry in shown:
             firing, silent = _sums(scores, entry.name, "levels_firing", "levels_silent")
@@ -206,15 +215,15 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
             rest: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (1.5, 2.5)), "alpha": 0.8, "clip_on": False}
             axes.step(x[-2:], y[-2:], where="pre", color=entry.color, **rest)
             if alarms[-1 - start] > 0:
-                mark = _mark(entry, 7.5) | {"gid": f"threshold {entry.label}"}
+                mark = marker(entry, 7.5) | {"gid": f"threshold {entry.label}"}
                 axes.plot(recall[-1 - start], precision[-1 - start], clip_on=False, zorder=3, **mark)
-        _legend(figure, legend + 38.0, names, shown, 2)
+        add_legend(figure, legend + 38.0, names, shown, 2)
         firing_share = f"{np.median(shares):.2%}".replace("%", " %") if shares else "None"
         marks = f"Numbers: area under the curve. Marks: predicted to fire from {share(threshold, 2, trim=True)} on."
-        _words(figure, _RIGHT, 24.0, marks, color=MUTED, fontsize=8)
+        write(figure, RIGHT, 24.0, marks, color=MUTED, fontsize=8)
         note = f"{firing_share} of the tokens fire. Dotted: where the predictor says nothing."
-        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
-        return _svg(figure, title)
+        write(figure, RIGHT, 12.0, note, color=MUTED, fontsize=8)
+        return as_svg(figure, title)
 
 
 def calibration(rows: pl.DataFrame, *, title: str) -> str:
@@ -228,16 +237,16 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
     shown = [entry for entry in styles(rows["predictor"].unique()) if entry.role != "control"]
     binned = ("calibration_tokens", "calibration_predicted", "calibration_actual")
     left, column, side = 100.0, 23.0, 225.0
-    below = 54.0 + _LINE * len(shown) + 12.0
-    with _style():
-        figure = _figure(left + 11 * column + _RIGHT, _HEADING + side + below, title)
-        axes = _axes(figure, left, below, 11 * column, side, "mean actual activation")
+    below = 54.0 + LINE * len(shown) + 12.0
+    with style():
+        figure = new_figure(left + 11 * column + RIGHT, _HEADING + side + below, title)
+        axes = add_axes(figure, left, below, 11 * column, side, "mean actual activation")
         axes.set(xlim=(-0.1, 1), xlabel="mean predicted activation", xticks=[-0.05, 0.2, 0.4, 0.6, 0.8, 1])
         axes.set_xticklabels(["0", ".2", ".4", ".6", ".8", "1"])
         axes.xaxis.grid(True)
         axes.axvspan(-0.1, 0, color=_BAND, zorder=0, linewidth=0)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (5, 4)))
-        axes.annotate("tokens", (_RIGHT - left, -44), xycoords="axes points", color=MUTED, fontsize=8)
+        axes.annotate("tokens", (RIGHT - left, -44), xycoords="axes points", color=MUTED, fontsize=8)
         low, high = 0.0, 1.0
         for i, entry in enumerate(shown):
             tokens, predicted, actual = _sums(rows, entry.name, *binned)
@@ -249,18 +258,18 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
             size = (3.6 + 0.75 * np.log10(count)) ** 2
             paint: dict[str, Any] = {"facecolors": entry.color, "edgecolors": PAPER, "linewidths": 0.6}
             axes.scatter(x, y, size, marker=entry.marker, alpha=0.85, zorder=3, gid=f"bins {entry.label}", **paint)
-            line = -44.0 - _LINE * (i + 1)
-            place = [(_RIGHT - left + 3) / (11 * column)], [(line + 3) / side]
-            axes.plot(*place, clip_on=False, transform=axes.transAxes, **_mark(entry, 5.5))
+            line = -44.0 - LINE * (i + 1)
+            place = [(RIGHT - left + 3) / (11 * column)], [(line + 3) / side]
+            axes.plot(*place, clip_on=False, transform=axes.transAxes, **marker(entry, 5.5))
             words: dict[str, Any] = {"xycoords": "axes points", "color": INK, "fontsize": 8}
-            axes.annotate(shorten(entry.label, 16), (_RIGHT - left + 11, line), **words)
+            axes.annotate(shorten(entry.label, 16), (RIGHT - left + 11, line), **words)
             words |= {"color": MUTED, "fontsize": 7.2, "ha": "center"}
             for bin_, number in enumerate(tokens):
                 text = count_text(int(number)) if number else "–"
                 axes.annotate(text, ((bin_ + 0.5) * column, line), **words)
         axes.set_ylim(np.floor(low * 10 + 1e-9) / 10, np.ceil(high * 10 - 1e-9) / 10)
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
-        return _svg(figure, title)
+        return as_svg(figure, title)
 
 
 def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
@@ -275,9 +284,9 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
     means = means.filter(pl.col("pearson_r").is_finite()).sort("layer", "last_tokens")
     layers = means["layer"].unique().sort().to_list()
     height, below = 172.0, 58.0
-    with _style():
-        figure = _figure(_LEFT + _NARROWEST + _RIGHT, _HEADING + height + below, title)
-        axes = _axes(figure, _LEFT, below, _NARROWEST, height, "mean correlation with the full text (r)")
+    with style():
+        figure = new_figure(_LEFT + _NARROWEST + RIGHT, _HEADING + height + below, title)
+        axes = add_axes(figure, _LEFT, below, _NARROWEST, height, "mean correlation with the full text (r)")
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
         tokens = means["last_tokens"].unique().sort().to_list()
@@ -298,8 +307,8 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
                 words: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8, "ha": "right"}
                 axes.annotate(f"layer {layer}", (x, y), (-7, -3), **words)
         note = "The model itself, shown BOS and these tokens alone. The deeper a layer, the darker its line."
-        _words(figure, _RIGHT, 12.0, note, color=MUTED, fontsize=8)
-        return _svg(figure, title)
+        write(figure, RIGHT, 12.0, note, color=MUTED, fontsize=8)
+        return as_svg(figure, title)
 
 
 def _means(axes: Axes, rows: pl.DataFrame, score: str, entry: Predictor, offset: float, size: float) -> None:
@@ -311,7 +320,7 @@ def _means(axes: Axes, rows: pl.DataFrame, score: str, entry: Predictor, offset:
     ends = rows.filter(pl.col(low).is_finite(), pl.col(high).is_finite())
     bars: dict[str, Any] = {"color": entry.color, "linewidth": 1.0, "gid": f"intervals {entry.label}"}
     axes.vlines(ends["layer"].to_numpy() + offset, ends[low], ends[high], **bars)
-    mark = _mark(entry, size) | {"gid": f"means {entry.label}"}
+    mark = marker(entry, size) | {"gid": f"means {entry.label}"}
     axes.plot(x, rows[score], clip_on=False, zorder=3, **mark)
 
 
@@ -343,92 +352,3 @@ def _apart(layers: Sequence[int], distance: float) -> list[int]:
         if not kept or layer - kept[-1] >= distance:
             kept.append(layer)
     return kept
-
-
-# -------------------------------------------------------------------------------------------- matplotlib
-def _style() -> AbstractContextManager[None]:
-    """Matplotlib's settings for the time of one picture."""
-    from matplotlib import rc_context
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "n2g_assets", "text.parse_math": False, "text.usetex": False,
-        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.6, "axes.labelsize": 9.0,
-        "axes.unicode_minus": True, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-        "axes.edgecolor": GREY, "axes.labelcolor": MUTED, "axes.labelpad": 5.0, "axes.grid": True,
-        "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": PALE, "grid.linewidth": 0.8,
-        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
-        "xtick.major.pad": 6.5, "figure.facecolor": PAPER, "axes.facecolor": "none", "path.simplify": False,
-    }  # fmt: skip
-    return rc_context(settings)
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    text = shorten(clean_text(title), max(int((width - 2 * _RIGHT) / 7.4), 1))
-    _words(figure, _RIGHT, height - 26.0, text, color=INK, fontsize=12, fontweight="bold")
-    return figure
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float, heading: str) -> Axes:
-    """Axes of shares on a figure, at a place in points from its lower left corner, with a heading above them."""
-    from matplotlib.ticker import MaxNLocator
-
-    size = figure.get_size_inches() * 72
-    axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=min(int(height / 24), 6), steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(_shares)
-    axes.annotate(heading, (_RIGHT - left, height + 8), xycoords="axes points", color=MUTED)
-    return axes
-
-
-def _shares(value: float, _: float) -> str:
-    """A tick of an axis of shares."""
-    return share(value, 2, trim=True)
-
-
-def _words(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
-    """A line of text at a place in points from the lower left corner of a figure."""
-    width, height = figure.get_size_inches() * 72
-    figure.text(x / width, y / height, text, **look)
-
-
-def _mark(entry: Predictor, size: float) -> dict[str, Any]:
-    """A predictor's marker for ``Axes.plot``."""
-    crossed, hollow = entry.marker in ("x", "+"), entry.role == "control"
-    return {
-        "linestyle": "none", "marker": entry.marker, "markersize": size * (0.85 if entry.marker in "sD" else 1.0),
-        "markerfacecolor": PAPER if hollow else entry.color, "color": entry.color,
-        "markeredgecolor": entry.color if hollow or crossed else PAPER,
-        "markeredgewidth": 1.3 if crossed else 1.0 if hollow else 0.6,
-    }  # fmt: skip
-
-
-def _legend(figure: Figure, top: float, names: Sequence[str], entries: Sequence[Predictor], columns: int) -> None:
-    """The legend in lines of ``columns``, each entry under its name."""
-    column = (figure.get_size_inches()[0] * 72 - 2 * _RIGHT) / max(min(columns, len(entries)), 1)
-    for i, (name, entry) in enumerate(zip(names, entries, strict=True)):
-        x, y = _RIGHT + 6.0 + i % columns * column, top - _LINE * (i // columns + 1) + 8.0
-        _key(figure, [x], y, **_mark(entry, 6.0))
-        _words(figure, x + 11.0, y, shorten(name, int(column / 5.0)), color=INK)
-
-
-def _key(figure: Figure, places: Sequence[float], y: float, **look: Any) -> None:
-    """The marker or the line that a name in the legend explains."""
-    from matplotlib.lines import Line2D
-
-    width, height = figure.get_size_inches() * 72
-    points = [x / width for x in places], [(y + 3) / height] * len(places)
-    figure.add_artist(Line2D(*points, transform=figure.transFigure, **look))
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The figure as a document with an accessible title, without date and document type."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    file = io.StringIO()
-    metadata = {"Title": clean_text(title), "Date": None, "Creator": None, "Format": None, "Type": None}
-    FigureCanvasSVG(figure).print_svg(file, metadata=metadata)
-    svg = file.getvalue()
-    return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", SANS)

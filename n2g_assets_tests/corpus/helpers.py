@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import AnyCorpusSource, FilesSource, HarvestSettings
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.core.sources import AnyCorpusSource, FilesSource
 from n2g_assets.corpus.documents import Corpus, read_documents
 
 BOS = 1

@@ -8,7 +8,8 @@ import pytest
 
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, NamedSource
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.core.sources import NamedSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE

@@ -11,7 +11,7 @@ import pytest
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HubSource
+from n2g_assets.core.sources import HubSource
 from n2g_assets.corpus.hub import choose_split, find_listing, read_hub
 from n2g_assets.corpus.sources import source_fingerprints
 from n2g_assets_tests.storage.helpers import files_below

