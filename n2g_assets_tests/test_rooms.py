@@ -126,6 +126,6 @@ def test_importing_the_light_rooms_loads_no_heavy_library():
     light = {"core", "method", "storage", "corpus", "evaluation", "report"}
     paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in MODULES if room(path) in light]
     names = {".".join(path.parts) for path in paths if path.name != "__init__"}
-    names -= {"n2g_assets.method.walk", "n2g_assets.evaluation.loops"}
+    names -= {"n2g_assets.method.walk", "n2g_assets.method.splits", "n2g_assets.evaluation.loops"}
     heavy = {"torch", "dagster", "transformers", "numba", "sklearn", "scipy", "duckdb", "jinja2", "matplotlib"}
     assert not loaded_by(f"import {', '.join(sorted(names))}") & heavy

@@ -3,6 +3,7 @@
 Only the units whose input rows or settings changed are computed (``stage.fill_layer``).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -131,7 +132,7 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
         compute=lambda *block: build_class_graphs(
             *block, text=session.harvest_text.lagged, read=session.read_harvest(layer),
-            without=session.harvest_text.without, vocabulary=session.vocabulary,
+            without=session.harvest_text.without, vocabulary=session.vocabulary, threads=os.cpu_count() or 1,
         ),
         also={
             "harvest": session.harvest_hash, "clusters": session.clusters_hash,

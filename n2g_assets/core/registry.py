@@ -81,6 +81,8 @@ class Predictor:
     """Presets of a study that score this predictor."""
     methods: tuple[Method, ...] = ("evidence", "paper")
     """Methods that score it."""
+    rival: str = ""
+    """Its name inside a sentence, where the summary of a report compares the graph with it; empty where it does not."""
 
 
 STAGES: tuple[Stage, ...] = (
@@ -141,6 +143,7 @@ PREDICTORS: tuple[Predictor, ...] = (
         "Mean activation of each token over the same train contexts, or in the method evidence, shrunk, over all of "
         "the harvest; it knows no context.",
         presets=("full", "paper"),
+        rival="a token lookup",
     ),
     Predictor(
         "ngram", "n-gram", "baseline", "#56b4e9", "^",
@@ -152,12 +155,14 @@ PREDICTORS: tuple[Predictor, ...] = (
         "ngram_backoff", "back-off n-gram", "baseline", "#009e73", "D",
         "A strong baseline: an interpolated, shrunk back-off n-gram, learnt from all of the harvest.",
         methods=("paper",),
+        rival="the back-off n-gram",
     ),
     Predictor(
         "suffixes", "suffix evidence", "baseline", "#e69f00", "P",
         "The strongest baseline: the mean activation after the last one to six tokens, each pulled towards that after "
         "one token less, learnt from all of the harvest.",
         methods=("evidence",),
+        rival="suffix evidence",
     ),
     Predictor(
         "skip_bigram", "skip-bigrams", "baseline", "#cc79a7", "v",

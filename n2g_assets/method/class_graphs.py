@@ -4,7 +4,6 @@ The graph is grown on all that the harvest saw of the unit but its own test docu
 pruning kept, with the importances that masking found, then mark the nodes they pass through.
 """
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +29,7 @@ def build_class_graphs(
     read: Callable[[Unit], Float32[np.ndarray, " tokens"]],
     without: Callable[[Collection[str]], Bool[np.ndarray, " tokens"]],
     vocabulary: Vocabulary,
+    threads: int,
 ) -> BlockResult:
     """Tables ``graph_nodes``, ``rules`` and ``token_classes`` of a block of units.
 
@@ -42,6 +42,7 @@ def build_class_graphs(
         read: a unit's activations there, times its sign and not normalised.
         without: the harvested positions that count if nothing of some documents may.
         vocabulary: the subject model's.
+        threads: units whose graphs grow side by side.
     """
 
     def build(unit: Unit) -> dict[str, pl.DataFrame]:
@@ -59,8 +60,8 @@ def build_class_graphs(
         marks = salient.select("rank", "position", "importances").rows()
         return graph_frames(unit, graph, importances_of(graph, contexts, starts, marks), vocabulary)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        built = list(threads.map(build, units))
+    with ThreadPoolExecutor(threads) as pool:
+        built = list(pool.map(build, units))
     names = ("graph_nodes", "rules", "token_classes")
     tables = {name: pl.concat([unit_frame(name, []), *(frames[name] for frames in built)]) for name in names}
     return finish_block(units, tables)
