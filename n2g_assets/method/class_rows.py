@@ -64,16 +64,19 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
             found.append(TokenClass(offset, tokens[kept], weights[kept], all_but=False))
         else:
             tokens, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-            found.append(TokenClass(offset, tokens, weights, all_but=True))
+            found.append(TokenClass(offset, *_ordered(tokens, weights), all_but=True))
     return found
 
 
 def _by_weight(graph: ClassGraph, node: int) -> Weighted:
     members = slice(graph.starts[node], graph.starts[node + 1])
     distance = graph.means[members].astype(np.float64) - graph.values[graph.parents[node]]
-    weights = graph.counts[members] * distance**2
+    return _ordered(graph.tokens[members], graph.counts[members] * distance**2)
+
+
+def _ordered(tokens: Int32[np.ndarray, " members"], weights: Float64[np.ndarray, " members"]) -> Weighted:
     order = np.argsort(-weights, kind="stable")
-    return graph.tokens[members][order], weights[order]
+    return tokens[order], weights[order]
 
 
 def pattern(classes: Sequence[TokenClass], vocabulary: Vocabulary) -> str:

@@ -29,6 +29,7 @@ def study(**settings):
         ({"neurons": 4}, "neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
         ({"neurons": [3, 3]}, "neurons names one neuron twice"),
         ({"method": {"min_contexts_per_side": 11}}, "lower it, or raise top_contexts."),
+        ({"method": {"class_shrinkage": 0}}, "greater than 0"),
         ({"layers": True}, "layers must be a count of at least 1 or a list of different layers"),
         ({"layers": "2"}, "layers must be a count of at least 1 or a list of different layers"),
         ({"layers": 0}, "layers must be a count of at least 1 or a list of different layers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,11 @@ from n2g_assets.core.registry import TEXTS, named
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.indexes import FARTHEST
-from n2g_assets.evaluation.material import UnitMaterial
+from n2g_assets.evaluation.material import GRAPH_TABLES, UnitMaterial
 from n2g_assets.evaluation.predictors import ngram_backoff, skip_bigram, suffixes
 from n2g_assets.evaluation.texts import quantile_tokens
+from n2g_assets.method.class_rows import graph_frames
+from n2g_assets.method.classes import grow_graph
 from n2g_assets_tests.evaluation.slow_baselines import (
     slow_choice,
     slow_evidence,
@@ -26,10 +29,14 @@ from n2g_assets_tests.evaluation.slow_baselines import (
     slow_threshold,
 )
 from n2g_assets_tests.evaluation.small_layer import A_MAX, EVALUATION, LAYER, METHOD, VOCABULARY, SmallLayer
+from n2g_assets_tests.method.slow_classes import slow_predict_classes, slow_rules
 from n2g_assets_tests.method.slow_graph import slow_merge, slow_nodes, slow_paths
 from n2g_assets_tests.method.slow_graph import slow_predict as slow_predict_graph
+from n2g_assets_tests.method.toy import BOS
 
 THRESHOLD = METHOD.firing_threshold
+PARTS = ("graph", "suffixes")
+"""What the predictor ``combined`` weighs."""
 
 
 @dataclass
@@ -101,8 +108,14 @@ def slow_predictions(
         return [slow_predict(means, one.forms, n).tolist() for one in contexts]
     if predictor in ("graph", "graph_shuffled"):
         owner = unit if predictor == "graph" else layer.material.partners[unit]
+        if not paper:
+            rows = [mine(layer, table, owner) for table in GRAPH_TABLES]
+            rules = slow_rules(*(grown_without(layer, unit, left_out) if owner == unit and left_out else rows))
+            return [slow_predict_classes(rules, one.token_ids)[0] for one in contexts]
         nodes = mine(layer, "graph_nodes", owner)
         return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
+    if predictor == "combined":
+        return weighed(layer, unit, [slow_predictions(layer, unit, part, contexts) for part in PARTS])
     if predictor == "graph_unaugmented":
         nodes = graph_without_variants(layer, unit)
         return [slow_predict_graph(nodes, one.texts)[0] for one in contexts]
@@ -125,12 +138,15 @@ def unit_material(layer: SmallLayer, unit: Unit) -> UnitMaterial:
     return UnitMaterial(
         material.shared, unit, A_MAX, rows | {"top_examples": top.filter(split="train").sort("rank")},
         left_out=sorted(set(top.filter(split="test")["document_id"])), read_harvest=lambda: material.read_harvest(unit),
-        partner_nodes=mine(layer, "graph_nodes", material.partners[unit]),
+        partner_rows={table: mine(layer, table, material.partners[unit]) for table in GRAPH_TABLES},
     )  # fmt: skip
 
 
+@cache
 def slow_left_out(layer: SmallLayer, unit: Unit, predictor: str) -> list[list[float]]:
     """What a predictor says of every harvested context, fitted without its document and what is left out with that."""
+    if predictor == "combined":
+        return weighed(layer, unit, [slow_left_out(layer, unit, part) for part in PARTS])
     harvest = layer.material.shared.harvest()
     folds = [set(fold) for fold in harvest.folds(EVALUATION.seed)]
     if predictor in ("token_lookup", "suffixes"):
@@ -140,6 +156,33 @@ def slow_left_out(layer: SmallLayer, unit: Unit, predictor: str) -> list[list[fl
         context, fold = slow_context(layer, unit, document_id, token_ids), next(f for f in folds if document_id in f)
         found += slow_predictions(layer, unit, predictor, [context], sorted(fold))
     return found
+
+
+def grown_without(layer: SmallLayer, unit: Unit, left_out: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of the graph that is grown on what may be learnt of a unit without some documents."""
+    labels = [label for _, labels in labelled_harvest(layer, unit, list, left_out) for label in labels]
+    counted = np.array([place for place, label in enumerate(labels) if label is not None])
+    values = np.array([label or 0.0 for label in labels], np.float32)
+    graph = grow_graph(layer.material.shared.harvest().lagged, values, counted, BOS, THRESHOLD, METHOD)
+    frames = graph_frames(unit, graph, {}, VOCABULARY)
+    return frames["graph_nodes"], frames["token_classes"]
+
+
+def weighed(layer: SmallLayer, unit: Unit, parts: list[list[list[float]]]) -> list[list[float]]:
+    """The sum of two predictions with the weights of ``slow_weights``; 0 at BOS."""
+    first, second, constant = slow_weights(layer, unit)
+    sums = [first * np.array(one) + second * np.array(other) + constant for one, other in zip(*parts, strict=True)]
+    return [[0.0, *values[1:].tolist()] for values in sums]
+
+
+@cache
+def slow_weights(layer: SmallLayer, unit: Unit) -> list[float]:
+    """Of two predictions and a constant, by least squares, on what was predicted of left-out documents."""
+    labels = [label for _, labels in labelled_harvest(layer, unit, list, []) for label in labels]
+    counted = [place for place, label in enumerate(labels) if label is not None]
+    told = [np.concatenate(slow_left_out(layer, unit, part))[counted] for part in PARTS]
+    design, actual = np.column_stack([*told, np.ones(len(counted))]), np.array([labels[place] for place in counted])
+    return np.linalg.lstsq(design, actual, rcond=None)[0].tolist()
 
 
 def slow_thresholds(layer: SmallLayer, unit: Unit, predictor: str) -> dict[str, float]:

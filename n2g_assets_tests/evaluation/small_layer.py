@@ -19,6 +19,7 @@ from n2g_assets.evaluation.material import LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.augment import augment_examples
+from n2g_assets.method.class_graphs import build_class_graphs
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult, unit_frame
@@ -32,7 +33,7 @@ VOCABULARY = vocabulary_of(["a", "b", "c", "d", "e", " Cat", "cat"])
 TWINS = ("d0", "d1")
 """Two harvested documents that are near-duplicates."""
 UNITS = (Unit(3, 1), Unit(3, -1), Unit(8, 1))
-METHOD = MethodSettings()
+METHOD = MethodSettings(max_rules=12, class_shrinkage=1.0, class_positions=3)
 EVALUATION = ScoreSettings(bootstrap_draws=DRAWS, counterexamples=4, quantile_contexts=1, seed=5)
 FITTED = tuple(predictor.name for predictor in of_study(PREDICTORS, "full", "paper"))
 """Those of the method ``paper``."""
@@ -73,7 +74,7 @@ def frame_of(rows: Sequence[tuple[str, str, Sequence[int]]]) -> Corpus:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmallLayer:
     """What the units of a layer are evaluated with, and what it was made of."""
 
@@ -122,9 +123,15 @@ def harvested_rows(unit: Unit, harvest: Corpus, neurons: Mapping[int, Neuron], c
 
 
 def small_layer(
-    seed: int, *, contexts: int = 12, units: Sequence[Unit] = UNITS, preset: Method = "paper"
+    seed: int,
+    *,
+    contexts: int = 12,
+    units: Sequence[Unit] = UNITS,
+    preset: Method = "paper",
+    max_rules: int = METHOD.max_rules,
 ) -> SmallLayer:
-    """A layer whose graphs are right often and wrong often."""
+    """A layer whose graphs, of the method that is asked for, are right often and wrong often."""
+    method = METHOD.model_copy(update={"max_rules": max_rules})
     generator, neurons = np.random.default_rng(seed), neurons_of(seed)
     harvest = corpus_of(generator, "d", 14)
     texts = {"random": corpus_of(generator, "h", 9), "out_of_domain": corpus_of(generator, "o", 4)}
@@ -139,20 +146,25 @@ def small_layer(
     proposer = DictionaryProposer({word: [[other] for other in words if other != word] for word in words})
     pruned, saliencies = prune_examples(units, top, a_max, VOCABULARY, prober, METHOD).tables.values()
     augmented = augment_examples(units, pruned, VOCABULARY, prober, proposer, METHOD).tables["augmented_examples"]
-    graphs = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD).tables
     harvest_text = harvest_of(harvest, VOCABULARY, cluster_of)
     activations = partial(activations_of, neurons)
+    read_harvest = partial(readings({"harvest": harvest}, activations), "harvest")
+    rows = {"top_examples": top, "pruned_examples": pruned, "saliencies": saliencies}
+    if preset == "paper":
+        built = build_graphs(units, pruned, saliencies, augmented, a_max, VOCABULARY, METHOD)
+    else:
+        built = build_class_graphs(
+            units, rows, a_max, method, text=harvest_text.lagged, read=read_harvest, without=harvest_text.without,
+            vocabulary=VOCABULARY, threads=1,
+        )  # fmt: skip
     material = LayerMaterial(
-        SharedMaterial(VOCABULARY, lambda: harvest_text, METHOD, preset, EVALUATION.seed),
+        SharedMaterial(VOCABULARY, lambda: harvest_text, method, preset, EVALUATION.seed),
         layer=LAYER,
-        rows={
-            "top_examples": top, "pruned_examples": pruned, "saliencies": saliencies,
-            **graphs, "rule_tests": unit_frame("rule_tests", []),
-        },
+        rows={**rows, **built.tables, "rule_tests": unit_frame("rule_tests", [])},
         a_max=a_max,
         texts={name: DocumentText.of(corpus, VOCABULARY) for name, corpus in texts.items()},
         read=readings(texts, activations),
-        read_harvest=partial(readings({"harvest": harvest}, activations), "harvest"),
+        read_harvest=read_harvest,
         partners=shuffled_partners(units, EVALUATION.seed, LAYER),
         predictors=[predictor.name for predictor in of_study(PREDICTORS, "full", preset)],
         evaluation=EVALUATION,

@@ -43,7 +43,7 @@ from n2g_assets_tests.evaluation.small_layer import (
 )
 from n2g_assets_tests.method.toy import conform, encode
 
-TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
+TABLES = ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures")
 SUMS = ("actual_sum", "predicted_sum", "actual_square_sum", "predicted_square_sum", "product_sum")
 TEXT_NAMES = [text.name for text in TEXTS]
 PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
@@ -81,7 +81,7 @@ def test_every_unit_has_one_row_for_every_predictor_and_text(result):
 def test_scores_equal_a_slow_recomputation(layer, result, preset):
     """Every predictor, text, unit and sign; the controls from the partner's graph and from paths without variants."""
     if preset == "evidence":
-        layer = small_layer(4, preset=preset)
+        layer = small_layer(3, preset=preset)
         result = layer.evaluate()
     table, fitted = result.tables["evaluation"], layer.material.predictors
     thresholds = {(unit, name): slow_thresholds(layer, unit, name) for unit in UNITS for name in fitted}

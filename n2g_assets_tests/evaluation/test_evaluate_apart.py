@@ -32,7 +32,7 @@ from n2g_assets_tests.evaluation.small_layer import (
 from n2g_assets_tests.evaluation.toy_harvest import harvest_of
 from n2g_assets_tests.method.toy import BOS, conform
 
-TABLES = ("evaluation", "thresholds", "document_scores", "counterexamples", "failures")
+TABLES = ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures")
 PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]
 BAD, GOOD = Unit(3, -1), (Unit(3, 1), Unit(8, 1))
 EVERY = pl.lit(True)
@@ -49,10 +49,11 @@ def result(layer) -> BlockResult:
 
 
 def rows(result: BlockResult, unit: Unit, keep: pl.Expr = EVERY) -> dict[str, pl.DataFrame]:
-    """All rows of one unit; of the tables of scores those to be kept, and the thresholds of their predictors."""
+    """All rows of one unit; of the tables of scores those to be kept, and what belongs to their predictors or texts."""
     found = {name: frame.filter(of(unit)) for name, frame in result.tables.items()}
     found |= {name: found[name].filter(keep) for name in ("evaluation", "document_scores")}
-    return found | {"thresholds": found["thresholds"].join(found["evaluation"], on="predictor", how="semi")}
+    of_those = {"thresholds": "predictor", "size_curve": "text"}
+    return found | {name: found[name].join(found["evaluation"], on=key, how="semi") for name, key in of_those.items()}
 
 
 def of(unit: Unit) -> pl.Expr:
@@ -234,7 +235,7 @@ def test_nothing_about_a_units_test_documents_reaches_what_is_fitted(preset):
     assert len(test_documents & set(TWINS)) == 1
     changed = changed_documents(layer, test_documents | set(TWINS)).evaluate([unit])
     elsewhere = pl.col("text") != "top"
-    assert_same_rows(result, changed, [unit], elsewhere, ["evaluation", "thresholds", "counterexamples"])
+    assert_same_rows(result, changed, [unit], elsewhere, ["evaluation", "size_curve", "thresholds", "counterexamples"])
     assert not rows(changed, unit, ~elsewhere)["evaluation"].equals(rows(result, unit, ~elsewhere)["evaluation"])
 
     fitted = [name for name in layer.material.predictors if named(PREDICTORS)[name].role == "baseline"]

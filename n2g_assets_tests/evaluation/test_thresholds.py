@@ -75,7 +75,9 @@ def test_neighbours_in_single_precision_are_told_apart():
 
 
 # ------------------------------------------------------------------------------------------ left-out documents
-@pytest.mark.parametrize("name", ["token_lookup", "suffixes", "skip_bigram", "graph_shuffled", "always_zero", "graph"])
+@pytest.mark.parametrize(
+    "name", ["token_lookup", "suffixes", "skip_bigram", "graph_shuffled", "always_zero", "graph", "combined"]
+)
 def test_each_document_is_predicted_by_a_fit_that_did_not_see_it(layer, material, name):
     [predictor] = fit_predictors([name], material).values()
     found = left_out_predictions(name, predictor, material)
@@ -84,7 +86,7 @@ def test_each_document_is_predicted_by_a_fit_that_did_not_see_it(layer, material
     assert found[counted] == pytest.approx(expected[counted], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["token_lookup", "suffixes", "skip_bigram", "graph_shuffled", "graph"])
+@pytest.mark.parametrize("name", ["token_lookup", "suffixes", "skip_bigram", "graph_shuffled", "graph", "combined"])
 def test_the_thresholds_of_every_predictor_are_the_best_of_a_full_search(layer, material, name):
     labels = material.harvest_labels
     train = {(row["context_id"]) for row in material.rows["top_examples"].iter_rows(named=True)}

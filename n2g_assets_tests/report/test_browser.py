@@ -39,8 +39,8 @@ def test_every_section_and_every_picture_is_shown(tmp_path, html):
     found = Page(browse(tmp_path, copy, "--dump-dom", "--window-size=1100,900"))
     assert [title.strip() for title in found.words["h2"]] == SECTIONS
     sizes = [[int(number) for number in size.split("x")] for size in found.words["title"][0].split()]
-    of_texts = 4 * len(("F1 of firing", "curves", "calibration")) + 2 * len(("r of the activation",))
-    assert len(sizes) == html.count("<figure>") == of_texts + len(("reach", "an example"))
+    # F1, curves and calibration of each text, r of the two ordinary ones, reach, and an example
+    assert len(sizes) == html.count("<figure>") == 4 * 3 + 2 + 2
     assert all(natural > 300 and width > 300 and height > 150 for natural, width, height in sizes)
 
 
