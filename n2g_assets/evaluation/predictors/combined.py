@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
+from n2g_assets.evaluation.predictors import graph, suffixes
 from n2g_assets.evaluation.thresholds import left_out_predictions
 from n2g_assets.method.text import EncodedText
 
