@@ -84,7 +84,9 @@ def test_a_study_of_the_paper_has_no_section_on_size(html):
     text = text_of(page({"toy": study(method="paper")}))
     assert "by number of rules" not in text
     assert "A token graph is built from half of a unit's strongest contexts (train)." in text
-    assert "is grown from its activations at all harvested tokens" in text_of(html)
+    assert "A token graph is grown on all of the harvest but the documents of the unit's own test contexts" in text_of(
+        html
+    )
 
 
 def test_the_card_of_a_unit_says_what_few_rules_everything_and_the_last_tokens_reach(tmp_path):
