@@ -108,7 +108,10 @@ def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkey
     monkeypatch.setenv("N2G_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", "")
     assert cli.main(["run", "demmo"]) == 1
-    assert "There is no study 'demmo': choose one of demo, demo_reinitialised, smollm2." in capsys.readouterr().out
+    assert (
+        "There is no study 'demmo': choose one of demo, demo_paper, demo_reinitialised, smollm2."
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("control_fails", [False, True])

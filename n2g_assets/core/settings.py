@@ -157,9 +157,9 @@ class ClassSettings(Firing):
     """Rules of the largest graph; every smaller one is part of it."""
     class_offsets: StrictInt = Field(default=8, ge=1)
     """Tokens that a rule may look at: the activating token and those before it."""
-    class_shrinkage: float = Field(default=8.0, gt=0)
+    class_shrinkage: float = Field(default=2.0, gt=0)
     """Positions with a node's mean that every token and every class is shrunk by."""
-    class_positions: StrictInt = Field(default=16, ge=1)
+    class_positions: StrictInt = Field(default=4, ge=1)
     """Fewest harvested positions of a class, and of what it leaves."""
 
 

@@ -34,6 +34,7 @@ from n2g_assets.report.plots import (
     shown_scores,
     styles,
 )
+from n2g_assets.report.size_plots import r_by_rules
 from n2g_assets.report.svg import draw_graph
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def render_report(
 
     context = {
         "spread": wording.spread, "unit_text": unit_text, "published": PUBLISHED, "failure_rules": FAILURE_RULES,
-        "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "heading": heading, "rows": database.rows,
+        "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "shown_rules": SHOWN_RULES, "heading": heading,
+        "rows": database.rows,
         "commands": commands, "made_at": f"{made_at:%d %B %Y, %H:%M} UTC".lstrip("0"),
     } | facts | _pictures(database, facts)  # fmt: skip
     body = Markup(wording.templates().get_template("body.html").render(context))
@@ -119,6 +121,7 @@ def _facts(database: _Study) -> dict[str, Any]:
         "versions": json.loads(found[0]["versions"]),
         "control_of": found[0]["control_of"],
         "control_studies": controls.to_list(),
+        "classes": settings["method"].get("preset") == "evidence",
         "model": {name: value for name, value in model.items() if name != "study"},
         "layers": layers,
         "missing": sorted(set(asked) - set(layers)),
@@ -153,6 +156,10 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         rows = scores("evaluation", "layer, unit, sign", text, "predictor, COLUMNS('^calibration_')")
         return as_address(calibration(rows, title="Calibration"))
 
+    def size_picture(text: Text) -> str:
+        sizes, beside = scores("size_summary", "layer, n_rules", text), scores("layer_scores", "layer", text)
+        return as_address(r_by_rules(sizes, beside, title=f"{database.name}: r by number of rules on {text.phrase}"))
+
     def reach_picture(text: Text) -> str:
         rows = scores("reach_summary", "layer, last_tokens", text).filter(pl.col("layer").is_in(facts["layers"]))
         return as_address(reach_by_tokens(rows, title=f"{database.name}: reach on {text.phrase}"))
@@ -160,7 +167,7 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     def examples() -> list[dict[str, Any]]:
         return _examples(database, facts["layers"], threshold)
 
-    pictures = (score_picture, curves_picture, calibration_picture, reach_picture, examples)
+    pictures = (score_picture, curves_picture, calibration_picture, size_picture, reach_picture, examples)
     return {function.__name__: function for function in pictures}
 
 
@@ -171,11 +178,11 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
     """
     classes = database.frame("SELECT count(rank) > 0 AS found FROM graph_nodes WHERE study = $study")["found"][0]
     query = f"""
-        FROM unit_summary
+        FROM fidelity_card
         WHERE study = $study AND list_contains($layers, layer) AND n_nodes > 0
             AND ($classes OR n_nodes <= {_EXAMPLE_NODES})
         QUALIFY 1 = row_number() OVER (
-            PARTITION BY layer ORDER BY graph_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
+            PARTITION BY layer ORDER BY top_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
         ORDER BY layer"""
     picked = [layers[0], layers[len(layers) // 2], layers[-1]]
     tokens = "SELECT token FROM vocabulary WHERE study = $study ORDER BY token_id"
@@ -188,12 +195,14 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
         members = database.frame(f"FROM token_classes WHERE {where}", **key)
         rules = database.frame(f"FROM graph_rules($study, $layer, $unit, $sign, {SHOWN_RULES})", **key)
         name = unit_text(*key.values())
-        title, told = name.capitalize(), f"F1 on its test contexts {wording.plain_share(unit['graph_f1'])}"
-        if unit["random_pearson_r"] is not None:
-            told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
+        title, told = name.capitalize(), f"F1 on its test contexts {wording.plain_share(unit['top_f1'])}"
         if classes:
+            r = wording.reached(unit)
+            told = f"r on held-out text: {r}" if r else told
             svg = draw_classes(nodes, members, vocabulary, threshold=threshold, title=title, subtitle=told)
         else:
+            if unit["random_pearson_r"] is not None:
+                told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
             svg, rules = draw_graph(nodes, title=title, subtitle=told), rules.head(_EXAMPLE_RULES)
         found.append({"name": name, "address": as_address(svg), "rules": rules.to_dicts(), "classes": classes})
     return found

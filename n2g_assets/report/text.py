@@ -170,6 +170,19 @@ def at_layer(row: Mapping[str, Any], name: str = "f1_all") -> str:
     return f"{plain_share(row[name])} {ends + ' ' if ends else ''}at layer {row['layer']}"
 
 
+def reached(card: Mapping[str, Any]) -> str:
+    """What r a unit's graph reaches on held-out text, and what could be: 30 rules reach .59; counting everything .70.
+
+    Of a row of ``fidelity_card``; what is not known is left out.
+    """
+    parts = {
+        "30 rules reach": card["random_r_30"],
+        "counting everything": card["random_r_all"],
+        "the last 5 tokens allow": card["reach_5"],
+    }
+    return "; ".join(f"{words} {plain_share(r)}" for words, r in parts.items() if r is not None)
+
+
 def percent(value: float | None) -> str:
     """A share in percent: 53 %, and 1.2 % where it is small."""
     if value is None:

@@ -24,7 +24,7 @@ from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("units", "tokens", "failures", "layers", "summaries")
+VIEWS = ("units", "tokens", "failures", "layers", "methods", "summaries")
 """The files of ``views/``, in the order in which they are run."""
 
 _HERE = "database_name = current_database() AND schema_name = 'main' AND NOT internal"

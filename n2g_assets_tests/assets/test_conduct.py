@@ -8,10 +8,10 @@ import pytest
 from n2g_assets.core.registry import STAGES, of_study
 from n2g_assets.core.tables import TABLES
 from n2g_assets.definitions import defs
-from n2g_assets.study import N2GStudy
+from n2g_assets.study import N2GStudy, shipped_study
 from n2g_assets_tests.assets.studies import NIGHT, definitions_of, tiny_study
 
-STUDIES = ("demo", "demo_reinitialised", "smollm2")
+STUDIES = ("demo", "demo_paper", "demo_reinitialised", "smollm2")
 UNPARTITIONED = ("warehouse", "report")
 PER_LAYER = tuple(stage.name for stage in of_study(STAGES, "full", "paper"))
 PIPELINE = ("subject_model", "corpus_tokens", *PER_LAYER, *UNPARTITIONED)
@@ -30,6 +30,17 @@ def test_the_shipped_studies_their_jobs_and_schedules(shipped):
     repository = shipped.get_repository_def()
     assert {job for job in repository.job_names if not job.startswith("__")} == set(STUDIES)
     assert {schedule.name for schedule in repository.schedule_defs} == {f"{study}_nightly" for study in STUDIES}
+
+
+def test_the_papers_study_of_the_demo_reads_the_same_units_on_the_same_texts():
+    """So one pass serves both: evidence is kept by model, hook, precision and documents."""
+    demo, paper = (shipped_study(name).settings for name in ("demo", "demo_paper"))
+    assert (demo.method.preset, paper.method.preset) == ("evidence", "paper")
+    alike = {
+        "method": demo.method,
+        "evaluation": paper.evaluation.model_copy(update={"reach_positions": demo.evaluation.reach_positions}),
+    }
+    assert paper.model_copy(update=alike) == demo
 
 
 def test_the_code_location_holds_its_components(shipped):

@@ -91,7 +91,7 @@ def study(
     texts = [text.name for text in TEXTS if preset in text.presets]
     predictors = [entry.name for entry in of_study(PREDICTORS, preset, method)]
     settings = {
-        "preset": preset, "layers": list(layers), "harvest": {"context_length": 128},
+        "preset": preset, "layers": list(layers), "corpus": [], "harvest": {"context_length": 128},
         "method": {"preset": method, "firing_threshold": 0.5, "contexts_per_document": 2, "proposer": "infill"},
         "evaluation": {"bootstrap_draws": 1000}, "note": HOSTILE,
     }  # fmt: skip
@@ -211,5 +211,6 @@ def page(studies: Mapping[str, Frames], name: str = "toy", *, pictures: bool = F
 
 
 NO_PLOTS = dict.fromkeys(
-    ("score_by_layer", "precision_recall", "calibration", "reach_by_tokens"), lambda *rows, **given: "<svg/>"
+    ("score_by_layer", "precision_recall", "calibration", "reach_by_tokens", "r_by_rules"),
+    lambda *rows, **given: "<svg/>",
 )

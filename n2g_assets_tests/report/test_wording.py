@@ -6,6 +6,7 @@ from n2g_assets.report.text import (
     layers_listed,
     percent,
     plain_share,
+    reached,
     share,
     spread,
     window,
@@ -27,6 +28,13 @@ def test_numbers_and_lists_read_well():
     assert [counted(0, "unit"), counted(1, "unit"), counted(2048, "unit")] == ["0 units", "1 unit", "2,048 units"]
     assert [spread(7, 7), spread(7, 1035)] == ["7", "7–1,035"]
     assert [layers_listed([7]), layers_listed([0, 1, 3, 4, 5, 9])] == ["layer 7", "layers 0, 1, 3–5 and 9"]
+
+
+def test_what_a_graph_reaches_leaves_out_what_is_not_known():
+    card = {"random_r_30": 0.59, "random_r_all": 0.7, "reach_5": 0.066}
+    assert reached(card) == "30 rules reach .59; counting everything .70; the last 5 tokens allow .066"
+    assert reached(card | {"random_r_30": None, "reach_5": None}) == "counting everything .70"
+    assert reached(dict.fromkeys(card)) == ""
 
 
 def test_layers_carry_their_paired_difference_where_they_are_few():

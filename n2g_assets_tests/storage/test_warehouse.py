@@ -22,7 +22,7 @@ from n2g_assets_tests.storage.helpers import remove, rows, write
 VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity_card", "worst_units", "controls"}
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
 VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
-VIEWS |= {"reach_summary", "size_summary"}
+VIEWS |= {"reach_summary", "size_summary", "method_comparison"}
 MACROS = {"token_text", "token_forms", "units_on", "units_with_context", "marked_text", "graph_rules", "class_nodes_of"}
 
 

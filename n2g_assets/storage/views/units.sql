@@ -205,6 +205,34 @@ WITH graphs AS (
     SELECT study, layer, unit, sign, string_agg(kind, ', ' ORDER BY kind) AS failures
     FROM failures
     GROUP BY ALL
+), sizes AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        max(pearson_r) FILTER (WHERE n_rules = 5) AS random_r_5,
+        max(pearson_r) FILTER (WHERE n_rules = 30) AS random_r_30
+    FROM size_curve
+    WHERE text = 'random'
+    GROUP BY ALL
+), everything AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        coalesce(
+            max(pearson_r) FILTER (WHERE predictor = 'combined'), max(pearson_r) FILTER (WHERE predictor = 'suffixes')
+        ) AS random_r_all
+    FROM evaluation
+    WHERE text = 'random'
+    GROUP BY ALL
+), local AS (
+    SELECT study, layer, unit, sign, max(pearson_r) AS reach_5
+    FROM reach
+    WHERE text = 'random' AND last_tokens = 5
+    GROUP BY ALL
 )
 SELECT
     study,
@@ -222,6 +250,10 @@ SELECT
     random_best_other_f1,
     random_best_other_by_r,
     random_best_other_pearson_r,
+    random_r_5,
+    random_r_30,
+    random_r_all,
+    reach_5,
     coalesce(rules_tested, 0) AS rules_tested,
     n_matches,
     fired_share,
@@ -237,14 +269,22 @@ LEFT JOIN by_text AS t USING (study, layer, unit, sign)
 LEFT JOIN best USING (study, layer, unit, sign)
 LEFT JOIN tests USING (study, layer, unit, sign)
 LEFT JOIN kinds USING (study, layer, unit, sign)
+LEFT JOIN sizes USING (study, layer, unit, sign)
+LEFT JOIN everything USING (study, layer, unit, sign)
+LEFT JOIN local USING (study, layer, unit, sign)
 ORDER BY study, layer, unit, sign DESC;
 COMMENT ON VIEW fidelity_card IS 'Every unit asked for on one line: how far its graph can be trusted, on which text, and why not.';
+COMMENT ON COLUMN fidelity_card.n_rules IS 'rules of its graph, of its largest one';
 COMMENT ON COLUMN fidelity_card.top_best_other IS 'the baseline with the best F1 on the unit''s own test contexts, the simpler one of equals';
 COMMENT ON COLUMN fidelity_card.top_best_other_f1 IS 'its F1';
 COMMENT ON COLUMN fidelity_card.random_best_other IS 'the baseline with the best F1 on held-out text, the simpler one of equals';
 COMMENT ON COLUMN fidelity_card.random_best_other_f1 IS 'its F1';
 COMMENT ON COLUMN fidelity_card.random_best_other_by_r IS 'the baseline with the best pearson_r on held-out text, the simpler one of equals';
 COMMENT ON COLUMN fidelity_card.random_best_other_pearson_r IS 'its pearson_r';
+COMMENT ON COLUMN fidelity_card.random_r_5 IS 'r on held-out text of its best graph of 5 rules (size_curve); NULL for the paper''s graphs';
+COMMENT ON COLUMN fidelity_card.random_r_30 IS 'the same of 30 rules';
+COMMENT ON COLUMN fidelity_card.random_r_all IS 'r there of all that was counted: of combined, or else of suffixes; NULL where neither was scored';
+COMMENT ON COLUMN fidelity_card.reach_5 IS 'r there of the model itself, shown BOS and only the last 5 tokens (reach); NULL where not measured';
 COMMENT ON COLUMN fidelity_card.rules_tested IS 'rules that were tested on the model';
 COMMENT ON COLUMN fidelity_card.n_matches IS 'texts tried that match one of them';
 COMMENT ON COLUMN fidelity_card.fired_share IS 'of those, the share on which the unit fires';
