@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEFT, HEADING, NARROWEST = 36.0, 54.0, 480.0
 RIGHT, LINE = 18.0, 14.0
 """Room beside a picture, and the height of a line of its legend."""
 

@@ -23,7 +23,10 @@ from jaxtyping import Float64
 from n2g_assets.core.registry import PREDICTORS, Predictor, Text, named
 from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.canvas import (
+    HEADING,
+    LEFT,
     LINE,
+    NARROWEST,
     RIGHT,
     add_axes,
     add_key,
@@ -78,7 +81,6 @@ F1 = LayerScore(
 )  # fmt: skip
 
 _BAND = "#f6f7f9"
-_LEFT, _HEADING, _NARROWEST = 36.0, 54.0, 480.0
 
 
 def styles(predictors: Iterable[str]) -> list[Predictor]:
@@ -132,18 +134,18 @@ def score_by_layer(scores: pl.DataFrame, score: LayerScore, *, title: str, publi
     distance = float(np.diff(layers).min()) if len(layers) > 1 else 1.0
     span = float(layers[-1] - layers[0]) + distance if layers else 1.0
     most = max(len(entries) for entries, _ in panels)
-    width = max(_NARROWEST, span / distance * (3.6 * most / 0.72))
+    width = max(NARROWEST, span / distance * (3.6 * most / 0.72))
     step = min(0.72 * distance / max(most, 1), 7.5 * span / width)
     size_of_mark = min(6.0, 1.5 * step * width / span)
     dashes: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 4))}
     columns = int(width // 130)
     legend = LINE * (-(-len(shown) // columns) + bool(line))
-    height = _HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
+    height = HEADING + sum(size for _, size in panels) + 32.0 * (len(panels) - 1) + 42.0 + legend + 24.0
     with style():
-        figure = new_figure(_LEFT + width + RIGHT, height, title)
-        top = height - _HEADING
+        figure = new_figure(LEFT + width + RIGHT, height, title)
+        top = height - HEADING
         for place, (entries, size) in enumerate(panels):
-            axes = add_axes(figure, _LEFT, top - size, width, size, score.means if place == 0 else "controls")
+            axes = add_axes(figure, LEFT, top - size, width, size, score.means if place == 0 else "controls")
             half = (len(entries) / 2 + 0.3) * step
             for layer in layers:
                 axes.axvspan(layer - half, layer + half, color=_BAND, zorder=0, linewidth=0)
@@ -193,8 +195,8 @@ def precision_recall(scores: pl.DataFrame, *, title: str, threshold: float = 0.5
     below = 40.0 + legend + 40.0
     start = int(np.ceil(threshold * 100 - 1e-9))
     with style():
-        figure = new_figure(_LEFT + side + RIGHT, _HEADING + side + below, title)
-        axes = add_axes(figure, _LEFT, below, side, side, "precision of firing")
+        figure = new_figure(LEFT + side + RIGHT, HEADING + side + below, title)
+        axes = add_axes(figure, LEFT, below, side, side, "precision of firing")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall of firing")
         axes.xaxis.set_major_formatter(share_tick)
         axes.xaxis.grid(True)
@@ -239,7 +241,7 @@ def calibration(rows: pl.DataFrame, *, title: str) -> str:
     left, column, side = 100.0, 23.0, 225.0
     below = 54.0 + LINE * len(shown) + 12.0
     with style():
-        figure = new_figure(left + 11 * column + RIGHT, _HEADING + side + below, title)
+        figure = new_figure(left + 11 * column + RIGHT, HEADING + side + below, title)
         axes = add_axes(figure, left, below, 11 * column, side, "mean actual activation")
         axes.set(xlim=(-0.1, 1), xlabel="mean predicted activation", xticks=[-0.05, 0.2, 0.4, 0.6, 0.8, 1])
         axes.set_xticklabels(["0", ".2", ".4", ".6", ".8", "1"])
@@ -285,8 +287,8 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
     layers = means["layer"].unique().sort().to_list()
     height, below = 172.0, 58.0
     with style():
-        figure = new_figure(_LEFT + _NARROWEST + RIGHT, _HEADING + height + below, title)
-        axes = add_axes(figure, _LEFT, below, _NARROWEST, height, "mean correlation with the full text (r)")
+        figure = new_figure(LEFT + NARROWEST + RIGHT, HEADING + height + below, title)
+        axes = add_axes(figure, LEFT, below, NARROWEST, height, "mean correlation with the full text (r)")
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
         tokens = means["last_tokens"].unique().sort().to_list()

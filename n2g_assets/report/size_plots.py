@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.report.plots import _HEADING as HEADING
-from n2g_assets.report.plots import _LEFT as LEFT
-from n2g_assets.report.plots import _NARROWEST as WIDTH
-from n2g_assets.report.plots import _RIGHT as RIGHT
-from n2g_assets.report.plots import _axes as add_axes
-from n2g_assets.report.plots import _figure as new_figure
-from n2g_assets.report.plots import _style as style
-from n2g_assets.report.plots import _svg as as_svg
-from n2g_assets.report.plots import _words as write
+from n2g_assets.report.canvas import HEADING, LEFT, NARROWEST, RIGHT, add_axes, as_svg, new_figure, style, write
 from n2g_assets.report.plots import styles
 from n2g_assets.report.svg import INK, MUTED
 
@@ -51,8 +43,8 @@ def r_by_rules(sizes: pl.DataFrame, scores: pl.DataFrame, *, title: str) -> str:
     ticks = np.log2(rules)
     columns = ticks.max(initial=0.0) + _COLUMN * np.arange(1, len(labels) + 1)
     with style():
-        figure = new_figure(LEFT + WIDTH + RIGHT, HEADING + _HEIGHT + _BELOW, title)
-        axes = add_axes(figure, LEFT, _BELOW, WIDTH, _HEIGHT, "mean r of predicted and actual activation")
+        figure = new_figure(LEFT + NARROWEST + RIGHT, HEADING + _HEIGHT + _BELOW, title)
+        axes = add_axes(figure, LEFT, _BELOW, NARROWEST, _HEIGHT, "mean r of predicted and actual activation")
         axes.set_xticks([*ticks, *columns], labels=[*map(str, rules), *labels.values()])
         axes.set_xlabel("rules of the graph" if layers else "nothing measured yet", loc="left")
         axes.set_xlim(ticks.min(initial=1.0) - 1, max([*ticks, *columns], default=1.0) + _COLUMN / 2)
