@@ -105,7 +105,7 @@ class LayerScoring:
         )
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
-            read=self._read, read_harvest=session.read_harvest(layer), partners=self._partners,
+            read=self._read, read_harvest=lambda unit: session.read_harvest(layer)(unit), partners=self._partners,
             predictors=session.study.predictors, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)

@@ -270,8 +270,9 @@ class Session:
             return self.harvest(self._together(layer), show)
 
     def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
-        """Reads a unit's activations, times its sign, at every token of the harvest."""
-        return lambda unit: self.cached_harvest(layer).rows(layer, [unit.number])[0] * np.float32(unit.sign)
+        """Reads a unit's activations, times its sign, at every token of the harvest; threads may share it."""
+        evidence = self.cached_harvest(layer)
+        return lambda unit: evidence.rows(layer, [unit.number])[0] * np.float32(unit.sign)
 
     def _together(self, layer: int) -> tuple[int, ...]:
         return self.layers_together if layer in self.layers_together else (layer,)
