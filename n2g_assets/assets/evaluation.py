@@ -105,7 +105,7 @@ class LayerScoring:
         )
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
-            read=self._read, read_harvest=lambda unit: session.read_harvest(layer)(unit), partners=self._partners,
+            read=self._read, read_harvest=self._read_harvest, partners=self._partners,
             predictors=session.study.predictors, evaluation=evaluation,
         )  # fmt: skip
         return evaluate_units(units, material)
@@ -133,6 +133,9 @@ class LayerScoring:
         """The held-out texts by name."""
         texts, vocabulary = self.session.held_out_contexts, self.session.vocabulary
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
+
+    def _read_harvest(self, unit: Unit) -> np.ndarray:
+        return self.session.read_harvest(self.layer)(unit)
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
         evidence = self.session.cached_texts(self.layer)[text]
