@@ -22,14 +22,14 @@ install_import_hook(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups tests that share what is slow to make; a group runs in one process of ``pytest -n``.
 
-    A file is a group, and so are the tests that look at the finished run of a study. The slowest groups come first, so
-    that no process has one left when the others are done.
+    A file is a group, and so are the tests that look at the same finished run of a study. The slowest groups come
+    first, so that no process has one left when the others are done.
     """
     slow = ("assets/", "test_processes", "test_browser", "test_cli", "test_warehouse_faults")
     items.sort(key=lambda item: not any(name in item.nodeid for name in slow))
     for item in items:
-        finished = "finished" in getattr(item, "fixturenames", ())
-        group = "finished" if finished else f"{item.path.parent.name}/{item.path.name}"
+        finished = [name for name in getattr(item, "fixturenames", ()) if name.startswith("finished")]
+        group = finished[0] if finished else f"{item.path.parent.name}/{item.path.name}"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

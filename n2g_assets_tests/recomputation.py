@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 from n2g_assets.core.home import Home
 from n2g_assets.model.model import SubjectModel
 from n2g_assets.storage.slices import SliceKey, SliceStore
+from n2g_assets_tests.method.slow_classes import slow_predict_classes, slow_rules
 from n2g_assets_tests.storage.helpers import rows_of_all
 
 THRESHOLD = 0.5
@@ -41,7 +42,7 @@ class Evidence(NamedTuple):
 def gather(store: SliceStore, study: str, model: SubjectModel, n_units: int, seed: int = 0) -> Evidence:
     """Compare stored rows of random units with what is computed anew."""
     examples = rows_of_all(store, "top_examples", study)
-    nodes = rows_of_all(store, "graph_nodes", study)
+    nodes, classes = (rows_of_all(store, table, study) for table in ("graph_nodes", "token_classes"))
     evaluation = rows_of_all(store, "evaluation", study).filter(predictor="graph", text="top")
     stats = rows_of_all(store, "neuron_stats", study)
     form_of = dict(store.read(SliceKey("vocabulary", study)).select("token_id", "normalised").iter_rows())
@@ -56,14 +57,14 @@ def gather(store: SliceStore, study: str, model: SubjectModel, n_units: int, see
             fresh = activations(model, layer, neuron, row["token_ids"]) * sign
             largest = max(largest, abs(fresh[row["peak"]] - row["activation"]) / a_max)
             count += 1
-        paths = list(paths_of(nodes.filter(**unit)))
+        predict = slow_predictor(nodes.filter(**unit), classes.filter(**unit), form_of)
         stored = evaluation.filter(**unit).row(0, named=True)
         counts = {"true_positives": 0, "false_positives": 0, "false_negatives": 0, "true_negatives": 0}
         for row in mine.filter(pl.col("split") == "test").iter_rows(named=True):
-            forms = [form_of[token] for token in row["token_ids"]]
-            for position in range(1, len(forms)):
+            values = predict(row["token_ids"])
+            for position in range(1, len(values)):
                 fires = np.float32(row["activations"][position]) / a_max >= THRESHOLD
-                said = slow_value(paths, forms, position) >= THRESHOLD
+                said = values[position] >= stored["threshold"]
                 right = "true" if fires == said else "false"
                 counts[f"{right}_{'positives' if said else 'negatives'}"] += 1
         wrong += [f"{unit}: {name} {stored[name]} is {n}" for name, n in counts.items() if stored[name] != n]
@@ -77,6 +78,22 @@ def activations(model: SubjectModel, layer: int, neuron: int, token_ids: list[in
     read: list[torch.Tensor] = []
     model.run(torch.tensor([token_ids]), {layer: lambda found: read.append(found[0, :, neuron].float())})
     return read[0].cpu().numpy()
+
+
+def slow_predictor(
+    nodes: pl.DataFrame, classes: pl.DataFrame, form_of: Mapping[int, bytes]
+) -> Callable[[Sequence[int]], list[float]]:
+    """What a unit's graph says of every position of a context, by the reader of its kind of graph."""
+    if nodes["rank"].count():
+        rules = slow_rules(nodes, classes)
+        return lambda token_ids: slow_predict_classes(rules, token_ids)[0]
+    paths = list(paths_of(nodes))
+
+    def by_paths(token_ids: Sequence[int]) -> list[float]:
+        forms = [form_of[token] for token in token_ids]
+        return [slow_value(paths, forms, position) for position in range(len(forms))]
+
+    return by_paths
 
 
 def paths_of(nodes: pl.DataFrame) -> Iterator[Rule]:

@@ -1,7 +1,9 @@
 """Who may import whom, and how large a room may be (the rooms stand in CONTRIBUTING.md), read from the code itself."""
 
 import ast
+import builtins
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 
@@ -109,6 +111,24 @@ def test_only_the_warehouse_opens_duckdb():
 
 def test_no_module_outgrows_its_room():
     assert not [name_of(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+
+
+def test_every_name_is_defined_in_its_module():
+    """Ruff and mypy do not say so here: shapes in types, which are strings, would be undefined names to them."""
+    missing = []
+    for path in MODULES:
+        module = symtable.symtable(path.read_text(encoding="utf-8"), str(path), "exec")
+        known = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+        known |= {child.get_name() for child in module.get_children()} | set(dir(builtins)) | {"__name__", "__file__"}
+        waiting = [module]
+        while waiting:
+            scope = waiting.pop()
+            waiting += scope.get_children()
+            used = {
+                symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced()
+            }
+            missing += [f"{name_of(path)}: {name}" for name in sorted(used - known)]
+    assert not missing
 
 
 def loaded_by(code: str) -> set[str]:

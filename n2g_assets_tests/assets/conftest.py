@@ -1,11 +1,11 @@
-"""One finished run of a tiny study, shared by the tests that only look at it, also between processes."""
+"""A finished run of a tiny study of each method, shared by the tests that only look at it, also between processes."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
-from n2g_assets_tests.assets.studies import metadata_of, run_job, session_of, tiny_study
+from n2g_assets_tests.assets.studies import metadata_of, of_evidence, run_job, session_of, tiny_study
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,34 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return _once(tmp_path_factory, "finished", tiny_study)
+
+
+@pytest.fixture(scope="session")
+def finished_evidence(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Of the method ``evidence``; the other one is of the method ``paper``."""
+    return _once(tmp_path_factory, "finished_evidence", lambda folder: of_evidence(tiny_study(folder)))
+
+
+def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Study]) -> FinishedRun:
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    kept = base / "finished.pickle"
-    with FileLock(base / "finished.lock"):
+    kept = base / f"{name}.pickle"
+    with FileLock(base / f"{name}.lock"):
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(_run(base / "finished")))
+            (base / name).mkdir()
+            kept.write_bytes(pickle.dumps(_run(make(base / name))))
     return pickle.loads(kept.read_bytes())
 
 
-def _run(folder: Path) -> FinishedRun:
-    folder.mkdir()
-    study = tiny_study(folder)
+def _run(study: Study) -> FinishedRun:
+    home = study.folder / "home"
     with dg.DagsterInstance.ephemeral() as instance:
-        result = run_job(study, folder / "home", instance)
+        result = run_job(study, home, instance)
         stages = ("subject_model", "corpus_tokens", *study.stages, "warehouse", "report")
         return FinishedRun(
             study,
-            folder / "home",
+            home,
             result.success,
             {stage: metadata_of(result, stage) for stage in stages},
             [event.user_message for event in instance.all_logs(result.run_id)],

@@ -23,6 +23,8 @@ from n2g_assets_tests.assets.studies import (
 )
 
 LAYERS = ["00", "01", "02"]
+OF_EVIDENCE = {"token_classes", "size_curve"}
+"""Tables without rows in studies of the method ``paper``."""
 
 
 # -------------------------------------------------------------------------------------------- one run of everything
@@ -38,7 +40,7 @@ def test_one_run_materializes_every_stage_for_every_layer_in_a_step_each(finishe
 def test_every_published_table_has_rows_in_the_database(finished):
     with duckdb.connect(str(finished.home / "n2g.duckdb"), read_only=True) as database:
         for table in TABLES.values():
-            if table.published:
+            if table.published and table.name not in OF_EVIDENCE:
                 assert database.execute(f'SELECT count(*) FROM "{table.name}"').fetchall()[0][0] > 0, table.name
 
 
@@ -46,7 +48,7 @@ def test_all_layers_share_one_forward_pass(finished):
     passes = [message for message in finished.messages if "tokens went through the model in" in message]
     run = [int(message.split()[0].replace(",", "")) for message in passes]
     harvested = rows_of(finished.home, "contexts", split="harvest")["token_ids"].list.len().sum()
-    assert run == [harvested]
+    assert [tokens for tokens in run if tokens] == [harvested]  # what reads the cache later runs none
 
 
 def test_all_layers_and_units_share_one_pass_through_the_held_out_texts(finished):
@@ -64,7 +66,7 @@ def test_all_layers_and_units_share_one_pass_through_the_windows(finished):
 
 def test_metadata_says_what_was_done(finished):
     for layer, metadata in finished.metadata["neuron_graphs"].items():
-        assert metadata["dagster/row_count"] == rows_of(finished.home, "graph_nodes", layer=int(layer)).height
+        assert metadata["dagster/row_count"] == rows_of(finished.home, "rules", layer=int(layer)).height
         assert metadata["result"] == "computed"
         assert metadata["seconds"] >= 0
         assert metadata["preview"].records

@@ -11,12 +11,15 @@ from typing import Any
 import polars as pl
 
 from n2g_assets.core.home import Home
+from n2g_assets.core.registry import STAGES
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.assets.studies import run_stages
 from n2g_assets_tests.storage.helpers import rows_of_all
 
 LAYER = 1
+FILES = 2 * (max(len(stage.tables) for stage in STAGES) + 1)
+"""Moved into place one after another when the largest stage ends: rows and manifest of its tables and its ledger."""
 
 
 class Death(BaseException):
@@ -47,7 +50,7 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_rows(finished, tmp_p
     while True:
         with monkeypatch.context() as patched:
             for name in ("replace", "rename"):
-                patched.setattr(os, name, before_the(11 if name == "replace" else 5, die, name))
+                patched.setattr(os, name, before_the(FILES + 1 if name == "replace" else 5, die, name))
             try:
                 run_stages(finished.study, home, [LAYER])
                 break

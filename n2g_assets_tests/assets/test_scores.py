@@ -209,20 +209,20 @@ def test_evidence_that_was_dropped_is_read_again_and_dropped_after_the_scores(fi
     assert kept == {"2"}
 
 
-def test_the_method_evidence_scores_suffix_evidence_with_thresholds_of_its_own(finished, tmp_path):
-    """On the graphs of the paper, which stand in for its own."""
-    home = finished.copy_home(tmp_path)
-    study = changed(finished.study, method__preset="evidence")
-    evaluate(study, home)
+def test_in_the_method_paper_every_threshold_is_the_firing_threshold(finished):
+    thresholds = rows_of(finished.home, "thresholds")
+    assert thresholds.select("threshold", "f1", "n_firings").unique().rows() == [(0.5, None, None)]
+
+
+def test_in_the_method_evidence_every_predictor_has_thresholds_of_its_own(finished_evidence):
+    study, home = finished_evidence.study, finished_evidence.home
     rows, thresholds = (rows_of(home, table).filter(layer=LAYER) for table in ("evaluation", "thresholds"))
     assert set(rows["predictor"]) == set(thresholds["predictor"]) == set(study.predictors)
-    assert {"suffixes", "token_lookup"} < set(study.predictors)
+    assert {"graph", "combined", "suffixes", "token_lookup"} < set(study.predictors)
     assert not {"ngram", "ngram_backoff", "graph_unaugmented"} & set(study.predictors)
     assert set(thresholds["kind"]) == {"top", "ordinary"}
     assert set(rows.filter(predictor="always_zero")["threshold"]) == {0.5}
     assert rows.filter(predictor="suffixes")["threshold"].n_unique() > 4
-    by_paper = rows_of(finished.home, "thresholds")
-    assert by_paper.select("threshold", "f1", "n_firings").unique().rows() == [(0.5, None, None)]
     assert [path.name for path in (home / "cache" / "suffixes").iterdir()]
 
 

@@ -203,6 +203,19 @@ def test_one_unit_one_layer_and_one_rule_are_spoken_of_as_one():
     assert "0 are dead" not in text
 
 
+def test_the_summary_compares_the_graph_with_the_rivals_of_the_studys_method(html):
+    by_evidence = text_of(page({"toy": study((7,), method="evidence")}))
+    assert "Baselines reach at most .24 (token lookup), .29 (suffix evidence) and .30 (skip-bigrams)." in by_evidence
+    assert "Against suffix evidence the two intervals must lie apart. By r they must always lie apart." in by_evidence
+    assert "The units' own test contexts: the graph does not beat suffix evidence at layer 7" in by_evidence
+    assert "A token graph is grown on all of the harvest but" in by_evidence
+    assert "back-off n-gram" not in by_evidence
+    by_paper = text_of(html)
+    assert "Against the back-off n-gram the two intervals must lie apart. By r they must always lie apart." in by_paper
+    assert "A token graph is built from half of a unit's strongest contexts" in by_paper
+    assert "suffix evidence" not in by_paper
+
+
 def test_one_of_many_units_never_fires_and_some_do(html):
     def silenced(*units: int) -> str:
         frames = study((7,))

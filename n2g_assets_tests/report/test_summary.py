@@ -34,6 +34,12 @@ def test_r_on_ordinary_text_leads_with_every_rival_beside_it_and_firing_follows(
     assert text.index("Pearson's r of the activation in study 'toy', ") < text.index("F1 of firing in study 'toy'")
 
 
+def test_the_rivals_are_those_of_the_studys_method(tmp_path):
+    _, tables = said(tmp_path, method="evidence")
+    for table in tables:
+        assert table[0][-4:] == ["token lookup", "suffix evidence", "skip-bigrams", "shuffled graph"]
+
+
 def test_the_papers_preset_has_firing_alone_and_its_own_rivals(tmp_path):
     text, (firing,) = said(tmp_path, preset="paper")
     assert firing[0][-2:] == ["token lookup", "n-gram"]

@@ -1,0 +1,150 @@
+"""A study of the method ``evidence`` in one run of Dagster, from the model to the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import duckdb
+import polars as pl
+import pytest
+
+from n2g_assets.core.home import Home
+from n2g_assets.core.registry import STAGES, of_study
+from n2g_assets.core.tables import TABLES
+from n2g_assets.evaluation.size_curve import SIZES
+from n2g_assets.model.folder import hash_model
+from n2g_assets.model.sources import SubjectFiles
+from n2g_assets.report.summary import study_summary
+from n2g_assets.storage.slices import SliceStore
+from n2g_assets_tests.assets.studies import changed, reused, rows_of, run_stage, run_stages, session_of
+from n2g_assets_tests.recomputation import gather
+from n2g_assets_tests.tiny_models import load_tiny
+
+LAYER = 1
+UNITS = 3 * 4
+KEY = ["layer", "unit", "sign"]
+
+
+# -------------------------------------------------------------------------------------------- one run of everything
+def test_one_run_materializes_every_stage_of_the_method_and_its_blocking_checks_pass(finished_evidence):
+    stages = [stage.name for stage in of_study(STAGES, "full", "evidence")]
+    assert finished_evidence.success
+    assert list(finished_evidence.study.stages) == stages
+    assert "augmented_examples" not in stages
+    assert len(finished_evidence.steps) == len(stages) + 4
+    assert all(one.passed for one in finished_evidence.checks if one.blocking or one.check_name == "rows_are_sound")
+
+
+def test_every_published_table_but_that_of_variants_has_rows_in_the_database(finished_evidence):
+    with duckdb.connect(str(finished_evidence.home / "n2g.duckdb"), read_only=True) as database:
+        for table in TABLES.values():
+            if table.published:
+                found = database.execute(f'SELECT count(*) FROM "{table.name}"').fetchall()[0][0]
+                assert (found > 0) == (table.name != "augmented_examples"), table.name
+
+
+def test_every_unit_has_a_graph_of_many_rules_which_are_tested_and_scored_at_every_size(finished_evidence):
+    study, home = finished_evidence.study, finished_evidence.home
+    graphs = rows_of(home, "rules").group_by(KEY).agg(pl.col("rank").max())
+    assert graphs.height == UNITS
+    assert graphs["rank"].min() > 1
+    assert rows_of(home, "rule_tests").n_unique(KEY) == UNITS
+    scored = rows_of(home, "evaluation").group_by("predictor", "text").len()
+    assert set(scored.rows()) == {(name, text, UNITS) for name in study.predictors for text in study.texts}
+    sizes = rows_of(home, "size_curve").group_by("text", "n_rules").len()
+    assert set(sizes.rows()) == {(text, n_rules, UNITS) for text in study.texts for n_rules in SIZES}
+
+
+def test_stored_activations_and_counts_are_found_again(finished_evidence):
+    folder = finished_evidence.study.folder / "model"
+    model = load_tiny(SubjectFiles(folder, "model", "local", hash_model(folder)))
+    evidence = gather(SliceStore(Home(finished_evidence.home)), "tiny", model, n_units=UNITS)
+    assert evidence.examples > 100
+    assert evidence.largest_difference <= 1e-4
+    assert evidence.wrong_counts == []
+
+
+def test_graphs_count_the_harvested_tokens_of_all_but_the_units_own_test_documents(finished_evidence):
+    """Promise 4, on the tables of a run: the counts of graphs are those of the contexts that may be learnt from."""
+    home = finished_evidence.home
+    cluster_of = dict(rows_of(home, "documents").select("document_id", "cluster_id").iter_rows())
+    harvested = rows_of(home, "contexts", split="harvest")
+    nodes, classes, examples = (rows_of(home, table) for table in ("graph_nodes", "token_classes", "top_examples"))
+    units = nodes.select(KEY).unique().rows(named=True)
+    assert len(units) == UNITS
+    for unit in units:
+        test = {cluster_of[document] for document in examples.filter(**unit, split="test")["document_id"]}
+        kept = [(name, tokens) for _, name, tokens in contexts_of(harvested) if cluster_of[name] not in test]
+        assert test
+        root = nodes.filter(**unit, node_id=0).row(0, named=True)
+        assert root["end_count"] == sum(len(tokens) - 1 for _, tokens in kept)
+        assert root["documents"] == len({name for name, _ in kept})
+        first = nodes.filter(**unit, node_id=1).row(0, named=True)
+        back = -first["offset"]
+        counts = Counter(tokens[max(position - back, 0)] for _, tokens in kept for position in range(1, len(tokens)))
+        members = classes.filter(**unit, node_id=1)
+        assert members.height
+        assert first["end_count"] == members["count"].sum()
+        assert {token: counts[token] for token in members["token_id"]} == dict(
+            members.select("token_id", "count").iter_rows()
+        )
+
+
+def contexts_of(harvested: pl.DataFrame) -> list[tuple[str, str, list[int]]]:
+    return harvested.select("context_id", "document_id", "token_ids").rows()
+
+
+# -------------------------------------------------------------------------------------------- what is stale
+def test_a_finished_study_is_fresh(finished_evidence):
+    again = run_stages(finished_evidence.study, finished_evidence.home)
+    assert all(all(reused(reports).values()) for reports in again.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "first"),
+    [
+        ("max_rules", 20, "neuron_graphs"),
+        ("class_shrinkage", 4.0, "neuron_graphs"),
+        ("prune_keep", 0.6, "pruned_examples"),
+    ],
+)
+def test_a_changed_setting_makes_the_first_stage_stale_that_is_handed_it(
+    finished_evidence, tmp_path, setting, value, first
+):
+    home = finished_evidence.copy_home(tmp_path)
+    session = session_of(changed(finished_evidence.study, **{f"method__{setting}": value}), home)
+    order = finished_evidence.study.stages
+    for stage in order[: order.index(first) + 1]:
+        assert run_stage(session, stage, [LAYER])[LAYER].reused == (stage != first), stage
+
+
+def test_settings_of_the_papers_graphs_make_no_graph_of_classes_stale(finished_evidence, tmp_path):
+    home = finished_evidence.copy_home(tmp_path)
+    study = changed(finished_evidence.study, method__important_threshold=0.9, method__substitutes=1)
+    assert run_stage(session_of(study, home), "neuron_graphs", [LAYER])[LAYER].reused
+
+
+def test_more_neurons_compute_only_the_new_ones_and_keep_the_others_rows(finished_evidence, tmp_path):
+    home = finished_evidence.copy_home(tmp_path)
+    larger = changed(finished_evidence.study, neurons={"sample": 5})
+    session = session_of(larger, home)
+    for stage in ("activation_cache", "top_examples", "pruned_examples", "neuron_graphs"):
+        report = run_stage(session, stage, [LAYER])[LAYER]
+        assert stage == "activation_cache" or (report.computed, report.kept) == (1, 4), stage
+    for table in ("graph_nodes", "rules", "token_classes"):
+        before, after = (rows_of(place, table, layer=LAYER) for place in (finished_evidence.home, home))
+        assert after.filter(pl.col("unit").is_in(before["unit"].unique().to_list())).equals(before)
+
+
+# -------------------------------------------------------------------------------------------- what is shown
+def test_pictures_report_and_summary_show_graphs_of_classes_and_the_rivals_of_the_method(finished_evidence):
+    for metadata in finished_evidence.metadata["neuron_graphs"].values():
+        assert metadata["a graph"].startswith("![")
+    page = (finished_evidence.home / "reports" / "tiny.html").read_text(encoding="utf-8")
+    assert "grown on all of the harvest but the documents of the unit" in page
+    summary = study_summary(Home(finished_evidence.home), "tiny")
+    for text in (page, summary):
+        assert "suffix evidence" in text
+        assert "back-off n-gram" not in text
+    assert "graph and suffixes" in page
+    assert "(fires at" in summary
