@@ -19,7 +19,7 @@ THRESHOLDS: tuple[ThresholdKind, ...] = get_args(ThresholdKind)
 """The values of ``thresholds.kind``."""
 
 SHOWN_RULES = 10
-"""Where a unit's graph of token classes is shown, it is the best graph of so many rules."""
+"""Rules of the best graph that is shown of a unit, and whose rules are tested, where graphs are of token classes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Stage ``rule_tests`` of the method ``evidence``: what the model does where a rule's classes match, and where not.
 
-1. In each unit's graph of ``READ_RULES`` rules take the ``tested_rules`` rules whose expected activation differs most
+1. In each unit's graph of ``SHOWN_RULES`` rules take the ``tested_rules`` rules whose expected activation differs most
    from the unit's mean, of those that name a class: not only what is left out; of equals the lower node.
 2. A match is BOS, a run of 8 to 16 tokens of a random held-out context, and a token for each offset from the farthest
    that the rule asks about to 0: a member of the rule's class; a fresh token but those that the rule leaves out; where
@@ -21,11 +21,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64
 
+from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.settings import RuleTestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.trials import EXCHANGED, FreshText, Text, Trial, generator_of, measure_trials
 from n2g_assets.method.class_rows import TokenClass, classes_of, graph_of_rows
-from n2g_assets.method.classes import READ_RULES, ClassGraph
+from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.probing import Prober
 from n2g_assets.method.results import BlockResult
 
@@ -136,7 +137,7 @@ def try_class_rules(
 
 def rules_to_test(graph: ClassGraph, number: int) -> dict[int, list[TokenClass]]:
     """The nodes at which the rules end that are tested (step 1), and the classes of each."""
-    nodes = graph.rules_of(READ_RULES)
+    nodes = graph.rules_of(SHOWN_RULES)
     order = np.argsort(-np.abs(graph.values[nodes] - graph.values[:1]), kind="stable")
     found = {int(node): classes_of(graph, int(node)) for node in nodes[order]}
     naming = [node for node, classes in found.items() if not all(each.all_but for each in classes)]
@@ -144,6 +145,6 @@ def rules_to_test(graph: ClassGraph, number: int) -> dict[int, list[TokenClass]]
 
 
 def expected(graph: ClassGraph, texts: Sequence[Text]) -> list[float]:
-    """What the graph of ``READ_RULES`` rules expects at the last token of each text."""
-    ends = (graph.ends(text, np.arange(len(text), dtype=np.int32), [READ_RULES])[0, -1] for text in texts)
+    """What the graph of ``SHOWN_RULES`` rules expects at the last token of each text."""
+    ends = (graph.ends(text, np.arange(len(text), dtype=np.int32), [SHOWN_RULES])[0, -1] for text in texts)
     return [float(graph.values[end]) for end in ends]

@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Int32
 
+from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.class_rows import classes_of, graph_of_rows
-from n2g_assets.method.classes import READ_RULES
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import unit_frame
 from n2g_assets.method.text import EncodedText
@@ -52,7 +52,7 @@ FAILURE_RULES: dict[str, str] = {
     "polysemantic": (
         "The rules fall apart into components that share no token, and at least two components each hold at least a "
         "fifth of the prompts; rules on single tokens share none, be they forms of one word; in graphs of classes, "
-        f"those of the best {READ_RULES} rules are compared that expect at least half of what the strongest expects, "
+        f"those of the best {SHOWN_RULES} rules are compared that expect at least half of what the strongest expects, "
         "by their activating tokens, whatever their case and the white space around them, and firings stand for "
         "prompts."
     ),
@@ -182,7 +182,7 @@ def _shares_right(scores: Mapping[str, Mapping[str, Any]], rule_tests: pl.DataFr
 def _strong_rules(tables: Mapping[str, pl.DataFrame], vocabulary: Vocabulary) -> list[tuple[set[str], int]]:
     """Activating tokens and firings of the strong rules of a graph of classes; a rule that names no token has all."""
     graph = graph_of_rows(tables["graph_nodes"], tables["token_classes"], vocabulary.bos_id)
-    nodes = graph.rules_of(READ_RULES)
+    nodes = graph.rules_of(SHOWN_RULES)
     strong = nodes[graph.values[nodes] >= STRONG_SHARE * graph.values[nodes].max()]
     forms = {
         int(node): {_bare(vocabulary.tokens[token]) for token in each.tokens}

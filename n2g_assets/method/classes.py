@@ -32,9 +32,6 @@ from n2g_assets.method.text import EncodedText
 FOREVER = np.iinfo(np.int32).max
 """``ClassGraph.until`` of nodes that no split divides."""
 
-READ_RULES = 10
-"""Rules of the graph that a person reads and that ``rule_tests`` puts to the model."""
-
 
 @dataclass(frozen=True)
 class LaggedText:

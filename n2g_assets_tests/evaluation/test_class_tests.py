@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.class_tests import rules_to_test
 from n2g_assets.evaluation.trials import ACTIVATING, CONTEXT, EXCHANGED, has_held
 from n2g_assets.method.class_rows import classes_of
-from n2g_assets.method.classes import READ_RULES, ClassGraph
+from n2g_assets.method.classes import ClassGraph
 from n2g_assets_tests.evaluation.classes_by_hand import (
     A_MAX,
     AFTER,
@@ -40,10 +41,10 @@ def strongest(table: pl.DataFrame) -> dict:
 
 
 def slow_end(graph: ClassGraph, text: list[int]) -> int:
-    """The node of the graph of ``READ_RULES`` rules that takes a text, found by asking every class of every rule."""
+    """The node of the graph of ``SHOWN_RULES`` rules that takes a text, found by asking every class of every rule."""
     ends = []
     for node in range(len(graph)):
-        if graph.ranks[node] <= READ_RULES <= graph.until[node]:
+        if graph.ranks[node] <= SHOWN_RULES <= graph.until[node]:
             takes = []
             for step in graph.path(node):
                 of_class = step - 1 if graph.all_but[step] else step
@@ -116,7 +117,7 @@ def test_a_claim_holds_from_half_of_its_difference_on_in_its_direction(
 @given(st.integers(0, 10**6), st.integers(1, 9))
 def test_matches_end_in_their_rule_and_near_misses_differ_in_one_token_and_end_elsewhere(seed, number):
     graph = grown(neuron_of(), seed, noise=0.3)
-    assert len(graph.rules_of(READ_RULES)) == READ_RULES
+    assert len(graph.rules_of(SHOWN_RULES)) == SHOWN_RULES
     table = table_of({UNIT: graph}, neuron_of(), rule_texts=number, seed=seed)
     assert table.height
     for row in table.iter_rows(named=True):
@@ -185,7 +186,7 @@ def test_a_rule_on_the_first_token_of_a_context_has_no_texts():
 # -------------------------------------------------------------------------------------------- which rules
 def test_the_rules_furthest_from_the_mean_are_tested_unless_they_only_leave_tokens_out():
     graph = grown(neuron_of(), noise=0.3)
-    nodes = [node for node in range(len(graph)) if graph.ranks[node] <= READ_RULES <= graph.until[node]]
+    nodes = [node for node in range(len(graph)) if graph.ranks[node] <= SHOWN_RULES <= graph.until[node]]
     naming = [node for node in nodes if any(not each.all_but for each in classes_of(graph, node))]
     assert 3 < len(naming) < len(nodes)
     naming.sort(key=lambda node: (-abs(graph.values[node] - graph.values[0]), node))
