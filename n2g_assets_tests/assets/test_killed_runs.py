@@ -84,4 +84,6 @@ def _close(before: pl.Series, after: pl.Series) -> bool:
             return False
         before, after = before.explode(), after.explode()
     apart = (before - after).abs()
-    return before.is_null().equals(after.is_null()) and bool((apart.drop_nulls() <= 1e-4 * before.abs().max()).all())
+    return before.is_null().equals(after.is_null()) and bool(
+        (apart.drop_nulls() <= 1e-4 * (before.abs().max() or 0)).all()
+    )

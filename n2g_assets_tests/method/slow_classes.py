@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from n2g_assets_tests.method.toy import BOS
-
 
 class Question(NamedTuple):
     """What a node asks of the text: whether a token is in a class, or is in none of it."""
@@ -18,8 +16,8 @@ class Question(NamedTuple):
     all_but: bool
 
     def holds(self, token_ids: Sequence[int], position: int) -> bool:
-        place = position + self.offset
-        return ((token_ids[place] if place >= 0 else BOS) in self.tokens) != self.all_but
+        """BOS, which stands at position 0, stands before it too."""
+        return (token_ids[max(position + self.offset, 0)] in self.tokens) != self.all_but
 
 
 class SlowRule(NamedTuple):
