@@ -69,9 +69,9 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
 
 
 def _by_weight(graph: ClassGraph, node: int) -> Weighted:
-    members = slice(graph.starts[node], graph.starts[node + 1])
-    distance = graph.means[members].astype(np.float64) - graph.values[graph.parents[node]]
-    return _ordered(graph.tokens[members], graph.counts[members] * distance**2)
+    members = graph.members(node)
+    tokens, weights = graph.by_weight
+    return tokens[members], weights[members]
 
 
 def _ordered(tokens: Int32[np.ndarray, " members"], weights: Float64[np.ndarray, " members"]) -> Weighted:

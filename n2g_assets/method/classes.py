@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt8
 
 from n2g_assets.core.settings import ClassSettings
 from n2g_assets.method.text import EncodedText
@@ -141,6 +141,18 @@ class ClassGraph:
         """As ``predict``, and the node at which each token ends."""
         ends = self.ends(text.token_ids, text.positions, [FOREVER])[0]
         return np.where(text.positions > 0, self.values[ends], np.float32(0)), ends
+
+    @cached_property
+    def by_weight(self) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
+        """The members of each class again, those first that matter most, and how much each matters.
+
+        That is the squared distance of its mean from what the parent expects, times its count.
+        """
+        node = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        distance = self.means.astype(np.float64) - self.values[self.parents[node]]
+        weights = self.counts * distance**2
+        order = np.lexsort((-weights, node))
+        return self.tokens[order], weights[order]
 
     @cached_property
     def _members(self) -> tuple[UInt8[np.ndarray, "splits bytes"], Int32[np.ndarray, " nodes"]]:
