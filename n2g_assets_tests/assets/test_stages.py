@@ -258,6 +258,9 @@ def test_a_plan_counts_evidence_that_was_dropped_where_a_unit_is_still_to_be_sco
     assert re.search(r" 12 +0 +0 |  0 +0 +0 ", plan_text(session, [[0, 1, 2]]))
     shutil.rmtree(home / "slices" / "evaluation" / "study=tiny" / "layer=0")
     assert re.search(rf" 4 +3 +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
+    shutil.rmtree(home / "slices" / "reach" / "study=tiny" / "layer=0")
+    tokens += len(session.windows.corpus.token_ids)
+    assert re.search(rf" 4 +4 +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
 
 
 @pytest.mark.parametrize("keep", [False, True])
