@@ -99,10 +99,12 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     to_score = list(layers) if any(units.values()) else []
     to_read = to_score if session.settings.preset != "paper" else []  # what baselines learn from, if it was dropped
     corpora = [(session.corpus, session.settings.harvest, sorted({*to_harvest, *to_read} - earlier))]
-    corpora += [(corpus, session.text_settings, to_score) for corpus in session.text_corpora.values()]
-    if "windows" in session.scored_corpora:
+    windows = session.scored_corpora.get("windows")
+    if windows is not None:
         to_measure = list(layers) if any(_units_without(session, "reach", layer) for layer in layers) else []
-        corpora.append((session.windows.corpus, session.text_settings, to_measure))
+        corpora.append((windows, session.text_settings, to_measure))
+        to_score = to_score or to_measure  # the windows are compared with the texts
+    corpora += [(corpus, session.text_settings, to_score) for corpus in session.text_corpora.values()]
     passes = tokens = kept_bytes = in_work = 0
     seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)
     for corpus, settings, stale in corpora:
