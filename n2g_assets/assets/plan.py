@@ -92,14 +92,19 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
 
     ``harvested`` is what earlier runs harvest, to which this one's layers are added.
     """
-    units = {layer: _not_scored(session, layer) for layer in layers}
+    units = {layer: _units_without(session, "evaluation", layer) for layer in layers}
     earlier = set(harvested)
     to_harvest = [layer for layer in activation_cache.to_harvest(session, layers) if layer not in earlier]
     harvested.update(to_harvest)
     to_score = list(layers) if any(units.values()) else []
     to_read = to_score if session.settings.preset != "paper" else []  # what baselines learn from, if it was dropped
     corpora = [(session.corpus, session.settings.harvest, sorted({*to_harvest, *to_read} - earlier))]
-    corpora += [(corpus, session.text_settings, to_score) for corpus in session.scored_corpora.values()]
+    windows = session.scored_corpora.get("windows")
+    if windows is not None:
+        to_measure = list(layers) if any(_units_without(session, "reach", layer) for layer in layers) else []
+        corpora.append((windows, session.text_settings, to_measure))
+        to_score = to_score or to_measure  # the windows are compared with the texts
+    corpora += [(corpus, session.text_settings, to_score) for corpus in session.text_corpora.values()]
     passes = tokens = kept_bytes = in_work = 0
     seconds = sum(UNIT_TOKENS * units[layer] * (layer + 1) / speed for layer in layers)
     for corpus, settings, stale in corpora:
@@ -121,11 +126,11 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     return _Run(layers, sum(units.values()), passes, tokens, kept_bytes, in_work, seconds)
 
 
-def _not_scored(session: Session, layer: int) -> int:
-    """How many units of a layer have no scores yet."""
-    manifest = session.store.manifest(SliceKey("evaluation", session.study.name, layer))
-    scored = manifest.unit_hashes if manifest else {}
-    return sum(str(unit) not in scored for unit in session.units(layer))
+def _units_without(session: Session, table: str, layer: int) -> int:
+    """How many units of a layer are still to get their rows of a table."""
+    manifest = session.store.manifest(SliceKey(table, session.study.name, layer))
+    done = manifest.unit_hashes if manifest else {}
+    return sum(str(unit) not in done for unit in session.units(layer))
 
 
 def human_bytes(count: float) -> str:

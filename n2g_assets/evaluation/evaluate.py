@@ -118,5 +118,6 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         for predictor, by_kind in thresholds.items() for kind, own in by_kind.items()
     ])  # fmt: skip
     sizes = unit_frame("size_curve", curve.rows)
+    known.forget()
     found = evaluation, sizes, chosen, document_rows(unit, counted), counterexamples, failures
     return dict(zip(_TABLES, found, strict=True))

@@ -122,6 +122,10 @@ class UnitMaterial:
             self._made[name] = make()
         return self._made[name]
 
+    def forget(self) -> None:
+        """Lets go of what was made, which holds on to the material: so memory is free at once."""
+        self._made.clear()
+
     @cached_property
     def graph(self) -> Graph:
         """The unit's token graph."""

@@ -250,14 +250,26 @@ def test_a_plan_bounds_the_disk_by_the_largest_run_and_says_where_it_does_not_fi
     assert "TOO LITTLE; set layers_at_once to a smaller count" in plan_text(session, layers)
 
 
-def test_a_plan_counts_evidence_that_was_dropped_where_a_unit_is_still_to_be_scored(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("lacking", "units", "read"),
+    [
+        ((), 0, ()),
+        (("evaluation",), 4, ("harvest", "random", "out_of_domain")),
+        (("reach",), 0, ("random", "out_of_domain", "windows")),
+        (("evaluation", "reach"), 4, ("harvest", "random", "out_of_domain", "windows")),
+    ],
+)
+def test_a_plan_counts_evidence_that_was_dropped_where_something_is_still_made_of_it(
+    finished, tmp_path, lacking, units, read
+):
     home = finished.copy_home(tmp_path)
     shutil.rmtree(home / "cache" / "evidence")
+    for table in lacking:
+        shutil.rmtree(home / "slices" / table / "study=tiny" / "layer=0")
     session = session_of(finished.study, home)
-    tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.text_corpora.values()])
-    assert re.search(r" 12 +0 +0 |  0 +0 +0 ", plan_text(session, [[0, 1, 2]]))
-    shutil.rmtree(home / "slices" / "evaluation" / "study=tiny" / "layer=0")
-    assert re.search(rf" 4 +3 +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
+    corpora = {"harvest": session.corpus, **session.scored_corpora}
+    tokens = sum(len(corpora[name].token_ids) for name in read)
+    assert re.search(rf" {units} +{len(read)} +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
 
 
 @pytest.mark.parametrize("keep", [False, True])
