@@ -224,7 +224,9 @@ def test_views_work_in_a_database_attached_under_another_name(home: Home) -> Non
 
 def test_the_reference_tables_say_what_the_registry_declares_in_its_order(home: Home) -> None:
     assert ask(home, "SELECT stage, place FROM stages") == [(stage, i + 1) for i, stage in enumerate(STAGES)]
-    assert ask(home, "SELECT tables FROM stages WHERE stage = 'neuron_graphs'") == [(["graph_nodes", "rules"],)]
+    assert ask(home, "SELECT tables FROM stages WHERE stage = 'neuron_graphs'") == [
+        (["rules", "graph_nodes", "token_classes"],)
+    ]
     for name, entries in (("text", registry.TEXTS), ("predictor", registry.PREDICTORS)):
         found = ask(home, f"SELECT {name}, label, meaning FROM {name}s ORDER BY place")
         assert found == [(entry.name, entry.label, entry.meaning) for entry in entries]

@@ -55,7 +55,7 @@ def test_graph_rules_are_those_of_the_best_graph_of_n_rules_strongest_first(conn
     assert asked(2) == [(LIKED, 0.6), ("[{not ␣except|try}]", -0.02)]
     four = asked(4)
     assert four == [
-        (f"{COLON} {LIKED}", 0.9), (f"{{not :}} {LIKED}", 0.3), ("[{not ␣except|try|1|␣2|3}]", 0.01),
+        (f"{COLON} {LIKED}", 0.9), (f"{{not :}} {LIKED}", 0.3), ("[{not ␣except|1|␣2|try|3}]", 0.01),
         ("[{1|␣2|3}]", -0.4),
     ]  # fmt: skip
     assert [len(asked(n)) for n in (5, 10, 12, 500)] == [5, 10, 12, 12]
