@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes
+from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes, read_together
 from n2g_assets.assets.study import groups
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import TEXTS, named
@@ -54,11 +54,6 @@ _PREVIEWED = (
 )
 
 
-def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
-    """The first layer with something to score reads each text for all layers of the run in one pass."""
-    session.layers_together = tuple(layers)
-
-
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     scoring = LayerScoring(session, layer)
     texts = {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()}
@@ -67,10 +62,8 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
-        also={
-            "clusters": session.clusters_hash, "harvest": session.harvest_hash, "texts": texts,
-            "predictors": session.study.predictors, "method": session.settings.method.preset,
-            "dtypes": [session.settings.harvest.dtype, session.settings.harvest.evidence_dtype],
+        also=session.evidence_inputs | {
+            "texts": texts, "predictors": session.study.predictors, "method": session.settings.method.preset,
         },
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
@@ -114,8 +107,9 @@ class LayerScoring:
     def partner_hashes(self) -> dict[Unit, list[str]]:
         """By unit, its partner and the hash of the partner's graph."""
         partners = self._partners
-        hashes = input_hashes(self.session, "graph_nodes", self.layer, sorted(set(partners.values())))
-        return {unit: [str(partner), hashes[partner]] for unit, partner in partners.items()}
+        different = sorted(set(partners.values()))
+        hashes = [input_hashes(self.session, table, self.layer, different) for table in GRAPH_TABLES]
+        return {unit: [str(partner), *(found[partner] for found in hashes)] for unit, partner in partners.items()}
 
     @cached_property
     def _partners(self) -> dict[Unit, Unit]:
@@ -224,7 +218,7 @@ STAGE = LayerStage(
     "intervals.",
     code_version="5",
     work=_work,
-    prepare=_prepare,
+    prepare=read_together,
     extra=_figures,
     preview_columns=["unit", "sign", "predictor", "text", *_PREVIEWED],
     preview_first=pl.col("predictor") == "graph",

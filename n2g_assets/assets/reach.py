@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import Firing, ReachSettings
 from n2g_assets.core.units import Unit
@@ -23,11 +23,6 @@ from n2g_assets.storage.stages import StageReport
 
 if TYPE_CHECKING:
     from n2g_assets.evidence.store import Evidence
-
-
-def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
-    """The first layer with something to compare reads the windows for all layers of the run in one pass."""
-    session.layers_together = tuple(layers)
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
@@ -75,7 +70,7 @@ STAGE = LayerStage(
     "each unit is at all, and the measure for an explanation that looks at so many tokens.",
     code_version="1",
     work=_work,
-    prepare=_prepare,
+    prepare=read_together,
     extra=_figures,
     preview_columns=["unit", "sign", "text", "last_tokens", "pearson_r", "explained_variance", "f1", "n_firings"],
 )

@@ -269,6 +269,15 @@ class Session:
         with progress(f"{self.study.name}/harvest", "tokens", self.log.info) as show:
             return self.harvest(self._together(layer), show)
 
+    @property
+    def evidence_inputs(self) -> dict[str, Any]:
+        """What all that is learnt from the whole harvest depends on, beside the model and the units."""
+        harvest = self.settings.harvest
+        return {
+            "harvest": self.harvest_hash, "clusters": self.clusters_hash,
+            "dtypes": [harvest.dtype, harvest.evidence_dtype],
+        }  # fmt: skip
+
     def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
         """Reads a unit's activations, times its sign, at every token of the harvest; threads may share it."""
         evidence = self.cached_harvest(layer)

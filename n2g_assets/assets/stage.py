@@ -246,6 +246,11 @@ def fill_layer(
     )  # fmt: skip
 
 
+def read_together(session: Session, layers: Sequence[int], show: Progress) -> None:
+    """For ``LayerStage.prepare``: evidence that has to be read is read in one pass for all layers of the run."""
+    session.layers_together = tuple(layers)
+
+
 def input_hashes(session: Session, table: str, layer: int, units: Sequence[Unit]) -> dict[Unit, str]:
     """The hash of each unit's rows of a table, of which some units' at a time are in memory."""
     hashes: dict[Unit, str] = {}

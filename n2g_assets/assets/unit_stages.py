@@ -12,7 +12,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer
+from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
 from n2g_assets.core import settings as parts
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit, unit_text
@@ -30,6 +30,9 @@ from n2g_assets.report.plots import as_markdown_image
 from n2g_assets.report.svg import draw_graph
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
+
+_THREADS = 8
+"""Graphs that grow side by side at the most: each takes some 40 bytes a harvested token."""
 
 
 def _unit_stage(
@@ -132,12 +135,10 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
         compute=lambda *block: build_class_graphs(
             *block, text=session.harvest_text.lagged, read=session.read_harvest(layer),
-            without=session.harvest_text.without, vocabulary=session.vocabulary, threads=os.cpu_count() or 1,
+            without=session.harvest_text.without, vocabulary=session.vocabulary,
+            threads=min(_THREADS, os.cpu_count() or 1),
         ),
-        also={
-            "harvest": session.harvest_hash, "clusters": session.clusters_hash,
-            "evidence": session.settings.harvest.hashed(),
-        },
+        also=session.evidence_inputs,
     )  # fmt: skip
 
 
@@ -147,6 +148,7 @@ NEURON_GRAPHS = LayerStage(
     "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
     code_version="2",
     work=_build,
+    prepare=read_together,
     extra=_picture,
     preview_columns=["unit", "sign", "rule_id", "pattern", "activation", "count"],
     kinds={"polars", "parquet"},

@@ -34,13 +34,11 @@ UNIT_INPUTS = (
 class Predictor(Protocol):
     """Says how strongly a unit activates on each token of a text.
 
-    It may have three attributes more:
+    It may have two attributes more:
 
     - ``ngram_n``: the n of an n-gram (column ``evaluation.ngram_n``).
-    - ``thresholds``: by kind of text (``registry.THRESHOLDS``), the prediction from which the unit is predicted to
-      fire, chosen elsewhere on harvested documents that were left out.
     - ``left_out``: what it predicts at every token of the harvest, as if it had not seen that token's document. Without
-      either it is fitted again on half of the documents (``thresholds``).
+      it the predictor is fitted again on half of the documents (``thresholds``).
     """
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:

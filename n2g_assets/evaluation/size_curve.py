@@ -18,7 +18,7 @@ from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evaluation.thresholds import thresholds_of
 
 SIZES = (3, 5, 10, 30, 100)
-"""Numbers of rules that are scored."""
+"""Numbers of rules that are scored, as far as graphs grow so large."""
 
 _SCORES = ("pearson_r", "explained_variance", "average_precision", "f1")
 _COLUMNS = [f"{score}{end}" for score in _SCORES for end in ("", "_low", "_high")]
@@ -31,7 +31,8 @@ class SizeCurve:
         self._graph = predictor.graph if isinstance(predictor, ClassPredictor) else None
         self._material, self.rows = material, list[dict[str, Any]]()
         if isinstance(predictor, ClassPredictor):
-            left_out = predictor.left_out_by_size(SIZES)
+            self._sizes = [size for size in SIZES if size <= material.shared.method.max_rules]
+            left_out = predictor.left_out_by_size(self._sizes)
             self._thresholds = [thresholds_of(predicted, material) for predicted in left_out]
 
     def add(
@@ -42,13 +43,13 @@ class SizeCurve:
         if self._graph is None:
             return
         firing = self._material.shared.method.firing_threshold
-        for place, guess in enumerate(self._graph.predict_sizes(text.encoded, SIZES)):
+        for place, guess in enumerate(self._graph.predict_sizes(text.encoded, self._sizes)):
             for name, tokens in tokens_of.items():
                 alarm = self._thresholds[place][named(TEXTS)[name].threshold].threshold
                 pair = actual[tokens], guess[tokens]
                 counts = count_documents(*pair, text.documents[tokens], len(text.document_ids), firing, alarm)
                 scores = score_row(*pair, counts, weights, firing)
                 self.rows.append({
-                    **self._material.unit.key(), "text": name, "n_rules": SIZES[place], "threshold": alarm,
+                    **self._material.unit.key(), "text": name, "n_rules": self._sizes[place], "threshold": alarm,
                     **{column: scores[column] for column in _COLUMNS},
                 })  # fmt: skip

@@ -5,9 +5,9 @@ predictions are means and so lie below the peaks that they stand for, it is chos
 
 1. The documents are cut into two folds, near-duplicates together. The predictor is fitted on each fold and predicts the
    other one. One that is a mean for each run of tokens leaves out each document in turn instead
-   (``SuffixMeans.left_out``), and one that brings thresholds of its own keeps them.
+   (``SuffixMeans.left_out``).
 2. On those predictions the threshold with the best F1 of firing is taken: for ``ordinary`` over all tokens that may be
-   learnt from, for ``top`` over those of the unit's train contexts.
+   learnt from, for ``top`` over those of the unit's train contexts. What is predicted least is never said to fire.
 
 Every predictor is treated alike, controls too, and no test document is looked at.
 """
@@ -43,14 +43,10 @@ def choose_thresholds(
     given = material.shared.method.firing_threshold
     if material.shared.preset == "paper":
         return {name: dict.fromkeys(THRESHOLDS, Threshold(given)) for name in predictors}
-    found = {}
-    for name, predictor in predictors.items():
-        own = getattr(predictor, "thresholds", None)
-        if own is not None:
-            found[name] = {kind: Threshold(float(own[kind])) for kind in THRESHOLDS}
-            continue
-        found[name] = thresholds_of(left_out_predictions(name, predictor, material), material)
-    return found
+    return {
+        name: thresholds_of(left_out_predictions(name, predictor, material), material)
+        for name, predictor in predictors.items()
+    }
 
 
 def thresholds_of(predicted: Float32[np.ndarray, " tokens"], material: UnitMaterial) -> dict[ThresholdKind, Threshold]:
@@ -91,7 +87,7 @@ def best_threshold(
         return _at(firing_threshold, ordered, fires)
     # Further alarms down to the next firing token are all false: the best lowest alarm is on a firing one.
     lowest = np.unique(fires[fires > ordered[0]])
-    lowest = lowest if len(lowest) else ordered[-1:]  # what fires is never told apart: no threshold is better
+    lowest = lowest if len(lowest) else ordered[-1:]  # what is predicted least is never said to fire
     hits, alarms = (len(tokens) - np.searchsorted(tokens, lowest) for tokens in (fires, ordered))
     f1 = 2 * hits / (alarms + len(fires))
     best = lowest[np.flatnonzero(f1 == f1.max())[-1]]

@@ -267,7 +267,7 @@ def grow_graph(
         numbers, counts, means = members
         order = np.argsort(text.token_ids[numbers])
         nodes[-2].members = text.token_ids[numbers][order], counts[order], means[order]
-        node.where = node.where[:0]
+        node.where = np.zeros(0, np.int64)  # a slice would keep all of it
     return _finished(nodes, bos_id)
 
 

@@ -80,8 +80,9 @@ def best_split(
     """The offset and the cut that explain most at some positions.
 
     At every offset, each token's value is its mean in one half, shrunk towards the half's mean; a cut puts the tokens
-    with higher values on one side. Its gain is the squared error that the sides' means in that half save in the other
-    half, added up over both ways round. The last two arguments are room to work in.
+    with higher values on one side. Both halves are cut so, each by the order of the other; the gain is the squared
+    error that each half's sides save if they are told the other half's means. The last two arguments are room to work
+    in.
 
     Returns:
         Gain (0 if nothing is gained), offset (-1 then), last bin of the low side, mean and standard deviation of the

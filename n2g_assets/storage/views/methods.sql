@@ -2,7 +2,16 @@
 
 CREATE VIEW method_comparison AS
 WITH asked AS (
-    SELECT study, file_sha256, hook, settings ->> '$$.corpus' AS corpus, settings ->> '$$.method.preset' AS method
+    SELECT
+        study,
+        file_sha256,
+        hook,
+        -- what decides on texts, on a_max and on what fires
+        [settings ->> path FOR path IN [
+            '$$.corpus', '$$.harvest', '$$.method.firing_threshold', '$$.evaluation.random_tokens',
+            '$$.evaluation.out_of_domain_tokens', '$$.evaluation.seed'
+        ]] AS corpus,
+        settings ->> '$$.method.preset' AS method
     FROM studies
     JOIN subject_models USING (study)
 ), common AS (
