@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,19 +125,11 @@ def test_what_is_left_out_is_gone_from_the_harvest_and_from_the_train_contexts(m
 
 
 # ------------------------------------------------------------------------------------------ methods and predictors
-@dataclass(frozen=True)
-class Brings:
-    """A predictor with thresholds of its own."""
-
-    thresholds: dict[str, float] = field(default_factory=lambda: {"top": 0.75, "ordinary": 0.25})
+class NotAsked:
+    """A predictor that is not to be asked."""
 
     def predict(self, text: EncodedText) -> np.ndarray:
         raise AssertionError("it is asked")
-
-
-def test_a_predictor_may_bring_its_own(material):
-    found = choose_thresholds({"graph": Brings()}, material)["graph"]
-    assert found == {"top": Threshold(0.75), "ordinary": Threshold(0.25)}
 
 
 def test_in_the_method_paper_nothing_is_fitted_and_all_are_the_firing_threshold(material):
@@ -145,7 +137,7 @@ def test_in_the_method_paper_nothing_is_fitted_and_all_are_the_firing_threshold(
         raise AssertionError("the harvest is read")
 
     paper = replace(material, shared=replace(material.shared, preset="paper", harvest=not_read))
-    found = choose_thresholds({"graph": Brings(), "ngram": Brings()}, paper)
+    found = choose_thresholds({"graph": NotAsked(), "ngram": NotAsked()}, paper)
     assert found == {name: dict.fromkeys(THRESHOLDS, Threshold(FIRING)) for name in ("graph", "ngram")}
 
 
