@@ -55,7 +55,8 @@ def test_a_units_rows_are_the_same_alone_and_among_511_others(layer):
     a_max = layer[2]
     assert len(a_max) == 512
     together = build(layer, list(a_max), 4096)
-    assert min(frame.height for frame in together.values()) > len(a_max)
+    assert together["token_classes"].is_empty()  # these are the graphs of the paper
+    assert min(frame.height for name, frame in together.items() if name != "token_classes") > len(a_max)
     for unit in list(a_max)[::100]:
         for name, frame in build(layer, [unit], 64).items():
             beside = together[name].filter(unit=unit.number, sign=unit.sign)
