@@ -1,8 +1,9 @@
 """Seconds that the scores of one unit take, over the 1.5 that they may, on a made-up harvest as large as a study's.
 
 Nothing is read from disk and no model runs: fits, thresholds, predictions, scores and intervals are what is measured,
-in processor time. What is done once for a study stands apart. Tokens follow Zipf's law; a unit fires on a few tokens
-after a few others.
+in processor time; of the method ``evidence`` also the graphs that are grown without a fold, but not the graphs that
+are scored. The paper's graphs are empty. What is done once for a study stands apart. Tokens follow Zipf's law; a unit
+fires on a few tokens after a few others.
 
     python benchmarks/unit_scores.py                        # both methods
     python benchmarks/unit_scores.py --tokens 2000000 --units 4
@@ -30,6 +31,7 @@ from n2g_assets.evaluation.material import UNIT_INPUTS, LayerMaterial, SharedMat
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.suffixes import suffix_numbers
+from n2g_assets.method.class_graphs import build_class_graphs
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import unit_frame
 from n2g_assets.storage.cache import Cache
@@ -81,7 +83,7 @@ def examples_of(unit: Unit, contexts: pl.DataFrame, row: np.ndarray) -> pl.DataF
 
 def made_up_layer(tokens: int, n_units: int, preset: Method, folder: Path) -> tuple[LayerMaterial, list[Unit]]:
     """A layer of units with a harvest of so many tokens, and held-out texts as long as a study's."""
-    generator, scores = np.random.default_rng(0), ScoreSettings()
+    generator, scores, method = np.random.default_rng(0), ScoreSettings(), MethodSettings()
     words = tuple(str(word).encode() for word in range(WORDS))
     vocabulary = Vocabulary(words, words, np.arange(WORDS, dtype=np.int32), bos_id=0, mask_id=1)
     harvested = contexts_of(generator, tokens, "d")
@@ -94,13 +96,18 @@ def made_up_layer(tokens: int, n_units: int, preset: Method, folder: Path) -> tu
     corpus = TokenCorpus.from_frame(harvested)
     harvest = HarvestText(
         DocumentText.of(harvested, vocabulary), {},
-        lambda symbols: suffix_numbers(replace(corpus, token_ids=symbols), Cache(Home(folder))),
+        lambda symbols: suffix_numbers(replace(corpus, token_ids=symbols), Cache(Home(folder))), method.class_offsets,
     )  # fmt: skip
-    top = pl.concat([examples_of(unit, harvested, row) for unit, row in rows.items()])
+    tables = {table: unit_frame(table, []) for table in UNIT_INPUTS}
+    tables["top_examples"] = pl.concat([examples_of(unit, harvested, row) for unit, row in rows.items()])
+    a_max = {unit: float(row.reshape(-1, CONTEXT)[:, 1:].max()) for unit, row in rows.items()}
+    if preset == "evidence":
+        tables |= build_class_graphs(
+            units, tables, a_max, method, text=harvest.lagged, read=rows.__getitem__, without=harvest.without,
+            vocabulary=vocabulary, threads=1,
+        ).tables  # fmt: skip
     material = LayerMaterial(
-        SharedMaterial(vocabulary, lambda: harvest, MethodSettings(), preset, scores.seed), layer=0,
-        rows={**{table: unit_frame(table, []) for table in UNIT_INPUTS}, "top_examples": top},
-        a_max={unit: float(row.reshape(-1, CONTEXT)[:, 1:].max()) for unit, row in rows.items()},
+        SharedMaterial(vocabulary, lambda: harvest, method, preset, scores.seed), layer=0, rows=tables, a_max=a_max,
         texts={name: DocumentText.of(contexts, vocabulary) for name, contexts in held_out.items()},
         read=lambda name, unit: activations_of(unit.number, held_out[name]), read_harvest=rows.__getitem__,
         partners={}, evaluation=scores,

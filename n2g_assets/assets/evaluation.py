@@ -56,14 +56,14 @@ _PREVIEWED = (
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
     scoring = LayerScoring(session, layer)
-    texts = {name: hash_json(frame["context_id"].to_list()) for name, frame in session.held_out_contexts.items()}
     report = fill_layer(
         session, STAGE, layer, show,
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
         also=session.evidence_inputs | {
-            "texts": texts, "predictors": session.study.predictors, "method": session.settings.method.preset,
+            "texts": session.text_hashes, "predictors": session.study.predictors,
+            "method": session.settings.method.preset,
         },
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
@@ -132,8 +132,7 @@ class LayerScoring:
         return self.session.read_harvest(self.layer)(unit)
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
-        evidence = self.session.cached_texts(self.layer)[text]
-        return evidence.rows(self.layer, [unit.number])[0] * np.float32(unit.sign)
+        return self.session.cached_texts(self.layer)[text].of_unit(self.layer, unit)
 
 
 def _write_means(session: Session, layer: int) -> None:

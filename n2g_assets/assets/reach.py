@@ -3,12 +3,9 @@
 All layers of a run share one pass through the windows, and one through the held-out texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from n2g_assets.assets.session import Session
@@ -18,17 +15,10 @@ from n2g_assets.core.settings import Firing, ReachSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.reach import reach_of_units
 from n2g_assets.method.results import BlockResult
-from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
-
-if TYPE_CHECKING:
-    from n2g_assets.evidence.store import Evidence
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
-    def rows_of(evidence: Evidence, unit: Unit) -> np.ndarray:
-        return evidence.rows(layer, [unit.number])[0] * np.float32(unit.sign)
-
     def compute(
         units: Sequence[Unit],
         rows: Mapping[str, pl.DataFrame],
@@ -38,20 +28,19 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
     ) -> BlockResult:
         return reach_of_units(
             units, session.windows,
-            lambda text, unit: rows_of(session.cached_texts(layer)[text], unit),
-            lambda unit: rows_of(session.cached_windows(layer), unit),
+            lambda text, unit: session.cached_texts(layer)[text].of_unit(layer, unit),
+            lambda unit: session.cached_windows(layer).of_unit(layer, unit),
             a_max, firing.firing_threshold,
         )  # fmt: skip
 
-    settings, texts = session.settings, session.held_out_contexts
+    settings = session.settings
     return fill_layer(
         session, STAGE, layer, show,
         inputs=(),
         settings=[settings.method.part(Firing), settings.evaluation.part(ReachSettings)],
         compute=compute,
         also={
-            "texts": {name: hash_json(frame["context_id"].to_list()) for name, frame in texts.items()},
-            "context_length": settings.harvest.context_length,
+            "texts": session.text_hashes, "context_length": settings.harvest.context_length,
             "evidence_dtype": settings.harvest.evidence_dtype,
         },
     )  # fmt: skip

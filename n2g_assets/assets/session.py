@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,8 +280,7 @@ class Session:
 
     def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
         """Reads a unit's activations, times its sign, at every token of the harvest; threads may share it."""
-        evidence = self.cached_harvest(layer)
-        return lambda unit: evidence.rows(layer, [unit.number])[0] * np.float32(unit.sign)
+        return partial(self.cached_harvest(layer).of_unit, layer)
 
     def _together(self, layer: int) -> tuple[int, ...]:
         return self.layers_together if layer in self.layers_together else (layer,)
@@ -293,6 +292,11 @@ class Session:
         evaluation = self.settings.evaluation
         texts = held_out_texts(self.read("contexts"), evaluation.random_tokens, evaluation.out_of_domain_tokens)
         return {name: frame for name, frame in texts.items() if name in self.study.texts}
+
+    @property
+    def text_hashes(self) -> dict[str, str]:
+        """By held-out text, the hash of its contexts' ids."""
+        return {name: hash_json(frame["context_id"].to_list()) for name, frame in self.held_out_contexts.items()}
 
     def cached_texts(self, layer: int) -> dict[str, Evidence]:
         """The evidence of a layer's units on the held-out texts; ``layers_together`` are read in one pass a text."""

@@ -43,7 +43,8 @@ class SizeCurve:
         if self._graph is None:
             return
         firing = self._material.shared.method.firing_threshold
-        for place, guess in enumerate(self._graph.predict_sizes(text.encoded, self._sizes)):
+        guesses = self._graph.predict_sizes(text.encoded.token_ids, text.encoded.positions, self._sizes)
+        for place, guess in enumerate(guesses):
             for name, tokens in tokens_of.items():
                 alarm = self._thresholds[place][named(TEXTS)[name].threshold].threshold
                 pair = actual[tokens], guess[tokens]

@@ -30,6 +30,7 @@ from n2g_assets.core.errors import StorageError, SubjectError
 from n2g_assets.core.home import MINIMUM_FREE_BYTES
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import Shard, TokenCorpus
 from n2g_assets.evidence.plan import FILE, Neurons, Plan, entry_kind, plan_evidence
 from n2g_assets.evidence.precision import DTYPES, decode, encode
@@ -101,6 +102,10 @@ class Evidence:
             if unread.any():
                 raise ValueError(f"Layer {layer}, neurons {asked[unread].tolist()}: not among those that were read.")
         return found
+
+    def of_unit(self, layer: int, unit: Unit) -> Float32[np.ndarray, " tokens"]:
+        """A unit's activations, times its sign and not normalised, at every token of the corpus; fails as ``rows``."""
+        return self.rows(layer, [unit.number])[0] * np.float32(unit.sign)
 
 
 def read_evidence(

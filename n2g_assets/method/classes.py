@@ -128,12 +128,13 @@ class ClassGraph:
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Expected normalised activation of every token, by the largest graph; 0 at BOS."""
-        return self.predict_sizes(text, [FOREVER])[0]
+        return self.predict_sizes(text.token_ids, text.positions, [FOREVER])[0]
 
-    def predict_sizes(self, text: EncodedText, n_rules: Sequence[int]) -> Float32[np.ndarray, "sizes tokens"]:
-        """The same by the best graphs of these numbers of rules."""
-        ends = self.ends(text.token_ids, text.positions, n_rules)
-        return np.where(text.positions > 0, self.values[ends], np.float32(0))
+    def predict_sizes(
+        self, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_rules: Sequence[int]
+    ) -> Float32[np.ndarray, "sizes tokens"]:
+        """The same by the best graphs of these numbers of rules, given whole contexts joined end to end."""
+        return np.where(positions > 0, self.values[self.ends(token_ids, positions, n_rules)], np.float32(0))
 
     def predict_with_ends(
         self, text: EncodedText

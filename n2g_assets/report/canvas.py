@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import polars as pl
+
 from n2g_assets.core.registry import Predictor
 from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.svg import GREY, INK, MUTED, PALE, PAPER, SANS
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 LEFT, HEADING, NARROWEST = 36.0, 54.0, 480.0
 RIGHT, LINE = 18.0, 14.0
 """Room beside a picture, and the height of a line of its legend."""
+_APART = 0.06
+"""Least distance of the left ends of two lines that both have their name."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -92,6 +97,30 @@ def add_legend(figure: Figure, top: float, names: Sequence[str], entries: Sequen
         x, y = RIGHT + 6.0 + i % columns * column, top - LINE * (i // columns + 1) + 8.0
         add_key(figure, [x], y, **marker(entry, 6.0))
         write(figure, x + 11.0, y, shorten(name, int(column / 5.0)), color=INK)
+
+
+def add_layers(axes: Axes, rows: pl.DataFrame, x: str, y: str) -> dict[int, Any]:
+    """Draws a line a layer from rows that are ordered by layer and place; the deeper a layer, the darker its line.
+
+    A line has its name at its left end, unless one that is named begins within ``_APART`` of it.
+
+    Returns:
+        The colour of each layer.
+    """
+    from matplotlib import colormaps
+
+    layers = rows["layer"].unique(maintain_order=True).to_list()
+    shades = colormaps["viridis_r"](np.linspace(0.2 if len(layers) > 1 else 1, 1, len(layers)))
+    colors, named = dict(zip(layers, shades, strict=True)), np.empty(0)
+    look: dict[str, Any] = {"linewidth": 1.3, "marker": "o", "markersize": 4, "clip_on": False}
+    words: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8, "ha": "right"}
+    for layer, color in colors.items():
+        places, values = rows.filter(layer=layer).select(x, y)
+        axes.plot(places, values, color=color, gid=f"layer {layer}", **look)
+        if (np.abs(named - values[0]) >= _APART).all():
+            named = np.append(named, values[0])
+            axes.annotate(f"layer {layer}", (places[0], values[0]), (-7, -3), **words)
+    return colors
 
 
 def add_key(figure: Figure, places: Sequence[float], y: float, **look: Any) -> None:

@@ -30,6 +30,7 @@ from n2g_assets.report.canvas import (
     RIGHT,
     add_axes,
     add_key,
+    add_layers,
     add_legend,
     as_svg,
     marker,
@@ -281,8 +282,6 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
         means: rows of ``reach_summary`` of one study and one text; a mean that is not defined is left out.
         title: first line.
     """
-    from matplotlib import colormaps
-
     means = means.filter(pl.col("pearson_r").is_finite()).sort("layer", "last_tokens")
     layers = means["layer"].unique().sort().to_list()
     height, below = 172.0, 58.0
@@ -296,18 +295,8 @@ def reach_by_tokens(means: pl.DataFrame, *, title: str) -> str:
         axes.set_xlabel("last tokens shown" if layers else "nothing measured yet", loc="center")
         lowest = means["pearson_r"].to_numpy().min(initial=0.0)
         axes.set_ylim(np.floor(10 * lowest) / 10, 1)
-        colors = colormaps["viridis_r"](np.linspace(0.2 if len(layers) > 1 else 1, 1, len(layers)))
         axes.set_xlim((tokens[0] / 2, tokens[-1] * 1.1) if tokens else (1, 2))
-        named = np.empty(0)
-        for layer, color in zip(layers, colors, strict=True):
-            rows = means.filter(pl.col("layer") == layer)
-            look: dict[str, Any] = {"color": color, "linewidth": 1.3, "marker": "o", "markersize": 4}
-            axes.plot(rows["last_tokens"], rows["pearson_r"], clip_on=False, gid=f"layer {layer}", **look)
-            x, y = rows["last_tokens"][0], rows["pearson_r"][0]
-            if (np.abs(named - y) >= 0.06).all():
-                named = np.append(named, y)
-                words: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8, "ha": "right"}
-                axes.annotate(f"layer {layer}", (x, y), (-7, -3), **words)
+        add_layers(axes, means, "last_tokens", "pearson_r")
         note = "The model itself, shown BOS and these tokens alone. The deeper a layer, the darker its line."
         write(figure, RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return as_svg(figure, title)

@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from n2g_assets.report.canvas import HEADING, LEFT, NARROWEST, RIGHT, add_axes, as_svg, new_figure, style, write
+from n2g_assets.report.canvas import (
+    HEADING,
+    LEFT,
+    NARROWEST,
+    RIGHT,
+    add_axes,
+    add_layers,
+    as_svg,
+    new_figure,
+    style,
+    write,
+)
 from n2g_assets.report.plots import styles
-from n2g_assets.report.svg import INK, MUTED
+from n2g_assets.report.svg import MUTED
 
 BESIDE = ("suffixes", "combined")
 """Predictors that are marked beside the graphs: what the same evidence gives that nobody can read."""
@@ -20,8 +31,6 @@ BESIDE = ("suffixes", "combined")
 _HEIGHT, _BELOW = 190.0, 60.0
 _COLUMN = 1.9
 """Width of the column of a predictor of ``BESIDE``, in doublings of the number of rules; a dash takes half of it."""
-_APART = 0.06
-"""Least distance in r of two lines that both have their name."""
 
 
 def r_by_rules(sizes: pl.DataFrame, scores: pl.DataFrame, *, title: str) -> str:
@@ -32,8 +41,6 @@ def r_by_rules(sizes: pl.DataFrame, scores: pl.DataFrame, *, title: str) -> str:
         scores: rows of ``layer_scores`` of the same, of which the predictors of ``BESIDE`` are drawn.
         title: first line.
     """
-    from matplotlib import colormaps
-
     sizes = sizes.filter(pl.col("pearson_r").is_finite()).sort("layer", "n_rules")
     layers, rules = (sizes[column].unique().sort().to_list() for column in ("layer", "n_rules"))
     beside = scores.filter(
@@ -50,20 +57,12 @@ def r_by_rules(sizes: pl.DataFrame, scores: pl.DataFrame, *, title: str) -> str:
         axes.set_xlim(ticks.min(initial=1.0) - 1, max([*ticks, *columns], default=1.0) + _COLUMN / 2)
         values = np.concatenate([frame["pearson_r"].to_numpy() for frame in (sizes, beside)])
         axes.set_ylim(np.floor(10 * values.min(initial=0.0)) / 10, np.ceil(10 * values.max(initial=0.1)) / 10)
-        colors = colormaps["viridis_r"](np.linspace(0.2 if len(layers) > 1 else 1, 1, len(layers)))
-        named = np.empty(0)
-        for layer, color in zip(layers, colors, strict=True):
-            x, y = (sizes.filter(layer=layer)[column].to_numpy() for column in ("n_rules", "pearson_r"))
-            look: dict[str, Any] = {"color": color, "clip_on": False}
-            axes.plot(np.log2(x), y, linewidth=1.3, marker="o", markersize=4, gid=f"layer {layer}", **look)
+        colors = add_layers(axes, sizes.with_columns(pl.col("n_rules").log(2)), "n_rules", "pearson_r")
+        for layer, color in colors.items():
             for name, place in zip(labels, columns, strict=True):
                 r = beside.filter(layer=layer, predictor=name)["pearson_r"]
-                ends = place - _COLUMN / 4, place + _COLUMN / 4
-                axes.hlines(r, *ends, linewidth=2.2, gid=f"{name}, layer {layer}", **look)
-            if (np.abs(named - y[0]) >= _APART).all():
-                named = np.append(named, y[0])
-                words: dict[str, Any] = {"textcoords": "offset points", "color": INK, "fontsize": 8, "ha": "right"}
-                axes.annotate(f"layer {layer}", (np.log2(x[0]), y[0]), (-7, -3), **words)
+                look: dict[str, Any] = {"color": color, "clip_on": False, "linewidth": 2.2}
+                axes.hlines(r, place - _COLUMN / 4, place + _COLUMN / 4, gid=f"{name}, layer {layer}", **look)
         note = "Means over units. The deeper a layer, the darker its line. Dashes: predictors that cannot be read."
         write(figure, RIGHT, 12.0, note, color=MUTED, fontsize=8)
         return as_svg(figure, title)

@@ -1,4 +1,4 @@
-"""Intervals against a slow definition, draws of a known shape, and texts of which the true score is known."""
+"""Intervals against a slow definition, draws of a known shape, texts of which the true score is known, and weights."""
 
 import math
 from statistics import NormalDist
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.bootstrap import interval
+from n2g_assets.evaluation.bootstrap import interval, poisson_weights
 from n2g_assets.evaluation.document_counts import DocumentCounts, document_rows
 from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets_tests.evaluation.slow_evaluation import slow_interval
@@ -105,3 +105,23 @@ def test_about_95_of_100_intervals_of_a_mean_on_dense_text_hold_what_all_text_wo
     assert 0.88 * repetitions <= held <= 0.99 * repetitions
     assert above <= 0.08 * repetitions  # few on either side
     assert repetitions - held - above <= 0.08 * repetitions
+
+
+def test_a_documents_weights_depend_on_its_id_and_the_seed_alone():
+    three = poisson_weights(["a", "b", "c"], 50, 3)
+    assert three.dtype == np.uint8
+    assert three.shape == (50, 3)
+    assert np.array_equal(poisson_weights(["c", "a"], 50, 3), three[:, [2, 0]])
+    assert np.array_equal(poisson_weights(["b"], 200, 3)[:50], three[:, [1]])
+    assert not np.array_equal(poisson_weights(["b"], 50, 4), three[:, [1]])
+    assert not np.array_equal(three[:, 0], three[:, 1])
+    assert poisson_weights([], 5, 0).shape == (5, 0)
+
+
+def test_weights_are_poisson_with_mean_1_and_documents_do_not_go_together():
+    weights = poisson_weights([str(n) for n in range(200)], 500, 0).astype(float)
+    assert weights.mean() == pytest.approx(1, abs=0.02)
+    assert weights.var() == pytest.approx(1, abs=0.03)
+    assert (weights == 0).mean() == pytest.approx(math.exp(-1), abs=0.01)
+    between = np.corrcoef(weights.T)[np.triu_indices(200, 1)]
+    assert abs(between.mean()) < 0.01

@@ -381,26 +381,6 @@ def test_a_graded_score_has_an_interval_on_five_documents_whether_the_unit_fires
         assert not has_interval or row[f"{name}_low"] < row[name] < row[f"{name}_high"]
 
 
-def test_a_documents_weights_depend_on_its_id_and_the_seed_alone():
-    three = poisson_weights(["a", "b", "c"], 50, 3)
-    assert three.dtype == np.uint8
-    assert three.shape == (50, 3)
-    assert np.array_equal(poisson_weights(["c", "a"], 50, 3), three[:, [2, 0]])
-    assert np.array_equal(poisson_weights(["b"], 200, 3)[:50], three[:, [1]])
-    assert not np.array_equal(poisson_weights(["b"], 50, 4), three[:, [1]])
-    assert not np.array_equal(three[:, 0], three[:, 1])
-    assert poisson_weights([], 5, 0).shape == (5, 0)
-
-
-def test_weights_are_poisson_with_mean_1_and_documents_do_not_go_together():
-    weights = poisson_weights([str(n) for n in range(200)], 500, 0).astype(float)
-    assert weights.mean() == pytest.approx(1, abs=0.02)
-    assert weights.var() == pytest.approx(1, abs=0.03)
-    assert (weights == 0).mean() == pytest.approx(math.exp(-1), abs=0.01)
-    between = np.corrcoef(weights.T)[np.triu_indices(200, 1)]
-    assert abs(between.mean()) < 0.01
-
-
 @settings(max_examples=20, deadline=None)
 @given(TOKENS)
 def test_no_warning_is_given(tokens):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
 from n2g_assets.method.classes import ClassGraph, grow_graph
@@ -38,21 +38,22 @@ class ClassPredictor:
 
     def left_out_by_size(self, sizes: Sequence[int]) -> Float32[np.ndarray, "sizes tokens"]:
         """The same by the best graphs of these numbers of rules."""
-        harvest = self.material.shared.harvest()
-        predicted = np.zeros((len(sizes), len(harvest.text.encoded)), np.float32)
-        for documents, graph in self._folds:
-            inside = harvest.inside(documents)
-            predicted[:, inside] = graph.predict_sizes(harvest.text.encoded, sizes)[:, inside]
+        text = self.material.shared.harvest().text.encoded
+        predicted = np.zeros((len(sizes), len(text)), np.float32)
+        for inside, graph in self._folds:
+            predicted[:, inside] = graph.predict_sizes(text.token_ids[inside], text.positions[inside], sizes)
         return predicted
 
     @cached_property
-    def _folds(self) -> list[tuple[list[str], ClassGraph]]:
+    def _folds(self) -> list[tuple[Bool[np.ndarray, " tokens"], ClassGraph]]:
+        """The tokens of each fold, which are those of whole documents, and a graph that has seen none of them."""
         shared, labels = self.material.shared, self.material.harvest_labels
         harvest = shared.harvest()
         grown = []
         for documents in harvest.folds(shared.seed):
-            counted = np.flatnonzero(labels.counted & ~harvest.inside(documents))
+            inside = harvest.inside(documents)
+            counted = np.flatnonzero(labels.counted & ~inside)
             bos_id, firing = shared.vocabulary.bos_id, shared.method.firing_threshold
             graph = grow_graph(harvest.lagged, labels.values, counted, bos_id, firing, shared.method)
-            grown.append((documents, graph))
+            grown.append((inside, graph))
         return grown
