@@ -98,12 +98,12 @@ AUGMENTED_EXAMPLES = _unit_stage(
 
 
 def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
-    nodes = session.read("graph_nodes", layer, columns=["unit", "sign", "end_activation"])
+    nodes = session.read("graph_nodes", layer, columns=["unit", "sign", "activation"])
     if nodes.is_empty():
         return {}
     method = session.settings.method
     of_paper = method.preset == "paper"
-    measure = pl.len() if of_paper else pl.max("end_activation")
+    measure = pl.len() if of_paper else pl.max("activation")
     units = nodes.group_by("unit", "sign").agg(measure.alias("measure")).sort("measure", "unit", "sign")
     number, sign, _ = units.row(units.height // 2)
     graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
@@ -146,7 +146,7 @@ NEURON_GRAPHS = LayerStage(
     name="neuron_graphs",
     description="The token graph of each unit, which says on which tokens it fires and which context it needs: classes "
     "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
-    code_version="2",
+    code_version="3",
     work=_build,
     prepare=read_together,
     extra=_picture,
@@ -186,7 +186,7 @@ RULE_TESTS = LayerStage(
     description="Rules tried on the model. Of classes: the activation should change as the rule says when one token in "
     "fresh contexts is exchanged for one outside its class. Of the paper: the rule's tokens in fresh contexts should "
     "make the unit fire, and with one of them exchanged, moved or removed it should stay silent.",
-    code_version="3",
+    code_version="4",
     work=_try,
     preview_columns=["unit", "sign", "rule_id", "predicted", "otherwise", "match_mean", "near_miss_mean", "held"],
 )

@@ -133,9 +133,9 @@ PREDICTORS: tuple[Predictor, ...] = (
         presets=("full", "paper"),
     ),
     Predictor(
-        "combined", "graph and suffixes", "explanation", "#8b3a62", "*",
-        "The graph and suffix evidence, weighed for each unit on harvested documents that were left out: the best that "
-        "the evidence says, and nothing to read.",
+        "combined", "all evidence", "explanation", "#8b3a62", "*",
+        "The graph, suffix evidence and skip-bigrams, weighed for each unit on harvested documents that were left out: "
+        "the best that the evidence says, and nothing to read.",
         methods=("evidence",),
     ),
     Predictor(

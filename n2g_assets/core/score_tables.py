@@ -39,7 +39,7 @@ SCORE_TABLES = (
         _c("n_context_near_misses", pl.Int32, "near misses in which a context token was changed"),
         _c("context_silent", pl.Int32, "of those, texts on which the unit stays silent"),
         _c("near_miss_expected", _REALS, "what the graph expects at the end of each near miss; empty in the paper's"),
-        _c("predicted", pl.Float32, "normalised activation that the rule predicts, as rules.activation"),
+        _c("predicted", pl.Float32, "normalised activation that is predicted; evidence: mean over the matches"),
         _n("otherwise", pl.Float32, "mean of near_miss_expected; NULL without any"),
         _n("match_mean", pl.Float32, "mean of match_activations; NULL without any"),
         _n("near_miss_mean", pl.Float32, "mean of near_miss_activations; NULL without any"),

@@ -163,10 +163,15 @@ _TABLES = (
         _c("all_but", pl.Boolean, "whether it takes all tokens but the class of the node before it"),
         _c(
             "activation", pl.Float32,
-            "paper: largest normalised activation seen of the activating token above it; evidence: as end_activation",
+            "paper: largest normalised activation seen of the activating token above it; evidence: mean of what is "
+            "expected of texts that pass",
         ),
         _n("importance", pl.Float32, "largest importance seen of its token; NULL where not measured"),
-        _n("end_activation", pl.Float32, "normalised activation that a path which ends here predicts"),
+        _n(
+            "end_activation", pl.Float32,
+            "normalised activation that a path which ends here predicts; evidence: before the deviations of its tokens "
+            "are added",
+        ),
         _c("end_count", pl.Int32, "prompts that ended here, 0 where none did; evidence: harvested positions"),
         *_OF_CLASSES,
     ),
@@ -175,6 +180,7 @@ _TABLES = (
         _c("token_id", pl.Int32, "token id"),
         _c("count", pl.Int32, "harvested positions of the parent that have the token at the node's offset"),
         _c("mean", pl.Float32, "their mean normalised activation"),
+        _c("deviation", pl.Float32, "what the token adds to the expected activation, beside the others of its class"),
     ),
     unit_table("rules", "path of a token graph: what it needs and what it predicts", ("rule_id",),
         _c("rule_id", pl.Int32, "number of the rule: the strongest is 0"),
@@ -184,7 +190,7 @@ _TABLES = (
             "readable, in the order of the text; * is any token, {a|b} a class, {not a|b} all tokens but these",
         ),
         _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards, NULL is any; empty for classes"),
-        _c("activation", pl.Float32, "normalised activation that it predicts"),
+        _c("activation", pl.Float32, "normalised activation that it predicts; evidence: mean over its texts"),
         _c("count", pl.Int32, "prompts behind it; evidence: harvested positions"),
         *_OF_CLASSES,
     ),

@@ -10,7 +10,8 @@
 3. A near miss is a match with one member exchanged for a fresh token outside the class. The classes take turns, that of
    the activating token first, then those of the context.
 4. A text ends in a rule exactly where each class of the rule takes its token. So every match ends in the rule, and
-   every near miss in another one, of which the graph expects something else.
+   every near miss in another one, of which the graph expects something else. What it expects of the matches is their
+   mean: the tokens of a class differ.
 5. Measure all texts of all units, and grade the rules (``trials``).
 """
 
@@ -129,6 +130,8 @@ def try_class_rules(
                 members={each.offset: Members.of(graph, node, each) for each in classes if not each.all_but},
             )
             trial.draw_texts(evaluation.rule_texts, fresh)
+            if trial.matches:
+                trial.predicted = float(np.mean(expected(graph, trial.matches)))
             trial.near_miss_expected = expected(graph, [text for text, *_ in trial.near_misses])
             of_unit.append(trial)
         trials += sorted(of_unit, key=lambda trial: trial.rule_id)
@@ -146,5 +149,5 @@ def rules_to_test(graph: ClassGraph, number: int) -> dict[int, list[TokenClass]]
 
 def expected(graph: ClassGraph, texts: Sequence[Text]) -> list[float]:
     """What the graph of ``SHOWN_RULES`` rules expects at the last token of each text."""
-    ends = (graph.ends(text, np.arange(len(text), dtype=np.int32), [SHOWN_RULES])[0, -1] for text in texts)
-    return [float(graph.values[end]) for end in ends]
+    told = (graph.predict_sizes(text, np.arange(len(text), dtype=np.int32), [SHOWN_RULES])[0, -1] for text in texts)
+    return [float(activation) for activation in told]

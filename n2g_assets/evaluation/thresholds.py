@@ -62,17 +62,19 @@ def thresholds_of(predicted: Float32[np.ndarray, " tokens"], material: UnitMater
 
 def left_out_predictions(name: str, predictor: Predictor, material: UnitMaterial) -> Float32[np.ndarray, " tokens"]:
     """What a predictor says of each harvested token that may be learnt from, by fits that did not see its document."""
+
+    def predict() -> Float32[np.ndarray, " tokens"]:
+        harvest = material.shared.harvest()
+        predicted = np.zeros(len(harvest.text.encoded), np.float32)
+        for documents in harvest.folds(material.shared.seed):
+            fitted = fit_predictors([name], material.without(documents))
+            inside = harvest.inside(documents)
+            if name in fitted:
+                predicted[inside] = fitted[name].predict(harvest.text.encoded)[inside]
+        return predicted
+
     known = getattr(predictor, "left_out", None)
-    if known is not None:
-        return known
-    harvest = material.shared.harvest()
-    predicted = np.zeros(len(harvest.text.encoded), np.float32)
-    for documents in harvest.folds(material.shared.seed):
-        fitted = fit_predictors([name], material.without(documents))
-        inside = harvest.inside(documents)
-        if name in fitted:
-            predicted[inside] = fitted[name].predict(harvest.text.encoded)[inside]
-    return predicted
+    return material.once(f"left-out predictions of {name}", predict) if known is None else known
 
 
 def best_threshold(

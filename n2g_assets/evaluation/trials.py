@@ -120,7 +120,7 @@ class Trial:
     unit: Unit
     rule_id: int
     predicted: float
-    """Normalised activation that the rule predicts."""
+    """Normalised activation that the graph expects of the matches."""
     generator: np.random.Generator
     matches: list[Text] = field(default_factory=list)
     near_misses: list[tuple[Text, str, int]] = field(default_factory=list)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from n2g_assets.core.units import Unit
 from n2g_assets.method.classes import FOREVER, ClassGraph
@@ -38,6 +38,8 @@ class TokenClass:
     """How much each matters: its count, times the squared distance of its mean from what the parent expects."""
     all_but: bool
     """Whether it takes every token but these."""
+    deviations: Float32[np.ndarray, " members"]
+    """What each adds to the expected activation; 0 where ``all_but``."""
 
 
 def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
@@ -48,24 +50,34 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
     """
     given: dict[int, Weighted] = {}
     excluded: dict[int, list[Weighted]] = {}
+    added: dict[int, list[int]] = {}
     for step in graph.path(node):
         offset = int(graph.offsets[step])
-        if offset not in given:
-            if graph.all_but[step]:
-                excluded.setdefault(offset, []).insert(0, _by_weight(graph, step - 1))
-            else:
-                given[offset] = _by_weight(graph, step)
+        if not graph.all_but[step]:
+            given.setdefault(offset, _by_weight(graph, step))
+            added.setdefault(offset, []).append(step)
+        elif offset not in given:
+            excluded.setdefault(offset, []).insert(0, _by_weight(graph, step - 1))
     found = []
     for offset in sorted(given.keys() | excluded.keys(), reverse=True):
         parts = excluded.get(offset, [])
         if offset in given:
             tokens, weights = given[offset]
             kept = ~np.isin(tokens, np.concatenate([tokens[:0], *(without for without, _ in parts)]))
-            found.append(TokenClass(offset, tokens[kept], weights[kept], all_but=False))
+            tokens, weights = tokens[kept], weights[kept]
+            deviations = np.sum([_deviations(graph, step, tokens) for step in added[offset]], axis=0)
         else:
-            tokens, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-            found.append(TokenClass(offset, *_ordered(tokens, weights), all_but=True))
+            tokens, weights = _ordered(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+            deviations = np.zeros(len(tokens), np.float32)
+        found.append(TokenClass(offset, tokens, weights, offset not in given, deviations))
     return found
+
+
+def _deviations(graph: ClassGraph, node: int, tokens: Int32[np.ndarray, " members"]) -> Float32[np.ndarray, " members"]:
+    known, there = graph.tokens[graph.members(node)], np.zeros(len(tokens), np.float32)
+    inside = np.isin(tokens, known)
+    there[inside] = graph.deviations[graph.members(node)][np.searchsorted(known, tokens[inside])]
+    return there
 
 
 def _by_weight(graph: ClassGraph, node: int) -> Weighted:
@@ -113,7 +125,7 @@ def graph_frames(
     nodes = pl.DataFrame({
         "node_id": np.arange(n, dtype=np.int32), "parent_id": pl.Series(graph.parents).replace(-1, None),
         "depth": depths, "kind": kinds, "token": pl.Series([None] * n, dtype=pl.Binary), "offset": graph.offsets,
-        "all_but": graph.all_but, "activation": graph.values, "end_activation": graph.values,
+        "all_but": graph.all_but, "activation": graph.values, "end_activation": graph.bases,
         "importance": [importances.get(node) for node in range(n)], "end_count": graph.supports, **common,
     }, strict=False)  # fmt: skip
     order = np.argsort(-graph.values, kind="stable")
@@ -125,7 +137,7 @@ def graph_frames(
     })  # fmt: skip
     members = pl.DataFrame({
         "node_id": np.repeat(np.arange(n, dtype=np.int32), np.diff(graph.starts)), "token_id": graph.tokens,
-        "count": graph.counts, "mean": graph.means,
+        "count": graph.counts, "mean": graph.means, "deviation": graph.deviations,
     })  # fmt: skip
     frames = {"graph_nodes": nodes, "rules": rules.sort("rule_id"), "token_classes": members}
     schemas = {table: unit_schema(table) for table in frames}
@@ -147,10 +159,12 @@ def graph_of_rows(graph_nodes: pl.DataFrame, token_classes: pl.DataFrame, bos_id
     return ClassGraph(
         bos_id=bos_id, parents=column("parent_id", np.int32, -1), offsets=column("offset", np.int32),
         all_but=column("all_but", np.bool_), ranks=column("rank", np.int32), until=column("until", np.int32, FOREVER),
-        values=column("end_activation", np.float32), supports=column("end_count", np.int64),
+        values=column("activation", np.float32), bases=column("end_activation", np.float32),
+        supports=column("end_count", np.int64),
         documents=column("documents", np.int32), firings=column("firings", np.int64),
         starts=np.concatenate([[0], np.cumsum(sizes)]), tokens=members["token_id"].to_numpy().astype(np.int32),
         counts=members["count"].to_numpy().astype(np.int64), means=members["mean"].to_numpy().astype(np.float32),
+        deviations=members["deviation"].to_numpy().astype(np.float32),
     )  # fmt: skip
 
 

@@ -14,7 +14,10 @@ which is what all its ancestors at that offset leave, and an expected activation
 3. The class is the side with fewer positions. What a node has not seen goes with the other side.
 4. A child expects what its parent does, plus the difference that the halves found in each other, shrunk for few
    positions. So chance that made a token look strong in one half does not count.
-5. Before the first token of a context stands BOS, at every offset.
+5. The tokens of a class differ. What each adds is its *deviation* from the class (``splits.grade``), as far as such
+   differences of one half are found in the other. Later splits explain what is left. So a text is expected to have the
+   *base* of the rule in which it ends, plus the deviations of its tokens in all classes on the way there.
+6. Before the first token of a context stands BOS, at every offset.
 """
 
 import heapq
@@ -31,6 +34,9 @@ from n2g_assets.method.text import EncodedText
 
 FOREVER = np.iinfo(np.int32).max
 """``ClassGraph.until`` of nodes that no split divides."""
+
+_TALLIED = 1 / 12
+"""Share of all positions from which on a node has a tally; it bounds how many there are at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,9 @@ class ClassGraph:
     until: Int32[np.ndarray, " nodes"]
     """Largest number of rules of a graph in which the node ends a rule; ``FOREVER`` where no split divides it."""
     values: Float32[np.ndarray, " nodes"]
-    """Expected normalised activation, signed, where a text ends at the node."""
+    """Expected normalised activation, signed, of the text of the node as a whole."""
+    bases: Float32[np.ndarray, " nodes"]
+    """Expected where a text ends at the node, before the deviations of its tokens are added."""
     supports: Int64[np.ndarray, " nodes"]
     """Harvested positions at the node."""
     documents: Int32[np.ndarray, " nodes"]
@@ -96,6 +104,8 @@ class ClassGraph:
     """Positions of the parent that have the token at the offset."""
     means: Float32[np.ndarray, " members"]
     """Their mean normalised activation."""
+    deviations: Float32[np.ndarray, " members"]
+    """What the token adds to what is expected of a text of the class."""
 
     def __len__(self) -> int:
         return len(self.parents)
@@ -108,23 +118,30 @@ class ClassGraph:
         children[self.parents[classes]] = classes
         return children
 
-    def ends(
+    def walk(
         self, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_rules: Sequence[int]
-    ) -> Int32[np.ndarray, "sizes tokens"]:
-        """The node at which each token of a text ends, in the graphs of these numbers of rules, in the order given.
+    ) -> tuple[Int32[np.ndarray, "sizes tokens"], Float32[np.ndarray, "sizes tokens"]]:
+        """The node at which each token of a text ends, and the normalised activation that is expected of it.
 
-        Tokens at position 0 end somewhere too; what is said of them means nothing.
+        In the graphs of these numbers of rules, in the order given. Tokens at position 0 end somewhere too, and 0 is
+        expected of them. The text is whole contexts joined end to end.
         """
         from n2g_assets.method.splits import walk_down
 
         sizes, order = np.unique(np.asarray(n_rules, np.int32), return_inverse=True)
-        nodes = np.empty((len(sizes), len(token_ids)), np.int32)
+        nodes, added = (np.empty((len(sizes), len(token_ids)), dtype) for dtype in (np.int32, np.float32))
         member, split_of = self._members
         walk_down(
             token_ids.astype(np.int32), positions.astype(np.int32), self.bos_id, -self.offsets, self.children,
-            self.ranks, member, split_of, sizes, nodes,
+            self.ranks, member, split_of, self.starts, self.tokens, self.deviations, sizes, nodes, added,
         )  # fmt: skip
-        return nodes[order]
+        return nodes[order], np.where(positions > 0, self.bases[nodes] + added, np.float32(0))[order]
+
+    def ends(
+        self, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_rules: Sequence[int]
+    ) -> Int32[np.ndarray, "sizes tokens"]:
+        """The nodes of ``walk``."""
+        return self.walk(token_ids, positions, n_rules)[0]
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Expected normalised activation of every token, by the largest graph; 0 at BOS."""
@@ -133,15 +150,15 @@ class ClassGraph:
     def predict_sizes(
         self, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"], n_rules: Sequence[int]
     ) -> Float32[np.ndarray, "sizes tokens"]:
-        """The same by the best graphs of these numbers of rules, given whole contexts joined end to end."""
-        return np.where(positions > 0, self.values[self.ends(token_ids, positions, n_rules)], np.float32(0))
+        """The expectations of ``walk``."""
+        return self.walk(token_ids, positions, n_rules)[1]
 
     def predict_with_ends(
         self, text: EncodedText
     ) -> tuple[Float32[np.ndarray, " tokens"], Int32[np.ndarray, " tokens"]]:
         """As ``predict``, and the node at which each token ends."""
-        ends = self.ends(text.token_ids, text.positions, [FOREVER])[0]
-        return np.where(text.positions > 0, self.values[ends], np.float32(0)), ends
+        ends, expected = self.walk(text.token_ids, text.positions, [FOREVER])
+        return expected[0], ends[0]
 
     @cached_property
     def by_weight(self) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
@@ -189,6 +206,9 @@ class ClassGraph:
         return path
 
 
+_Members = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
 @dataclass
 class _Node:
     """A node while the graph grows."""
@@ -197,13 +217,15 @@ class _Node:
     offset: int
     all_but: bool
     rank: int
+    base: float
     value: float
-    where: Int64[np.ndarray, " here"]
-    support: int
+    start: int
+    stop: int
     documents: int
     firings: int
+    tally: Float64[np.ndarray, "offsets_or_none vocabulary columns"]
     until: int = FOREVER
-    members: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
+    members: _Members = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
 def grow_graph(
@@ -227,48 +249,67 @@ def grow_graph(
     Raises:
         ValueError: no position counts, or an activation is not finite.
     """
-    from n2g_assets.method.splits import best_split, sides_of
+    from n2g_assets.method.splits import best_split, bring_forward, grade, sides_of, tally_up
 
-    values, where = values.astype(np.float64), np.asarray(counted, np.int64)
+    where = np.asarray(counted)
     if not len(where) or not np.isfinite(values[where]).all():
         raise ValueError("a graph needs positions with finite activations")
-    room = np.zeros((len(text.token_ids), 4)), np.zeros(len(text.token_ids), np.int32)
+    activations, half, documents = values[where].astype(np.float64), text.half[where], text.documents[where]
+    lagged, left = text.tokens[:, where], activations.copy()
+    size, shrinkage, fewest = len(text.token_ids), settings.class_shrinkage, settings.class_positions
+    room, untallied = (np.zeros((size, 4)), np.zeros(size, np.int32)), np.zeros((0, size, 4))
+    worth_a_tally = _TALLIED * max(len(where), 2 * size)
     nodes: list[_Node] = []
     waiting: list[tuple[float, int, list[Any]]] = []
 
-    def add(parent: int, offset: int, all_but: bool, value: float, where: np.ndarray) -> None:
-        number, rank = len(nodes), 1 if parent < 0 else nodes[parent].until + 1
-        documents = int(np.count_nonzero(np.diff(text.documents[where]))) + 1
-        firings = int(np.count_nonzero(values[where] >= threshold))
-        nodes.append(_Node(parent, offset, all_but, rank, value, where, len(where), documents, firings))
-        gain, *split = best_split(
-            text.tokens, where, values, text.half, settings.class_shrinkage, settings.class_positions, *room
-        )
+    def add(parent: int, offset: int, all_but: bool, base: float, start: int, stop: int, tally: np.ndarray) -> None:
+        if stop - start < worth_a_tally:
+            tally = untallied
+        elif not len(tally):
+            tally = np.zeros((len(lagged), size, 4))
+            tally_up(lagged, left, half, start, stop, 1, tally)
+        here = slice(start, stop)
+        nodes.append(_Node(
+            parent=parent, offset=offset, all_but=all_but, rank=1 if parent < 0 else nodes[parent].until + 1,
+            base=base, value=base + float((activations[here] - left[here]).mean()), start=start, stop=stop,
+            documents=int(np.count_nonzero(np.diff(documents[here]))) + 1,
+            firings=int(np.count_nonzero(activations[here] >= threshold)), tally=tally,
+        ))  # fmt: skip
+        gain, *split = best_split(lagged, left, half, start, stop, shrinkage, fewest, tally, *room)
         if gain > 0:
-            heapq.heappush(waiting, (-gain, number, split))
+            heapq.heappush(waiting, (-gain, len(nodes) - 1, split))
 
-    add(-1, 0, False, float(values[where].mean()), where)
+    def shrunk(difference: float, positions: int) -> float:
+        return difference * positions / (positions + shrinkage)
+
+    add(-1, 0, False, float(activations.mean()), 0, len(where), untallied)
     n_rules = 1
     while waiting and n_rules < settings.max_rules:
-        _, number, (back, cut, mean, deviation, *side_means) = heapq.heappop(waiting)
+        _, number, (back, cut, mean, per_deviation, *side_means) = heapq.heappop(waiting)
         node = nodes[number]
-        *members, inside, is_high = sides_of(
-            text.tokens[back], node.where, values, text.half, settings.class_shrinkage, mean, deviation, cut, *room
+        start, stop = node.start, node.stop
+        here = slice(start, stop)
+        inside, is_high = sides_of(
+            lagged[back, here], left[here], half[here], shrinkage, mean, per_deviation, cut, *room
         )
-        n_inside = int(np.count_nonzero(inside))
-        if not settings.class_positions <= n_inside <= len(inside) - settings.class_positions:
+        middle = start + int(np.count_nonzero(inside))
+        if min(middle - start, stop - middle) < fewest:
             continue  # both halves together do not cut where each half did
         node.until = n_rules
         n_rules += 1
-        of_class, of_rest = side_means[::-1] if is_high else side_means
-        for all_but, side, side_mean in ((False, inside, of_class), (True, ~inside, of_rest)):
-            here = node.where[side]
-            share = len(here) / (len(here) + settings.class_shrinkage)
-            add(number, -back, all_but, node.value + share * (side_mean - mean), here)
-        numbers, counts, means = members
+        for row in (activations, left, half, documents, *lagged):
+            bring_forward(inside, row[here])
+        if len(node.tally):
+            tally_up(lagged, left, half, start, middle, -1, node.tally)
+        here = slice(start, middle)
+        numbers, *of_members = grade(lagged[back, here], activations[here], left[here], half[here], shrinkage, *room)
+        class_mean, rest_mean = side_means[::-1] if is_high else side_means
+        of_class, of_rest = shrunk(class_mean - mean, middle - start), shrunk(rest_mean - mean, stop - middle)
+        add(number, -back, False, node.base + of_class, start, middle, untallied)
+        add(number, -back, True, node.base + of_rest, middle, stop, node.tally)
         order = np.argsort(text.token_ids[numbers])
-        nodes[-2].members = text.token_ids[numbers][order], counts[order], means[order]
-        node.where = np.zeros(0, np.int64)  # a slice would keep all of it
+        nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
+        node.tally = untallied
     return _finished(nodes, bos_id)
 
 
@@ -276,12 +317,14 @@ def _finished(nodes: Sequence[_Node], bos_id: int) -> ClassGraph:
     def column(name: str, dtype: type) -> np.ndarray:
         return np.array([getattr(node, name) for node in nodes], dtype)
 
-    tokens, counts, means = (np.concatenate([node.members[part] for node in nodes]) for part in range(3))
+    tokens, counts, means, deviations = (np.concatenate([node.members[part] for node in nodes]) for part in range(4))
     return ClassGraph(
         bos_id=bos_id, parents=column("parent", np.int32), offsets=column("offset", np.int32),
         all_but=column("all_but", np.bool_), ranks=column("rank", np.int32), until=column("until", np.int32),
-        values=column("value", np.float32), supports=column("support", np.int64),
-        documents=column("documents", np.int32), firings=column("firings", np.int64),
+        values=column("value", np.float32), bases=column("base", np.float32),
+        supports=column("stop", np.int64) - column("start", np.int64), documents=column("documents", np.int32),
+        firings=column("firings", np.int64),
         starts=np.concatenate([[0], np.cumsum([len(node.members[0]) for node in nodes])]),
         tokens=tokens.astype(np.int32), counts=counts.astype(np.int64), means=means.astype(np.float32),
+        deviations=deviations.astype(np.float32),
     )  # fmt: skip

@@ -2,8 +2,9 @@
 
 A rule is a row, and the text runs to the right as in a sentence: a column is an offset, the token itself the last. A
 cell is a class, shown by the tokens that matter most in it, by how many more there are, and by a name where a simple
-property describes it; what takes all but a class shows what it leaves out. Rules that share a class share its cell. On
-the right stands what a rule expects, as a bar from zero, and what it rests on; ``class_layout`` says in which order.
+property describes it; a line under a token says what it adds to the expected activation, beside the others. What takes
+all but a class shows what it leaves out. Rules that share a class share its cell. On the right stands what a rule
+expects, as a bar from zero, and what it rests on; ``class_layout`` says in which order.
 
 The picture keeps the conventions of ``svg``. All lengths are pixels.
 """
@@ -33,7 +34,9 @@ _MOST_COLUMNS = 760.0
 _BAR, _VALUE, _NUMBER, _TICK = 140.0, 62.0, 70.0, 24.0
 _CHIPS, _LONGEST = 5, 18
 """Tokens of a class that are shown, and columns of a token, at most."""
-_SWATCHES = {"chip": 24.0, "all but": 24.0, "importance": 56.0}
+_LEAST_ADDED = 0.005
+"""Where no token adds or takes away as much, none is underlined."""
+_SWATCHES = {"chip": 24.0, "all but": 24.0, "adds": 42.0, "importance": 56.0}
 """Room of the drawing before an entry of the legend; 22 for bars."""
 _MONO, _DIGIT, _SENTENCE = 0.607, 0.64, 0.52
 """Estimated width of a character as a share of the font's size: of the fixed-width font, of digits, of long texts."""
@@ -60,6 +63,8 @@ class Chip(NamedTuple):
     x: float
     width: float
     text: str
+    adds: float
+    """What it adds to the expected activation, as a share of what any token that is shown adds or takes away."""
 
 
 class Shown(NamedTuple):
@@ -84,7 +89,7 @@ class Swatch(NamedTuple):
     x: float
     y: float
     kind: str
-    """What is drawn: a colour of a bar, ``chip``, ``all but``, ``importance`` or nothing."""
+    """What is drawn: a colour of a bar, ``chip``, ``all but``, ``adds``, ``importance`` or nothing."""
     text: str
 
 
@@ -141,10 +146,11 @@ def draw_classes(
     top = _MARGIN + 52 + 19 * len(notes)
     edges = _MARGIN + np.cumsum([0.0, *columns.values()]) + _GAP * np.arange(len(columns) + 1)
     lefts = dict(zip(columns, edges[:-1].tolist(), strict=True))
-    cells = [_shown(cell, words, scale, lefts[cell.offset], columns[cell.offset], top) for cell in layout.cells]
+    most = max((float(np.abs(cell.found.deviations[:_CHIPS]).max(initial=0)) for cell in layout.cells), default=0.0)
+    cells = [_shown(cell, words, scale, lefts[cell.offset], columns[cell.offset], top, most) for cell in layout.cells]
     folded = layout.background
     bottom = top + (len(layout.rules) + bool(folded)) * scale.row + (8 if folded else 0)
-    legend = _legend(layout, threshold, inside, bottom + 32)
+    legend = _legend(layout, threshold, inside, bottom + 32, most)
     digits = 2 if any(abs(rule.value) >= 0.095 for rule in layout.rules) else 3
     return render_svg(
         "class_graph.svg", width=round(inside + 2 * _MARGIN), height=round(legend[-1].y + 22), left=_MARGIN,
@@ -175,7 +181,10 @@ class _Words:
 
     def tooltip(self, cell: Cell, tokens: int = 40) -> str:
         found = cell.found
-        shown = "  ".join(self.token(token) for token in found.tokens[:tokens].tolist())
+        shown = "  ".join(
+            self.token(token) + (f" {added:+.2f}" if abs(added) >= 0.005 else "")
+            for token, added in zip(found.tokens[:tokens].tolist(), found.deviations[:tokens].tolist(), strict=True)
+        )
         more = f"  and {len(found.tokens) - tokens:,} more" if len(found.tokens) > tokens else ""
         importance = "" if cell.importance is None else f"; importance {cell.importance:.2f}"
         return f"{self.lead(cell) + ': ' if self.lead(cell) else ''}{shown}{more}{importance}"
@@ -247,11 +256,11 @@ def _columns(layout: ClassLayout, words: _Words, scale: Scale) -> dict[int, floa
     return {offset: min(width, limit) for offset, width in widths.items()}
 
 
-def _shown(cell: Cell, words: _Words, scale: Scale, x: float, width: float, top: float) -> Shown:
+def _shown(cell: Cell, words: _Words, scale: Scale, x: float, width: float, top: float, most: float) -> Shown:
     lead = words.lead(cell)
     place, end = x + _lead_width(lead, scale), x + width + 0.01
     chips: list[Chip] = []
-    for token in cell.found.tokens[:_CHIPS].tolist():
+    for token, added in zip(cell.found.tokens[:_CHIPS].tolist(), cell.found.deviations.tolist(), strict=False):
         text = shorten(words.token(token), _LONGEST)
         tail = _tail_width(_tail(cell, len(chips) + 1), scale)
         if not chips:
@@ -260,7 +269,7 @@ def _shown(cell: Cell, words: _Words, scale: Scale, x: float, width: float, top:
         needed = _chip_width(text, scale) + scale.between
         if chips and place + needed + tail > end:
             break
-        chips.append(Chip(place, needed - scale.between, text))
+        chips.append(Chip(place, needed - scale.between, text, added / most if most >= _LEAST_ADDED else 0.0))
         place += needed
     middles = [top + (row + 0.5) * scale.row for row in range(cell.row, cell.row + cell.rows)]
     return Shown(
@@ -284,7 +293,7 @@ def _edges(cells: Sequence[Cell], shown: Sequence[Shown], scale: Scale) -> list[
     return edges
 
 
-def _legend(layout: ClassLayout, threshold: float, inside: float, top: float) -> list[Swatch]:
+def _legend(layout: ClassLayout, threshold: float, inside: float, top: float, most: float) -> list[Swatch]:
     """What the signs of this picture mean, in lines."""
     rules, cells = layout.rules, layout.cells
     fires = f"fires: expects {share(threshold, 2, trim=True)} (dotted) or more, or most of its positions do"
@@ -294,6 +303,7 @@ def _legend(layout: ClassLayout, threshold: float, inside: float, top: float) ->
         (LOWERS, "lowers it", any(rule.value < 0 for rule in rules)),
         ("chip", "one of these tokens, or of +9 more", any(not cell.found.all_but for cell in cells)),
         ("all but", "any token but these", any(cell.found.all_but for cell in cells)),
+        ("adds", "the token alone raises or lowers it further", most >= _LEAST_ADDED),
         ("importance", "measured importance of the token, 0 to 1", any(cell.importance is not None for cell in cells)),
         ("", "empty: any token", len(layout.offsets) > 1),
     ]

@@ -146,5 +146,5 @@ def test_pictures_report_and_summary_show_graphs_of_classes_and_the_rivals_of_th
     for text in (page, summary):
         assert "suffix evidence" in text
         assert "back-off n-gram" not in text
-    assert "graph and suffixes" in page
+    assert "all evidence" in page
     assert "(fires at" in summary

@@ -35,7 +35,7 @@ from n2g_assets_tests.method.slow_graph import slow_predict as slow_predict_grap
 from n2g_assets_tests.method.toy import BOS
 
 THRESHOLD = METHOD.firing_threshold
-PARTS = ("graph", "suffixes")
+PARTS = ("graph", "suffixes", "skip_bigram")
 """What the predictor ``combined`` weighs."""
 
 
@@ -169,15 +169,15 @@ def grown_without(layer: SmallLayer, unit: Unit, left_out: Sequence[str]) -> tup
 
 
 def weighed(layer: SmallLayer, unit: Unit, parts: list[list[list[float]]]) -> list[list[float]]:
-    """The sum of two predictions with the weights of ``slow_weights``; 0 at BOS."""
-    first, second, constant = slow_weights(layer, unit)
-    sums = [first * np.array(one) + second * np.array(other) + constant for one, other in zip(*parts, strict=True)]
+    """The sum of predictions with the weights of ``slow_weights``; 0 at BOS."""
+    *weights, constant = slow_weights(layer, unit)
+    sums = [np.dot(weights, context) + constant for context in zip(*parts, strict=True)]
     return [[0.0, *values[1:].tolist()] for values in sums]
 
 
 @cache
 def slow_weights(layer: SmallLayer, unit: Unit) -> list[float]:
-    """Of two predictions and a constant, by least squares, on what was predicted of left-out documents."""
+    """Of some predictions and a constant, by least squares, on what was predicted of left-out documents."""
     labels = [label for _, labels in labelled_harvest(layer, unit, list, []) for label in labels]
     counted = [place for place, label in enumerate(labels) if label is not None]
     told = [np.concatenate(slow_left_out(layer, unit, part))[counted] for part in PARTS]

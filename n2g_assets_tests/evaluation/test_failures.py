@@ -199,7 +199,8 @@ def class_graph(*rules: tuple[float, int, dict[int, list[int]]]) -> dict[str, pl
             nodes[parent]["until"] = rank - 1
             common = {"parent_id": parent, "rank": rank, "offset": offset, "end_activation": 0.0, "firings": 0}
             nodes += [{"node_id": node, "all_but": False, **common}, {"node_id": node + 1, "all_but": True, **common}]
-            members += [{"node_id": node, "token_id": token, "count": 1, "mean": 1.0} for token in tokens]
+            of_token = {"node_id": node, "count": 1, "mean": 1.0, "deviation": 0.0}
+            members += [{"token_id": token, **of_token} for token in tokens]
             rest, parent = rest or node + 1, node
         nodes[parent] |= {"end_activation": value, "firings": firings}
         last = rest

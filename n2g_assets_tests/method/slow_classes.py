@@ -12,8 +12,13 @@ class Question(NamedTuple):
     """What a node asks of the text: whether a token is in a class, or is in none of it."""
 
     offset: int
-    tokens: frozenset[int]
+    tokens: dict[int, float]
+    """What each token of the class adds to the expected activation; not read where all but the class is asked for."""
     all_but: bool
+
+    def adds(self, token_ids: Sequence[int], position: int) -> float:
+        """What the token adds that stands where the question looks."""
+        return 0.0 if self.all_but else self.tokens[token_ids[max(position + self.offset, 0)]]
 
     def holds(self, token_ids: Sequence[int], position: int) -> bool:
         """BOS, which stands at position 0, stands before it too."""
@@ -21,7 +26,7 @@ class Question(NamedTuple):
 
 
 class SlowRule(NamedTuple):
-    """A node at which a text may end: all that is asked on the way to it, and what it expects."""
+    """A node at which a text may end: all that is asked on the way to it, and what it expects before tokens add."""
 
     node_id: int
     questions: list[Question]
@@ -44,8 +49,8 @@ def questions_of(nodes: dict[int, dict], token_classes: pl.DataFrame, node_id: i
     found = []
     while nodes[node_id]["parent_id"] is not None:
         row = nodes[node_id]
-        members = token_classes.filter(node_id=node_id - row["all_but"])["token_id"]
-        found.append(Question(row["offset"], frozenset(members), row["all_but"]))
+        members = token_classes.filter(node_id=node_id - row["all_but"]).select("token_id", "deviation")
+        found.append(Question(row["offset"], dict(members.iter_rows()), row["all_but"]))
         node_id = row["parent_id"]
     return found
 
@@ -55,6 +60,6 @@ def slow_predict_classes(rules: Sequence[SlowRule], token_ids: Sequence[int]) ->
     values, ends = [0.0], [-1]
     for position in range(1, len(token_ids)):
         [rule] = [rule for rule in rules if all(asked.holds(token_ids, position) for asked in rule.questions)]
-        values.append(rule.value)
+        values.append(rule.value + sum(asked.adds(token_ids, position) for asked in rule.questions))
         ends.append(rule.node_id)
     return values, ends

@@ -44,7 +44,7 @@ def classes(**at: tuple[str, bool]) -> list[TokenClass]:
     found = []
     for offset, (letters, all_but) in at.items():
         tokens = np.array([VOCABULARY.tokens.index(letter.encode()) for letter in letters], np.int32)
-        found.append(TokenClass(-int(offset[1:]), tokens, np.ones(len(tokens)), all_but))
+        found.append(TokenClass(-int(offset[1:]), tokens, np.ones(len(tokens)), all_but, np.zeros(len(tokens))))
     return found
 
 
@@ -83,7 +83,7 @@ def test_every_node_is_a_rule_and_the_strongest_comes_first(frames):
     assert rules["rule_id"].to_list() == list(range(nodes.height))
     assert rules["activation"].is_sorted(descending=True)
     of_nodes = nodes.select(
-        "unit", "sign", "rank", "until", "documents", "firings", end_node_id="node_id", activation="end_activation",
+        "unit", "sign", "rank", "until", "documents", "firings", "activation", end_node_id="node_id",
         count="end_count",
     )  # fmt: skip
     assert_frame_equal(rules.select(of_nodes.columns).sort("end_node_id"), of_nodes)
@@ -110,7 +110,7 @@ def test_tokens_that_matter_most_come_first_with_what_they_matter(graph, frames)
     rows = nodes_of(frames)
     weights: dict[int, dict[int, float]] = {}
     for row in frames["token_classes"].iter_rows(named=True):
-        above = rows[rows[row["node_id"]]["parent_id"]]["end_activation"]
+        above = rows[rows[row["node_id"]]["parent_id"]]["activation"]
         weights.setdefault(row["node_id"], {})[row["token_id"]] = row["count"] * (row["mean"] - above) ** 2
     for node in range(len(graph)):
         for found in classes_of(graph, node):
@@ -153,7 +153,7 @@ def test_patterns_done_by_hand(rule, said):
 def test_a_pattern_shows_white_space_and_counts_many_tokens_in_thousands():
     tokens = np.full(1239, VOCABULARY.tokens.index(b" c"), np.int32)
     shown = "|".join(["␣c"] * 5)
-    assert pattern([TokenClass(0, tokens, np.ones(1239), False)], VOCABULARY) == f"[{{{shown}|+1,234}}]"
+    assert pattern([TokenClass(0, tokens, np.ones(1239), False, np.zeros(1239))], VOCABULARY) == f"[{{{shown}|+1,234}}]"
 
 
 def test_the_rows_hold_the_pattern_of_their_node(graph, frames):

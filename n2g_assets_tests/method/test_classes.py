@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from copy import copy
 
 import numpy as np
 import pytest
@@ -25,10 +26,37 @@ def graph(harvest) -> ClassGraph:
 
 # -------------------------------------------------------------------------------------------- a plain tree
 def slow_bin(value: float, mean: float, deviation: float) -> int:
-    distance = (value - mean) / (0.02 * deviation)
-    root = 18 * abs(distance) ** 0.25
-    place = int(BINS // 2 + root if distance >= 0 else BINS // 2 - 1 - root)
-    return min(max(place, 0), BINS - 1)
+    """128 bins a side, eight an octave of the distance, the first for all that is nearer than 1/256 deviation."""
+    distance = float(np.float32(abs(value - mean) / deviation))
+    place = 0
+    if distance >= 1 / 256:
+        octave = math.floor(math.log2(distance))
+        place = min(8 * (octave + 8) + int(8 * (distance / 2**octave - 1)), BINS // 2 - 1)
+    return BINS // 2 + place if value >= mean else BINS // 2 - 1 - place
+
+
+def slow_deviations(harvest: Harvest, where: list[int], back: int) -> dict[int, float]:
+    """What each token of a class adds, given the positions of the class and the offset at which it is asked for."""
+    shrinkage = SETTINGS.class_shrinkage
+
+    def told(places: list[int]) -> dict[int, float]:
+        mean = sum(float(harvest.values[place]) for place in places) / len(places)
+        sums = defaultdict(list)
+        for place in places:
+            sums[harvest.before(place, back)].append(float(harvest.values[place]) - mean)
+        return {token: sum(values) / (len(values) + shrinkage) for token, values in sums.items()}
+
+    halves = [[place for place in where if harvest.half[place] == side] for side in (0, 1)]
+    pairs = []
+    for side in (0, 1):
+        known, others = told(halves[side]), halves[1 - side]
+        guesses = [known.get(harvest.before(place, back), 0.0) for place in others]
+        actual = [float(harvest.values[place]) for place in others]
+        pairs.append((np.array(guesses) - np.mean(guesses), np.array(actual) - np.mean(actual)))
+    slope = sum(guess @ real for guess, real in pairs) / sum(guess @ guess for guess, _ in pairs)
+    every = told(where)
+    middle = np.mean([every[harvest.before(place, back)] for place in where])
+    return {token: min(max(slope, 0.0), 1.0) * (value - middle) for token, value in every.items()}
 
 
 def slow_split(harvest: Harvest, where: list[int]) -> tuple[float, int, int, tuple[float, float]]:
@@ -82,7 +110,16 @@ def test_the_first_splits_are_those_of_a_plain_tree(harvest, graph):
         means[node] = graph.values[0] + (graph.values[node] - graph.values[0]) / share
     assert sorted(means.values()) == pytest.approx(sorted((low, high)), abs=1e-5)
     assert (means[1] > means[2]) == (np.mean(harvest.values[positions_at(harvest, graph, 1)]) > graph.values[0])
-    best = [slow_split(harvest, where)[0] for where in (positions_at(harvest, graph, node) for node in (1, 2))]
+    inside, outside = (positions_at(harvest, graph, node) for node in (1, 2))
+    added = slow_deviations(harvest, inside, back)
+    assert dict(zip(graph.tokens[graph.members(1)].tolist(), graph.deviations[graph.members(1)], strict=True)) == (
+        pytest.approx(added, abs=1e-5)
+    )
+    left = copy(harvest)
+    left.values = harvest.values.astype(np.float64)
+    for place in inside:
+        left.values[place] -= added[harvest.before(place, back)]
+    best = [slow_split(left, where)[0] for where in (inside, outside)]
     assert graph.parents[3] == 1 + int(best[1] > best[0])
 
 
@@ -133,6 +170,55 @@ def test_members_are_counted_at_the_parent(harvest, graph):
             ]
             assert graph.counts[member] == len(at)
             assert graph.means[member] == pytest.approx(sum(at) / len(at), abs=1e-5)
+
+
+def test_the_tokens_of_a_class_add_what_they_do_more_or_less_than_it():
+    harvest = Harvest(1)
+    harvest.values = np.where(harvest.token_ids < 6, 0.1 * harvest.token_ids, -1).astype(np.float32)
+    graph = harvest.grow(max_rules=2)
+    assert len(graph) == 3
+    inside = np.setdiff1d(np.arange(1, 6), graph.tokens) if len(graph.tokens) > 5 else graph.tokens
+    assert set(inside) <= set(range(1, 6))
+    found = graph.predict_sizes(harvest.token_ids, harvest.positions, [2])[0]
+    at = graph.members(1)
+    assert graph.deviations[at] @ graph.counts[at] == pytest.approx(0, abs=1e-3)
+    for token in graph.tokens[at]:
+        told = found[harvest.counted][harvest.token_ids[harvest.counted] == token]
+        assert np.ptp(told) == 0
+        assert told[0] == pytest.approx(0.1 * token, abs=0.03)
+
+
+def test_differences_that_the_other_half_does_not_show_add_nothing():
+    harvest = Harvest(2)
+    liked = harvest.token_ids < 6
+    harvest.values = np.where(liked, 1 + 0.1 * harvest.token_ids * (2.0 * harvest.half - 1), -1).astype(np.float32)
+    graph = harvest.grow(max_rules=2)
+    assert np.abs(graph.deviations).max() == 0
+
+
+def test_what_a_text_is_expected_to_have_is_the_base_of_its_rule_and_what_its_tokens_add(harvest, graph):
+    for n_rules in (2, 5, 12):
+        ends, told = (each[0] for each in graph.walk(harvest.token_ids, harvest.positions, [n_rules]))
+        assert not told[harvest.positions == 0].any()
+        for place in harvest.counted[::7].tolist():
+            path, expected = graph.path(int(ends[place])), float(graph.bases[ends[place]])
+            for step in path:
+                if not graph.all_but[step]:
+                    of_class, token = graph.members(step), harvest.before(place, -int(graph.offsets[step]))
+                    expected += float(graph.deviations[of_class][graph.tokens[of_class].tolist().index(token)])
+            assert told[place] == pytest.approx(expected, abs=1e-6)
+        for rule in graph.rules_of(n_rules).tolist():
+            of_rule = told[harvest.counted][ends[harvest.counted] == rule]
+            assert graph.values[rule] == pytest.approx(of_rule.mean(), abs=1e-5)
+
+
+def test_a_tally_changes_nothing(harvest, graph, monkeypatch):
+    monkeypatch.setattr("n2g_assets.method.classes._TALLIED", 0.0)
+    other = harvest.grow()
+    for name in ("parents", "offsets", "all_but", "until", "supports", "tokens"):
+        assert np.array_equal(getattr(other, name), getattr(graph, name)), name
+    assert other.bases == pytest.approx(graph.bases, abs=1e-6)
+    assert other.deviations == pytest.approx(graph.deviations, abs=1e-6)
 
 
 def test_what_was_never_seen_goes_with_the_larger_side(graph):

@@ -34,7 +34,7 @@ class Split(NamedTuple):
     node: int
     offset: int
     members: Sequence[tuple[int, int, float]]
-    """Token id, count and mean."""
+    """Token id, count and mean; it adds what its mean differs from what the class expects."""
     inside: Side
     rest: Side
 
@@ -56,6 +56,7 @@ def class_frames(
         until += [FOREVER] * 2
     members = [sorted(split.members) for split in splits]
     joined = [member for each in members for member in each]
+    added = [mean - split.inside.value for split, each in zip(splits, members, strict=True) for _, _, mean in each]
     sizes = [0, *(size for each in members for size in (len(each), 0))]
     graph = ClassGraph(
         bos_id=0, parents=np.array(parents, np.int32),
@@ -63,12 +64,13 @@ def class_frames(
         all_but=np.array([False, *(rest for _ in splits for rest in (False, True))]),
         ranks=np.array([1, *(k + 2 for k in range(len(splits)) for _ in range(2))], np.int32),
         until=np.array(until, np.int32), values=np.array([side.value for side in sides], np.float32),
+        bases=np.array([side.value for side in sides], np.float32),
         supports=np.array([side.positions for side in sides], np.int64),
         documents=np.array([side.documents for side in sides], np.int32),
         firings=np.array([side.firings for side in sides], np.int64), starts=np.cumsum([0, *sizes]),
         tokens=np.array([token for token, _, _ in joined], np.int32),
         counts=np.array([count for _, count, _ in joined], np.int64),
-        means=np.array([mean for _, _, mean in joined], np.float32),
+        means=np.array([mean for _, _, mean in joined], np.float32), deviations=np.array(added, np.float32),
     )  # fmt: skip
     return graph_frames(UNIT, graph, importances or {}, vocabulary_of(tokens))
 

@@ -1,6 +1,7 @@
 """Pictures of graphs of token classes: well-formed, safe, inside their frame, and true to their rows."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -62,6 +63,7 @@ def test_chips_of_a_row_do_not_overlap(graph):
         for group in parsed(draw(frames, tokens, n_rules=20)).iter(f"{SVG}g")
         if (group.get("class") or "").startswith("class")
         for box in group.findall(f"{SVG}rect")
+        if box.get("height") != "2.5"  # the line under a token
     ]
     for (y, x, width), (next_y, next_x, _) in zip(sorted(boxes), sorted(boxes)[1:], strict=False):
         assert y != next_y or x + width <= next_x + 0.1
@@ -145,7 +147,8 @@ def test_a_large_class_says_how_many_tokens_it_does_not_show_and_a_long_token_is
 
 def test_what_fires_what_raises_and_what_lowers_have_colours_of_their_own_and_only_these_are_explained():
     svg = draw(example())
-    assert all(svg.count(color) == 2 for color in (FIRES, RAISES, LOWERS))  # a bar and the legend
+    drawn = Counter(box.get("fill") for box in parsed(svg).iter(f"{SVG}rect") if box.get("height") != "2.5")
+    assert all(drawn[color] == 2 for color in (FIRES, RAISES, LOWERS))  # a bar and the legend
     assert "most of its positions do" in svg
     quiet = draw(example(), threshold=0.95, n_rules=2)
     assert FIRES in quiet  # expects .6, and fires at 60 of 100
@@ -174,6 +177,24 @@ def test_a_measured_importance_is_the_colour_of_its_chips():
     assert measured.count(color) == 2  # the class in one cell, and the legend
     assert "measured importance of the token" in measured
     assert ":; importance 0.50" in measured
+
+
+def test_a_line_under_a_token_says_what_it_adds_by_its_length_and_takes_away_by_its_colour():
+    svg = draw(example())
+    lines = [
+        (box.get("fill"), float(box.get("width")))
+        for group in parsed(svg).iter(f"{SVG}g") if group.get("class") == "class"
+        for box in group.findall(f"{SVG}rect") if float(box.get("height")) == 2.5
+    ]  # fmt: skip
+    widest = max(width for _, width in lines)
+    assert {color for color, _ in lines} == {FIRES, LOWERS}
+    assert (FIRES, widest) in lines  # " except", +.30: the most, with "try", -.30, a shorter word
+    assert " except +0.30" in svg.replace("\u2423", " ")
+    assert "the token alone raises or lowers it further" in svg
+    same = [Split(0, 0, [(2, 9, 0.9), (3, 9, 0.9)], Side(0.9, 18), Side(0, 90))]
+    plain = draw(class_frames(same, TOKENS, Side(0.1, 99)))
+    assert "the token alone" not in plain
+    assert 'height="2.5"' not in plain
 
 
 @pytest.mark.parametrize("token", HOSTILE, ids=repr)

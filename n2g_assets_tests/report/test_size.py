@@ -61,7 +61,7 @@ def test_the_report_has_scores_by_number_of_rules_for_ordinary_text_and_own_cont
     ]  # fmt: skip
     captions = "".join(Page(html).words["figcaption"])
     assert "Mean r by number of rules on held-out text, a line a layer." in captions
-    assert "graphs of 10 rules reach a mean r of .12 to .50; graph and suffix evidence together" in text_of(html)
+    assert "graphs of 10 rules reach a mean r of .12 to .50; all evidence together" in text_of(html)
 
 
 def test_the_papers_graphs_stand_beside_those_of_classes_on_the_units_of_both(html):
@@ -107,7 +107,7 @@ def test_the_summary_leads_with_r_by_number_of_rules_beside_other_predictors(tmp
     assert text.startswith("Pearson's r of the activation in study 'toy', means over units by number of rules.")
     head, _, *body = text.split("\n\n")[1].splitlines()
     assert [cell.strip() for cell in head.split("  ") if cell] == [
-        "layer", "text", "units", "3 rules", "10 rules", "30 rules", "graph and suffixes", "token lookup",
+        "layer", "text", "units", "3 rules", "10 rules", "30 rules", "all evidence", "token lookup",
         "suffix evidence", "skip-bigrams", "shuffled graph",
     ]  # fmt: skip
     assert body[1].split() == ["7", "random", "4", "0.12", "0.25", "0.38", "0.31", "0.24", "0.29", "0.30", "0.00"]
@@ -140,7 +140,7 @@ def test_r_is_drawn_to_scale_by_doublings_of_the_rules_with_a_dash_for_each_pred
         assert (zero - right[1]) / (zero - y4) == pytest.approx(r, abs=0.002)
     assert lines(svg, "combined, layer 7") == []
     assert group(svg, "graph, layer 0") == []
-    assert {"suffix evidence", "graph and suffixes", "layer 0", "layer 7"} <= set(words(svg))
+    assert {"suffix evidence", "all evidence", "layer 0", "layer 7"} <= set(words(svg))
     assert "layer 15" not in words(svg)  # would cover that of layer 7
 
 

@@ -1,10 +1,11 @@
-"""All that the evidence says: the graph of token classes and suffix evidence, weighed for each unit.
+"""All that the evidence says: the graph of token classes, suffix evidence and skip-bigrams, weighed for each unit.
 
-The graph groups what few texts show of each token, suffix evidence knows what often-seen texts do. The weights of the
-two, and a constant, are those with the least squared error on harvested documents that neither saw (*stacking*;
-Wolpert, 1992).
+The graph groups what few texts show of each token, suffix evidence knows what often-seen texts do, skip-bigrams what
+one earlier token does. Their weights, and a constant, are those with the least squared error on harvested documents
+that none of them saw (*stacking*; Wolpert, 1992).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,27 +13,28 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
-from n2g_assets.evaluation.predictors import graph, suffixes
+from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.thresholds import left_out_predictions
 from n2g_assets.method.text import EncodedText
+
+PARTS = ("graph", "suffixes", "skip_bigram")
 
 
 def fit(material: UnitMaterial) -> "Combined":
     """The combination of a unit; its parts are those that are scored alone."""
-    return Combined((graph.fit(material), suffixes.fit(material)), material)
+    return Combined(fit_predictors(PARTS, material), material)
 
 
 @dataclass(frozen=True)
 class Combined:
-    """The weighted sum of two predictions."""
+    """The weighted sum of some predictions."""
 
-    parts: tuple[Predictor, Predictor]
-    """The graph, and suffix evidence."""
+    parts: Mapping[str, Predictor]
     material: UnitMaterial = field(repr=False)
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Predicted normalised activation of every token; 0 at BOS."""
-        predicted = self._weigh([part.predict(text) for part in self.parts])
+        predicted = self._weigh([part.predict(text) for part in self.parts.values()])
         return np.where(text.positions > 0, predicted, np.float32(0))
 
     @cached_property
@@ -42,8 +44,7 @@ class Combined:
 
     @cached_property
     def _parts_left_out(self) -> list[Float32[np.ndarray, " tokens"]]:
-        names = "graph", "suffixes"
-        return [left_out_predictions(*pair, self.material) for pair in zip(names, self.parts, strict=True)]
+        return [left_out_predictions(*part, self.material) for part in self.parts.items()]
 
     @cached_property
     def _weights(self) -> Float64[np.ndarray, " parts_and_constant"]:

@@ -58,7 +58,8 @@ class SkipBigrams:
 
 def fit(material: UnitMaterial) -> SkipBigrams:
     """The skip-bigrams of a unit."""
-    return fit_skip_bigrams(material.harvest_labels, SHRINKAGE[material.shared.preset])
+    shrinkage = SHRINKAGE[material.shared.preset]
+    return material.once("skip_bigram", lambda: fit_skip_bigrams(material.harvest_labels, shrinkage))
 
 
 def fit_skip_bigrams(labels: HarvestLabels, shrinkage: tuple[float, float]) -> SkipBigrams:
