@@ -90,12 +90,15 @@ STAGES: tuple[Stage, ...] = (
     Stage("top_examples", ("top_examples",), ("activation_cache", "corpus_tokens")),
     Stage("pruned_examples", ("pruned_examples", "saliencies"), ("top_examples",)),
     Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",), methods=("paper",)),
-    Stage("neuron_graphs", ("rules", "graph_nodes", "token_classes"), ("augmented_examples", "pruned_examples")),
+    Stage(
+        "neuron_graphs", ("rules", "graph_nodes", "token_classes"),
+        ("augmented_examples", "pruned_examples", "top_examples", "activation_cache", "corpus_tokens"),
+    ),
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage("reach", ("reach",), ("activation_cache", "corpus_tokens"), presets=("full",)),
     Stage(
         "evaluation", ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures"),
-        ("neuron_graphs", "top_examples", "rule_tests"),
+        ("neuron_graphs", "rule_tests", "pruned_examples", "top_examples", "activation_cache", "corpus_tokens"),
     ),
 )  # fmt: skip
 """The per-layer stages in the order of the pipeline."""

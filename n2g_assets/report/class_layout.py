@@ -3,7 +3,7 @@
 1. Take the rules of the graph of n rules. A rule *fires* if it expects the threshold or if most of its positions fire;
    any other only contributes.
 2. Rules that expect next to nothing, measured by the strongest, are *background*: one row stands for all of them.
-3. The others come strongest first: what raises the activation, then what lowers it.
+3. The others come strongest first: what is above the unit's mean, then what is below it.
 4. Rules that share their class at the offset nearest to the activating token stand together, and among these, those
    that share the next one: as branches of a tree whose root is on the right.
 """
@@ -81,6 +81,8 @@ class ClassLayout(NamedTuple):
     positions: int
     """Harvested positions behind all rules."""
     documents: int
+    mean: float
+    """The unit's mean normalised activation: rules above it raise the activation, those below it lower it."""
 
 
 def lay_out_classes(
@@ -93,10 +95,12 @@ def lay_out_classes(
     )
     loud = [rule for rule, folded in zip(rules, quiet, strict=True) if not folded]
     offsets = sorted({offset for rule in loud for offset in rule.classes})
-    loud = _arranged(sorted(loud, key=_strength), offsets[::-1])
-    first = graph_nodes.sort("node_id").row(0, named=True) if rules else {"end_count": 0, "documents": 0}
+    first = graph_nodes.sort("node_id").row(0, named=True) if rules else {"end_count": 0, "documents": 0, "activation": 0.0}
+    mean = first["activation"]
+    loud = _arranged(sorted(loud, key=lambda rule: _strength(rule, mean)), offsets[::-1], mean)
     background = _together([rule for rule, folded in zip(rules, quiet, strict=True) if folded])
-    return ClassLayout(loud, offsets, list(_cells(loud, offsets)), background, first["end_count"], first["documents"])
+    cells = list(_cells(loud, offsets))
+    return ClassLayout(loud, offsets, cells, background, first["end_count"], first["documents"], mean)
 
 
 def is_background(values: Float[np.ndarray, " rules"], fires: Bool[np.ndarray, " rules"]) -> Bool[np.ndarray, " rules"]:
@@ -128,20 +132,20 @@ def _rules(nodes: pl.DataFrame, token_classes: pl.DataFrame, n_rules: int, thres
         yield Rule(float(graph.values[node]), support, firing, classes, measured)
 
 
-def _strength(rule: Rule) -> tuple[bool, float]:
-    return rule.value < 0, -abs(rule.value)
+def _strength(rule: Rule, mean: float) -> tuple[bool, float]:
+    return rule.value < mean, -abs(rule.value - mean)
 
 
-def _arranged(rules: Sequence[Rule], offsets: Sequence[int]) -> list[Rule]:
+def _arranged(rules: Sequence[Rule], offsets: Sequence[int], mean: float) -> list[Rule]:
     """Rules in order of strength, those together that share a class at the first of the offsets, then at the next."""
     if len(rules) < 2 or not offsets:
         return list(rules)
     groups: dict[tuple[bool, bytes] | None, list[Rule]] = {}
     for rule in rules:
         groups.setdefault(rule.key(offsets[0]), []).append(rule)
-    loudest = {key: max(group, key=lambda rule: abs(rule.value)) for key, group in groups.items()}
-    ordered = sorted(groups, key=lambda key: _strength(loudest[key]))
-    return [rule for key in ordered for rule in _arranged(groups[key], offsets[1:])]
+    loudest = {key: max(group, key=lambda rule: abs(rule.value - mean)) for key, group in groups.items()}
+    ordered = sorted(groups, key=lambda key: _strength(loudest[key], mean))
+    return [rule for key in ordered for rule in _arranged(groups[key], offsets[1:], mean)]
 
 
 def _cells(rules: Sequence[Rule], offsets: Sequence[int]) -> Iterator[Cell]:

@@ -25,8 +25,7 @@ from n2g_assets.report.svg import BOLD, PLAIN, render_svg
 from n2g_assets.report.text import counted, percent, share, shorten, text_width
 
 FIRES, RAISES, LOWERS, LOWERS_INK = "#b92d2b", "#f0a48e", "#2a8c8c", "#1d6a6a"
-"""Bars of rules that fire, of those that only raise the activation, and of those that lower it, and numbers of these.
-The two sides of zero tell red and teal apart as well."""
+"""Bars of rules that fire, of others above the unit's mean, and of those below it, and numbers of these."""
 
 _MARGIN, _GAP, _LEAST_COLUMN, _LEAST_WIDTH = 28.0, 26.0, 64.0, 660.0
 _MOST_COLUMNS = 760.0
@@ -157,7 +156,7 @@ def draw_classes(
         right=right, top=top, bottom=bottom, title=title, headline=shorten(title, int(inside / (17 * BOLD))),
         notes=[shorten(line, int(inside / (12.5 * PLAIN))) for line in notes],
         heads=[("token" if offset == 0 else f"{-offset} before", lefts[offset]) for offset in columns],
-        rules=layout.rules, cells=cells, background=folded, scale=scale, axis=axis,
+        rules=layout.rules, mean=layout.mean, cells=cells, background=folded, scale=scale, axis=axis,
         threshold=threshold, value_right=axis.left + _BAR + _VALUE, number_width=_NUMBER,
         edges=_edges(layout.cells, cells, scale), legend=legend, digits=digits, fires=FIRES, raises=RAISES,
         lowers=LOWERS, lowers_ink=LOWERS_INK, everything_else=_everything_else(folded, layout.positions),
@@ -299,11 +298,11 @@ def _legend(layout: ClassLayout, threshold: float, inside: float, top: float, mo
     fires = f"fires: expects {share(threshold, 2, trim=True)} (dotted) or more, or most of its positions do"
     entries = [
         (FIRES, fires, any(rule.fires for rule in rules)),
-        (RAISES, "raises the activation", any(rule.value >= 0 and not rule.fires for rule in rules)),
-        (LOWERS, "lowers it", any(rule.value < 0 for rule in rules)),
+        (RAISES, "above the unit's mean", any(rule.value >= layout.mean and not rule.fires for rule in rules)),
+        (LOWERS, "below it", any(rule.value < layout.mean and not rule.fires for rule in rules)),
         ("chip", "one of these tokens, or of +9 more", any(not cell.found.all_but for cell in cells)),
         ("all but", "any token but these", any(cell.found.all_but for cell in cells)),
-        ("adds", "the token alone raises or lowers it further", most >= _LEAST_ADDED),
+        ("adds", "the token itself adds, or takes away", most >= _LEAST_ADDED),
         ("importance", "measured importance of the token, 0 to 1", any(cell.importance is not None for cell in cells)),
         ("", "empty: any token", len(layout.offsets) > 1),
     ]

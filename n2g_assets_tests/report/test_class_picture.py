@@ -190,10 +190,10 @@ def test_a_line_under_a_token_says_what_it_adds_by_its_length_and_takes_away_by_
     assert {color for color, _ in lines} == {FIRES, LOWERS}
     assert (FIRES, widest) in lines  # " except", +.30: the most, with "try", -.30, a shorter word
     assert " except +0.30" in svg.replace("\u2423", " ")
-    assert "the token alone raises or lowers it further" in svg
+    assert "the token itself adds, or takes away" in svg
     same = [Split(0, 0, [(2, 9, 0.9), (3, 9, 0.9)], Side(0.9, 18), Side(0, 90))]
     plain = draw(class_frames(same, TOKENS, Side(0.1, 99)))
-    assert "the token alone" not in plain
+    assert "the token itself" not in plain
     assert 'height="2.5"' not in plain
 
 
