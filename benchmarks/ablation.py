@@ -75,6 +75,8 @@ class Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     text: Callable[[HarvestText], HarvestText] = lambda harvest: harvest
     during: Callable[[], AbstractContextManager] = nullcontext
+    scan: bool = True
+    """Whether the scan of the vocabulary is learnt from, where the study has one of the layer."""
     share: int = 1
     """One of so many documents is learnt from."""
     predictor: str = "graph"
@@ -82,6 +84,7 @@ class Variant:
 
 VARIANTS = (
     Variant("everything"),
+    Variant("no scan of the vocabulary (layer 0)", scan=False),
     Variant("tokens of a class all alike", during=lambda: patch.object(splits, "grade", _no_deviations)),
     Variant("halves of positions, not of documents", text=_halves_of_positions),
     Variant("the token alone", text=_offsets(1)),
@@ -113,12 +116,14 @@ def part_of(harvest: HarvestText, parts: int, salt: str) -> list[str]:
     return [document_id for document_id, cluster_id in pairs if drawn(cluster_id)]
 
 
-def measure(session: Session, unit: Unit, activations: np.ndarray, variant: Variant) -> list[float]:
+def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, variant: Variant) -> list[float]:
     """r by size, AP and F1 of firing on the documents that are left out; rules, seconds and tokens."""
-    harvest, method = variant.text(session.harvest_text), session.settings.method.part(ScoredMethod)
+    harvest, method = variant.text(session.harvest_text(layer)), session.settings.method.part(ScoredMethod)
     method = method.model_copy(update=dict(variant.settings))
     held = part_of(harvest, PARTS, "held")
     learnt = set(part_of(harvest, variant.share, "learnt")) - set(held)
+    if variant.scan:
+        learnt |= set(harvest.text.contexts["document_id"].tail(harvest.scanned))
     left_out = [document_id for document_id in harvest.text.document_ids if document_id not in learnt]
     counted = np.flatnonzero(harvest.without(left_out))
     a_max = float(activations[harvest.without(held)].max())
@@ -135,7 +140,7 @@ def measure(session: Session, unit: Unit, activations: np.ndarray, variant: Vari
         known = UnitMaterial(shared, unit, a_max, rows, left_out, lambda: activations, None)
         fitted = fit_predictors([variant.predictor], known)
         [thresholds] = choose_thresholds(fitted, known).values()
-        text, inside = harvest.text, harvest.text.inside & harvest.inside(held)
+        text, inside = harvest.text, harvest.text.inside & harvest.inside(held)  # none of a scan
         told = {size: graph.predict_sizes(text.encoded.token_ids, text.encoded.positions, [size])[0] for size in SIZES}
         told["largest"] = fitted[variant.predictor].predict(text.encoded)
     known.forget()
@@ -158,7 +163,7 @@ def table(session: Session, layers: Sequence[int], n_units: int, variants: Seque
     yield f"| {' | '.join(['', *heads])} |"
     yield f"| {' | '.join(['---'] * (len(heads) + 1))} |"
     read = [
-        (unit, session.read_harvest(layer)(unit)) for layer in layers for unit in session.units(layer)[:n_units]
+        (layer, unit, session.read_harvest(layer)(unit)) for layer in layers for unit in session.units(layer)[:n_units]
     ]  # fmt: skip
     for variant in variants:
         found = np.array([measure(session, *each, variant) for each in read])

@@ -35,6 +35,9 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
         harvested = to_harvest(session, layers)
         if harvested:
             session.harvest(harvested, show)
+        scanned = [layer for layer in harvested if session.is_scanned(layer)]
+        if scanned:
+            session.evidence(TokenCorpus.from_frame(session.scan), scanned, show)
 
 
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:

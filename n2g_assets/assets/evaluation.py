@@ -61,7 +61,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
-        also=session.evidence_inputs | {
+        also=session.evidence_inputs(layer) | {
             "texts": session.text_hashes, "predictors": session.study.predictors,
             "method": session.settings.method.preset,
         },
@@ -94,7 +94,11 @@ class LayerScoring:
         graphs = {name: session.read(name, layer, units=both) for name in GRAPH_TABLES}
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
         shared = SharedMaterial(
-            session.vocabulary, lambda: session.harvest_text, method, session.settings.method.preset, evaluation.seed
+            session.vocabulary,
+            lambda: session.harvest_text(layer),
+            method,
+            session.settings.method.preset,
+            evaluation.seed,
         )
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,

@@ -10,13 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.study import Study
@@ -28,9 +27,8 @@ from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
 from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evaluation.reach import Windows, cut_windows
-from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.evidence.corpus import TokenCorpus
-from n2g_assets.evidence.suffixes import Suffixes, suffix_numbers
+from n2g_assets.evidence.scan import SCAN_VERSION, scan_contexts
 from n2g_assets.method.probing import Prober, Proposer, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -56,6 +54,7 @@ class Session:
         self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
         self._cached_windows: dict[int, Evidence] = {}
+        self._learnt_texts: dict[bool, HarvestText] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
@@ -103,22 +102,27 @@ class Session:
 
     @cached_property
     def contexts(self) -> pl.DataFrame:
-        """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
+        """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens``."""
         return first_documents(self.read("contexts").filter(split="harvest"), self.settings.harvest.max_tokens)
 
+    def harvest_text(self, layer: int) -> HarvestText:
+        """What the units of a layer are learnt from: the harvest, and behind it the scan where the layer is scanned."""
+        scanned = self.is_scanned(layer)
+        if scanned not in self._learnt_texts:
+            self._learnt_texts[scanned] = HarvestText.of(
+                self.contexts, self.scan if scanned else None, self.vocabulary, self.cluster_of, Cache(self.home),
+                self.settings.method.class_offsets,
+            )  # fmt: skip
+        return self._learnt_texts[scanned]
+
+    def is_scanned(self, layer: int) -> bool:
+        """Whether the units of a layer are also shown every token of the vocabulary (``evidence/scan.py``)."""
+        return self.settings.method.preset == "evidence" and layer < self.settings.harvest.scanned_layers
+
     @cached_property
-    def harvest_text(self) -> HarvestText:
-        """The harvest as baselines read it."""
-
-        def number_runs(symbols: Int32[np.ndarray, " tokens"]) -> Suffixes:
-            return suffix_numbers(replace(self.corpus, token_ids=symbols), Cache(self.home))
-
-        return HarvestText(
-            DocumentText.of(self.contexts, self.vocabulary),
-            self.cluster_of,
-            number_runs,
-            self.settings.method.class_offsets,
-        )
+    def scan(self) -> pl.DataFrame:
+        """The contexts of the scan of the vocabulary."""
+        return scan_contexts(self.corpus, self.model_row["d_vocab"], self.vocabulary.bos_id)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -194,8 +198,7 @@ class Session:
         settings = self.settings
         return loaded_subject(
             self.subject_files, settings.hook, settings.harvest, settings.method.mask_token,
-            "float32" if dtype == "tf32" else dtype,
-            self.home.locks / "forward_pass.lock",
+            "float32" if dtype == "tf32" else dtype, self.home.locks / "forward_pass.lock",
         )  # fmt: skip
 
     def subject(self, dtype: str = "float32") -> SubjectModel:
@@ -269,18 +272,20 @@ class Session:
         with progress(f"{self.study.name}/harvest", "tokens", self.log.info) as show:
             return self.harvest(self._together(layer), show)
 
-    @property
-    def evidence_inputs(self) -> dict[str, Any]:
+    def evidence_inputs(self, layer: int) -> dict[str, Any]:
         """What all that is learnt from the whole harvest depends on, beside the model and the units."""
-        harvest = self.settings.harvest
-        return {
-            "harvest": self.harvest_hash, "clusters": self.clusters_hash,
-            "dtypes": [harvest.dtype, harvest.evidence_dtype],
-        }  # fmt: skip
+        dtypes = [self.settings.harvest.dtype, self.settings.harvest.evidence_dtype]
+        inputs = {"harvest": self.harvest_hash, "clusters": self.clusters_hash, "dtypes": dtypes}
+        return inputs | ({"scan": SCAN_VERSION} if self.is_scanned(layer) else {})
 
     def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
-        """Reads a unit's activations, times its sign, at every token of the harvest; threads may share it."""
-        return partial(self.cached_harvest(layer).of_unit, layer)
+        """Reads a unit's activations, times its sign, at every token of ``harvest_text``; threads may share it."""
+        harvested = self.cached_harvest(layer)
+        if not self.is_scanned(layer):
+            return partial(harvested.of_unit, layer)
+        with progress(f"{self.study.name}/scan", "tokens", self.log.info) as show:
+            scanned = self.evidence(TokenCorpus.from_frame(self.scan), [layer], show)
+        return lambda unit: np.concatenate([harvested.of_unit(layer, unit), scanned.of_unit(layer, unit)])
 
     def _together(self, layer: int) -> tuple[int, ...]:
         return self.layers_together if layer in self.layers_together else (layer,)
@@ -312,10 +317,8 @@ class Session:
             layers = self._together(layer)
             with progress(f"{self.study.name}/windows", "tokens", self.log.info) as show:
                 found = self.evidence(self.windows.corpus, layers, show)
-            if found.tokens_run:
-                self.log.info(
-                    f"{found.tokens_run:,} tokens of windows went through the model for layers {list(layers)}"
-                )
+            if run := found.tokens_run:
+                self.log.info(f"{run:,} tokens of windows went through the model for layers {list(layers)}")
             self._cached_windows |= dict.fromkeys(layers, found)
         return self._cached_windows[layer]
 
@@ -353,6 +356,7 @@ class Session:
             self._cached_texts.pop(layer, None)
             corpora = [(self.corpus, self.settings.harvest)]
             corpora += [(corpus, self.text_settings) for corpus in self.scored_corpora.values()]
+            corpora += [(TokenCorpus.from_frame(self.scan), self.text_settings)] if self.is_scanned(layer) else []
             for corpus, settings in corpora:
                 drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 
@@ -368,17 +372,17 @@ class Session:
 
         return TokenBudget(self.settings.harvest.batch_tokens)
 
+    @property
+    def proposer_identity(self) -> str | None:
+        """The content hash of the model that proposes substitutes; None where it is the subject model itself."""
+        return self.masked_lm.file_sha256 if self.settings.method.proposer == "masked_lm" else None
+
     @cached_property
     def masked_lm(self) -> SubjectFiles:
         """The masked language model on disk, fetched if it is not there yet."""
         from n2g_assets.model.sources import resolve_masked_lm
 
         return resolve_masked_lm(self.settings.method.masked_lm, study_folder=self.study.folder)
-
-    @property
-    def proposer_identity(self) -> str | None:
-        """The content hash of the model that proposes substitutes; None where it is the subject model itself."""
-        return self.masked_lm.file_sha256 if self.settings.method.proposer == "masked_lm" else None
 
     @cached_property
     def proposer(self) -> Proposer:

@@ -134,11 +134,11 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         session, NEURON_GRAPHS, layer, show,
         inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
         compute=lambda *block: build_class_graphs(
-            *block, text=session.harvest_text.lagged, read=session.read_harvest(layer),
-            without=session.harvest_text.without, vocabulary=session.vocabulary,
+            *block, text=session.harvest_text(layer).lagged, read=session.read_harvest(layer),
+            without=session.harvest_text(layer).without, vocabulary=session.vocabulary,
             threads=min(_THREADS, os.cpu_count() or 1),
         ),
-        also=session.evidence_inputs,
+        also=session.evidence_inputs(layer),
     )  # fmt: skip
 
 

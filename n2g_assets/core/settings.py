@@ -49,6 +49,10 @@ class HarvestSettings(CorpusCut):
 
     max_tokens: StrictInt | None = Field(default=None, gt=0)
     """Harvest whole documents, in the order of their hashes, until this many tokens are reached; none takes all."""
+    scanned_layers: StrictInt = Field(default=0, ge=0, json_schema_extra=CHANGES_NO_ROW)
+    """Layers, from the first one on, whose units are also shown every token of the vocabulary, each twice after two
+    tokens drawn by frequency (``method.preset: evidence``). It tells what tokens do that the text hardly has, and pays
+    where units look at little but the token: in the first layer."""
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
     batch_tokens: StrictInt = Field(default=4096, ge=1, json_schema_extra=CHANGES_NO_ROW)

@@ -6,7 +6,7 @@ the documents of its test contexts, with what nearly equals these.
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,8 +16,11 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from n2g_assets.core.errors import RowsError
 from n2g_assets.evaluation.indexes import PairIndex, SuffixIndex
 from n2g_assets.evaluation.texts import DocumentText
-from n2g_assets.evidence.suffixes import Suffixes
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.suffixes import Suffixes, suffix_numbers
 from n2g_assets.method.classes import LaggedText
+from n2g_assets.method.probing import Vocabulary
+from n2g_assets.storage.cache import Cache
 
 FOLDS = 2
 """Parts of the harvest that are left out in turn."""
@@ -34,6 +37,33 @@ class HarvestText:
     """Numbers the runs of these symbols, one a token of the text; called when a predictor first needs them."""
     class_offsets: int
     """Offsets at which graphs of token classes ask."""
+    scanned: int = 0
+    """The last so many contexts are no text but a scan of the vocabulary (``evidence/scan.py``)."""
+
+    @classmethod
+    def of(
+        cls, contexts: pl.DataFrame, scan: pl.DataFrame | None, vocabulary: Vocabulary,
+        cluster_of: Mapping[str, str], cache: Cache, class_offsets: int,
+    ) -> "HarvestText":  # fmt: skip
+        """From the contexts of the harvest, and of a scan where there is one; the cache keeps numbers of runs."""
+        if scan is not None:
+            contexts = pl.concat([contexts.select(scan.columns), scan])
+        corpus, scanned = TokenCorpus.from_frame(contexts), 0 if scan is None else scan.height
+
+        def number_runs(symbols: Int32[np.ndarray, " tokens"]) -> Suffixes:
+            return suffix_numbers(replace(corpus, token_ids=symbols), cache)
+
+        return cls(DocumentText.of(contexts, vocabulary), cluster_of, number_runs, class_offsets, scanned)
+
+    @cached_property
+    def real(self) -> Bool[np.ndarray, " tokens"]:
+        """Whether each token stands in a document, not in the scan."""
+        return self.text.windows < self.text.contexts.height - self.scanned
+
+    @cached_property
+    def _taught(self) -> Bool[np.ndarray, " tokens"]:
+        """The tokens that may be learnt from: all of documents but BOS, and the last of each context of the scan."""
+        return self.text.inside & (self.real | (np.diff(self.text.windows, append=-1) != 0))
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -83,22 +113,34 @@ class HarvestText:
 
     def without(self, document_ids: Collection[str]) -> Bool[np.ndarray, " tokens"]:
         """The tokens that count where these documents and their near-duplicates may not; never BOS."""
-        return self.text.inside & ~self.inside(document_ids)
+        return self._taught & ~self.inside(document_ids)
 
     def folds(self, seed: int | str) -> list[list[str]]:
-        """The documents in ``FOLDS`` parts, each cluster in the part that the hash of (seed, cluster) says."""
+        """The documents in ``FOLDS`` parts, each cluster in the part that the hash of (seed, cluster) says.
+
+        The scan is in none: it is always learnt from.
+        """
         parts: list[list[str]] = [[] for _ in range(FOLDS)]
+        scan = set(self.text.contexts["document_id"].tail(self.scanned))
         for document_id, cluster_id in zip(self.text.document_ids, self.cluster_ids, strict=True):
+            if document_id in scan:
+                continue
             digest = hashlib.blake2b(f"{seed} {cluster_id}".encode(), digest_size=8).digest()
             parts[int.from_bytes(digest, "little") % FOLDS].append(document_id)
         return parts
 
     @cached_property
     def lagged(self) -> LaggedText:
-        """The harvest as graphs of token classes read it; its halves are not the folds of any number."""
-        half = self.inside(self.folds("halves")[1]).astype(np.uint8)
-        encoded = self.text.encoded
-        return LaggedText.of(encoded.token_ids, encoded.positions, self.text.documents, half, self.class_offsets)
+        """The harvest as graphs of token classes read it; its halves are not the folds of any number.
+
+        Of the scan, the second round stands in the second half.
+        """
+        half = self.inside(self.folds("halves")[1])
+        half |= self.text.windows >= self.text.contexts.height - self.scanned // 2
+        encoded, documents = self.text.encoded, self.text.documents
+        return LaggedText.of(
+            encoded.token_ids, encoded.positions, documents, half.astype(np.uint8), self.class_offsets, self.real
+        )
 
     @cached_property
     def suffixes(self) -> SuffixIndex:
@@ -149,6 +191,11 @@ class HarvestLabels:
         if not np.isfinite(values).all():
             raise ValueError("a harvested activation is NaN or infinite")
         return cls(harvest, counted, values)
+
+    @property
+    def ordinary(self) -> Bool[np.ndarray, " tokens"]:
+        """Those of documents: what is predicted of them, left out, decides on thresholds and weights."""
+        return self.counted & self.harvest.real
 
     @property
     def mean(self) -> float:

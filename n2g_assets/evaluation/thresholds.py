@@ -54,7 +54,7 @@ def thresholds_of(predicted: Float32[np.ndarray, " tokens"], material: UnitMater
     labels, examples = material.harvest_labels, material.rows["top_examples"]["context_id"]
     train = material.shared.harvest().inside_contexts(examples)
     tokens: dict[ThresholdKind, Bool[np.ndarray, " tokens"]] = {
-        "top": labels.counted & train, "ordinary": labels.counted,
+        "top": labels.counted & train, "ordinary": labels.ordinary,
     }  # fmt: skip
     firing = material.shared.method.firing_threshold
     return {kind: best_threshold(labels.values[where], predicted[where], firing) for kind, where in tokens.items()}

@@ -51,13 +51,19 @@ class LaggedText:
     """The half, 0 or 1, of each position's document."""
     documents: Int32[np.ndarray, " tokens"]
     """Number of each position's document."""
+    real: Bool[np.ndarray, " tokens"]
+    """Whether a position is one of a document; those of a scan (``evidence/scan.py``) teach, and support nothing."""
 
     @classmethod
     def of(
         cls, token_ids: Int32[np.ndarray, " tokens"], positions: Int32[np.ndarray, " tokens"],
         documents: Int32[np.ndarray, " tokens"], half: UInt8[np.ndarray, " tokens"], offsets: int,
+        real: Bool[np.ndarray, " tokens"] | None = None,
     ) -> "LaggedText":  # fmt: skip
-        """From contexts joined end to end, each with BOS at its position 0; a document's contexts stand together."""
+        """From contexts joined end to end, each with BOS at its position 0; a document's contexts stand together.
+
+        Without ``real`` all positions are.
+        """
         ids, numbers, counts = np.unique(token_ids, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         number_of = np.empty(len(ids), np.int32)
@@ -67,7 +73,8 @@ class LaggedText:
         lagged = np.empty((offsets, len(token_ids)), np.int32)
         for back in range(offsets):
             lagged[back] = frequent_first[places - np.minimum(positions, back)]
-        return cls(lagged, ids[order].astype(np.int32), half, documents)
+        real = np.ones(len(token_ids), np.bool_) if real is None else real
+        return cls(lagged, ids[order].astype(np.int32), half, documents, real)
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,9 @@ class ClassGraph:
     tokens: Int32[np.ndarray, " members"]
     """Token ids of the classes, ascending in each."""
     counts: Int64[np.ndarray, " members"]
-    """Positions of the parent that have the token at the offset."""
+    """Harvested positions of the parent that have the token at the offset; 0 where a scan alone showed it."""
     means: Float32[np.ndarray, " members"]
-    """Their mean normalised activation."""
+    """Mean normalised activation of these and of the scan's."""
     deviations: Float32[np.ndarray, " members"]
     """What the token adds to what is expected of a text of the class."""
 
@@ -221,6 +228,7 @@ class _Node:
     value: float
     start: int
     stop: int
+    support: int
     documents: int
     firings: int
     tally: Float64[np.ndarray, "offsets_or_none vocabulary columns"]
@@ -255,7 +263,7 @@ def grow_graph(
     if not len(where) or not np.isfinite(values[where]).all():
         raise ValueError("a graph needs positions with finite activations")
     activations, half, documents = values[where].astype(np.float64), text.half[where], text.documents[where]
-    lagged, left = text.tokens[:, where], activations.copy()
+    lagged, left, real = text.tokens[:, where], activations.copy(), text.real[where]
     size, shrinkage, fewest = len(text.token_ids), settings.class_shrinkage, settings.class_positions
     room, untallied = (np.zeros((size, 4)), np.zeros(size, np.int32)), np.zeros((0, size, 4))
     worth_a_tally = _TALLIED * max(len(where), 2 * size)
@@ -269,11 +277,12 @@ def grow_graph(
             tally = np.zeros((len(lagged), size, 4))
             tally_up(lagged, left, half, start, stop, 1, tally)
         here = slice(start, stop)
+        within, shown = documents[here][real[here]], activations[here][real[here]]
         nodes.append(_Node(
             parent=parent, offset=offset, all_but=all_but, rank=1 if parent < 0 else nodes[parent].until + 1,
             base=base, value=base + float((activations[here] - left[here]).mean()), start=start, stop=stop,
-            documents=int(np.count_nonzero(np.diff(documents[here]))) + 1,
-            firings=int(np.count_nonzero(activations[here] >= threshold)), tally=tally,
+            support=len(within), documents=int(np.count_nonzero(np.diff(within))) + min(1, len(within)),
+            firings=int(np.count_nonzero(shown >= threshold)), tally=tally,
         ))  # fmt: skip
         gain, *split = best_split(lagged, left, half, start, stop, shrinkage, fewest, tally, *room)
         if gain > 0:
@@ -297,12 +306,14 @@ def grow_graph(
             continue  # both halves together do not cut where each half did
         node.until = n_rules
         n_rules += 1
-        for row in (activations, left, half, documents, *lagged):
+        for row in (activations, left, half, documents, real, *lagged):
             bring_forward(inside, row[here])
         if len(node.tally):
             tally_up(lagged, left, half, start, middle, -1, node.tally)
         here = slice(start, middle)
-        numbers, *of_members = grade(lagged[back, here], activations[here], left[here], half[here], shrinkage, *room)
+        numbers, *of_members = grade(
+            lagged[back, here], activations[here], left[here], half[here], real[here], shrinkage, *room
+        )
         class_mean, rest_mean = side_means[::-1] if is_high else side_means
         of_class, of_rest = shrunk(class_mean - mean, middle - start), shrunk(rest_mean - mean, stop - middle)
         add(number, -back, False, node.base + of_class, start, middle, untallied)
@@ -322,7 +333,7 @@ def _finished(nodes: Sequence[_Node], bos_id: int) -> ClassGraph:
         bos_id=bos_id, parents=column("parent", np.int32), offsets=column("offset", np.int32),
         all_but=column("all_but", np.bool_), ranks=column("rank", np.int32), until=column("until", np.int32),
         values=column("value", np.float32), bases=column("base", np.float32),
-        supports=column("stop", np.int64) - column("start", np.int64), documents=column("documents", np.int32),
+        supports=column("support", np.int64), documents=column("documents", np.int32),
         firings=column("firings", np.int64),
         starts=np.concatenate([[0], np.cumsum([len(node.members[0]) for node in nodes])]),
         tokens=tokens.astype(np.int32), counts=counts.astype(np.int64), means=means.astype(np.float32),

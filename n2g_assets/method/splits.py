@@ -189,7 +189,7 @@ def bring_forward(inside: Bool[np.ndarray, " here"], row: Shaped[np.ndarray, " h
 @compiled
 def grade(
     tokens: Int32[np.ndarray, " here"], values: Float64[np.ndarray, " here"], left: Float64[np.ndarray, " here"],
-    half: UInt8[np.ndarray, " here"], shrinkage: float,
+    half: UInt8[np.ndarray, " here"], real: Bool[np.ndarray, " here"], shrinkage: float,
     table: Float64[np.ndarray, "vocabulary columns"], seen: Int32[np.ndarray, " vocabulary"],
 ) -> tuple[
     Int32[np.ndarray, " members"], Int64[np.ndarray, " members"], Float64[np.ndarray, " members"],
@@ -203,14 +203,18 @@ def grade(
     of the class; the last two arguments are room to work in.
 
     Returns:
-        The tokens of the class, ascending, with their counts, mean values and deviations.
+        The tokens of the class, ascending, with their counts of ``real`` positions, mean values and deviations.
     """
     members = np.sort(_gather(tokens, values, half, table, seen))
     counts, means = np.empty(len(members), np.int64), np.empty(len(members))
     for index in range(len(members)):
         row = table[members[index]]
-        counts[index] = np.int64(row[COUNT] + row[COUNT + 1])
-        means[index] = (row[0] + row[1]) / counts[index]
+        means[index] = (row[0] + row[1]) / (row[COUNT] + row[COUNT + 1])
+        row[0] = 0
+    for index in range(len(tokens)):
+        table[tokens[index], 0] += real[index]
+    for index in range(len(members)):
+        counts[index] = np.int64(table[members[index], 0])
     _empty(members, table)
     _gather(tokens, left, half, table, seen)
     total = np.zeros(4)
@@ -227,8 +231,9 @@ def grade(
             explained += told * (row[other] - half_mean[other] * row[COUNT + other])
             squares += told * told * row[COUNT + other]
             sums[side] += told * row[COUNT + other]
-        deviations[index] = (row[0] + row[1] - mean * counts[index]) / (counts[index] + shrinkage)
-        added += deviations[index] * counts[index]
+        count = row[COUNT] + row[COUNT + 1]
+        deviations[index] = (row[0] + row[1] - mean * count) / (count + shrinkage)
+        added += deviations[index] * count
     squares -= sums[0] * sums[0] / max(total[COUNT + 1], 1) + sums[1] * sums[1] / max(total[COUNT], 1)
     slope = min(max(explained / squares, 0.0), 1.0) if squares > 1e-18 else 0.0
     deviations = slope * (deviations - added / len(tokens)) + 0.0  # never -0.0

@@ -95,12 +95,12 @@ def lay_out_classes(
     )
     loud = [rule for rule, folded in zip(rules, quiet, strict=True) if not folded]
     offsets = sorted({offset for rule in loud for offset in rule.classes})
-    first = graph_nodes.sort("node_id").row(0, named=True) if rules else {"end_count": 0, "documents": 0, "activation": 0.0}
-    mean = first["activation"]
+    root = graph_nodes.sort("node_id").select("end_count", "documents", "activation").head(1).rows()
+    positions, documents, mean = root[0] if root else (0, 0, 0.0)
     loud = _arranged(sorted(loud, key=lambda rule: _strength(rule, mean)), offsets[::-1], mean)
     background = _together([rule for rule, folded in zip(rules, quiet, strict=True) if folded])
     cells = list(_cells(loud, offsets))
-    return ClassLayout(loud, offsets, cells, background, first["end_count"], first["documents"], mean)
+    return ClassLayout(loud, offsets, cells, background, positions, documents, mean)
 
 
 def is_background(values: Float[np.ndarray, " rules"], fires: Bool[np.ndarray, " rules"]) -> Bool[np.ndarray, " rules"]:
@@ -119,7 +119,7 @@ def _rules(nodes: pl.DataFrame, token_classes: pl.DataFrame, n_rules: int, thres
     graph = graph_of_rows(nodes, token_classes, bos_id=-1)  # nothing is predicted
     importances = dict(nodes.filter(pl.col("importance").is_not_null()).select("node_id", "importance").iter_rows())
     ends = graph.rules_of(n_rules)
-    shares = graph.firings[ends] / graph.supports[ends]
+    shares = graph.firings[ends] / np.maximum(graph.supports[ends], 1)
     fires = rules_fire(graph.values[ends], shares, threshold)
     for node, share, firing in zip(ends.tolist(), shares.tolist(), fires.tolist(), strict=True):
         support = Support(int(graph.supports[node]), int(graph.documents[node]), share)
@@ -166,5 +166,5 @@ def _together(rules: Sequence[Rule]) -> Background | None:
     counts = np.array([rule.support.positions for rule in rules])
     shares = np.array([rule.support.firing_share for rule in rules])
     values = np.array([rule.value for rule in rules])
-    total = int(counts.sum())
-    return Background(len(rules), float(values @ counts / total), total, float(shares @ counts / total))
+    total, parts = int(counts.sum()), max(1, int(counts.sum()))
+    return Background(len(rules), float(values @ counts / parts), total, float(shares @ counts / parts))

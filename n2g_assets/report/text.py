@@ -108,11 +108,14 @@ def class_graph_text(rules: pl.DataFrame, *, title: str, threshold: float) -> st
     lines = [clean_text(title)]
     columns = shown.select("activation", "star", "firing_share", "count").iter_rows()
     for pattern, (value, star, firing_share, count) in zip(patterns, columns, strict=True):
-        support = f"fires at {percent(firing_share)} of {count:,}"
+        support = f"fires at {percent(firing_share)} of {count:,}" if count else "in no text"
         lines.append(f"  {share(value, 2):>4} {star} {bar(abs(value))}  {pattern}   ({support})")
     if len(folded):
         values, counts = folded["activation"].to_numpy(), folded["count"].to_numpy()
-        mean, of_text = float(values @ counts / counts.sum()), percent(float(counts.sum() / rules["count"].sum()))
+        mean, of_text = (
+            float(values @ counts / max(1, counts.sum())),
+            percent(float(counts.sum() / rules["count"].sum())),
+        )
         lines.append(f"  {share(mean, 2):>4}   everything else: {counted(len(folded), 'rule')}, {of_text} of the text")
     return "\n".join(lines)
 

@@ -81,8 +81,8 @@ def changed(study: Study, **changes: Any) -> Study:
 
 
 def of_evidence(study: Study) -> Study:
-    """The study with the method ``evidence``, whose graphs grow as large as a tiny corpus tells."""
-    return changed(study, method__preset="evidence", method__class_positions=4)
+    """The study with the method ``evidence``, its first layer scanned; graphs grow as large as a tiny corpus tells."""
+    return changed(study, method__preset="evidence", method__class_positions=4, harvest__scanned_layers=1)
 
 
 # -------------------------------------------------------------------------------------------- without Dagster

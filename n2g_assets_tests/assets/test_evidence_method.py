@@ -118,6 +118,26 @@ def test_a_changed_setting_makes_the_first_stage_stale_that_is_handed_it(
         assert run_stage(session, stage, [LAYER])[LAYER].reused == (stage != first), stage
 
 
+def test_a_layer_that_is_scanned_no_more_is_learnt_anew_and_the_others_are_not(finished_evidence, tmp_path):
+    home = finished_evidence.copy_home(tmp_path)
+    session = session_of(changed(finished_evidence.study, harvest__scanned_layers=0), home)
+    for stage in ("activation_cache", "top_examples", "neuron_graphs"):
+        layers = reused(run_stage(session, stage))
+        assert layers == {0: stage != "neuron_graphs", 1: True, 2: True}, stage
+
+
+def test_only_graphs_of_a_scanned_layer_know_tokens_that_no_text_has(finished_evidence):
+    home = finished_evidence.home
+    unseen = rows_of(home, "token_classes").filter(pl.col("count") == 0)
+    assert unseen["layer"].unique().to_list() == [0]
+    harvested = set(rows_of(home, "contexts", split="harvest")["token_ids"].explode())
+    only_there = unseen.join(
+        rows_of(home, "graph_nodes").filter(parent_id=0, offset=0), on=[*KEY, "node_id"], how="semi"
+    )
+    assert only_there.height
+    assert not harvested & set(only_there["token_id"])
+
+
 def test_settings_of_the_papers_graphs_make_no_graph_of_classes_stale(finished_evidence, tmp_path):
     home = finished_evidence.copy_home(tmp_path)
     study = changed(finished_evidence.study, method__important_threshold=0.9, method__substitutes=1)

@@ -60,9 +60,10 @@ OFFSETS = ClassSettings().class_offsets
 
 
 def harvest_of(
-    contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str] | None = None
+    contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str] | None = None, scanned: int = 0
 ) -> HarvestText:
-    return HarvestText(DocumentText.of(contexts, vocabulary), cluster_of or {}, numbering(contexts), OFFSETS)
+    text = DocumentText.of(contexts, vocabulary)
+    return HarvestText(text, cluster_of or {}, numbering(contexts), OFFSETS, scanned)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from copy import copy
 import numpy as np
 import pytest
 
-from n2g_assets.method.classes import FOREVER, ClassGraph, grow_graph
+from n2g_assets.method.classes import FOREVER, ClassGraph, LaggedText, grow_graph
 from n2g_assets.method.splits import BINS
 from n2g_assets.method.text import EncodedText
 from n2g_assets_tests.method.class_harvest import OFFSETS, SETTINGS, Harvest, positions_at
@@ -219,6 +219,31 @@ def test_a_tally_changes_nothing(harvest, graph, monkeypatch):
         assert np.array_equal(getattr(other, name), getattr(graph, name)), name
     assert other.bases == pytest.approx(graph.bases, abs=1e-6)
     assert other.deviations == pytest.approx(graph.deviations, abs=1e-6)
+
+
+def test_a_scan_teaches_what_its_tokens_do_and_supports_nothing(harvest, graph):
+    shown = np.repeat(np.arange(1, 16, dtype=np.int32), 2)  # 12 to 15 stand in no text
+    contexts = np.column_stack([np.full(len(shown), BOS), np.full(len(shown), 1), shown]).astype(np.int32)
+    ids, places = np.append(harvest.token_ids, contexts), np.tile(np.arange(3, dtype=np.int32), len(shown))
+    last = len(harvest.token_ids) + np.arange(2, contexts.size, 3)
+    told = np.where(np.isin(shown, (13, 14)), 0.3, np.where(np.isin(shown, (3, 5)), 0.3, 0)).astype(np.float32)
+    values = np.append(harvest.values, np.zeros(contexts.size, np.float32))
+    values[last] = told
+    text = LaggedText.of(
+        ids, np.append(harvest.positions, places),
+        np.append(harvest.documents, np.full(contexts.size, 99)).astype(np.int32),
+        np.append(harvest.half, np.repeat(np.tile([0, 1], len(shown) // 2), 3)).astype(np.uint8), OFFSETS,
+        np.append(np.ones(len(harvest.token_ids), bool), np.zeros(contexts.size, bool)),
+    )  # fmt: skip
+    found = grow_graph(text, values, np.append(harvest.counted, last), BOS, 0.5, SETTINGS)
+    asked = np.array([BOS, 1, 13, 1, 15], np.int32)
+    with_scan, without = (each.predict_sizes(asked, np.arange(5, dtype=np.int32), [12])[0] for each in (found, graph))
+    assert with_scan[2] > with_scan[4] + 0.15
+    assert without[2] == pytest.approx(without[4], abs=0.1)
+    for name in ("supports", "documents", "firings"):
+        assert getattr(found, name)[0] == getattr(graph, name)[0], name
+    assert not found.counts[np.isin(found.tokens, (12, 13, 14, 15)) & np.isin(
+        np.repeat(found.offsets, np.diff(found.starts)), 0)].any()  # fmt: skip
 
 
 def test_what_was_never_seen_goes_with_the_larger_side(graph):

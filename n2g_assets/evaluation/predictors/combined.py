@@ -49,9 +49,9 @@ class Combined:
     @cached_property
     def _weights(self) -> Float64[np.ndarray, " parts_and_constant"]:
         labels = self.material.harvest_labels
-        told = np.stack([part[labels.counted] for part in self._parts_left_out], axis=1).astype(np.float64)
+        told = np.stack([part[labels.ordinary] for part in self._parts_left_out], axis=1).astype(np.float64)
         told = np.column_stack([told, np.ones(len(told))])
-        actual = labels.values[labels.counted].astype(np.float64)
+        actual = labels.values[labels.ordinary].astype(np.float64)
         return np.linalg.lstsq(told.T @ told, told.T @ actual, rcond=None)[0]
 
     def _weigh(self, predicted: list[Float32[np.ndarray, " tokens"]]) -> Float32[np.ndarray, " tokens"]:
