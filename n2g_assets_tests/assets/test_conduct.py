@@ -39,6 +39,7 @@ def test_the_papers_study_of_the_demo_reads_the_same_units_on_the_same_texts():
     assert (demo.method.preset, paper.method.preset) == ("evidence", "paper")
     alike = {
         "method": demo.method,
+        "harvest": paper.harvest.model_copy(update={"scanned_layers": demo.harvest.scanned_layers}),
         "evaluation": paper.evaluation.model_copy(update={"reach_positions": demo.evaluation.reach_positions}),
     }
     assert paper.model_copy(update=alike) == demo
