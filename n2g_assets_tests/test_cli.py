@@ -21,7 +21,8 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
-from n2g_assets_tests.assets.studies import no_progress, session_of, tiny_study
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets_tests.assets.studies import HARVEST, no_progress, session_of, tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +90,23 @@ def test_an_error_of_another_kind_is_not_hidden(tiny, monkeypatch):
         cli.main(["demo"])
 
 
-def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys):
-    study = tiny(preset="full", layers=2, layers_at_once=1, keep_evidence=True, neurons=[3])
+@pytest.mark.parametrize("scanned", [0, 1])
+def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, scanned):
+    """In the second case the first layer is shown every token of the vocabulary as well."""
+    study = tiny(
+        preset="full", layers=2, layers_at_once=1, keep_evidence=True, neurons=[3],
+        harvest=HARVEST | {"scanned_layers": scanned}, method={"preset": ["paper", "evidence"][scanned]},
+    )  # fmt: skip
     assert cli.main(["plan", "tiny"]) == 0
     said = capsys.readouterr().out
     planned = [re.split(r"  +", line) for line in said.splitlines() if line.startswith("layer")]
-    assert [row[:3] for row in planned] == [["layer 0", "1", "4"], ["layer 1", "1", "4"]]
+    assert [row[:3] for row in planned] == [["layer 0", "1", str(4 + scanned)], ["layer 1", "1", "4"]]
     for row, layer in zip(planned, (0, 1), strict=True):
         session = session_of(study, tmp_path / "home")
         found = [session.harvest([layer], no_progress), *session.read_texts([layer], no_progress).values()]
         found.append(session.cached_windows(layer))
+        if layer < scanned:
+            found.append(session.evidence(TokenCorpus.from_frame(session.scan), [layer], no_progress))
         assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
     files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
     assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said
