@@ -56,7 +56,7 @@ class Members:
         """One by its count, or each of the rare half alike; none where BOS is the only member."""
         if not len(self.tokens):
             return None
-        if rare:
+        if rare or not self.upto[-1]:  # of a class that a scan alone showed, no text has a member
             return int(self.tokens[generator.integers((len(self.tokens) + 1) // 2)])
         return int(self.tokens[np.searchsorted(self.upto, generator.integers(self.upto[-1]), side="right")])
 

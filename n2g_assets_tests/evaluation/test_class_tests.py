@@ -1,6 +1,7 @@
 """The causal test of class rules: toy neurons of which it is known what they need, and a slow reading of graphs."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.class_tests import rules_to_test
+from n2g_assets.evaluation.class_tests import Members, rules_to_test
 from n2g_assets.evaluation.trials import ACTIVATING, CONTEXT, EXCHANGED, has_held
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -174,6 +175,17 @@ def test_half_of_the_matches_draw_members_by_their_counts_and_half_the_rare_ones
     assert frequent[3] / 200 == pytest.approx(10 / 12, abs=0.1)
     assert set(rare) == {5, 8}
     assert rare[5] / 200 == pytest.approx(1 / 2, abs=0.15)
+
+
+def test_members_that_no_text_has_are_drawn_alike():
+    graph = grown(neuron_of(after=None))
+    unseen = replace(graph, counts=np.zeros_like(graph.counts))
+    node, classes = max(rules_to_test(unseen, 8).items(), key=lambda rule: unseen.values[rule[0]])
+    members = Members.of(unseen, node, classes[0])
+    drawn = {members.draw(rare, np.random.default_rng(seed)) for seed in range(40) for rare in (False, True)}
+    assert drawn <= set(LIKED)
+    assert len(drawn) == 2  # the rare half of three
+    assert table_of({UNIT: unseen}, neuron_of(after=None))["n_matches"].min() > 0
 
 
 def test_exchanged_tokens_are_drawn_by_their_frequency_in_fresh_text():
