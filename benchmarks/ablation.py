@@ -106,14 +106,15 @@ VARIANTS = (
 
 
 def part_of(harvest: HarvestText, parts: int, salt: str) -> list[str]:
-    """The documents of one of so many parts, each with its near-duplicates."""
+    """The documents of one of so many parts, each with its near-duplicates; none of a scan."""
 
     def drawn(cluster_id: str) -> bool:
         digest = hashlib.blake2b(f"{salt} {cluster_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") % parts == 0
 
     pairs = zip(harvest.text.document_ids, harvest.cluster_ids, strict=True)
-    return [document_id for document_id, cluster_id in pairs if drawn(cluster_id)]
+    scan = set(harvest.text.contexts["document_id"].tail(harvest.scanned))
+    return [document_id for document_id, cluster_id in pairs if document_id not in scan and drawn(cluster_id)]
 
 
 def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, variant: Variant) -> list[float]:
@@ -140,7 +141,7 @@ def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, v
         known = UnitMaterial(shared, unit, a_max, rows, left_out, lambda: activations, None)
         fitted = fit_predictors([variant.predictor], known)
         [thresholds] = choose_thresholds(fitted, known).values()
-        text, inside = harvest.text, harvest.text.inside & harvest.inside(held)  # none of a scan
+        text, inside = harvest.text, harvest.text.inside & harvest.inside(held)
         told = {size: graph.predict_sizes(text.encoded.token_ids, text.encoded.positions, [size])[0] for size in SIZES}
         told["largest"] = fitted[variant.predictor].predict(text.encoded)
     known.forget()

@@ -162,6 +162,7 @@ def test_pictures_report_and_summary_show_graphs_of_classes_and_the_rivals_of_th
         assert metadata["a graph"].startswith("![")
     page = (finished_evidence.home / "reports" / "tiny.html").read_text(encoding="utf-8")
     assert "grown on all of the harvest but the documents of the unit" in page
+    assert "Units of the first layer of the model were also shown every token of the vocabulary" in page
     summary = study_summary(Home(finished_evidence.home), "tiny")
     for text in (page, summary):
         assert "suffix evidence" in text
