@@ -97,8 +97,8 @@ class Session:
         """The vocabulary, read from its table."""
         from n2g_assets.model.vocabulary import vocabulary_from_rows
 
-        row = self.model_row
-        return vocabulary_from_rows(self.read("vocabulary"), bos_id=row["bos_id"], mask_id=row["mask_id"])
+        ids = {name: self.model_row[name] for name in ("bos_id", "mask_id")}
+        return vocabulary_from_rows(self.read("vocabulary"), **ids)
 
     @cached_property
     def contexts(self) -> pl.DataFrame:
@@ -109,10 +109,8 @@ class Session:
         """What the units of a layer are learnt from: the harvest, and behind it the scan where the layer is scanned."""
         scanned = self.is_scanned(layer)
         if scanned not in self._learnt_texts:
-            self._learnt_texts[scanned] = HarvestText.of(
-                self.contexts, self.scan if scanned else None, self.vocabulary, self.cluster_of, Cache(self.home),
-                self.settings.method.class_offsets,
-            )  # fmt: skip
+            known, offsets = (self.vocabulary, self.cluster_of, Cache(self.home)), self.settings.method.class_offsets
+            self._learnt_texts[scanned] = HarvestText.of(self.contexts, self.scan if scanned else None, *known, offsets)
         return self._learnt_texts[scanned]
 
     def is_scanned(self, layer: int) -> bool:
@@ -122,7 +120,8 @@ class Session:
     @cached_property
     def scan(self) -> pl.DataFrame:
         """The contexts of the scan of the vocabulary."""
-        return scan_contexts(self.corpus, self.model_row["d_vocab"], self.vocabulary.bos_id)
+        known = min(self.model_row["d_vocab"], len(self.vocabulary.tokens))
+        return scan_contexts(self.corpus, known, self.vocabulary.bos_id)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:

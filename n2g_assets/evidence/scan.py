@@ -22,7 +22,7 @@ _TOGETHER = 4_096
 def scan_contexts(harvest: TokenCorpus, d_vocab: int, bos_id: int) -> pl.DataFrame:
     """Rows (context_id, document_id, token_ids), those of each round together, in the order of the tokens."""
     generator = np.random.default_rng(0)
-    frequency = np.bincount(harvest.token_ids, minlength=d_vocab)
+    frequency = np.bincount(harvest.token_ids, minlength=d_vocab)[:d_vocab]
     frequency[bos_id] = 0
     tokens = np.setdiff1d(np.arange(d_vocab), [bos_id])
     prefixes = generator.choice(d_vocab, (ROUNDS * len(tokens), PREFIX), p=frequency / frequency.sum())
