@@ -52,19 +52,19 @@ def _no_deviations(tokens: np.ndarray, values: np.ndarray, left: np.ndarray, *re
     return members, counts, means, np.zeros_like(deviations)
 
 
-def _halves_of_positions(harvest: HarvestText) -> HarvestText:
-    changed, half = copy(harvest), np.random.default_rng(0).integers(0, 2, len(harvest.lagged.half)).astype(np.uint8)
-    changed.__dict__["lagged"] = replace(harvest.lagged, half=half)
+def _relagged(harvest: HarvestText, **changes: np.ndarray) -> HarvestText:
+    changed = copy(harvest)
+    changed.__dict__["lagged"] = replace(harvest.lagged, **changes)  # what a cached property gives from now on
     return changed
 
 
-def _offsets(count: int) -> Callable[[HarvestText], HarvestText]:
-    def fewer(harvest: HarvestText) -> HarvestText:
-        changed = copy(harvest)
-        changed.__dict__["lagged"] = replace(harvest.lagged, tokens=harvest.lagged.tokens[:count])
-        return changed
+def _halves_of_positions(harvest: HarvestText) -> HarvestText:
+    half = np.random.default_rng(0).integers(0, 2, len(harvest.lagged.half)).astype(np.uint8)
+    return _relagged(harvest, half=half)
 
-    return fewer
+
+def _offsets(count: int) -> Callable[[HarvestText], HarvestText]:
+    return lambda harvest: _relagged(harvest, tokens=harvest.lagged.tokens[:count])
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ def part_of(harvest: HarvestText, parts: int, salt: str) -> list[str]:
         return int.from_bytes(digest, "little") % parts == 0
 
     pairs = zip(harvest.text.document_ids, harvest.cluster_ids, strict=True)
-    scan = set(harvest.text.contexts["document_id"].tail(harvest.scanned))
-    return [document_id for document_id, cluster_id in pairs if document_id not in scan and drawn(cluster_id)]
+    return [name for name, cluster_id in pairs if name not in harvest.scan_ids and drawn(cluster_id)]
 
 
 def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, variant: Variant) -> list[float]:
@@ -124,7 +123,7 @@ def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, v
     held = part_of(harvest, PARTS, "held")
     learnt = set(part_of(harvest, variant.share, "learnt")) - set(held)
     if variant.scan:
-        learnt |= set(harvest.text.contexts["document_id"].tail(harvest.scanned))
+        learnt |= harvest.scan_ids
     left_out = [document_id for document_id in harvest.text.document_ids if document_id not in learnt]
     counted = np.flatnonzero(harvest.without(left_out))
     a_max = float(activations[harvest.without(held)].max())

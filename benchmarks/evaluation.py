@@ -95,7 +95,9 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
         raise StorageError(f"The study {name} has evaluated the layers {there}: materialize evaluation first.")
     with tempfile.TemporaryDirectory() as folder:
         session = Session(study, without_cache(home, Path(folder)), logging.getLogger())
-        session.cached_harvest = Session(study, home, logging.getLogger()).cached_harvest  # type: ignore[method-assign]
+        stored = Session(study, home, logging.getLogger())
+        session.cached_harvest = stored.cached_harvest  # type: ignore[method-assign]
+        session.cached_scan = stored.cached_scan  # type: ignore[method-assign]
         tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in session.held_out_contexts.values())
         bare_seconds(session, layers[0])  # the first pass is slower
         found = []

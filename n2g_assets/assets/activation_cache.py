@@ -37,7 +37,7 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
             session.harvest(harvested, show)
         scanned = [layer for layer in harvested if session.is_scanned(layer)]
         if scanned:
-            session.evidence(TokenCorpus.from_frame(session.scan), scanned, show)
+            session.evidence(session.scan_corpus, scanned, show)
 
 
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:

@@ -94,12 +94,9 @@ class LayerScoring:
         graphs = {name: session.read(name, layer, units=both) for name in GRAPH_TABLES}
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
         shared = SharedMaterial(
-            session.vocabulary,
-            lambda: session.harvest_text(layer),
-            method,
-            session.settings.method.preset,
+            session.vocabulary, lambda: session.harvest_text(layer), method, session.settings.method.preset,
             evaluation.seed,
-        )
+        )  # fmt: skip
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
             read=self._read, read_harvest=self._read_harvest, partners=self._partners,

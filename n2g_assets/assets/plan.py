@@ -18,7 +18,6 @@ from n2g_assets.assets import activation_cache
 from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
 from n2g_assets.core.home import MINIMUM_FREE_BYTES
-from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.plan import plan_evidence
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
@@ -72,7 +71,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.scored_corpora}
     if any(session.is_scanned(layer) for layers in runs for layer in layers):
-        tokens["the scan"] = TokenCorpus.from_frame(session.scan)
+        tokens["the scan"] = session.scan_corpus
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
     head = f"Study '{session.study.name}': {what}, {counted(sum(map(len, runs)), 'layer')}"
     return "\n".join(
@@ -101,10 +100,11 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     harvested.update(to_harvest)
     to_score = list(layers) if any(units.values()) else []
     to_read = to_score if session.settings.preset != "paper" else []  # what baselines learn from, if it was dropped
-    corpora = [(session.corpus, session.settings.harvest, sorted({*to_harvest, *to_read} - earlier))]
-    scanned = [layer for layer in {*to_harvest, *to_read} - earlier if session.is_scanned(layer)]
+    to_learn = sorted({*to_harvest, *to_read} - earlier)
+    corpora = [(session.corpus, session.settings.harvest, to_learn)]
+    scanned = [layer for layer in to_learn if session.is_scanned(layer)]
     if scanned:
-        corpora.append((TokenCorpus.from_frame(session.scan), session.text_settings, scanned))
+        corpora.append((session.scan_corpus, session.text_settings, scanned))
     windows = session.scored_corpora.get("windows")
     if windows is not None:
         to_measure = list(layers) if any(_units_without(session, "reach", layer) for layer in layers) else []

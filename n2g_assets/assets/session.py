@@ -22,14 +22,14 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
-from n2g_assets.core.settings import AugmentSettings, HarvestSettings, StudySettings
+from n2g_assets.core.settings import HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
 from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evaluation.reach import Windows, cut_windows
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.scan import SCAN_VERSION, scan_contexts
-from n2g_assets.method.probing import Prober, Proposer, Vocabulary
+from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json, schema_hash
@@ -53,7 +53,7 @@ class Session:
         """Layers that are still to be scored, whose units are read on a text together."""
         self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
-        self._cached_windows: dict[int, Evidence] = {}
+        self._cached: dict[tuple[str, int], Evidence] = {}
         self._learnt_texts: dict[bool, HarvestText] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
@@ -97,20 +97,22 @@ class Session:
         """The vocabulary, read from its table."""
         from n2g_assets.model.vocabulary import vocabulary_from_rows
 
-        ids = {name: self.model_row[name] for name in ("bos_id", "mask_id")}
-        return vocabulary_from_rows(self.read("vocabulary"), **ids)
+        row = self.model_row
+        return vocabulary_from_rows(self.read("vocabulary"), bos_id=row["bos_id"], mask_id=row["mask_id"])
 
     @cached_property
     def contexts(self) -> pl.DataFrame:
-        """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens``."""
+        """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
         return first_documents(self.read("contexts").filter(split="harvest"), self.settings.harvest.max_tokens)
 
     def harvest_text(self, layer: int) -> HarvestText:
         """What the units of a layer are learnt from: the harvest, and behind it the scan where the layer is scanned."""
         scanned = self.is_scanned(layer)
         if scanned not in self._learnt_texts:
-            known, offsets = (self.vocabulary, self.cluster_of, Cache(self.home)), self.settings.method.class_offsets
-            self._learnt_texts[scanned] = HarvestText.of(self.contexts, self.scan if scanned else None, *known, offsets)
+            self._learnt_texts[scanned] = HarvestText.of(
+                self.contexts, self.scan if scanned else None, self.vocabulary, self.cluster_of, Cache(self.home),
+                self.settings.method.class_offsets,
+            )  # fmt: skip
         return self._learnt_texts[scanned]
 
     def is_scanned(self, layer: int) -> bool:
@@ -122,6 +124,11 @@ class Session:
         """The contexts of the scan of the vocabulary."""
         known = min(self.model_row["d_vocab"], len(self.vocabulary.tokens))
         return scan_contexts(self.corpus, known, self.vocabulary.bos_id)
+
+    @cached_property
+    def scan_corpus(self) -> TokenCorpus:
+        """The scan as the model reads it."""
+        return TokenCorpus.from_frame(self.scan)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -282,8 +289,7 @@ class Session:
         harvested = self.cached_harvest(layer)
         if not self.is_scanned(layer):
             return partial(harvested.of_unit, layer)
-        with progress(f"{self.study.name}/scan", "tokens", self.log.info) as show:
-            scanned = self.evidence(TokenCorpus.from_frame(self.scan), [layer], show)
+        scanned = self.cached_scan(layer)
         return lambda unit: np.concatenate([harvested.of_unit(layer, unit), scanned.of_unit(layer, unit)])
 
     def _together(self, layer: int) -> tuple[int, ...]:
@@ -312,14 +318,21 @@ class Session:
 
     def cached_windows(self, layer: int) -> Evidence:
         """The evidence of a layer's units on the windows of ``reach``; ``layers_together`` in one pass."""
-        if layer not in self._cached_windows:
-            layers = self._together(layer)
-            with progress(f"{self.study.name}/windows", "tokens", self.log.info) as show:
-                found = self.evidence(self.windows.corpus, layers, show)
-            if run := found.tokens_run:
-                self.log.info(f"{run:,} tokens of windows went through the model for layers {list(layers)}")
-            self._cached_windows |= dict.fromkeys(layers, found)
-        return self._cached_windows[layer]
+        return self._read_once("windows", self.windows.corpus, layer, self._together(layer))
+
+    def cached_scan(self, layer: int) -> Evidence:
+        """The evidence of a scanned layer's units on the scan; those of ``layers_together`` in one pass."""
+        layers = [other for other in self._together(layer) if self.is_scanned(other)]
+        return self._read_once("scan", self.scan_corpus, layer, layers)
+
+    def _read_once(self, what: str, corpus: TokenCorpus, layer: int, layers: Sequence[int]) -> Evidence:
+        if (what, layer) not in self._cached:
+            with progress(f"{self.study.name}/{what}", "tokens", self.log.info) as show:
+                found = self.evidence(corpus, layers, show)
+            if found.tokens_run:
+                self.log.info(f"{found.tokens_run:,} tokens of {what} went through the model for layers {list(layers)}")
+            self._cached |= {(what, each): found for each in layers}
+        return self._cached[what, layer]
 
     @cached_property
     def text_corpora(self) -> dict[str, TokenCorpus]:
@@ -353,9 +366,10 @@ class Session:
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             self._harvested.pop(layer, None)
             self._cached_texts.pop(layer, None)
+            self._cached.pop(("scan", layer), None)
             corpora = [(self.corpus, self.settings.harvest)]
             corpora += [(corpus, self.text_settings) for corpus in self.scored_corpora.values()]
-            corpora += [(TokenCorpus.from_frame(self.scan), self.text_settings)] if self.is_scanned(layer) else []
+            corpora += [(self.scan_corpus, self.text_settings)] if self.is_scanned(layer) else []
             for corpus, settings in corpora:
                 drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 
@@ -370,29 +384,6 @@ class Session:
         from n2g_assets.model.batching import TokenBudget
 
         return TokenBudget(self.settings.harvest.batch_tokens)
-
-    @property
-    def proposer_identity(self) -> str | None:
-        """The content hash of the model that proposes substitutes; None where it is the subject model itself."""
-        return self.masked_lm.file_sha256 if self.settings.method.proposer == "masked_lm" else None
-
-    @cached_property
-    def masked_lm(self) -> SubjectFiles:
-        """The masked language model on disk, fetched if it is not there yet."""
-        from n2g_assets.model.sources import resolve_masked_lm
-
-        return resolve_masked_lm(self.settings.method.masked_lm, study_folder=self.study.folder)
-
-    @cached_property
-    def proposer(self) -> Proposer:
-        """The proposer of substitutes that the settings name."""
-        if self.settings.method.proposer == "masked_lm":
-            from n2g_assets.model.masked_lm import MaskedLMProposer
-
-            return MaskedLMProposer(self.masked_lm.folder, self.subject(), self.vocabulary)
-        from n2g_assets.model.infill import InfillProposer
-
-        return InfillProposer(self.subject(), self.vocabulary, self.settings.method.part(AugmentSettings))
 
 
 def _with_schema(input_hash: str, table: str) -> str:

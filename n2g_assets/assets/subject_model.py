@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.metadata import preview, rounded
+from n2g_assets.assets.proposer import masked_lm, proposer_identity
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
 from n2g_assets.core.settings import NeuronSample
@@ -53,7 +54,7 @@ def _verify(session: Session) -> bool:
         "dtype": settings.harvest.dtype,
         "mask_token": method.mask_token,
         "normalise_tokens": method.normalise_tokens,
-        "masked_lm": session.proposer_identity,
+        "masked_lm": proposer_identity(session),
     }
 
     def rows() -> dict[str, pl.DataFrame]:
@@ -66,7 +67,7 @@ def _verify(session: Session) -> bool:
         if method.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
-            MaskedLMProposer(session.masked_lm.folder, model, vocabulary)  # if it cannot be had, now rather than later
+            MaskedLMProposer(masked_lm(session).folder, model, vocabulary)  # if it cannot be had, now rather than later
         return {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([model.facts | arithmetic])}
 
     inputs = {

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.proposer import proposer_identity, proposer_of
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
 from n2g_assets.core import settings as parts
@@ -87,9 +88,9 @@ AUGMENTED_EXAMPLES = _unit_stage(
     inputs=("pruned_examples",),
     part=parts.AugmentSettings,
     compute=lambda session, layer, units, rows, a_max, settings: augment_examples(
-        units, rows["pruned_examples"], session.vocabulary, session.prober(layer), session.proposer, settings
+        units, rows["pruned_examples"], session.vocabulary, session.prober(layer), proposer_of(session), settings
     ),
-    also=lambda session: session.proposer_identity,
+    also=proposer_identity,
     description="Variants of each pruned prompt with one important token exchanged for a likely substitute, and "
     "whether the unit still fires on them.",
     code_version="1",

@@ -164,7 +164,7 @@ class ClassSettings(Firing):
     class_shrinkage: float = Field(default=2.0, gt=0)
     """Positions with a node's mean that every token and every class is shrunk by."""
     class_positions: StrictInt = Field(default=4, ge=1)
-    """Fewest harvested positions of a class, and of what it leaves."""
+    """Fewest positions of a class, and of what it leaves; those of the scan count here."""
 
 
 class PredictionSettings(Firing, Matching):

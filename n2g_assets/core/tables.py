@@ -164,7 +164,7 @@ _TABLES = (
         _c(
             "activation", pl.Float32,
             "paper: largest normalised activation seen of the activating token above it; evidence: mean of what is "
-            "expected of texts that pass",
+            "expected of texts that pass, those of the scan too",
         ),
         _n("importance", pl.Float32, "largest importance seen of its token; NULL where not measured"),
         _n(
@@ -178,8 +178,11 @@ _TABLES = (
     unit_table("token_classes", "token of a class of a token graph (evidence)", ("node_id", "token_id"),
         _c("node_id", pl.Int32, "the node, as in graph_nodes; the next node takes all but the class"),
         _c("token_id", pl.Int32, "token id"),
-        _c("count", pl.Int32, "harvested positions of the parent that have the token at the node's offset"),
-        _c("mean", pl.Float32, "their mean normalised activation"),
+        _c(
+            "count", pl.Int32,
+            "harvested positions of the parent that have the token at the node's offset; 0 where the scan alone did",
+        ),
+        _c("mean", pl.Float32, "mean normalised activation of these and of the scan's"),
         _c("deviation", pl.Float32, "what the token adds to the expected activation, beside the others of its class"),
     ),
     unit_table("rules", "path of a token graph: what it needs and what it predicts", ("rule_id",),
@@ -190,7 +193,7 @@ _TABLES = (
             "readable, in the order of the text; * is any token, {a|b} a class, {not a|b} all tokens but these",
         ),
         _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards, NULL is any; empty for classes"),
-        _c("activation", pl.Float32, "normalised activation that it predicts; evidence: mean over its texts"),
+        _c("activation", pl.Float32, "normalised activation that it predicts; evidence: mean over texts and scan"),
         _c("count", pl.Int32, "prompts behind it; evidence: harvested positions"),
         *_OF_CLASSES,
     ),

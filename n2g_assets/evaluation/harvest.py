@@ -28,7 +28,7 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class HarvestText:
-    """The harvested contexts in sequence: the same for all units of a study."""
+    """The harvested contexts in sequence, and behind them the scan where there is one: the same for a layer's units."""
 
     text: DocumentText
     cluster_of: Mapping[str, str]
@@ -59,6 +59,11 @@ class HarvestText:
     def real(self) -> Bool[np.ndarray, " tokens"]:
         """Whether each token stands in a document, not in the scan."""
         return self.text.windows < self.text.contexts.height - self.scanned
+
+    @cached_property
+    def scan_ids(self) -> frozenset[str]:
+        """The names under which the scan stands among the documents."""
+        return frozenset(self.text.contexts["document_id"].tail(self.scanned))
 
     @cached_property
     def _taught(self) -> Bool[np.ndarray, " tokens"]:
@@ -121,9 +126,8 @@ class HarvestText:
         The scan is in none: it is always learnt from.
         """
         parts: list[list[str]] = [[] for _ in range(FOLDS)]
-        scan = set(self.text.contexts["document_id"].tail(self.scanned))
         for document_id, cluster_id in zip(self.text.document_ids, self.cluster_ids, strict=True):
-            if document_id in scan:
+            if document_id in self.scan_ids:
                 continue
             digest = hashlib.blake2b(f"{seed} {cluster_id}".encode(), digest_size=8).digest()
             parts[int.from_bytes(digest, "little") % FOLDS].append(document_id)

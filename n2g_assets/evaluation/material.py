@@ -52,7 +52,7 @@ class SharedMaterial:
 
     vocabulary: Vocabulary
     harvest: Callable[[], HarvestText]
-    """The harvested contexts, read when a predictor first asks for them."""
+    """What is learnt from: the harvested contexts and the layer's scan, read when a predictor first asks for them."""
     method: ScoredMethod
     preset: Method
     """``method.preset``."""
@@ -81,7 +81,7 @@ class LayerMaterial:
     read: Callable[[str, Unit], Float32[np.ndarray, " tokens"]]
     """Activation (times the sign, not normalised) of a unit at every token of the text of this name."""
     read_harvest: Callable[[Unit], Float32[np.ndarray, " tokens"]]
-    """The same at every token of the harvest."""
+    """The same at every token of ``shared.harvest()``."""
     partners: Mapping[Unit, Unit]
     """By unit, the one whose graph is its shuffled control."""
     predictors: Sequence[str]
@@ -108,7 +108,7 @@ class UnitMaterial:
     left_out: Sequence[str]
     """Documents that it may not be learnt from: those of the test side."""
     read_harvest: Callable[[], Float32[np.ndarray, " tokens"]]
-    """The unit's activation (times the sign, not normalised) at every token of the harvest."""
+    """The unit's activation (times the sign, not normalised) at every token of ``shared.harvest()``."""
     partner_rows: Mapping[str, pl.DataFrame] | None
     """The rows of the graph of the unit's partner (``graph_shuffled``) by table; None where there is no other graph."""
 

@@ -6,8 +6,9 @@ predictions are means and so lie below the peaks that they stand for, it is chos
 1. The documents are cut into two folds, near-duplicates together. The predictor is fitted on each fold and predicts the
    other one. One that is a mean for each run of tokens leaves out each document in turn instead
    (``SuffixMeans.left_out``).
-2. On those predictions the threshold with the best F1 of firing is taken: for ``ordinary`` over all tokens that may be
-   learnt from, for ``top`` over those of the unit's train contexts. What is predicted least is never said to fire.
+2. On those predictions the threshold with the best F1 of firing is taken: for ``ordinary`` over all tokens of documents
+   that may be learnt from, for ``top`` over those of the unit's train contexts. What is predicted least is never said
+   to fire.
 
 Every predictor is treated alike, controls too, and no test document is looked at.
 """
@@ -61,7 +62,7 @@ def thresholds_of(predicted: Float32[np.ndarray, " tokens"], material: UnitMater
 
 
 def left_out_predictions(name: str, predictor: Predictor, material: UnitMaterial) -> Float32[np.ndarray, " tokens"]:
-    """What a predictor says of each harvested token that may be learnt from, by fits that did not see its document."""
+    """What a predictor says of each token of a document that may be learnt from, by fits that did not see it."""
 
     def predict() -> Float32[np.ndarray, " tokens"]:
         harvest = material.shared.harvest()

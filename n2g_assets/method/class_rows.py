@@ -74,10 +74,10 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
 
 
 def _deviations(graph: ClassGraph, node: int, tokens: Int32[np.ndarray, " members"]) -> Float32[np.ndarray, " members"]:
-    known, there = graph.tokens[graph.members(node)], np.zeros(len(tokens), np.float32)
-    inside = np.isin(tokens, known)
-    there[inside] = graph.deviations[graph.members(node)][np.searchsorted(known, tokens[inside])]
-    return there
+    members, found = graph.members(node), np.zeros(len(tokens), np.float32)
+    inside = np.isin(tokens, graph.tokens[members])
+    found[inside] = graph.deviations[members][np.searchsorted(graph.tokens[members], tokens[inside])]
+    return found
 
 
 def _by_weight(graph: ClassGraph, node: int) -> Weighted:

@@ -166,5 +166,6 @@ def _together(rules: Sequence[Rule]) -> Background | None:
     counts = np.array([rule.support.positions for rule in rules])
     shares = np.array([rule.support.firing_share for rule in rules])
     values = np.array([rule.value for rule in rules])
-    total, parts = int(counts.sum()), max(1, int(counts.sum()))
-    return Background(len(rules), float(values @ counts / parts), total, float(shares @ counts / parts))
+    total = int(counts.sum())
+    parts = counts / max(1, total)
+    return Background(len(rules), float(values @ parts), total, float(shares @ parts))

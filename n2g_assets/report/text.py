@@ -112,10 +112,8 @@ def class_graph_text(rules: pl.DataFrame, *, title: str, threshold: float) -> st
         lines.append(f"  {share(value, 2):>4} {star} {bar(abs(value))}  {pattern}   ({support})")
     if len(folded):
         values, counts = folded["activation"].to_numpy(), folded["count"].to_numpy()
-        mean, of_text = (
-            float(values @ counts / max(1, counts.sum())),
-            percent(float(counts.sum() / rules["count"].sum())),
-        )
+        mean = float(values @ counts / max(1, counts.sum()))
+        of_text = percent(float(counts.sum() / rules["count"].sum()))
         lines.append(f"  {share(mean, 2):>4}   everything else: {counted(len(folded), 'rule')}, {of_text} of the text")
     return "\n".join(lines)
 
