@@ -58,9 +58,9 @@ def _relagged(harvest: HarvestText, **changes: np.ndarray) -> HarvestText:
     return changed
 
 
-def _halves_of_positions(harvest: HarvestText) -> HarvestText:
-    half = np.random.default_rng(0).integers(0, 2, len(harvest.lagged.half)).astype(np.uint8)
-    return _relagged(harvest, half=half)
+def _halves_of_documents(harvest: HarvestText) -> HarvestText:
+    half = harvest.inside(part_of(harvest, 2, "halves")).astype(np.uint8)
+    return _relagged(harvest, half=np.where(harvest.real, half, harvest.lagged.half))
 
 
 def _offsets(count: int) -> Callable[[HarvestText], HarvestText]:
@@ -86,7 +86,7 @@ VARIANTS = (
     Variant("everything"),
     Variant("no scan of the vocabulary (layer 0)", scan=False),
     Variant("tokens of a class all alike", during=lambda: patch.object(splits, "grade", _no_deviations)),
-    Variant("halves of positions, not of documents", text=_halves_of_positions),
+    Variant("halves of documents, not of positions", text=_halves_of_documents),
     Variant("the token alone", text=_offsets(1)),
     Variant("the last 2 tokens", text=_offsets(2)),
     Variant("the last 4 tokens", text=_offsets(4)),

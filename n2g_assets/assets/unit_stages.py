@@ -147,7 +147,7 @@ NEURON_GRAPHS = LayerStage(
     name="neuron_graphs",
     description="The token graph of each unit, which says on which tokens it fires and which context it needs: classes "
     "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
-    code_version="3",
+    code_version="4",
     work=_build,
     prepare=read_together,
     extra=_picture,
@@ -187,7 +187,7 @@ RULE_TESTS = LayerStage(
     description="Rules tried on the model. Of classes: the activation should change as the rule says when one token in "
     "fresh contexts is exchanged for one outside its class. Of the paper: the rule's tokens in fresh contexts should "
     "make the unit fire, and with one of them exchanged, moved or removed it should stay silent.",
-    code_version="4",
+    code_version="5",
     work=_try,
     preview_columns=["unit", "sign", "rule_id", "predicted", "otherwise", "match_mean", "near_miss_mean", "held"],
 )

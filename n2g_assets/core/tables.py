@@ -164,7 +164,7 @@ _TABLES = (
         _c(
             "activation", pl.Float32,
             "paper: largest normalised activation seen of the activating token above it; evidence: mean of what is "
-            "expected of texts that pass, those of the scan too",
+            "expected of the harvested texts that pass, or of the scan's where there are none",
         ),
         _n("importance", pl.Float32, "largest importance seen of its token; NULL where not measured"),
         _n(
@@ -182,7 +182,7 @@ _TABLES = (
             "count", pl.Int32,
             "harvested positions of the parent that have the token at the node's offset; 0 where the scan alone did",
         ),
-        _c("mean", pl.Float32, "mean normalised activation of these and of the scan's"),
+        _c("mean", pl.Float32, "mean normalised activation of these, or of the scan's where there are none"),
         _c("deviation", pl.Float32, "what the token adds to the expected activation, beside the others of its class"),
     ),
     unit_table("rules", "path of a token graph: what it needs and what it predicts", ("rule_id",),
@@ -193,7 +193,10 @@ _TABLES = (
             "readable, in the order of the text; * is any token, {a|b} a class, {not a|b} all tokens but these",
         ),
         _c("tokens", pl.List(pl.Binary), "forms from the activating token backwards, NULL is any; empty for classes"),
-        _c("activation", pl.Float32, "normalised activation that it predicts; evidence: mean over texts and scan"),
+        _c(
+            "activation", pl.Float32,
+            "normalised activation that it predicts; evidence: mean over the harvested texts that end in it",
+        ),
         _c("count", pl.Int32, "prompts behind it; evidence: harvested positions"),
         *_OF_CLASSES,
     ),

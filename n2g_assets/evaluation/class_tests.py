@@ -1,7 +1,8 @@
 """Stage ``rule_tests`` of the method ``evidence``: what the model does where a rule's classes match, and where not.
 
 1. In each unit's graph of ``SHOWN_RULES`` rules take the ``tested_rules`` rules whose expected activation differs most
-   from the unit's mean, of those that name a class: not only what is left out; of equals the lower node.
+   from the unit's mean, of those that text supports and that name a class: not only what is left out; of equals the
+   lower node.
 2. A match is BOS, a run of 8 to 16 tokens of a random held-out context, and a token for each offset from the farthest
    that the rule asks about to 0: a member of the rule's class; a fresh token but those that the rule leaves out; where
    the rule asks nothing, the run continues. The first half of the matches draws members by how often the harvest has
@@ -43,20 +44,23 @@ class Members:
 
     @classmethod
     def of(cls, graph: ClassGraph, node: int, found: TokenClass) -> "Members":
-        """The members of a class of the rule that ends at a node, counted where the class was split off."""
+        """The members of a class of the rule that ends at a node, counted where the class was split off.
+
+        Those that a scan alone showed are none: what they do in text is not what the rule claims to have seen.
+        """
         nearest = next(
             step for step in graph.path(node) if graph.offsets[step] == found.offset and not graph.all_but[step]
         )
         tokens, counts = graph.tokens[graph.members(nearest)], graph.counts[graph.members(nearest)]
-        kept = np.flatnonzero(np.isin(tokens, found.tokens) & (tokens != graph.bos_id))
+        kept = np.flatnonzero(np.isin(tokens, found.tokens) & (tokens != graph.bos_id) & (counts > 0))
         order = kept[np.argsort(counts[kept], kind="stable")]
         return cls(tokens[order], np.cumsum(counts[order]))
 
     def draw(self, rare: bool, generator: np.random.Generator) -> int | None:
-        """One by its count, or each of the rare half alike; none where BOS is the only member."""
+        """One by its count, or each of the rare half alike; none where no text has a member but BOS."""
         if not len(self.tokens):
             return None
-        if rare or not self.upto[-1]:  # of a class that a scan alone showed, no text has a member
+        if rare:
             return int(self.tokens[generator.integers((len(self.tokens) + 1) // 2)])
         return int(self.tokens[np.searchsorted(self.upto, generator.integers(self.upto[-1]), side="right")])
 
@@ -141,6 +145,7 @@ def try_class_rules(
 def rules_to_test(graph: ClassGraph, number: int) -> dict[int, list[TokenClass]]:
     """The nodes at which the rules end that are tested (step 1), and the classes of each."""
     nodes = graph.rules_of(SHOWN_RULES)
+    nodes = nodes[graph.supports[nodes] > 0]
     order = np.argsort(-np.abs(graph.values[nodes] - graph.values[:1]), kind="stable")
     found = {int(node): classes_of(graph, int(node)) for node in nodes[order]}
     naming = [node for node, classes in found.items() if not all(each.all_but for each in classes)]

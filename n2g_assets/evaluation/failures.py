@@ -180,12 +180,16 @@ def _shares_right(scores: Mapping[str, Mapping[str, Any]], rule_tests: pl.DataFr
 
 
 def _strong_rules(tables: Mapping[str, pl.DataFrame], vocabulary: Vocabulary) -> list[tuple[set[str], int]]:
-    """Activating tokens and firings of the strong rules of a graph of classes; a rule that names no token has all."""
+    """Activating tokens and firings of the strong rules of a graph of classes; a rule that names no token has all.
+
+    What a scan alone showed, rules and tokens, does not count.
+    """
     graph = graph_of_rows(tables["graph_nodes"], tables["token_classes"], vocabulary.bos_id)
     nodes = graph.rules_of(SHOWN_RULES)
+    nodes = nodes[graph.supports[nodes] > 0]
     strong = nodes[graph.values[nodes] >= STRONG_SHARE * graph.values[nodes].max()]
     forms = {
-        int(node): {_bare(vocabulary.tokens[token]) for token in each.tokens}
+        int(node): {_bare(vocabulary.tokens[token]) for token in each.tokens[each.weights > 0]}
         for node in strong
         for each in classes_of(graph, int(node))
         if each.offset == 0 and not each.all_but

@@ -8,12 +8,13 @@ which is what all its ancestors at that offset leave, and an expected activation
 1. Splits are found best first, on all positions of the harvest that count: of all nodes' best splits, the one that
    explains most comes next. So the graph of n rules is that of the first n - 1 splits: every node has a *rank*, the
    smallest number of rules with which it is there, and ends a rule *until* a split divides it.
-2. A split is found with documents in two halves (``splits.best_split``). At each offset tokens are ordered by their
+2. A split is found with positions in two halves (``splits.best_split``). At each offset tokens are ordered by their
    mean in one half, shrunk towards the node's; how well a cut of this order explains the other half decides, both ways
    round. Tokens then take sides by their mean in both halves.
 3. The class is the side with fewer positions. What a node has not seen goes with the other side.
-4. A child expects what its parent does, plus the difference that the halves found in each other, shrunk for few
-   positions. So chance that made a token look strong in one half does not count.
+4. A child expects what its parent does, plus the difference that the halves found in each other, but no more than that
+   of its own text; both are shrunk for few positions. So chance that made a token look strong in one half does not
+   count, and a token that takes sides only with both halves together does not stretch what is expected.
 5. The tokens of a class differ. What each adds is its *deviation* from the class (``splits.grade``), as far as such
    differences of one half are found in the other. Later splits explain what is left. So a text is expected to have the
    *base* of the rule in which it ends, plus the deviations of its tokens in all classes on the way there.
@@ -48,7 +49,7 @@ class LaggedText:
     token_ids: Int32[np.ndarray, " vocabulary"]
     """Token id of each number: the most frequent is 0."""
     half: UInt8[np.ndarray, " tokens"]
-    """The half, 0 or 1, of each position's document."""
+    """The half, 0 or 1, of each position."""
     documents: Int32[np.ndarray, " tokens"]
     """Number of each position's document."""
     real: Bool[np.ndarray, " tokens"]
@@ -93,7 +94,8 @@ class ClassGraph:
     until: Int32[np.ndarray, " nodes"]
     """Largest number of rules of a graph in which the node ends a rule; ``FOREVER`` where no split divides it."""
     values: Float32[np.ndarray, " nodes"]
-    """Expected normalised activation, signed, of the text of the node as a whole."""
+    """Mean of what is expected, normalised and signed, over the harvested positions at the node, or over those of a
+    scan where it has no other; of the first node, the unit's mean."""
     bases: Float32[np.ndarray, " nodes"]
     """Expected where a text ends at the node, before the deviations of its tokens are added."""
     supports: Int64[np.ndarray, " nodes"]
@@ -110,7 +112,7 @@ class ClassGraph:
     counts: Int64[np.ndarray, " members"]
     """Harvested positions of the parent that have the token at the offset; 0 where a scan alone showed it."""
     means: Float32[np.ndarray, " members"]
-    """Mean normalised activation of these and of the scan's."""
+    """Mean normalised activation of these, or of the scan's where there are none."""
     deviations: Float32[np.ndarray, " members"]
     """What the token adds to what is expected of a text of the class."""
 
@@ -171,12 +173,13 @@ class ClassGraph:
     def by_weight(self) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
         """The members of each class again, those first that matter most, and how much each matters.
 
-        That is the squared distance of its mean from what the parent expects, times its count.
+        That is the squared distance of its mean from what the parent expects, times its count. Those that a scan alone
+        showed come last: in no text they matter.
         """
         node = np.repeat(np.arange(len(self)), np.diff(self.starts))
         distance = self.means.astype(np.float64) - self.values[self.parents[node]]
         weights = self.counts * distance**2
-        order = np.lexsort((-weights, node))
+        order = np.lexsort((-(distance**2), -weights, node))
         return self.tokens[order], weights[order]
 
     @cached_property
@@ -278,9 +281,10 @@ def grow_graph(
             tally_up(lagged, left, half, start, stop, 1, tally)
         here = slice(start, stop)
         within, shown = documents[here][real[here]], activations[here][real[here]]
+        added = activations[here] - left[here]
         nodes.append(_Node(
             parent=parent, offset=offset, all_but=all_but, rank=1 if parent < 0 else nodes[parent].until + 1,
-            base=base, value=base + float((activations[here] - left[here]).mean()), start=start, stop=stop,
+            base=base, value=base + float((added[real[here]] if len(within) else added).mean()), start=start, stop=stop,
             support=len(within), documents=int(np.count_nonzero(np.diff(within))) + min(1, len(within)),
             firings=int(np.count_nonzero(shown >= threshold)), tally=tally,
         ))  # fmt: skip
@@ -288,11 +292,8 @@ def grow_graph(
         if gain > 0:
             heapq.heappush(waiting, (-gain, len(nodes) - 1, split))
 
-    def shrunk(difference: float, positions: int) -> float:
-        return difference * positions / (positions + shrinkage)
-
     add(-1, 0, False, float(activations.mean()), 0, len(where), untallied)
-    n_rules = 1
+    nodes[0].value, n_rules = float(activations[real].mean()) if real.any() else nodes[0].base, 1
     while waiting and n_rules < settings.max_rules:
         _, number, (back, cut, mean, per_deviation, *side_means) = heapq.heappop(waiting)
         node = nodes[number]
@@ -304,24 +305,29 @@ def grow_graph(
         middle = start + int(np.count_nonzero(inside))
         if min(middle - start, stop - middle) < fewest:
             continue  # both halves together do not cut where each half did
-        node.until = n_rules
-        n_rules += 1
+        node.until, n_rules = n_rules, n_rules + 1
         for row in (activations, left, half, documents, real, *lagged):
             bring_forward(inside, row[here])
         if len(node.tally):
             tally_up(lagged, left, half, start, middle, -1, node.tally)
+        told = side_means[::-1] if is_high else side_means
+        of_class = node.base + _more(told[0] - mean, left[start:middle] - mean, shrinkage)
+        of_rest = node.base + _more(told[1] - mean, left[middle:stop] - mean, shrinkage)
         here = slice(start, middle)
         numbers, *of_members = grade(
             lagged[back, here], activations[here], left[here], half[here], real[here], shrinkage, *room
         )
-        class_mean, rest_mean = side_means[::-1] if is_high else side_means
-        of_class, of_rest = shrunk(class_mean - mean, middle - start), shrunk(rest_mean - mean, stop - middle)
-        add(number, -back, False, node.base + of_class, start, middle, untallied)
-        add(number, -back, True, node.base + of_rest, middle, stop, node.tally)
+        add(number, -back, False, of_class, start, middle, untallied)
+        add(number, -back, True, of_rest, middle, stop, node.tally)
         order = np.argsort(text.token_ids[numbers])
         nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
         node.tally = untallied
     return _finished(nodes, bos_id)
+
+
+def _more(told: float, own: Float64[np.ndarray, " here"], shrinkage: float) -> float:
+    """What a child expects more than its parent, given what the halves told each other and its own text."""
+    return min(told, float(own.mean()), key=abs) * len(own) / (len(own) + shrinkage)
 
 
 def _finished(nodes: Sequence[_Node], bos_id: int) -> ClassGraph:

@@ -203,18 +203,24 @@ def grade(
     of the class; the last two arguments are room to work in.
 
     Returns:
-        The tokens of the class, ascending, with their counts of ``real`` positions, mean values and deviations.
+        The tokens of the class, ascending, with their counts of ``real`` positions, the mean values there (anywhere
+        for a token without one) and the deviations.
     """
     members = np.sort(_gather(tokens, values, half, table, seen))
     counts, means = np.empty(len(members), np.int64), np.empty(len(members))
     for index in range(len(members)):
         row = table[members[index]]
         means[index] = (row[0] + row[1]) / (row[COUNT] + row[COUNT + 1])
-        row[0] = 0
+        row[:COUNT] = 0
     for index in range(len(tokens)):
-        table[tokens[index], 0] += real[index]
+        if real[index]:
+            table[tokens[index], 0] += values[index]
+            table[tokens[index], 1] += 1
     for index in range(len(members)):
-        counts[index] = np.int64(table[members[index], 0])
+        row = table[members[index]]
+        counts[index] = np.int64(row[1])
+        if counts[index] > 0:
+            means[index] = row[0] / row[1]
     _empty(members, table)
     _gather(tokens, left, half, table, seen)
     total = np.zeros(4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import Unit
-from n2g_assets.evaluation.class_tests import Members, rules_to_test
+from n2g_assets.evaluation.class_tests import rules_to_test
 from n2g_assets.evaluation.trials import ACTIVATING, CONTEXT, EXCHANGED, has_held
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -177,15 +177,16 @@ def test_half_of_the_matches_draw_members_by_their_counts_and_half_the_rare_ones
     assert rare[5] / 200 == pytest.approx(1 / 2, abs=0.15)
 
 
-def test_members_that_no_text_has_are_drawn_alike():
+def test_what_a_scan_alone_showed_is_not_put_to_the_model():
     graph = grown(neuron_of(after=None))
-    unseen = replace(graph, counts=np.zeros_like(graph.counts))
-    node, classes = max(rules_to_test(unseen, 8).items(), key=lambda rule: unseen.values[rule[0]])
-    members = Members.of(unseen, node, classes[0])
-    drawn = {members.draw(rare, np.random.default_rng(seed)) for seed in range(40) for rare in (False, True)}
-    assert drawn <= set(LIKED)
-    assert len(drawn) == 2  # the rare half of three
-    assert table_of({UNIT: unseen}, neuron_of(after=None))["n_matches"].min() > 0
+    shown = replace(graph, counts=np.where(np.isin(graph.tokens, (3, 5)), 0, graph.counts))
+    rule = strongest(table_of({UNIT: shown}, neuron_of(after=None), rule_texts=40))
+    assert {text[-1] for text in rule["match_ids"]} == {8}
+    nodes = graph.rules_of(10)
+    node = int(nodes[np.argmax(graph.values[nodes])])
+    assert node in rules_to_test(graph, 8)
+    without = replace(graph, supports=np.where(np.arange(len(graph)) == node, 0, graph.supports))
+    assert node not in rules_to_test(without, 8)
 
 
 def test_exchanged_tokens_are_drawn_by_their_frequency_in_fresh_text():

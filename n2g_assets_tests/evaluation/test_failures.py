@@ -246,6 +246,18 @@ def test_only_the_best_rules_of_a_graph_of_classes_count():
     assert named_of_classes(*weak, (0.8, 1, {0: [CAT]}), (0.8, 1, {0: [DOG]})) == []
 
 
+def test_what_a_scan_alone_showed_joins_nothing_and_makes_no_component():
+    tables = class_graph((0.8, 1, {0: [CAT, LINE]}), (0.8, 1, {0: [DOG, LINE]}))
+    assert named(tables=tables_of() | tables) == []
+    scanned = tables["token_classes"].with_columns(count=(pl.col("token_id") != LINE).cast(pl.Int32))
+    assert [row["kind"] for row in named(tables=tables_of() | tables | {"token_classes": scanned})] == ["polysemantic"]
+    unsupported = tables["graph_nodes"].with_columns(
+        end_count=pl.when(pl.col("end_activation").eq(0.8) & pl.col("node_id").lt(3)).then(0).otherwise("end_count")
+    )
+    changed = {"token_classes": scanned, "graph_nodes": unsupported}
+    assert named(tables=tables_of() | tables | changed) == []
+
+
 def test_a_class_graph_that_fires_nowhere_is_not_polysemantic():
     assert named_of_classes((0.8, 0, {0: [CAT]}), (0.8, 0, {0: [DOG]})) == []
 

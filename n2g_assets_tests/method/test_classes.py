@@ -104,12 +104,11 @@ def test_the_first_splits_are_those_of_a_plain_tree(harvest, graph):
     gain, back, _, (low, high) = slow_split(harvest, harvest.counted.tolist())
     assert gain > 0
     assert graph.offsets[1] == graph.offsets[2] == -back
-    means = {}
-    for node in (1, 2):
+    own = [float(np.mean(harvest.values[positions_at(harvest, graph, node)])) for node in (1, 2)]
+    for mean, node in zip((high, low) if own[0] > own[1] else (low, high), (1, 2), strict=True):
         share = graph.supports[node] / (graph.supports[node] + SETTINGS.class_shrinkage)
-        means[node] = graph.values[0] + (graph.values[node] - graph.values[0]) / share
-    assert sorted(means.values()) == pytest.approx(sorted((low, high)), abs=1e-5)
-    assert (means[1] > means[2]) == (np.mean(harvest.values[positions_at(harvest, graph, 1)]) > graph.values[0])
+        told = min(mean - graph.values[0], own[node - 1] - graph.values[0], key=abs)
+        assert graph.values[node] == pytest.approx(graph.values[0] + share * told, abs=1e-5)
     inside, outside = (positions_at(harvest, graph, node) for node in (1, 2))
     added = slow_deviations(harvest, inside, back)
     assert dict(zip(graph.tokens[graph.members(1)].tolist(), graph.deviations[graph.members(1)], strict=True)) == (
@@ -221,21 +220,30 @@ def test_a_tally_changes_nothing(harvest, graph, monkeypatch):
     assert other.deviations == pytest.approx(graph.deviations, abs=1e-6)
 
 
-def test_a_scan_teaches_what_its_tokens_do_and_supports_nothing(harvest, graph):
-    shown = np.repeat(np.arange(1, 16, dtype=np.int32), 2)  # 12 to 15 stand in no text
+def with_scan_of(harvest: Harvest, shown: np.ndarray, told: np.ndarray, **changes: float) -> ClassGraph:
+    """The graph grown on a harvest and on contexts of BOS, a token and the one shown, in which the unit does as told.
+
+    Every second one stands in the second half.
+    """
     contexts = np.column_stack([np.full(len(shown), BOS), np.full(len(shown), 1), shown]).astype(np.int32)
-    ids, places = np.append(harvest.token_ids, contexts), np.tile(np.arange(3, dtype=np.int32), len(shown))
     last = len(harvest.token_ids) + np.arange(2, contexts.size, 3)
-    told = np.where(np.isin(shown, (13, 14)), 0.3, np.where(np.isin(shown, (3, 5)), 0.3, 0)).astype(np.float32)
     values = np.append(harvest.values, np.zeros(contexts.size, np.float32))
     values[last] = told
     text = LaggedText.of(
-        ids, np.append(harvest.positions, places),
+        np.append(harvest.token_ids, contexts),
+        np.append(harvest.positions, np.tile(np.arange(3, dtype=np.int32), len(shown))),
         np.append(harvest.documents, np.full(contexts.size, 99)).astype(np.int32),
         np.append(harvest.half, np.repeat(np.tile([0, 1], len(shown) // 2), 3)).astype(np.uint8), OFFSETS,
         np.append(np.ones(len(harvest.token_ids), bool), np.zeros(contexts.size, bool)),
     )  # fmt: skip
-    found = grow_graph(text, values, np.append(harvest.counted, last), BOS, 0.5, SETTINGS)
+    settings = SETTINGS.model_copy(update=changes)
+    return grow_graph(text, values, np.append(harvest.counted, last), BOS, 0.5, settings)
+
+
+def test_a_scan_teaches_what_its_tokens_do_and_supports_nothing(harvest, graph):
+    shown = np.repeat(np.arange(1, 16, dtype=np.int32), 2)  # 12 to 15 stand in no text
+    told = np.where(np.isin(shown, (13, 14, 3, 5)), 0.3, 0)
+    found = with_scan_of(harvest, shown, told)
     asked = np.array([BOS, 1, 13, 1, 15], np.int32)
     with_scan, without = (each.predict_sizes(asked, np.arange(5, dtype=np.int32), [12])[0] for each in (found, graph))
     assert with_scan[2] > with_scan[4] + 0.15
@@ -244,6 +252,45 @@ def test_a_scan_teaches_what_its_tokens_do_and_supports_nothing(harvest, graph):
         assert getattr(found, name)[0] == getattr(graph, name)[0], name
     assert not found.counts[np.isin(found.tokens, (12, 13, 14, 15)) & np.isin(
         np.repeat(found.offsets, np.diff(found.starts)), 0)].any()  # fmt: skip
+
+
+def test_what_is_said_of_a_rule_is_said_of_text_where_text_supports_it(harvest):
+    shown = np.repeat(np.arange(1, 16, dtype=np.int32), 2)
+    found = with_scan_of(harvest, shown, np.where(shown == 3, -1, np.where(shown == 5, 0.9, 0.2)))
+    assert found.values[0] == pytest.approx(harvest.values[harvest.counted].mean(), abs=1e-5)
+    ends, told = (each[0] for each in found.walk(harvest.token_ids, harvest.positions, [12]))
+    for rule in found.rules_of(12).tolist():
+        of_rule = told[harvest.counted][ends[harvest.counted] == rule]
+        if found.supports[rule]:
+            assert found.values[rule] == pytest.approx(of_rule.mean(), abs=1e-5)
+    for node in np.flatnonzero(np.diff(found.starts)).tolist():
+        where = positions_at(harvest, found, int(found.parents[node]))
+        of_class = found.members(node)
+        for token, count, mean in zip(
+            *(row[of_class] for row in (found.tokens, found.counts, found.means)), strict=True
+        ):
+            at = [place for place in where if harvest.before(place, -int(found.offsets[node])) == token]
+            assert count == len(at)
+            if at:
+                assert mean == pytest.approx(harvest.values[at].mean(), abs=1e-5)
+    tokens, weights = found.by_weight
+    counts = dict(zip(found.tokens[found.members(1)].tolist(), found.counts[found.members(1)], strict=True))
+    ordered = [counts[token] > 0 for token in tokens[found.members(1)].tolist()]
+    assert ordered == sorted(ordered, reverse=True)
+    assert not weights[found.members(1)][np.logical_not(ordered)].any()
+
+
+def test_no_rule_expects_more_than_its_own_text_does():
+    harvest = Harvest(1, contexts=200)
+    harvest.values = np.select([harvest.token_ids == 3, harvest.token_ids == 7], [1.4, 0.47]).astype(np.float32)
+    shown = np.repeat(np.arange(100, 120, dtype=np.int32), 2)
+    found = with_scan_of(harvest, shown, np.full(len(shown), 0.9), max_rules=2)
+    rare = found.tokens[found.tokens >= 100]
+    assert 3 in found.tokens
+    assert 7 not in found.tokens
+    assert len(rare) == 20  # by one half they are below 7, by both they are above it
+    inside = np.append(harvest.values[positions_at(harvest, found, 1)], np.full(2 * len(rare), 0.9))
+    assert found.bases[1] <= inside.mean() + 1e-6
 
 
 def test_what_was_never_seen_goes_with_the_larger_side(graph):
