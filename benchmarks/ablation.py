@@ -113,17 +113,17 @@ def part_of(harvest: HarvestText, parts: int, salt: str) -> list[str]:
         return int.from_bytes(digest, "little") % parts == 0
 
     pairs = zip(harvest.text.document_ids, harvest.cluster_ids, strict=True)
-    return [name for name, cluster_id in pairs if name not in harvest.scan_ids and drawn(cluster_id)]
+    return [name for name, cluster_id in pairs if name not in harvest.beside_ids and drawn(cluster_id)]
 
 
 def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, variant: Variant) -> list[float]:
     """r by size, AP and F1 of firing on the documents that are left out; rules, seconds and tokens."""
-    harvest, method = variant.text(session.harvest_text(layer)), session.settings.method.part(ScoredMethod)
+    harvest, method = variant.text(session.learning.text(layer)), session.settings.method.part(ScoredMethod)
     method = method.model_copy(update=dict(variant.settings))
     held = part_of(harvest, PARTS, "held")
     learnt = set(part_of(harvest, variant.share, "learnt")) - set(held)
     if variant.scan:
-        learnt |= harvest.scan_ids
+        learnt |= harvest.beside_ids
     left_out = [document_id for document_id in harvest.text.document_ids if document_id not in learnt]
     counted = np.flatnonzero(harvest.without(left_out))
     a_max = float(activations[harvest.without(held)].max())
@@ -163,7 +163,7 @@ def table(session: Session, layers: Sequence[int], n_units: int, variants: Seque
     yield f"| {' | '.join(['', *heads])} |"
     yield f"| {' | '.join(['---'] * (len(heads) + 1))} |"
     read = [
-        (layer, unit, session.read_harvest(layer)(unit)) for layer in layers for unit in session.units(layer)[:n_units]
+        (layer, unit, session.learning.read(layer)(unit)) for layer in layers for unit in session.units(layer)[:n_units]
     ]  # fmt: skip
     for variant in variants:
         found = np.array([measure(session, *each, variant) for each in read])

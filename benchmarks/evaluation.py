@@ -31,7 +31,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES, named
-from n2g_assets.core.settings import GraphSettings, ScoreSettings
+from n2g_assets.core.settings import ScoredMethod, ScoreSettings
 from n2g_assets.evaluation.material import UNIT_INPUTS
 from n2g_assets.model.batching import pad
 from n2g_assets.storage.slices import SliceStore
@@ -96,8 +96,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
     with tempfile.TemporaryDirectory() as folder:
         session = Session(study, without_cache(home, Path(folder)), logging.getLogger())
         stored = Session(study, home, logging.getLogger())
-        session.cached_harvest = stored.cached_harvest  # type: ignore[method-assign]
-        session.cached_scan = stored.cached_scan  # type: ignore[method-assign]
+        session.learning = stored.learning  # what the model did on the harvest is not read anew
         tokens = sum(int(frame["token_ids"].list.len().sum()) for frame in session.held_out_contexts.values())
         bare_seconds(session, layers[0])  # the first pass is slower
         found = []
@@ -108,7 +107,7 @@ def measure(home: Home, name: str, layers: Sequence[int] | None) -> list[Cost]:
             session.cached_texts(layer)
             read = time.perf_counter()
             method, scores = (
-                session.settings.method.part(GraphSettings),
+                session.settings.method.part(ScoredMethod),
                 session.settings.evaluation.part(ScoreSettings),
             )
             scoring, size = LayerScoring(session, layer), session.settings.method.units_per_block

@@ -105,7 +105,7 @@ def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, sc
         found = [session.harvest([layer], no_progress), *session.read_texts([layer], no_progress).values()]
         found.append(session.cached_windows(layer))
         if layer < scanned:
-            found.append(session.evidence(session.scan_corpus, [layer], no_progress))
+            found.append(session.evidence(session.learning.scan_corpus, [layer], no_progress))
         assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
     files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
     assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said

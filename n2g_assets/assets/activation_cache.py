@@ -35,9 +35,9 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
         harvested = to_harvest(session, layers)
         if harvested:
             session.harvest(harvested, show)
-        scanned = [layer for layer in harvested if session.is_scanned(layer)]
+        scanned = [layer for layer in harvested if session.learning.is_scanned(layer)]
         if scanned:
-            session.evidence(session.scan_corpus, scanned, show)
+            session.evidence(session.learning.scan_corpus, scanned, show)
 
 
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:

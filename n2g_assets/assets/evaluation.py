@@ -61,7 +61,7 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
         compute=scoring.compute,
-        also=session.evidence_inputs(layer) | {
+        also=session.learning.inputs(layer) | {
             "texts": session.text_hashes, "predictors": session.study.predictors,
             "method": session.settings.method.preset,
         },
@@ -94,7 +94,7 @@ class LayerScoring:
         graphs = {name: session.read(name, layer, units=both) for name in GRAPH_TABLES}
         absent = {table: TABLES[table].empty() for table in UNIT_INPUTS if table not in rows}
         shared = SharedMaterial(
-            session.vocabulary, lambda: session.harvest_text(layer), method, session.settings.method.preset,
+            session.vocabulary, lambda: session.learning.text(layer), method, session.settings.method.preset,
             evaluation.seed,
         )  # fmt: skip
         material = LayerMaterial(
@@ -130,7 +130,7 @@ class LayerScoring:
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read_harvest(self, unit: Unit) -> np.ndarray:
-        return self.session.read_harvest(self.layer)(unit)
+        return self.session.learning.read(self.layer)(unit)
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
         return self.session.cached_texts(self.layer)[text].of_unit(self.layer, unit)

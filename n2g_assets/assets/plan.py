@@ -1,9 +1,9 @@
 """What a run of a study takes: passes, tokens, disk, memory and time, said before it is begun (``n2g plan``).
 
-Tokens and bytes are exact, as far as what is on disk is whole; of what is measured again after a coarse harvest, the
-most is said. The time is extrapolated from a forward pass on this machine: a unit takes as long as a pass of
-``UNIT_TOKENS`` tokens to its layer. Units that the study has scored already count as done; whether a changed setting
-makes them stale is not looked at.
+Tokens and bytes are exact, as far as what is on disk is whole; of what is measured again after a coarse harvest, and of
+the contexts that graphs will ask for, the most is said. The time is extrapolated from a forward pass on this machine: a
+unit takes as long as a pass of ``UNIT_TOKENS`` tokens to its layer. Units that the study has scored already count as
+done; whether a changed setting makes them stale is not looked at.
 """
 
 import resource
@@ -18,7 +18,7 @@ from n2g_assets.assets import activation_cache
 from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
 from n2g_assets.core.home import MINIMUM_FREE_BYTES
-from n2g_assets.evidence.plan import plan_evidence
+from n2g_assets.evidence.plan import DTYPES, plan_evidence
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
@@ -70,8 +70,8 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     advice = ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.scored_corpora}
-    if any(session.is_scanned(layer) for layers in runs for layer in layers):
-        tokens["the scan"] = session.scan_corpus
+    if any(session.learning.is_scanned(layer) for layers in runs for layer in layers):
+        tokens["the scan"] = session.learning.scan_corpus
     what = f"{model.name} in {settings.harvest.dtype} on {model.device.type}"
     head = f"Study '{session.study.name}': {what}, {counted(sum(map(len, runs)), 'layer')}"
     return "\n".join(
@@ -102,9 +102,9 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
     to_read = to_score if session.settings.preset != "paper" else []  # what baselines learn from, if it was dropped
     to_learn = sorted({*to_harvest, *to_read} - earlier)
     corpora = [(session.corpus, session.settings.harvest, to_learn)]
-    scanned = [layer for layer in to_learn if session.is_scanned(layer)]
+    scanned = [layer for layer in to_learn if session.learning.is_scanned(layer)]
     if scanned:
-        corpora.append((session.scan_corpus, session.text_settings, scanned))
+        corpora.append((session.learning.scan_corpus, session.text_settings, scanned))
     windows = session.scored_corpora.get("windows")
     if windows is not None:
         to_measure = list(layers) if any(_units_without(session, "reach", layer) for layer in layers) else []
@@ -122,6 +122,10 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
         kept, besides = plan.new_bytes(settings.evidence_dtype)
         kept_bytes, in_work = kept_bytes + kept, max(in_work, besides)
         seconds += plan.tokens * (max(stale, default=0) + 1) / speed
+    for layer in to_learn if session.learning.asked else []:  # in a pass of its own
+        read = session.learning.most_tokens(layer)
+        passes, tokens, seconds = passes + 1, tokens + read, seconds + read * (layer + 1) / speed
+        kept_bytes += DTYPES[session.settings.harvest.evidence_dtype].itemsize * read * len(session.units(layer))
     if session.settings.harvest != session.settings.harvest.exact:  # strongest contexts are measured again
         shortlist = 2 * session.settings.method.top_contexts * session.settings.harvest.context_length
         for layer in to_harvest:

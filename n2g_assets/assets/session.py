@@ -10,13 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float32
 
+from n2g_assets.assets.learning import Learning
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import StorageError
@@ -25,10 +24,8 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
-from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evaluation.reach import Windows, cut_windows
 from n2g_assets.evidence.corpus import TokenCorpus
-from n2g_assets.evidence.scan import SCAN_VERSION, scan_contexts
 from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -54,7 +51,6 @@ class Session:
         self._harvested: dict[int, Evidence] = {}
         self._cached_texts: dict[int, dict[str, Evidence]] = {}
         self._cached: dict[tuple[str, int], Evidence] = {}
-        self._learnt_texts: dict[bool, HarvestText] = {}
 
     # ------------------------------------------------------------------------------------ what is stored
     def read(
@@ -105,30 +101,10 @@ class Session:
         """The contexts of the harvest, by document: whole documents until ``harvest.max_tokens`` is reached."""
         return first_documents(self.read("contexts").filter(split="harvest"), self.settings.harvest.max_tokens)
 
-    def harvest_text(self, layer: int) -> HarvestText:
-        """What the units of a layer are learnt from: the harvest, and behind it the scan where the layer is scanned."""
-        scanned = self.is_scanned(layer)
-        if scanned not in self._learnt_texts:
-            self._learnt_texts[scanned] = HarvestText.of(
-                self.contexts, self.scan if scanned else None, self.vocabulary, self.cluster_of, Cache(self.home),
-                self.settings.method.class_offsets,
-            )  # fmt: skip
-        return self._learnt_texts[scanned]
-
-    def is_scanned(self, layer: int) -> bool:
-        """Whether the units of a layer are also shown every token of the vocabulary (``evidence/scan.py``)."""
-        return self.settings.method.preset == "evidence" and layer < self.settings.harvest.scanned_layers
-
     @cached_property
-    def scan(self) -> pl.DataFrame:
-        """The contexts of the scan of the vocabulary."""
-        known = min(self.model_row["d_vocab"], len(self.vocabulary.tokens))
-        return scan_contexts(self.corpus, known, self.vocabulary.bos_id)
-
-    @cached_property
-    def scan_corpus(self) -> TokenCorpus:
-        """The scan as the model reads it."""
-        return TokenCorpus.from_frame(self.scan)
+    def learning(self) -> Learning:
+        """What the units of each layer are learnt from."""
+        return Learning(self)
 
     @cached_property
     def cluster_of(self) -> dict[str, str]:
@@ -276,23 +252,10 @@ class Session:
     def cached_harvest(self, layer: int) -> Evidence:
         """The evidence of a layer's units on the harvest; what is gone is read again, as ``cached_texts`` reads."""
         with progress(f"{self.study.name}/harvest", "tokens", self.log.info) as show:
-            return self.harvest(self._together(layer), show)
+            return self.harvest(self.together(layer), show)
 
-    def evidence_inputs(self, layer: int) -> dict[str, Any]:
-        """What all that is learnt from the whole harvest depends on, beside the model and the units."""
-        dtypes = [self.settings.harvest.dtype, self.settings.harvest.evidence_dtype]
-        inputs = {"harvest": self.harvest_hash, "clusters": self.clusters_hash, "dtypes": dtypes}
-        return inputs | ({"scan": SCAN_VERSION} if self.is_scanned(layer) else {})
-
-    def read_harvest(self, layer: int) -> Callable[[Unit], Float32[np.ndarray, " tokens"]]:
-        """Reads a unit's activations, times its sign, at every token of ``harvest_text``; threads may share it."""
-        harvested = self.cached_harvest(layer)
-        if not self.is_scanned(layer):
-            return partial(harvested.of_unit, layer)
-        scanned = self.cached_scan(layer)
-        return lambda unit: np.concatenate([harvested.of_unit(layer, unit), scanned.of_unit(layer, unit)])
-
-    def _together(self, layer: int) -> tuple[int, ...]:
+    def together(self, layer: int) -> tuple[int, ...]:
+        """The layers that are read in one pass with this one."""
         return self.layers_together if layer in self.layers_together else (layer,)
 
     # ------------------------------------------------------------------------------------ the texts of the evaluation
@@ -311,21 +274,17 @@ class Session:
     def cached_texts(self, layer: int) -> dict[str, Evidence]:
         """The evidence of a layer's units on the held-out texts; ``layers_together`` are read in one pass a text."""
         if layer not in self._cached_texts:
-            layers = self._together(layer)
+            layers = self.together(layer)
             with progress(f"{self.study.name}/held-out texts", "tokens", self.log.info) as show:
                 self._cached_texts |= dict.fromkeys(layers, self.read_texts(layers, show))
         return self._cached_texts[layer]
 
     def cached_windows(self, layer: int) -> Evidence:
         """The evidence of a layer's units on the windows of ``reach``; ``layers_together`` in one pass."""
-        return self._read_once("windows", self.windows.corpus, layer, self._together(layer))
+        return self.read_once("windows", self.windows.corpus, layer, self.together(layer))
 
-    def cached_scan(self, layer: int) -> Evidence:
-        """The evidence of a scanned layer's units on the scan; those of ``layers_together`` in one pass."""
-        layers = [other for other in self._together(layer) if self.is_scanned(other)]
-        return self._read_once("scan", self.scan_corpus, layer, layers)
-
-    def _read_once(self, what: str, corpus: TokenCorpus, layer: int, layers: Sequence[int]) -> Evidence:
+    def read_once(self, what: str, corpus: TokenCorpus, layer: int, layers: Sequence[int]) -> Evidence:
+        """The evidence of a layer's units on a corpus of this name, looked for once a session, for all ``layers``."""
         if (what, layer) not in self._cached:
             with progress(f"{self.study.name}/{what}", "tokens", self.log.info) as show:
                 found = self.evidence(corpus, layers, show)
@@ -366,10 +325,11 @@ class Session:
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             self._harvested.pop(layer, None)
             self._cached_texts.pop(layer, None)
-            self._cached.pop(("scan", layer), None)
+            beside = self.learning.corpora(layer)
+            for name in beside:
+                self._cached.pop((name, layer), None)
             corpora = [(self.corpus, self.settings.harvest)]
-            corpora += [(corpus, self.text_settings) for corpus in self.scored_corpora.values()]
-            corpora += [(self.scan_corpus, self.text_settings)] if self.is_scanned(layer) else []
+            corpora += [(corpus, self.text_settings) for corpus in (*self.scored_corpora.values(), *beside.values())]
             for corpus, settings in corpora:
                 drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 

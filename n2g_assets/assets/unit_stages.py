@@ -3,7 +3,6 @@
 Only the units whose input rows or settings changed are computed (``stage.fill_layer``).
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from n2g_assets.assets.learning import GRAPH_THREADS
 from n2g_assets.assets.proposer import proposer_identity, proposer_of
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
@@ -31,9 +31,6 @@ from n2g_assets.report.plots import as_markdown_image
 from n2g_assets.report.svg import draw_graph
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
-
-_THREADS = 8
-"""Graphs that grow side by side at the most: each takes some 40 bytes a harvested token."""
 
 
 def _unit_stage(
@@ -135,11 +132,11 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         session, NEURON_GRAPHS, layer, show,
         inputs=("top_examples", "pruned_examples", "saliencies"), settings=[method.part(parts.ClassSettings)],
         compute=lambda *block: build_class_graphs(
-            *block, text=session.harvest_text(layer).lagged, read=session.read_harvest(layer),
-            without=session.harvest_text(layer).without, vocabulary=session.vocabulary,
-            threads=min(_THREADS, os.cpu_count() or 1),
+            *block, text=session.learning.text(layer).lagged, read=session.learning.read(layer),
+            without=session.learning.text(layer).without, vocabulary=session.vocabulary,
+            threads=GRAPH_THREADS,
         ),
-        also=session.evidence_inputs(layer),
+        also=session.learning.inputs(layer),
     )  # fmt: skip
 
 

@@ -53,6 +53,10 @@ class HarvestSettings(CorpusCut):
     """Layers, from the first one on, whose units are also shown every token of the vocabulary, each twice after two
     tokens drawn by frequency (``method.preset: evidence``). It tells what tokens do that the text hardly has, and pays
     where units look at little but the token: in the first layer."""
+    targeted_contexts: StrictInt = Field(default=0, ge=0, json_schema_extra=CHANGES_NO_ROW)
+    """Contexts of documents beyond ``max_tokens`` that the graph of each unit asks for, where it expects most. The
+    model is run on them, and all units of the layer learn from them (``method.preset: evidence``). Graphs grow twice
+    then, and another sample of units asks for others."""
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
     batch_tokens: StrictInt = Field(default=4096, ge=1, json_schema_extra=CHANGES_NO_ROW)

@@ -28,7 +28,10 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class HarvestText:
-    """The harvested contexts in sequence, and behind them the scan where there is one: the same for a layer's units."""
+    """The harvested contexts in sequence, behind them those of further text that graphs asked for, and then the scan.
+
+    The same for a layer's units.
+    """
 
     text: DocumentText
     cluster_of: Mapping[str, str]
@@ -37,38 +40,45 @@ class HarvestText:
     """Numbers the runs of these symbols, one a token of the text; called when a predictor first needs them."""
     class_offsets: int
     """Offsets at which graphs of token classes ask."""
+    targeted: int = 0
+    """So many contexts before the scan are targeted ones (``evidence/targeted.py``)."""
     scanned: int = 0
     """The last so many contexts are no text but a scan of the vocabulary (``evidence/scan.py``)."""
 
     @classmethod
     def of(
-        cls, contexts: pl.DataFrame, scan: pl.DataFrame | None, vocabulary: Vocabulary,
+        cls, contexts: pl.DataFrame, targeted: pl.DataFrame | None, scan: pl.DataFrame | None, vocabulary: Vocabulary,
         cluster_of: Mapping[str, str], cache: Cache, class_offsets: int,
     ) -> "HarvestText":  # fmt: skip
-        """From the contexts of the harvest, and of a scan where there is one; the cache keeps numbers of runs."""
-        if scan is not None:
-            contexts = pl.concat([contexts.select(scan.columns), scan])
-        corpus, scanned = TokenCorpus.from_frame(contexts), 0 if scan is None else scan.height
+        """From the contexts of the harvest, and others where there are any; the cache keeps numbers of runs."""
+        beside = [0 if frame is None else frame.height for frame in (targeted, scan)]
+        parts = [frame for frame in (contexts, targeted, scan) if frame is not None]
+        contexts = pl.concat([frame.select("context_id", "document_id", "token_ids") for frame in parts])
+        corpus = TokenCorpus.from_frame(contexts)
 
         def number_runs(symbols: Int32[np.ndarray, " tokens"]) -> Suffixes:
             return suffix_numbers(replace(corpus, token_ids=symbols), cache)
 
-        return cls(DocumentText.of(contexts, vocabulary), cluster_of, number_runs, class_offsets, scanned)
+        return cls(DocumentText.of(contexts, vocabulary), cluster_of, number_runs, class_offsets, *beside)
 
     @cached_property
     def real(self) -> Bool[np.ndarray, " tokens"]:
-        """Whether each token stands in a document, not in the scan."""
-        return self.text.windows < self.text.contexts.height - self.scanned
+        """Whether each token is one of the harvest: what stands behind it teaches, and supports nothing."""
+        return self.text.windows < self.text.contexts.height - self.scanned - self.targeted
 
     @cached_property
-    def scan_ids(self) -> frozenset[str]:
-        """The names under which the scan stands among the documents."""
-        return frozenset(self.text.contexts["document_id"].tail(self.scanned))
+    def _of_scan(self) -> Bool[np.ndarray, " tokens"]:
+        return self.text.windows >= self.text.contexts.height - self.scanned
+
+    @cached_property
+    def beside_ids(self) -> frozenset[str]:
+        """The documents behind the harvest, and the names under which the scan stands among them."""
+        return frozenset(self.text.contexts["document_id"].tail(self.targeted + self.scanned))
 
     @cached_property
     def _taught(self) -> Bool[np.ndarray, " tokens"]:
         """The tokens that may be learnt from: all of documents but BOS, and the last of each context of the scan."""
-        return self.text.inside & (self.real | (np.diff(self.text.windows, append=-1) != 0))
+        return self.text.inside & (~self._of_scan | (np.diff(self.text.windows, append=-1) != 0))
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -123,11 +133,11 @@ class HarvestText:
     def folds(self, seed: int | str) -> list[list[str]]:
         """The documents in ``FOLDS`` parts, each cluster in the part that the hash of (seed, cluster) says.
 
-        The scan is in none: it is always learnt from.
+        What stands behind the harvest is in none: it is always learnt from, but near-duplicates of what is left out.
         """
         parts: list[list[str]] = [[] for _ in range(FOLDS)]
         for document_id, cluster_id in zip(self.text.document_ids, self.cluster_ids, strict=True):
-            if document_id in self.scan_ids:
+            if document_id in self.beside_ids:
                 continue
             digest = hashlib.blake2b(f"{seed} {cluster_id}".encode(), digest_size=8).digest()
             parts[int.from_bytes(digest, "little") % FOLDS].append(document_id)
@@ -142,7 +152,7 @@ class HarvestText:
         second half.
         """
         half = np.random.default_rng(0).integers(0, 2, len(self.real), np.uint8)
-        half[~self.real] = (self.text.windows >= self.text.contexts.height - self.scanned // 2)[~self.real]
+        half[self._of_scan] = (self.text.windows >= self.text.contexts.height - self.scanned // 2)[self._of_scan]
         encoded, documents = self.text.encoded, self.text.documents
         return LaggedText.of(encoded.token_ids, encoded.positions, documents, half, self.class_offsets, self.real)
 
@@ -198,7 +208,7 @@ class HarvestLabels:
 
     @property
     def ordinary(self) -> Bool[np.ndarray, " tokens"]:
-        """Those of documents: what is predicted of them, left out, decides on thresholds and weights."""
+        """Those of the harvest: what is predicted of them, left out, decides on thresholds and weights."""
         return self.counted & self.harvest.real
 
     @property

@@ -89,7 +89,7 @@ def derive(
     asked, contexts = sorted(units), _contexts(corpus, np.arange(len(corpus.lengths)))
     sampled, exact = sample_positions(corpus, SAMPLE), np.empty(len(corpus.token_ids))  # one buffer: new memory is slow
     block = block or max(1, _BLOCK_BYTES // exact.nbytes)
-    choose = _top_contexts if remeasure is None else _shortlist
+    choose = strongest_contexts if remeasure is None else _shortlist
     measured, strong, top, windows = [], [], [], []
     for unit, row in _rows(read, asked, block):
         signed, maxima = _sign(row, unit.sign, contexts)
@@ -108,7 +108,7 @@ def derive(
             signed, maxima = _sign(row, unit.sign, again)
             strong[number] = _exchange(strong[number], signed, again, listed)
             own = np.flatnonzero(np.isin(listed, top[number].contexts))
-            best = own[_top_contexts(maxima[own], again.documents[own], top_contexts, contexts_per_document)]
+            best = own[strongest_contexts(maxima[own], again.documents[own], top_contexts, contexts_per_document)]
             top[number] = _peaks(signed, again, best)._replace(contexts=listed[best])
             windows += [part * unit.sign for part in again.cut(row, best)]
     return {
@@ -174,7 +174,7 @@ def _strongest(signed: _Row, maxima: _Row, contexts: _Contexts, keep: int) -> _E
     return _Entries(numbers, places - contexts.starts[numbers], signed[places])
 
 
-def _top_contexts(maxima: _Row, documents: _Numbers, keep: int, per_document: int) -> _Numbers:
+def strongest_contexts(maxima: _Row, documents: _Numbers, keep: int, per_document: int) -> _Numbers:
     """The contexts with the largest maxima, largest first, at most ``per_document`` of one document."""
     by_document = np.full(documents.max() + 1, -np.inf, np.float32)
     np.maximum.at(by_document, documents, maxima)
@@ -189,8 +189,8 @@ def _top_contexts(maxima: _Row, documents: _Numbers, keep: int, per_document: in
 
 def _shortlist(maxima: _Row, documents: _Numbers, keep: int, per_document: int) -> _Numbers:
     """Of twice as many of each document twice as many contexts, and all that may belong to the first ``keep``."""
-    last = maxima[_top_contexts(maxima, documents, keep, per_document)[-1]]
-    listed = _top_contexts(maxima, documents, len(maxima), 2 * per_document)
+    last = maxima[strongest_contexts(maxima, documents, keep, per_document)[-1]]
+    listed = strongest_contexts(maxima, documents, len(maxima), 2 * per_document)
     return listed[: max(2 * keep, np.count_nonzero(maxima[listed] >= last - _SLACK * abs(last)))]
 
 

@@ -14,9 +14,24 @@ from jaxtyping import Bool, Float32
 from n2g_assets.core.settings import ClassSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.method.class_rows import graph_frames, importances_of
-from n2g_assets.method.classes import LaggedText, grow_graph
+from n2g_assets.method.classes import ClassGraph, LaggedText, grow_graph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.results import BlockResult, finish_block, unit_frame
+
+Read = Callable[[Unit], Float32[np.ndarray, " tokens"]]
+Without = Callable[[Collection[str]], Bool[np.ndarray, " tokens"]]
+
+
+def grow_unit(
+    unit: Unit, top_examples: pl.DataFrame, a_max: float, settings: ClassSettings, text: LaggedText, read: Read,
+    without: Without, bos_id: int,
+) -> ClassGraph:  # fmt: skip
+    """The graph of one unit, given its top examples, grown without the documents of its test contexts.
+
+    The other arguments are those of ``build_class_graphs``.
+    """
+    counted = np.flatnonzero(without(top_examples.filter(split="test")["document_id"].unique().to_list()))
+    return grow_graph(text, read(unit) / np.float32(a_max), counted, bos_id, settings.firing_threshold, settings)
 
 
 def build_class_graphs(
@@ -26,8 +41,8 @@ def build_class_graphs(
     settings: ClassSettings,
     *,
     text: LaggedText,
-    read: Callable[[Unit], Float32[np.ndarray, " tokens"]],
-    without: Callable[[Collection[str]], Bool[np.ndarray, " tokens"]],
+    read: Read,
+    without: Without,
     vocabulary: Vocabulary,
     threads: int,
 ) -> BlockResult:
@@ -50,9 +65,7 @@ def build_class_graphs(
             rows[table].filter(unit=unit.number, sign=unit.sign)
             for table in ("top_examples", "pruned_examples", "saliencies")
         )
-        counted = np.flatnonzero(without(top.filter(split="test")["document_id"].unique().to_list()))
-        values = read(unit) / np.float32(a_max[unit])
-        graph = grow_graph(text, values, counted, vocabulary.bos_id, settings.firing_threshold, settings)
+        graph = grow_unit(unit, top, a_max[unit], settings, text, read, without, vocabulary.bos_id)
         contexts = {
             rank: np.array(token_ids, np.int32) for rank, token_ids in top.select("rank", "token_ids").iter_rows()
         }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
+from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES, of_study
 from n2g_assets.core.tables import TABLES
 from n2g_assets.evaluation.size_curve import SIZES
+from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.model.folder import hash_model
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.report.summary import study_summary
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets_tests.assets.studies import changed, reused, rows_of, run_stage, run_stages, session_of
+from n2g_assets_tests.assets.studies import changed, no_progress, reused, rows_of, run_stage, run_stages, session_of
 from n2g_assets_tests.recomputation import gather
 from n2g_assets_tests.tiny_models import load_tiny
 
@@ -66,12 +70,16 @@ def test_stored_activations_and_counts_are_found_again(finished_evidence):
 
 def test_graphs_count_the_harvested_tokens_of_all_but_the_units_own_test_documents(finished_evidence):
     """Promise 4, on the tables of a run: the counts of graphs are those of the contexts that may be learnt from."""
-    home = finished_evidence.home
+    harvested = rows_of(finished_evidence.home, "contexts", split="harvest")
+    assert graphs_that_count_right(finished_evidence.home, harvested) == UNITS
+
+
+def graphs_that_count_right(home: Path, harvested: pl.DataFrame, **of: int) -> int:
     cluster_of = dict(rows_of(home, "documents").select("document_id", "cluster_id").iter_rows())
-    harvested = rows_of(home, "contexts", split="harvest")
-    nodes, classes, examples = (rows_of(home, table) for table in ("graph_nodes", "token_classes", "top_examples"))
+    nodes, classes, examples = (
+        rows_of(home, table, **of) for table in ("graph_nodes", "token_classes", "top_examples")
+    )
     units = nodes.select(KEY).unique().rows(named=True)
-    assert len(units) == UNITS
     for unit in units:
         test = {cluster_of[document] for document in examples.filter(**unit, split="test")["document_id"]}
         kept = [(name, tokens) for _, name, tokens in contexts_of(harvested) if cluster_of[name] not in test]
@@ -88,6 +96,7 @@ def test_graphs_count_the_harvested_tokens_of_all_but_the_units_own_test_documen
         assert {token: counts[token] for token in members["token_id"]} == dict(
             members.select("token_id", "count").iter_rows()
         )
+    return len(units)
 
 
 def contexts_of(harvested: pl.DataFrame) -> list[tuple[str, str, list[int]]]:
@@ -136,6 +145,47 @@ def test_only_graphs_of_a_scanned_layer_know_tokens_that_no_text_has(finished_ev
     )
     assert only_there.height
     assert not harvested & set(only_there["token_id"])
+
+
+def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_them_not(finished_evidence, tmp_path):
+    home, stages = finished_evidence.copy_home(tmp_path), ("activation_cache", "top_examples", "pruned_examples")
+    small = changed(finished_evidence.study, harvest__max_tokens=2_000)
+    asking = changed(small, harvest__targeted_contexts=2)
+    before = session_of(small, home)
+    for stage in (*stages, "neuron_graphs"):
+        run_stage(before, stage, [LAYER])
+    grown = rows_of(home, "graph_nodes", layer=LAYER)
+    session = session_of(asking, home)
+    for stage in stages:
+        assert run_stage(session, stage, [LAYER])[LAYER].reused, stage
+    assert not run_stage(session, "neuron_graphs", [LAYER])[LAYER].reused
+    asked = session.learning.targeted(LAYER)
+    assert 2 <= asked.height <= 2 * UNITS // 3
+    assert not set(asked["document_id"]) & set(session.contexts["document_id"])
+    assert set(asked["document_id"]) <= set(rows_of(home, "contexts", split="harvest")["document_id"])
+    unit = session.units(LAYER)[0]
+    read, text = session.learning.read(LAYER)(unit), session.learning.text(LAYER)
+    assert len(read) == len(text.text.encoded)
+    *_, last = asked["token_ids"].to_list()
+    alone = TokenCorpus.from_frame(asked.tail(1))
+    found = session.evidence(alone, [LAYER], no_progress).of_unit(LAYER, unit)
+    assert read[-len(last) :] == pytest.approx(found, abs=1e-5 * np.abs(read).max())
+    assert not rows_of(home, "graph_nodes", layer=LAYER).equals(grown)
+    assert graphs_that_count_right(home, session.contexts, layer=LAYER) == UNITS // 3
+    for stage in ("rule_tests", "reach", "evaluation"):
+        run_stage(session, stage, [LAYER])
+    again = session_of(asking, home)
+    for stage in asking.stages:
+        assert run_stage(again, stage, [LAYER])[LAYER].reused, stage
+    assert not run_stage(session_of(changed(asking, harvest__targeted_contexts=1), home), "neuron_graphs", [LAYER])[
+        LAYER
+    ].reused
+
+
+def test_where_no_text_is_beyond_the_harvest_a_study_that_asks_for_it_says_so(finished_evidence, tmp_path):
+    session = session_of(changed(finished_evidence.study, harvest__targeted_contexts=2), finished_evidence.home)
+    with pytest.raises(CorpusError, match=r"add text, lower harvest.max_tokens, or set harvest.targeted_contexts to 0"):
+        run_stage(session, "neuron_graphs", [LAYER])
 
 
 def test_settings_of_the_papers_graphs_make_no_graph_of_classes_stale(finished_evidence, tmp_path):

@@ -60,10 +60,11 @@ OFFSETS = ClassSettings().class_offsets
 
 
 def harvest_of(
-    contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str] | None = None, scanned: int = 0
-) -> HarvestText:
+    contexts: pl.DataFrame, vocabulary: Vocabulary, cluster_of: Mapping[str, str] | None = None, targeted: int = 0,
+    scanned: int = 0,
+) -> HarvestText:  # fmt: skip
     text = DocumentText.of(contexts, vocabulary)
-    return HarvestText(text, cluster_of or {}, numbering(contexts), OFFSETS, scanned)
+    return HarvestText(text, cluster_of or {}, numbering(contexts), OFFSETS, targeted, scanned)
 
 
 @dataclass

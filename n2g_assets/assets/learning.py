@@ -1,0 +1,186 @@
+"""What the units of each layer are learnt from: the harvest, contexts that their graphs ask for, and the scan.
+
+Behind the harvest may stand *targeted* contexts (``evidence/targeted.py``): graphs are grown once without them, and ask
+for contexts of documents beyond ``harvest.max_tokens``. Behind these may stand the scan of the vocabulary
+(``evidence/scan.py``). Graphs and all rivals learn from all of it alike.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from n2g_assets.assets.progress import progress
+from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.settings import ClassSettings
+from n2g_assets.core.units import Unit
+from n2g_assets.evaluation.harvest import HarvestText
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.scan import SCAN_VERSION, scan_contexts
+from n2g_assets.evidence.targeted import TARGETED_VERSION, ask
+from n2g_assets.method.class_graphs import Read, grow_unit
+from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.hashing import hash_json
+
+if TYPE_CHECKING:
+    from n2g_assets.assets.session import Session
+
+GRAPH_THREADS = min(8, os.cpu_count() or 1)
+"""Graphs that grow side by side: each takes some 40 bytes a harvested token."""
+
+
+class Learning:
+    """What the units of a study are learnt from, layer by layer."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._texts: dict[tuple[bool, int | None], HarvestText] = {}
+        self._targeted: dict[int, pl.DataFrame | None] = {}
+
+    def text(self, layer: int) -> HarvestText:
+        """The text of a layer, which layers share where they can."""
+        targeted = self.targeted(layer)
+        key = self.is_scanned(layer), None if targeted is None else layer
+        if key not in self._texts:
+            self._texts = {other: text for other, text in self._texts.items() if other[1] is None}
+            self._texts[key] = self._text_of(layer, targeted)
+        return self._texts[key]
+
+    def read(self, layer: int) -> Read:
+        """Reads a unit's activations, times its sign, at every token of ``text``; threads may share it."""
+        return self._read_of(layer, self.targeted(layer))
+
+    def inputs(self, layer: int) -> dict[str, Any]:
+        """What all that is learnt from a layer's text depends on, beside the model and the units."""
+        harvest = self._session.settings.harvest
+        inputs: dict[str, Any] = {
+            "harvest": self._session.harvest_hash, "clusters": self._session.clusters_hash,
+            "dtypes": [harvest.dtype, harvest.evidence_dtype],
+        }  # fmt: skip
+        if self.is_scanned(layer):
+            inputs["scan"] = SCAN_VERSION
+        return inputs | ({"targeted": self._targeted_key(layer, inputs)} if self.asked else {})
+
+    def corpora(self, layer: int) -> dict[str, TokenCorpus]:
+        """What stands behind the harvest of a layer, by name, as the model reads it."""
+        targeted = self.targeted(layer)
+        found = {} if targeted is None else {"targeted contexts": TokenCorpus.from_frame(targeted)}
+        return found | ({"scan": self.scan_corpus} if self.is_scanned(layer) else {})
+
+    def _text_of(self, layer: int, targeted: pl.DataFrame | None) -> HarvestText:
+        session = self._session
+        return HarvestText.of(
+            session.contexts, targeted, self.scan if self.is_scanned(layer) else None, session.vocabulary,
+            session.cluster_of, Cache(session.home), session.settings.method.class_offsets,
+        )  # fmt: skip
+
+    def _read_of(self, layer: int, targeted: pl.DataFrame | None) -> Read:
+        session, parts = self._session, [self._session.cached_harvest(layer)]
+        if targeted is not None:
+            parts.append(session.read_once("targeted contexts", TokenCorpus.from_frame(targeted), layer, [layer]))
+        if self.is_scanned(layer):
+            together = [other for other in session.together(layer) if self.is_scanned(other)]
+            parts.append(session.read_once("scan", self.scan_corpus, layer, together))
+        if len(parts) == 1:
+            return partial(parts[0].of_unit, layer)
+        return lambda unit: np.concatenate([part.of_unit(layer, unit) for part in parts])
+
+    # ------------------------------------------------------------------------------------ the scan
+    def is_scanned(self, layer: int) -> bool:
+        """Whether the units of a layer are also shown every token of the vocabulary."""
+        settings = self._session.settings
+        return settings.method.preset == "evidence" and layer < settings.harvest.scanned_layers
+
+    @cached_property
+    def scan(self) -> pl.DataFrame:
+        """The contexts of the scan of the vocabulary."""
+        session = self._session
+        known = min(session.model_row["d_vocab"], len(session.vocabulary.tokens))
+        return scan_contexts(session.corpus, known, session.vocabulary.bos_id)
+
+    @cached_property
+    def scan_corpus(self) -> TokenCorpus:
+        """The scan as the model reads it."""
+        return TokenCorpus.from_frame(self.scan)
+
+    # ------------------------------------------------------------------------------------ targeted contexts
+    @property
+    def asked(self) -> int:
+        """Contexts that the graph of each unit asks for."""
+        settings = self._session.settings
+        return settings.harvest.targeted_contexts if settings.method.preset == "evidence" else 0
+
+    @cached_property
+    def beyond(self) -> pl.DataFrame:
+        """The contexts that are harvested documents', but beyond ``harvest.max_tokens``.
+
+        Raises:
+            CorpusError: there are none.
+        """
+        contexts = self._session.read("contexts").filter(split="harvest")
+        beyond = contexts.join(self._session.contexts, on="document_id", how="anti", maintain_order="left")
+        if beyond.is_empty():
+            raise CorpusError(
+                "harvest.targeted_contexts asks for contexts beyond harvest.max_tokens, but the corpus ends there: add "
+                "text, lower harvest.max_tokens, or set harvest.targeted_contexts to 0."
+            )
+        return beyond
+
+    def targeted(self, layer: int) -> pl.DataFrame | None:
+        """The contexts that the graphs of a layer's units ask for; None where the study asks for none.
+
+        They are chosen once, by all units of the layer, and are the same for all of them.
+        """
+        if not self.asked:
+            return None
+        if layer not in self._targeted:
+            key = self._targeted_key(layer, self.inputs(layer))
+            entry = Cache(self._session.home).obtain("targeted", key, partial(self._choose, layer))
+            chosen = pl.read_parquet(entry.path("contexts.parquet"))["context_id"]
+            self._targeted[layer] = self.beyond.filter(pl.col("context_id").is_in(chosen.to_list()))
+        return self._targeted[layer]
+
+    def most_tokens(self, layer: int) -> int:
+        """The most tokens that ``targeted`` contexts of a layer can have, BOS included."""
+        longest, there = self._session.settings.harvest.context_length, int(self.beyond["token_ids"].list.len().sum())
+        return min(there, self.asked * len(self._session.units(layer)) * longest)
+
+    def _targeted_key(self, layer: int, inputs: dict[str, Any]) -> str:
+        session = self._session
+        method = session.settings.method
+        of = {
+            "version": TARGETED_VERSION, "model": session.model_hash, "layer": layer, "units": session.units(layer),
+            "inputs": {name: value for name, value in inputs.items() if name != "targeted"},
+            "beyond": self.beyond["context_id"].to_list(), "asked": self.asked,
+            "per_document": method.contexts_per_document, "graphs": method.part(ClassSettings).hashed(),
+            "top_examples": session.manifest("top_examples", layer).content_hash,
+        }  # fmt: skip
+        return hash_json(of)
+
+    def _choose(self, layer: int, folder: Path) -> None:
+        """Writes which contexts the graphs ask for that are grown on the rest."""
+        session, corpus = self._session, TokenCorpus.from_frame(self.beyond)
+        text, read = self._text_of(layer, None), self._read_of(layer, None)
+        top, a_max = session.read("top_examples", layer), session.a_max(layer, session.units(layer))
+        settings, bos_id, chosen = session.settings.method.part(ClassSettings), session.vocabulary.bos_id, set[int]()
+        units = [Unit(*key) for key in top.select("unit", "sign").unique(maintain_order=True).iter_rows()]
+
+        def asked_by(unit: Unit) -> list[int]:
+            own = top.filter(unit=unit.number, sign=unit.sign)
+            graph = grow_unit(unit, own, a_max[unit], settings, text.lagged, read, text.without, bos_id)
+            return ask(graph, corpus, self.asked, session.settings.method.contexts_per_document)
+
+        with (
+            progress(f"{session.study.name}/targeted contexts of layer {layer}", "units", session.log.info) as show,
+            ThreadPoolExecutor(GRAPH_THREADS) as pool,
+        ):
+            for number, found in enumerate(pool.map(asked_by, units)):
+                chosen.update(found)
+                show(number + 1, len(units))
+        self.beyond[sorted(chosen)].select("context_id", "document_id").write_parquet(folder / "contexts.parquet")

@@ -1,0 +1,26 @@
+"""Targeted contexts: those of further text in which a unit's graph expects most, to be measured on the model.
+
+What the harvest hardly has is what a unit fires on. A graph that was grown on the harvest says where it expects the
+unit to fire; what the model does there shows where the graph is right and where it is not.
+"""
+
+import numpy as np
+
+from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.derive import strongest_contexts
+from n2g_assets.method.classes import FOREVER, ClassGraph
+
+TARGETED_VERSION = 1
+"""Raised when others would be chosen."""
+
+
+def ask(graph: ClassGraph, corpus: TokenCorpus, number: int, per_document: int) -> list[int]:
+    """The ``number`` contexts of a corpus in which a graph expects most at its strongest token, the strongest first.
+
+    At most ``per_document`` are of one document. BOS expects nothing; of equals the earlier comes first.
+    """
+    positions = np.arange(len(corpus.token_ids)) - np.repeat(corpus.starts[:-1], corpus.lengths)
+    expected = graph.predict_sizes(corpus.token_ids, positions.astype(np.int32), [FOREVER])[0]
+    expected[positions == 0] = -np.inf
+    maxima = np.maximum.reduceat(expected, corpus.starts[:-1])
+    return strongest_contexts(maxima, corpus.documents, number, per_document).tolist()
