@@ -89,12 +89,12 @@ def test_an_error_of_another_kind_is_not_hidden(tiny, monkeypatch):
         cli.main(["demo"])
 
 
-@pytest.mark.parametrize("scanned", [0, 1])
-def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, scanned):
+@pytest.mark.parametrize(("preset", "scanned"), [("paper", 0), ("evidence", 1)])
+def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, preset, scanned):
     """In the second case the first layer is shown every token of the vocabulary as well."""
     study = tiny(
         preset="full", layers=2, layers_at_once=1, keep_evidence=True, neurons=[3],
-        harvest=HARVEST | {"scanned_layers": scanned}, method={"preset": ["paper", "evidence"][scanned]},
+        harvest=HARVEST | {"scanned_layers": scanned}, method={"preset": preset},
     )  # fmt: skip
     assert cli.main(["plan", "tiny"]) == 0
     said = capsys.readouterr().out
@@ -109,6 +109,19 @@ def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, sc
         assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
     files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
     assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said
+
+
+def test_a_plan_says_the_most_that_graphs_can_ask_for(tiny, tmp_path, capsys):
+    harvest = HARVEST | {"max_tokens": 2_000, "targeted_contexts": 3}
+    study = tiny(preset="full", layers=1, neurons=[1, 3], harvest=harvest, method={"preset": "evidence"})
+    assert cli.main(["plan", "tiny"]) == 0
+    [row] = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines() if line.startswith("layer 0")]
+    session = session_of(study, tmp_path / "home")
+    corpora = [session.corpus, *session.scored_corpora.values()]
+    most = 3 * 2 * HARVEST["context_length"]
+    assert session.learning.most_tokens(0) == most
+    assert int(row[3].replace(",", "")) == sum(len(corpus.token_ids) for corpus in corpora) + most
+    assert int(row[2]) == len(corpora) + 1
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkeypatch, capsys):
