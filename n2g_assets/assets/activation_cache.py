@@ -31,6 +31,7 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
             f"This run takes {len(layers)} layers, but layers_at_once is {at_once}: start it with n2g run, as a "
             f"backfill or from the schedule, which make a run of every {at_once} layers, or choose fewer layers."
         )
+    session.learning.check()
     with session.holding("activation_cache"):
         harvested = to_harvest(session, layers)
         if harvested:

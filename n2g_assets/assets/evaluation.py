@@ -27,6 +27,7 @@ from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets.evaluation.material import GRAPH_TABLES, UNIT_INPUTS, LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
+from n2g_assets.method.class_graphs import Read
 from n2g_assets.method.results import BlockResult
 from n2g_assets.report.plots import (
     F1,
@@ -130,7 +131,11 @@ class LayerScoring:
         return {name: DocumentText.of(contexts, vocabulary) for name, contexts in texts.items()}
 
     def _read_harvest(self, unit: Unit) -> np.ndarray:
-        return self.session.learning.read(self.layer)(unit)
+        return self._read_learnt(unit)
+
+    @cached_property
+    def _read_learnt(self) -> Read:
+        return self.session.learning.read(self.layer)
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
         return self.session.cached_texts(self.layer)[text].of_unit(self.layer, unit)

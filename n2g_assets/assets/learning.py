@@ -41,7 +41,7 @@ class Learning:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._texts: dict[tuple[bool, int | None], HarvestText] = {}
-        self._targeted: dict[int, pl.DataFrame | None] = {}
+        self._targeted: dict[int, pl.DataFrame] = {}
 
     def text(self, layer: int) -> HarvestText:
         """The text of a layer, which layers share where they can."""
@@ -116,21 +116,19 @@ class Learning:
         settings = self._session.settings
         return settings.harvest.targeted_contexts if settings.method.preset == "evidence" else 0
 
-    @cached_property
-    def beyond(self) -> pl.DataFrame:
-        """The contexts that are harvested documents', but beyond ``harvest.max_tokens``.
-
-        Raises:
-            CorpusError: there are none.
-        """
-        contexts = self._session.read("contexts").filter(split="harvest")
-        beyond = contexts.join(self._session.contexts, on="document_id", how="anti", maintain_order="left")
-        if beyond.is_empty():
+    def check(self) -> None:
+        """Raise a CorpusError, before any pass, where graphs are to ask for contexts and there are none."""
+        if self.asked and self.beyond.is_empty():
             raise CorpusError(
                 "harvest.targeted_contexts asks for contexts beyond harvest.max_tokens, but the corpus ends there: add "
                 "text, lower harvest.max_tokens, or set harvest.targeted_contexts to 0."
             )
-        return beyond
+
+    @cached_property
+    def beyond(self) -> pl.DataFrame:
+        """The contexts of documents that are not held out, but beyond ``harvest.max_tokens``."""
+        contexts = self._session.read("contexts").filter(split="harvest")
+        return contexts.join(self._session.contexts, on="document_id", how="anti", maintain_order="left")
 
     def targeted(self, layer: int) -> pl.DataFrame | None:
         """The contexts that the graphs of a layer's units ask for; None where the study asks for none.

@@ -185,7 +185,7 @@ def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_th
 def test_where_no_text_is_beyond_the_harvest_a_study_that_asks_for_it_says_so(finished_evidence, tmp_path):
     session = session_of(changed(finished_evidence.study, harvest__targeted_contexts=2), finished_evidence.home)
     with pytest.raises(CorpusError, match=r"add text, lower harvest.max_tokens, or set harvest.targeted_contexts to 0"):
-        run_stage(session, "neuron_graphs", [LAYER])
+        run_stage(session, "activation_cache", [LAYER])
 
 
 def test_settings_of_the_papers_graphs_make_no_graph_of_classes_stale(finished_evidence, tmp_path):
