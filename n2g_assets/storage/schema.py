@@ -48,12 +48,14 @@ def published_tables() -> list[Table]:
 
 def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     """Makes all tables, without rows but for the reference tables, and all views and macros in an empty database."""
+    connection.begin()  # one transaction: a file would be written to after each of the hundreds of statements
     connection.execute(schema_sql())
     for table in REFERENCES.values():
         marks = ", ".join("?" for _ in table.columns)
         connection.executemany(f"INSERT INTO {identifier(table.name)} VALUES ({marks})", reference_rows(table).rows())
     connection.execute(views_sql())
     _comment_views(connection)
+    connection.commit()
 
 
 def schema_sql() -> str:

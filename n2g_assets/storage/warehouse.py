@@ -235,7 +235,9 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
         connection.register("asked", _units(store, slices))
         for table in schema.published_tables():
             if found := {key: manifest for key, manifest in slices.items() if key.table == table.name}:
+                connection.begin()  # else every row of the table ``slices`` would be written to the file alone
                 _fill(connection, store, table, found)
+                connection.commit()
         counted = "SELECT study, table_name, CAST(sum(published_rows) AS BIGINT) FROM slices GROUP BY ALL ORDER BY ALL"
         rows: Rows = {}
         for study, name, count in connection.execute(counted).fetchall():

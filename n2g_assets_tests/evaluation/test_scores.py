@@ -70,7 +70,6 @@ def plain_scores(actual, predicted, threshold: float) -> dict[str, float | None]
     """What scikit-learn and numpy say of the whole arrays; None by the definitions in the table's columns."""
     fires, alarm = actual >= threshold, predicted >= threshold
     wide, guess = actual.astype(np.float64), predicted.astype(np.float64)
-    constant, flat = np.ptp(wide) == 0, np.ptp(guess) == 0
     mass = np.maximum(wide, 0)
     return {
         "precision": precision_score(fires, alarm) if alarm.any() else None,
@@ -78,10 +77,17 @@ def plain_scores(actual, predicted, threshold: float) -> dict[str, float | None]
         "f1": f1_score(fires, alarm) if (fires | alarm).any() else None,
         "auroc": roc_auc_score(fires, rounded(predicted)) if 0 < fires.sum() < len(fires) else None,
         "average_precision": average_precision_score(fires, rounded(predicted)) if fires.any() else None,
-        "pearson_r": None if constant or flat else np.corrcoef(wide, guess)[0, 1],
-        "explained_variance": None if constant else explained_variance_score(wide, guess),
         "coverage_firings": np.mean(guess[fires] > 0) if fires.any() else None,
         "coverage_mass": mass[guess > 0].sum() / mass.sum() if mass.sum() else None,
+        **plain_graded_scores(wide, guess),
+    }
+
+
+def plain_graded_scores(actual, predicted) -> dict[str, float | None]:
+    constant, flat = np.ptp(actual) == 0, np.ptp(predicted) == 0
+    return {
+        "pearson_r": None if constant or flat else np.corrcoef(actual, predicted)[0, 1],
+        "explained_variance": None if constant else explained_variance_score(actual, predicted),
     }
 
 
@@ -175,10 +181,11 @@ def test_every_draw_of_a_graded_score_is_that_of_its_tokens_drawn_as_often_as_th
     """Predictions below 0 count as they are; a draw without any token, or with a constant, is not defined."""
     actual, predicted, documents = arrays(tokens, dtype)
     predicted = -predicted
+    wide, guess = actual.astype(np.float64), predicted.astype(np.float64)
     _, counts = score(actual, predicted, documents)
     for weights, r, explained in zip(WEIGHTS, *draw_graded_scores(counts, WEIGHTS), strict=True):
         drawn = np.repeat(np.arange(len(tokens)), weights[documents])
-        plain = plain_scores(actual[drawn], predicted[drawn], 0.5) if len(drawn) else {}
+        plain = plain_graded_scores(wide[drawn], guess[drawn]) if len(drawn) else {}
         for name, value in (("pearson_r", r), ("explained_variance", explained)):
             slow = plain.get(name)
             assert value == pytest.approx(math.nan if slow is None else slow, abs=1e-9, nan_ok=True), name

@@ -6,6 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
+from functools import cache
+from itertools import count
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -34,6 +39,8 @@ TOKENS = [
 WINDOW = [0, *[1, 2, 3, 4, 5] * 6, 8, 9, 10, 6, 7]
 
 Frames = dict[str, pl.DataFrame]
+
+_NUMBERS = count()
 
 
 def scores(layers: Sequence[int], units: Sequence[int], predictors: Sequence[str], texts: Sequence[str]) -> Frames:
@@ -191,15 +198,26 @@ def _checks(keys: Sequence[dict[str, Any]]) -> Frames:
     }  # fmt: skip
 
 
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    """Where databases are until the process ends, and among them one without rows, of which all are copies."""
+    folder = TemporaryDirectory()
+    with duckdb.connect(Path(folder.name) / "empty.duckdb") as connection:
+        create_schema(connection)
+    return folder
+
+
 def database(**studies: Frames) -> duckdb.DuckDBPyConnection:
     """A database of these studies, by their names, with all views."""
-    connection = duckdb.connect()
-    create_schema(connection)
+    empty = Path(_folder().name) / "empty.duckdb"
+    connection = duckdb.connect(copyfile(empty, empty.with_stem(f"copy-{next(_NUMBERS)}")))
+    connection.begin()
     for name, frames in studies.items():
         for table, frame in frames.items():
             connection.register("given", frame.with_columns(study=pl.lit(name)))
             connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM given")
             connection.unregister("given")
+    connection.commit()
     return connection
 
 

@@ -83,13 +83,13 @@ def test_unit_hashes_equal_the_hash_of_each_units_rows_alone(data: st.DataObject
     frame = rows("rules", *records)
     units = [Unit(neuron, sign) for neuron in range(5) for sign in (1, -1)]
     together = unit_rows_hashes(frame, units)
+    own = {unit: frame.filter((pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign)) for unit in units}
+    bare = {unit: rows_of_unit.drop("unit", "sign") for unit, rows_of_unit in own.items()}
     for unit in units:
-        own = frame.filter((pl.col("unit") == unit.number) & (pl.col("sign") == unit.sign))
-        assert unit_rows_hashes(own, [unit]) == {unit: together[unit]}
+        assert unit_rows_hashes(own[unit], [unit]) == {unit: together[unit]}
         # the slow second opinion: equal hashes where and only where the rows are equal, key aside
         for other in units:
-            theirs = frame.filter((pl.col("unit") == other.number) & (pl.col("sign") == other.sign))
-            same = own.drop("unit", "sign").equals(theirs.drop("unit", "sign")) and (unit == other or own.height == 0)
+            same = (unit == other or own[unit].height == 0) and bare[unit].equals(bare[other])
             assert (together[unit] == together[other]) == same
     relabelled = frame.with_columns(study=pl.lit("other"), layer=pl.lit(3, pl.Int32))
     assert unit_rows_hashes(relabelled, units) == together
