@@ -17,14 +17,16 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.assets.progress import progress
-from n2g_assets.core.errors import CorpusError
+from n2g_assets.core.errors import CorpusError, N2GError, RowsError
 from n2g_assets.core.settings import ClassSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.harvest import HarvestText
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.scan import SCAN_VERSION, scan_contexts
+from n2g_assets.evidence.suffixes import drop_suffix_numbers
 from n2g_assets.evidence.targeted import TARGETED_VERSION, ask
 from n2g_assets.method.class_graphs import Read, grow_unit
+from n2g_assets.method.classes import GROWTH_VERSION
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from n2g_assets.assets.session import Session
 
 GRAPH_THREADS = min(8, os.cpu_count() or 1)
-"""Graphs that grow side by side: each takes some 40 bytes a harvested token."""
+"""Graphs that grow side by side: each takes some 85 bytes a harvested token."""
+_KIND, _TARGETED = "targeted", "targeted contexts"
+"""Kind of the cache's entries that say which contexts were chosen; and their name in messages."""
 
 
 class Learning:
@@ -67,11 +71,19 @@ class Learning:
             inputs["scan"] = SCAN_VERSION
         return inputs | ({"targeted": self._targeted_key(layer, inputs)} if self.asked else {})
 
-    def corpora(self, layer: int) -> dict[str, TokenCorpus]:
-        """What stands behind the harvest of a layer, by name, as the model reads it."""
-        targeted = self.targeted(layer)
-        found = {} if targeted is None else {"targeted contexts": TokenCorpus.from_frame(targeted)}
-        return found | ({"scan": self.scan_corpus} if self.is_scanned(layer) else {})
+    def to_drop(self, layer: int) -> dict[str, TokenCorpus]:
+        """What stands behind the harvest of a layer, by name, as the model reads it.
+
+        The numbers of its runs are removed here, where no other layer has its text.
+        """
+        targeted = self._chosen(layer) if self.asked else None
+        found = {"scan": self.scan_corpus} if self.is_scanned(layer) else {}
+        if targeted is None:
+            return found
+        text = self._texts.pop((self.is_scanned(layer), layer), None)
+        if text is not None:
+            drop_suffix_numbers(TokenCorpus.from_frame(text.text.contexts), Cache(self._session.home))
+        return found | {_TARGETED: TokenCorpus.from_frame(targeted)}
 
     def _text_of(self, layer: int, targeted: pl.DataFrame | None) -> HarvestText:
         session = self._session
@@ -83,7 +95,7 @@ class Learning:
     def _read_of(self, layer: int, targeted: pl.DataFrame | None) -> Read:
         session, parts = self._session, [self._session.cached_harvest(layer)]
         if targeted is not None:
-            parts.append(session.read_once("targeted contexts", TokenCorpus.from_frame(targeted), layer, [layer]))
+            parts.append(session.read_once(_TARGETED, TokenCorpus.from_frame(targeted), layer, [layer]))
         if self.is_scanned(layer):
             together = [other for other in session.together(layer) if self.is_scanned(other)]
             parts.append(session.read_once("scan", self.scan_corpus, layer, together))
@@ -137,9 +149,29 @@ class Learning:
         """
         if not self.asked:
             return None
+        self.check()
+        found = self._chosen(layer)
+        if found is not None:
+            return found
+        key, session = self._targeted_key(layer, self.inputs(layer)), self._session
+        try:
+            Cache(session.home).obtain(_KIND, key, partial(self._choose, layer))
+        except (N2GError, OSError, MemoryError):
+            raise
+        except Exception as error:  # of no single unit, all of which would be called failed
+            session.log.exception("The contexts that graphs of layer %d ask for were not chosen.", layer)
+            raise RowsError(
+                f"The contexts that graphs of layer {layer} ask for were not chosen ({type(error).__name__}: {error}): "
+                "materialize the stages before neuron_graphs, or set harvest.targeted_contexts to 0."
+            ) from error
+        return self._chosen(layer)
+
+    def _chosen(self, layer: int) -> pl.DataFrame | None:
+        """The contexts that were chosen already, by the graphs of the same text, units and settings."""
         if layer not in self._targeted:
-            key = self._targeted_key(layer, self.inputs(layer))
-            entry = Cache(self._session.home).obtain("targeted", key, partial(self._choose, layer))
+            entry = Cache(self._session.home).find(_KIND, self._targeted_key(layer, self.inputs(layer)))
+            if entry is None:
+                return None
             chosen = pl.read_parquet(entry.path("contexts.parquet"))["context_id"]
             self._targeted[layer] = self.beyond.filter(pl.col("context_id").is_in(chosen.to_list()))
         return self._targeted[layer]
@@ -153,7 +185,8 @@ class Learning:
         session = self._session
         method = session.settings.method
         of = {
-            "version": TARGETED_VERSION, "model": session.model_hash, "layer": layer, "units": session.units(layer),
+            "versions": [TARGETED_VERSION, GROWTH_VERSION], "model": session.model_hash,
+            "layer": layer, "units": session.units(layer),
             "inputs": {name: value for name, value in inputs.items() if name != "targeted"},
             "beyond": self.beyond["context_id"].to_list(), "asked": self.asked,
             "per_document": method.contexts_per_document, "graphs": method.part(ClassSettings).hashed(),
@@ -165,13 +198,15 @@ class Learning:
         """Writes which contexts the graphs ask for that are grown on the rest."""
         session, corpus = self._session, TokenCorpus.from_frame(self.beyond)
         text, read = self._text_of(layer, None), self._read_of(layer, None)
-        top, a_max = session.read("top_examples", layer), session.a_max(layer, session.units(layer))
+        asking = session.units(layer)
+        top, a_max = session.read("top_examples", layer, units=asking), session.a_max(layer, asking)
         settings, bos_id, chosen = session.settings.method.part(ClassSettings), session.vocabulary.bos_id, set[int]()
-        units = [Unit(*key) for key in top.select("unit", "sign").unique(maintain_order=True).iter_rows()]
+        lagged, keys = text.lagged, top.select("unit", "sign").unique(maintain_order=True)
+        units = [Unit(*key) for key in keys.iter_rows()]
 
         def asked_by(unit: Unit) -> list[int]:
             own = top.filter(unit=unit.number, sign=unit.sign)
-            graph = grow_unit(unit, own, a_max[unit], settings, text.lagged, read, text.without, bos_id)
+            graph = grow_unit(unit, own, a_max[unit], settings, lagged, read, text.without, bos_id)
             return ask(graph, corpus, self.asked, session.settings.method.contexts_per_document)
 
         with (

@@ -19,6 +19,7 @@ from n2g_assets.assets.progress import clock
 from n2g_assets.assets.session import Session
 from n2g_assets.core.home import MINIMUM_FREE_BYTES
 from n2g_assets.evidence.plan import DTYPES, plan_evidence
+from n2g_assets.evidence.suffixes import BYTES as SUFFIX_BYTES
 from n2g_assets.report.text import counted, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
@@ -49,6 +50,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     """
     from n2g_assets.evidence.store import tokens_a_second
 
+    session.learning.check()
     settings, deepest = session.settings, max(map(max, runs))
     model = session.subject(settings.harvest.dtype)
     speed = tokens_a_second(model, deepest, settings.harvest)
@@ -122,10 +124,11 @@ def _plan(session: Session, layers: Sequence[int], harvested: set[int], speed: f
         kept, besides = plan.new_bytes(settings.evidence_dtype)
         kept_bytes, in_work = kept_bytes + kept, max(in_work, besides)
         seconds += plan.tokens * (max(stale, default=0) + 1) / speed
-    for layer in to_learn if session.learning.asked else []:  # in a pass of its own
-        read = session.learning.most_tokens(layer)
+    for layer in to_learn if session.learning.asked else []:  # each in a pass of its own
+        read, neurons = session.learning.most_tokens(layer), len(session.neurons([layer])[layer])
         passes, tokens, seconds = passes + 1, tokens + read, seconds + read * (layer + 1) / speed
-        kept_bytes += DTYPES[session.settings.harvest.evidence_dtype].itemsize * read * len(session.units(layer))
+        kept_bytes += DTYPES[session.settings.harvest.evidence_dtype].itemsize * read * neurons
+        kept_bytes += SUFFIX_BYTES * (len(session.corpus.token_ids) + read)  # its text is no other layer's
     if session.settings.harvest != session.settings.harvest.exact:  # strongest contexts are measured again
         shortlist = 2 * session.settings.method.top_contexts * session.settings.harvest.context_length
         for layer in to_harvest:

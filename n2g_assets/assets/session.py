@@ -325,7 +325,7 @@ class Session:
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             self._harvested.pop(layer, None)
             self._cached_texts.pop(layer, None)
-            beside = self.learning.corpora(layer)
+            beside = self.learning.to_drop(layer)
             for name in beside:
                 self._cached.pop((name, layer), None)
             corpora = [(self.corpus, self.settings.harvest)]

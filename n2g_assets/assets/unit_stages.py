@@ -22,6 +22,7 @@ from n2g_assets.evaluation.rule_tests import try_rules
 from n2g_assets.evaluation.trials import FreshText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.class_graphs import build_class_graphs
+from n2g_assets.method.classes import GROWTH_VERSION
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
 from n2g_assets.method.results import BlockResult
@@ -144,7 +145,7 @@ NEURON_GRAPHS = LayerStage(
     name="neuron_graphs",
     description="The token graph of each unit, which says on which tokens it fires and which context it needs: classes "
     "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
-    code_version="4",
+    code_version=GROWTH_VERSION,
     work=_build,
     prepare=read_together,
     extra=_picture,

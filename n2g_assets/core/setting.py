@@ -35,7 +35,8 @@ class Settings(BaseModel):
 
 
 CHANGES_NO_ROW: dict[str, Any] = {"changes_no_row": True}
-"""Marks a setting of how work is cut up: it enters no input hash (floats may differ within rounding)."""
+"""Marks a setting that enters no input hash of the stages it is handed to: it says how work is cut up (floats may
+differ within rounding), or what else is learnt from, which is hashed where it is read."""
 
 
 def shape(value: Any) -> str:

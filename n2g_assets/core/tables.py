@@ -164,7 +164,7 @@ _TABLES = (
         _c(
             "activation", pl.Float32,
             "paper: largest normalised activation seen of the activating token above it; evidence: mean of what is "
-            "expected of the harvested texts that pass, or of the scan's where there are none",
+            "expected of the harvested texts that pass, or of what else is learnt from where there are none",
         ),
         _n("importance", pl.Float32, "largest importance seen of its token; NULL where not measured"),
         _n(
@@ -180,9 +180,10 @@ _TABLES = (
         _c("token_id", pl.Int32, "token id"),
         _c(
             "count", pl.Int32,
-            "harvested positions of the parent that have the token at the node's offset; 0 where the scan alone did",
+            "harvested positions of the parent that have the token at the node's offset; 0 where only the scan or "
+            "contexts that graphs asked for have it",
         ),
-        _c("mean", pl.Float32, "mean normalised activation of these, or of the scan's where there are none"),
+        _c("mean", pl.Float32, "mean normalised activation of these, or of those elsewhere where there are none"),
         _c("deviation", pl.Float32, "what the token adds to the expected activation, beside the others of its class"),
     ),
     unit_table("rules", "path of a token graph: what it needs and what it predicts", ("rule_id",),

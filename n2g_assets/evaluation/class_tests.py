@@ -46,7 +46,7 @@ class Members:
     def of(cls, graph: ClassGraph, node: int, found: TokenClass) -> "Members":
         """The members of a class of the rule that ends at a node, counted where the class was split off.
 
-        Those that a scan alone showed are none: what they do in text is not what the rule claims to have seen.
+        Those that the harvest does not have are none: the rule does not claim to have seen what they do in text.
         """
         nearest = next(
             step for step in graph.path(node) if graph.offsets[step] == found.offset and not graph.all_but[step]

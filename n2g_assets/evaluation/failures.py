@@ -182,7 +182,7 @@ def _shares_right(scores: Mapping[str, Mapping[str, Any]], rule_tests: pl.DataFr
 def _strong_rules(tables: Mapping[str, pl.DataFrame], vocabulary: Vocabulary) -> list[tuple[set[str], int]]:
     """Activating tokens and firings of the strong rules of a graph of classes; a rule that names no token has all.
 
-    What a scan alone showed, rules and tokens, does not count.
+    What the harvest does not have, rules and tokens, does not count.
     """
     graph = graph_of_rows(tables["graph_nodes"], tables["token_classes"], vocabulary.bos_id)
     nodes = graph.rules_of(SHOWN_RULES)

@@ -52,7 +52,7 @@ class SharedMaterial:
 
     vocabulary: Vocabulary
     harvest: Callable[[], HarvestText]
-    """What is learnt from: the harvested contexts and the layer's scan, read when a predictor first asks for them."""
+    """What is learnt from: the harvest and what stands behind it, read when a predictor first asks for it."""
     method: ScoredMethod
     preset: Method
     """``method.preset``."""

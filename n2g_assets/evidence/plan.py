@@ -84,16 +84,18 @@ def drop_evidence(
     settings: HarvestSettings,
     cache: Cache,
 ) -> None:
-    """Remove the entries that hold these neurons on documents of this corpus, and nothing else.
+    """Remove the entries that hold these neurons on documents of this corpus as it has them, and nothing else.
 
     Another study of the same units and text has to read them anew.
     """
-    documents = set(corpus.document_ids)
+    number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
     for layer, asked in neurons.items():
         kind = entry_kind(facts, settings, layer)
         for key, about in cache.listing(kind).items():
-            if set(about["neurons"]) <= set(asked) and documents.issuperset(about["documents"]):
-                cache.remove(kind, key)
+            if set(about["neurons"]) <= set(asked) and number_of.keys() >= set(about["documents"]):
+                shard = make_shard(corpus, [number_of[name] for name in about["documents"]])
+                if shard.shard_id == about["shard"]:
+                    cache.remove(kind, key)
 
 
 def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:

@@ -32,7 +32,9 @@ LONGEST = 6
 """Tokens of the longest runs."""
 PARTITION = 2**18
 """Positions of a partition at the most; a token that stands at more is one of its own."""
-_CODE_VERSION = "1"
+BYTES = 44
+"""A token that numbers can take on disk, at the most."""
+_CODE_VERSION, _KIND = "1", "suffixes"
 _Ids = Int32[np.ndarray, " tokens"]
 _Places = Int64[np.ndarray, " n"]
 _BLOCK = 2**20
@@ -73,13 +75,19 @@ def suffix_numbers(
         StorageError: The disk is full, which is found before the work for all but the parents; or cannot be written.
     """
     threads = threads or min(8, os.cpu_count() or 1)
-    hashes = [
-        hashlib.blake2b(np.ascontiguousarray(part).data).hexdigest() for part in (corpus.token_ids, corpus.starts)
-    ]
-    fill = partial(_write, corpus, threads, partition)
-    entry = cache.obtain("suffixes", hash_json([_CODE_VERSION, *hashes]), fill)
+    entry = cache.obtain(_KIND, _key(corpus), partial(_write, corpus, threads, partition))
     counts, numbers, parents = (np.load(entry.path(f"{name}.npy"), "r") for name in ("counts", "numbers", "parents"))
     return Suffixes(counts, numbers, np.split(parents, np.cumsum([0, *counts[1:-1]])))
+
+
+def drop_suffix_numbers(corpus: TokenCorpus, cache: Cache) -> None:
+    """Remove what ``suffix_numbers`` keeps of a corpus."""
+    cache.remove(_KIND, _key(corpus))
+
+
+def _key(corpus: TokenCorpus) -> str:
+    parts = corpus.token_ids, corpus.starts
+    return hash_json([_CODE_VERSION, *(hashlib.blake2b(np.ascontiguousarray(part).data).hexdigest() for part in parts)])
 
 
 def _write(corpus: TokenCorpus, threads: int, partition: int, folder: Path) -> None:

@@ -4,12 +4,16 @@ What the harvest hardly has is what a unit fires on. A graph that was grown on t
 unit to fire; what the model does there shows where the graph is right and where it is not.
 """
 
+import itertools
+
 import numpy as np
 
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.derive import strongest_contexts
 from n2g_assets.method.classes import FOREVER, ClassGraph
 
+_TOGETHER = 2**19
+"""Tokens, and the rest of their last context, that a graph reads at a time: some 30 bytes each."""
 TARGETED_VERSION = 1
 """Raised when others would be chosen."""
 
@@ -19,8 +23,12 @@ def ask(graph: ClassGraph, corpus: TokenCorpus, number: int, per_document: int) 
 
     At most ``per_document`` are of one document. BOS expects nothing; of equals the earlier comes first.
     """
-    positions = np.arange(len(corpus.token_ids)) - np.repeat(corpus.starts[:-1], corpus.lengths)
-    expected = graph.predict_sizes(corpus.token_ids, positions.astype(np.int32), [FOREVER])[0]
-    expected[positions == 0] = -np.inf
-    maxima = np.maximum.reduceat(expected, corpus.starts[:-1])
+    firsts = np.unique(np.searchsorted(corpus.starts, np.arange(0, len(corpus.token_ids), _TOGETHER)))
+    maxima = np.empty(len(corpus.lengths), np.float32)
+    for first, last in itertools.pairwise([*firsts.tolist(), len(maxima)]):
+        starts, here = corpus.starts[first:last], slice(corpus.starts[first], corpus.starts[last])
+        positions = np.arange(here.start, here.stop) - np.repeat(starts, corpus.lengths[first:last])
+        expected = graph.predict_sizes(corpus.token_ids[here], positions.astype(np.int32), [FOREVER])[0]
+        expected[positions == 0] = -np.inf
+        maxima[first:last] = np.maximum.reduceat(expected, starts - here.start)
     return strongest_contexts(maxima, corpus.documents, number, per_document).tolist()

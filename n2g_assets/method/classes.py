@@ -10,7 +10,7 @@ which is what all its ancestors at that offset leave, and an expected activation
    smallest number of rules with which it is there, and ends a rule *until* a split divides it.
 2. A split is found with positions in two halves (``splits.best_split``). At each offset tokens are ordered by their
    mean in one half, shrunk towards the node's; how well a cut of this order explains the other half decides, both ways
-   round. Tokens then take sides by their mean in both halves.
+   round. What one half calls high must be higher in the other. Tokens then take sides by their mean in both halves.
 3. The class is the side with fewer positions. What a node has not seen goes with the other side.
 4. A child expects what its parent does, plus the difference that the halves found in each other, but no more than that
    of its own text; both are shrunk for few positions. So chance that made a token look strong in one half does not
@@ -36,6 +36,8 @@ from n2g_assets.method.text import EncodedText
 FOREVER = np.iinfo(np.int32).max
 """``ClassGraph.until`` of nodes that no split divides."""
 
+GROWTH_VERSION = "5"
+"""Raised when the same text and activations would grow another graph."""
 _TALLIED = 1 / 12
 """Share of all positions from which on a node has a tally; it bounds how many there are at a time."""
 
@@ -53,7 +55,8 @@ class LaggedText:
     documents: Int32[np.ndarray, " tokens"]
     """Number of each position's document."""
     real: Bool[np.ndarray, " tokens"]
-    """Whether a position is one of a document; those of a scan (``evidence/scan.py``) teach, and support nothing."""
+    """Whether a position is one of the harvest. What stands behind it, contexts that graphs asked for and a scan
+    (``evidence/targeted.py``, ``scan.py``), teaches, and supports nothing."""
 
     @classmethod
     def of(
@@ -94,8 +97,8 @@ class ClassGraph:
     until: Int32[np.ndarray, " nodes"]
     """Largest number of rules of a graph in which the node ends a rule; ``FOREVER`` where no split divides it."""
     values: Float32[np.ndarray, " nodes"]
-    """Mean of what is expected, normalised and signed, over the harvested positions at the node, or over those of a
-    scan where it has no other; of the first node, the unit's mean."""
+    """Mean of what is expected, normalised and signed, over the harvested positions at the node, or over what stands
+    behind the harvest where it has no other; of the first node, the unit's mean."""
     bases: Float32[np.ndarray, " nodes"]
     """Expected where a text ends at the node, before the deviations of its tokens are added."""
     supports: Int64[np.ndarray, " nodes"]
@@ -110,9 +113,10 @@ class ClassGraph:
     tokens: Int32[np.ndarray, " members"]
     """Token ids of the classes, ascending in each."""
     counts: Int64[np.ndarray, " members"]
-    """Harvested positions of the parent that have the token at the offset; 0 where a scan alone showed it."""
+    """Harvested positions of the parent that have the token at the offset; 0 where only what stands behind the harvest
+    has it."""
     means: Float32[np.ndarray, " members"]
-    """Mean normalised activation of these, or of the scan's where there are none."""
+    """Mean normalised activation of these, or of those behind the harvest where there are none."""
     deviations: Float32[np.ndarray, " members"]
     """What the token adds to what is expected of a text of the class."""
 
@@ -173,8 +177,8 @@ class ClassGraph:
     def by_weight(self) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
         """The members of each class again, those first that matter most, and how much each matters.
 
-        That is the squared distance of its mean from what the parent expects, times its count. Those that a scan alone
-        showed come last: in no text they matter.
+        That is the squared distance of its mean from what the parent expects, times its count. Those that the harvest
+        does not have come last.
         """
         node = np.repeat(np.arange(len(self)), np.diff(self.starts))
         distance = self.means.astype(np.float64) - self.values[self.parents[node]]
@@ -326,8 +330,12 @@ def grow_graph(
 
 
 def _more(told: float, own: Float64[np.ndarray, " here"], shrinkage: float) -> float:
-    """What a child expects more than its parent, given what the halves told each other and its own text."""
-    return min(told, float(own.mean()), key=abs) * len(own) / (len(own) + shrinkage)
+    """What a child expects more than its parent, given what the halves told each other and its own text.
+
+    That is the smaller of both, and nothing where they contradict each other.
+    """
+    mean = float(own.mean())
+    return min(told, mean, key=abs) * len(own) / (len(own) + shrinkage) if told * mean > 0 else 0.0
 
 
 def _finished(nodes: Sequence[_Node], bos_id: int) -> ClassGraph:

@@ -101,8 +101,9 @@ def best_split(
     """The offset and the cut that explain most at the positions of a node, ``start`` to ``stop``.
 
     At every offset, each token's value is its mean in one half, shrunk towards the half's mean; a cut puts the tokens
-    with higher values on one side. Both halves are cut so, each by the order of the other; the gain is the squared
-    error that each half's sides save if they are told the other half's means. ``tally`` is that of the node, or empty;
+    with higher values on one side. Both halves are cut so, each by the order of the other, and the side that is called
+    high must have the higher mean in both; the gain is the squared error that each half's sides save if they are told
+    the other half's means. ``tally`` is that of the node, or empty;
     the last two arguments are room to work in.
 
     Returns:
@@ -139,6 +140,8 @@ def best_split(
             if count_0 + count_1 < fewest or rest_0 + rest_1 < fewest or min(count_0, count_1, rest_0, rest_1) == 0:
                 continue
             high_0, high_1 = total[0] - sum_0, total[1] - sum_1
+            if sum_0 * rest_0 >= high_0 * count_0 or sum_1 * rest_1 >= high_1 * count_1:
+                continue  # what one half calls high is low in the other
             gain = _saved(sum_1 / count_1, sum_0, count_0) + _saved(sum_0 / count_0, sum_1, count_1) - known
             gain += _saved(high_1 / rest_1, high_0, rest_0) + _saved(high_0 / rest_0, high_1, rest_1)
             if gain > best:

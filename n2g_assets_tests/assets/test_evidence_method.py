@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from n2g_assets.core.errors import CorpusError
+from n2g_assets.assets.learning import Learning
+from n2g_assets.core.errors import CorpusError, RowsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES, of_study
 from n2g_assets.core.tables import TABLES
@@ -19,6 +20,7 @@ from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.model.folder import hash_model
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.report.summary import study_summary
+from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets_tests.assets.studies import changed, no_progress, reused, rows_of, run_stage, run_stages, session_of
 from n2g_assets_tests.recomputation import gather
@@ -147,7 +149,9 @@ def test_only_graphs_of_a_scanned_layer_know_tokens_that_no_text_has(finished_ev
     assert not harvested & set(only_there["token_id"])
 
 
-def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_them_not(finished_evidence, tmp_path):
+def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_them_not(
+    finished_evidence, tmp_path, monkeypatch
+):
     home, stages = finished_evidence.copy_home(tmp_path), ("activation_cache", "top_examples", "pruned_examples")
     small = changed(finished_evidence.study, harvest__max_tokens=2_000)
     asking = changed(small, harvest__targeted_contexts=2)
@@ -177,9 +181,33 @@ def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_th
     again = session_of(asking, home)
     for stage in asking.stages:
         assert run_stage(again, stage, [LAYER])[LAYER].reused, stage
+    chosen, grown_otherwise = again.learning.inputs(LAYER), again.learning
+    monkeypatch.setattr("n2g_assets.assets.learning.GROWTH_VERSION", "another")
+    assert grown_otherwise.inputs(LAYER)["targeted"] != chosen["targeted"]
+    monkeypatch.undo()
+    bounded = session_of(changed(asking, layers_at_once=1), home)
+    kept = len(Cache(bounded.home).listing("suffixes"))
+    bounded.learning.text(LAYER).suffixes  # noqa: B018
+    bounded.drop_evidence(LAYER)
+    assert len(Cache(bounded.home).listing("suffixes")) == kept - 1
+    Cache(bounded.home).remove("targeted")
+    monkeypatch.setattr(Learning, "_choose", lambda *_: pytest.fail("nothing is chosen to be dropped"))
+    session_of(changed(asking, layers_at_once=1), home).drop_evidence(LAYER)
+    monkeypatch.undo()
     assert not run_stage(session_of(changed(asking, harvest__targeted_contexts=1), home), "neuron_graphs", [LAYER])[
         LAYER
     ].reused
+
+
+def test_an_error_while_contexts_are_chosen_is_of_no_unit(finished_evidence, tmp_path, monkeypatch):
+    home = finished_evidence.copy_home(tmp_path)
+    study = changed(finished_evidence.study, harvest__max_tokens=2_000, harvest__targeted_contexts=2)
+    session = session_of(study, home)
+    for stage in ("activation_cache", "top_examples", "pruned_examples"):
+        run_stage(session, stage, [LAYER])
+    monkeypatch.setattr("n2g_assets.assets.learning.ask", lambda *_: {}["a fault"])
+    with pytest.raises(RowsError, match=r"graphs of layer 1 ask for were not chosen \(KeyError: 'a fault'\)"):
+        run_stage(session, "neuron_graphs", [LAYER])
 
 
 def test_where_no_text_is_beyond_the_harvest_a_study_that_asks_for_it_says_so(finished_evidence, tmp_path):

@@ -50,6 +50,8 @@ def test_of_a_scan_the_last_tokens_are_learnt_from_in_every_fold_and_nothing_dec
     half = harvest.lagged.half[~harvest.real]
     assert half[: len(half) // 2].max() == 0
     assert half[len(half) // 2 :].min() == 1
+    of_documents = [set(harvest.lagged.half[text.documents == number]) for number in range(HARVEST.height)]
+    assert sum(of_document == {0, 1} for of_document in of_documents) > HARVEST.height // 2
     labels = HarvestLabels.of(harvest, np.ones(len(text.encoded), np.float32), 1.0, ["d0"])
     assert np.array_equal(labels.ordinary, labels.counted & harvest.real)
     assert labels.counted[~harvest.real].sum() == scan().height

@@ -25,10 +25,23 @@ def test_a_graph_asks_for_the_contexts_of_its_strongest_tokens_few_of_one_docume
         graph.predict_sizes(tokens, np.arange(len(tokens), dtype=np.int32), [100])[0, 1:].max()
         for tokens in (corpus.tokens(number) for number in range(len(corpus.lengths)))
     ]
+    assert graph.predict_sizes(np.array([BOS], np.int32), np.zeros(1, np.int32), [100])[0, 0] == 0
     of_strong = sorted((2, 3, 4), key=lambda number: (-expected[number], number))
     assert ask(graph, corpus, 3, 2) == [*of_strong[:2], 5]
     assert ask(graph, corpus, 2, 1) == [of_strong[0], 5]
-    assert sorted(ask(graph, corpus, 100, 100)) == list(range(7))
+    every = ask(graph, corpus, 100, 100)
+    assert sorted(every) == list(range(7))
+    assert every[-1] == min(range(7), key=lambda number: expected[number])
+    assert max(expected[1], expected[0]) < 0  # BOS expects nothing, which would be more
+
+
+def test_a_long_text_is_read_in_parts(monkeypatch):
+    graph, harvest = Harvest(0).grow(), Harvest(5)
+    rows = np.split(harvest.token_ids, len(harvest.token_ids) // 16)
+    corpus = TokenCorpus.from_frame(contexts(**{f"d{n}": [row[1:].tolist()] for n, row in enumerate(rows)}))
+    whole = ask(graph, corpus, 20, 1)
+    monkeypatch.setattr("n2g_assets.evidence.targeted._TOGETHER", 37)
+    assert ask(graph, corpus, 20, 1) == whole
 
 
 def test_targeted_contexts_teach_and_decide_nothing_and_are_left_out_with_their_near_duplicates():
@@ -46,4 +59,3 @@ def test_targeted_contexts_teach_and_decide_nothing_and_are_left_out_with_their_
     labels = HarvestLabels.of(harvest, np.ones(len(harvest.text.encoded), np.float32), 1.0, ["d1"])
     assert set(names[labels.counted]) == {"d0", "t0", "t1"}
     assert set(names[labels.ordinary]) == {"d0"}
-    assert set(harvest.lagged.half) == {0, 1}
