@@ -2,7 +2,7 @@
 
 The library's tree splits the numbers of the tokens as if they had an order, which costs it a sort at every node and
 makes worse graphs; ours puts tokens in an order of their own at every node and offset, and finds it in one half of the
-documents for the other. Tokens are made up: their frequency is one over their rank, in contexts of 128. The unit likes
+positions for the other. Tokens are made up: their frequency is one over their rank, in contexts of 128. The unit likes
 some of them, more so after some others, and is noisy.
 
 With ``--tokens`` nothing is compared: it prints the seconds a unit and the peak of memory, with as many threads as
@@ -40,7 +40,7 @@ def harvest(tokens: int) -> LaggedText:
     corpus = made_up(tokens)
     places = np.arange(tokens)
     documents = (places // (4 * CONTEXT)).astype(np.int32)
-    half = (documents % 2).astype(np.uint8)
+    half = np.random.default_rng(0).integers(0, 2, tokens, np.uint8)
     positions = (places % CONTEXT).astype(np.int32)
     return LaggedText.of(corpus.token_ids, positions, documents, half, SETTINGS.class_offsets)
 

@@ -103,8 +103,7 @@ def best_split(
     At every offset, each token's value is its mean in one half, shrunk towards the half's mean; a cut puts the tokens
     with higher values on one side. Both halves are cut so, each by the order of the other, and the side that is called
     high must have the higher mean in both; the gain is the squared error that each half's sides save if they are told
-    the other half's means. ``tally`` is that of the node, or empty;
-    the last two arguments are room to work in.
+    the other half's means. ``tally`` is that of the node, or empty; the last two arguments are room to work in.
 
     Returns:
         Gain (0 if nothing is gained), offset (-1 then), last bin of the low side, mean of the positions and 1 over
