@@ -130,7 +130,7 @@ def test_a_claim_holds_from_half_of_its_difference_on_in_its_direction(
 @given(st.integers(0, 10**6), st.integers(1, 9))
 def test_matches_end_in_their_rule_and_near_misses_differ_in_one_token_and_end_elsewhere(seed, number):
     graph = grown(neuron_of(), seed, noise=0.3)
-    assert len(graph.rules_of(SHOWN_RULES)) == SHOWN_RULES
+    assert 5 < len(graph.rules_of(SHOWN_RULES)) <= SHOWN_RULES  # fewer where the halves agree on no more
     table = table_of({UNIT: graph}, neuron_of(), rule_texts=number, seed=seed)
     assert table.height
     for row in table.filter(pl.col("n_matches") > 0).iter_rows(named=True):
