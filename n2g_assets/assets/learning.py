@@ -33,10 +33,15 @@ from n2g_assets.storage.hashing import hash_json
 if TYPE_CHECKING:
     from n2g_assets.assets.session import Session
 
-GRAPH_THREADS = min(8, os.cpu_count() or 1)
-"""Graphs that grow side by side: each takes some 85 bytes a harvested token."""
+_GROWING_BYTES, _GRAPHS_BYTES = 85, 2**31
+"""What a graph takes while it grows, a token that it learns from; and all that grow side by side, at the most."""
 _KIND, _TARGETED = "targeted", "targeted contexts"
 """Kind of the cache's entries that say which contexts were chosen; and their name in messages."""
+
+
+def graph_threads(tokens: int) -> int:
+    """Graphs that grow side by side on so many tokens: one a core, 8 at the most, and as many as 2 GiB hold."""
+    return max(1, min(8, os.cpu_count() or 1, _GRAPHS_BYTES // (_GROWING_BYTES * max(tokens, 1))))
 
 
 class Learning:
@@ -211,7 +216,7 @@ class Learning:
 
         with (
             progress(f"{session.study.name}/targeted contexts of layer {layer}", "units", session.log.info) as show,
-            ThreadPoolExecutor(GRAPH_THREADS) as pool,
+            ThreadPoolExecutor(graph_threads(len(lagged.half))) as pool,
         ):
             for number, found in enumerate(pool.map(asked_by, units)):
                 chosen.update(found)

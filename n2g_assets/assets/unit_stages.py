@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from n2g_assets.assets.learning import GRAPH_THREADS
+from n2g_assets.assets.learning import graph_threads
 from n2g_assets.assets.proposer import proposer_identity, proposer_of
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
@@ -135,7 +135,7 @@ def _build(session: Session, layer: int, show: Progress) -> StageReport:
         compute=lambda *block: build_class_graphs(
             *block, text=session.learning.text(layer).lagged, read=session.learning.read(layer),
             without=session.learning.text(layer).without, vocabulary=session.vocabulary,
-            threads=GRAPH_THREADS,
+            threads=graph_threads(len(session.learning.text(layer).text.encoded)),
         ),
         also=session.learning.inputs(layer),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from n2g_assets.assets.learning import Learning
+from n2g_assets.assets.learning import Learning, graph_threads
 from n2g_assets.core.errors import CorpusError, RowsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES, of_study
@@ -103,6 +103,13 @@ def graphs_that_count_right(home: Path, harvested: pl.DataFrame, **of: int) -> i
 
 def contexts_of(harvested: pl.DataFrame) -> list[tuple[str, str, list[int]]]:
     return harvested.select("context_id", "document_id", "token_ids").rows()
+
+
+def test_fewer_graphs_grow_side_by_side_where_the_text_is_long(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert graph_threads(1_000) == 8
+    assert 2 <= graph_threads(10_000_000) <= 4
+    assert graph_threads(10**9) == 1
 
 
 # -------------------------------------------------------------------------------------------- what is stale
