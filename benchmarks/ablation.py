@@ -122,7 +122,9 @@ def measure(session: Session, layer: int, unit: Unit, activations: np.ndarray, v
     method = method.model_copy(update=dict(variant.settings))
     held = part_of(harvest, PARTS, "held")
     learnt = set(part_of(harvest, variant.share, "learnt")) - set(held)
-    learnt |= harvest.beside_ids if variant.scan else harvest.beside_ids - harvest.scan_ids
+    learnt |= harvest.beside_ids
+    if not variant.scan:
+        learnt -= set(harvest.text.contexts["document_id"].tail(harvest.scanned))
     left_out = [document_id for document_id in harvest.text.document_ids if document_id not in learnt]
     counted = np.flatnonzero(harvest.without(left_out))
     a_max = float(activations[harvest.without(held)].max())

@@ -67,28 +67,28 @@ class Learning:
 
     def inputs(self, layer: int) -> dict[str, Any]:
         """What all that is learnt from a layer's text depends on, beside the model and the units."""
+        return self._untargeted(layer) | ({"targeted": self._targeted_key(layer)} if self.asked else {})
+
+    def _untargeted(self, layer: int) -> dict[str, Any]:
+        """The same of the graphs that ask for targeted contexts."""
         harvest = self._session.settings.harvest
         inputs: dict[str, Any] = {
             "harvest": self._session.harvest_hash, "clusters": self._session.clusters_hash,
             "dtypes": [harvest.dtype, harvest.evidence_dtype],
         }  # fmt: skip
-        if self.is_scanned(layer):
-            inputs["scan"] = SCAN_VERSION
-        return inputs | ({"targeted": self._targeted_key(layer, inputs)} if self.asked else {})
+        return inputs | ({"scan": SCAN_VERSION} if self.is_scanned(layer) else {})
 
-    def to_drop(self, layer: int) -> dict[str, TokenCorpus]:
-        """What stands behind the harvest of a layer, by name, as the model reads it.
-
-        The numbers of its runs are removed here, where no other layer has its text.
-        """
+    def beside(self, layer: int) -> dict[str, TokenCorpus]:
+        """What stands behind the harvest of a layer by now, by name, as the model reads it."""
         targeted = self._chosen(layer) if self.asked else None
-        found = {"scan": self.scan_corpus} if self.is_scanned(layer) else {}
-        if targeted is None:
-            return found
+        scan = {"scan": self.scan_corpus} if self.is_scanned(layer) else {}
+        return scan | ({} if targeted is None else {_TARGETED: TokenCorpus.from_frame(targeted)})
+
+    def drop_numbers(self, layer: int) -> None:
+        """Remove the numbers of the runs of a layer's text, where no other layer has that text."""
         text = self._texts.pop((self.is_scanned(layer), layer), None)
         if text is not None:
             drop_suffix_numbers(TokenCorpus.from_frame(text.text.contexts), Cache(self._session.home))
-        return found | {_TARGETED: TokenCorpus.from_frame(targeted)}
 
     def _text_of(self, layer: int, targeted: pl.DataFrame | None) -> HarvestText:
         session = self._session
@@ -158,9 +158,9 @@ class Learning:
         found = self._chosen(layer)
         if found is not None:
             return found
-        key, session = self._targeted_key(layer, self.inputs(layer)), self._session
+        session = self._session
         try:
-            Cache(session.home).obtain(_KIND, key, partial(self._choose, layer))
+            Cache(session.home).obtain(_KIND, self._targeted_key(layer), partial(self._choose, layer))
         except (N2GError, OSError, MemoryError):
             raise
         except Exception as error:  # of no single unit, all of which would be called failed
@@ -174,7 +174,7 @@ class Learning:
     def _chosen(self, layer: int) -> pl.DataFrame | None:
         """The contexts that were chosen already, by the graphs of the same text, units and settings."""
         if layer not in self._targeted:
-            entry = Cache(self._session.home).find(_KIND, self._targeted_key(layer, self.inputs(layer)))
+            entry = Cache(self._session.home).find(_KIND, self._targeted_key(layer))
             if entry is None:
                 return None
             chosen = pl.read_parquet(entry.path("contexts.parquet"))["context_id"]
@@ -186,13 +186,13 @@ class Learning:
         longest, there = self._session.settings.harvest.context_length, int(self.beyond["token_ids"].list.len().sum())
         return min(there, self.asked * len(self._session.units(layer)) * longest)
 
-    def _targeted_key(self, layer: int, inputs: dict[str, Any]) -> str:
+    def _targeted_key(self, layer: int) -> str:
         session = self._session
         method = session.settings.method
         of = {
             "versions": [TARGETED_VERSION, GROWTH_VERSION], "model": session.model_hash,
             "layer": layer, "units": session.units(layer),
-            "inputs": {name: value for name, value in inputs.items() if name != "targeted"},
+            "inputs": self._untargeted(layer),
             "beyond": self.beyond["context_id"].to_list(), "asked": self.asked,
             "per_document": method.contexts_per_document, "graphs": method.part(ClassSettings).hashed(),
             "top_examples": session.manifest("top_examples", layer).content_hash,

@@ -325,7 +325,8 @@ class Session:
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             self._harvested.pop(layer, None)
             self._cached_texts.pop(layer, None)
-            beside = self.learning.to_drop(layer)
+            beside = self.learning.beside(layer)
+            self.learning.drop_numbers(layer)
             for name in beside:
                 self._cached.pop((name, layer), None)
             corpora = [(self.corpus, self.settings.harvest)]

@@ -76,11 +76,6 @@ class HarvestText:
         return frozenset(self.text.contexts["document_id"].tail(self.targeted + self.scanned))
 
     @cached_property
-    def scan_ids(self) -> frozenset[str]:
-        """Those of the scan alone."""
-        return frozenset(self.text.contexts["document_id"].tail(self.scanned))
-
-    @cached_property
     def _taught(self) -> Bool[np.ndarray, " tokens"]:
         """The tokens that may be learnt from: all of documents but BOS, and the last of each context of the scan."""
         return self.text.inside & (~self._of_scan | (np.diff(self.text.windows, append=-1) != 0))

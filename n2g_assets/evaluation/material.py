@@ -14,6 +14,7 @@ from n2g_assets.core.settings import ScoredMethod, ScoreSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.harvest import HarvestLabels, HarvestText
 from n2g_assets.evaluation.texts import DocumentText, normalised
+from n2g_assets.method.class_graphs import Read
 from n2g_assets.method.class_rows import graph_of_rows
 from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.predict import TokenGraph
@@ -80,7 +81,7 @@ class LayerMaterial:
     """By name, the held-out texts that are scored: whole documents; ``quantiles`` is drawn from ``random``."""
     read: Callable[[str, Unit], Float32[np.ndarray, " tokens"]]
     """Activation (times the sign, not normalised) of a unit at every token of the text of this name."""
-    read_harvest: Callable[[Unit], Float32[np.ndarray, " tokens"]]
+    read_harvest: Read
     """The same at every token of ``shared.harvest()``."""
     partners: Mapping[Unit, Unit]
     """By unit, the one whose graph is its shuffled control."""

@@ -58,6 +58,11 @@ class TokenCorpus:
         """Tokens of each context, BOS included."""
         return np.diff(self.starts)
 
+    @cached_property
+    def positions(self) -> Int32[np.ndarray, " tokens"]:
+        """Where each token stands in its context; BOS at 0."""
+        return (np.arange(len(self.token_ids)) - np.repeat(self.starts[:-1], self.lengths)).astype(np.int32)
+
     def tokens(self, context: int) -> Int32[np.ndarray, " pos"]:
         """Token ids of a context, BOS included."""
         return self.token_ids[self.starts[context] : self.starts[context + 1]]

@@ -126,9 +126,8 @@ def sample_positions(corpus: TokenCorpus, size: int, seed: int = 0) -> Int64[np.
     salt = (seed % 2**128).to_bytes(hashlib.blake2b.SALT_SIZE)
     digests = b"".join(hashlib.blake2b(each.encode(), digest_size=8, salt=salt).digest() for each in corpus.context_ids)
     seeds = np.repeat(np.frombuffer(digests, ">u8").astype(np.uint64), corpus.lengths)
-    positions = np.arange(len(seeds)) - np.repeat(corpus.starts[:-1], corpus.lengths)
-    hashes = (mixed(seeds + positions.astype(np.uint64) * STEP) >> 1).astype(np.int64)
-    places = np.flatnonzero(positions)
+    hashes = (mixed(seeds + corpus.positions.astype(np.uint64) * STEP) >> 1).astype(np.int64)
+    places = np.flatnonzero(corpus.positions)
     return places[_largest(-hashes[places], size)]
 
 

@@ -26,9 +26,8 @@ def ask(graph: ClassGraph, corpus: TokenCorpus, number: int, per_document: int) 
     firsts = np.unique(np.searchsorted(corpus.starts, np.arange(0, len(corpus.token_ids), _TOGETHER)))
     maxima = np.empty(len(corpus.lengths), np.float32)
     for first, last in itertools.pairwise([*firsts.tolist(), len(maxima)]):
-        starts, here = corpus.starts[first:last], slice(corpus.starts[first], corpus.starts[last])
-        positions = np.arange(here.start, here.stop) - np.repeat(starts, corpus.lengths[first:last])
-        expected = graph.predict_sizes(corpus.token_ids[here], positions.astype(np.int32), [FOREVER])[0]
-        expected[positions == 0] = -np.inf
-        maxima[first:last] = np.maximum.reduceat(expected, starts - here.start)
+        here = slice(corpus.starts[first], corpus.starts[last])
+        expected = graph.predict_sizes(corpus.token_ids[here], corpus.positions[here], [FOREVER])[0]
+        expected[corpus.positions[here] == 0] = -np.inf
+        maxima[first:last] = np.maximum.reduceat(expected, corpus.starts[first:last] - here.start)
     return strongest_contexts(maxima, corpus.documents, number, per_document).tolist()

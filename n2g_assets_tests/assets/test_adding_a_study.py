@@ -1,6 +1,6 @@
 """A user adds a study by adding a folder with a ``defs.yaml`` to a Dagster project: every launch line then works.
 
-Each line is tried on an empty home. One is a real process in a project folder of its own; the others run in process.
+One is a real process in a project folder of its own, on an empty home; the others run in process.
 """
 
 from __future__ import annotations
@@ -115,10 +115,22 @@ def assert_quiet(done: subprocess.CompletedProcess) -> None:
 
 
 # -------------------------------------------------------------------------------------------- a real process
-def test_dg_launch_of_the_job_without_a_partition_takes_all_layers(project, tmp_path):
-    dg_command = str(Path(sys.executable).with_name("dg"))
-    assert_quiet(run(project, tmp_path / "home", dg_command, "launch", "--job", "notes"))
-    assert_whole(tmp_path / "home")
+def test_dg_launch_of_the_job_without_a_partition_takes_all_layers_and_n2g_run_says_what_is_there(
+    project, tmp_path, monkeypatch, capsys
+):
+    dg_command, home = str(Path(sys.executable).with_name("dg")), tmp_path / "home"
+    assert_quiet(run(project, home, dg_command, "launch", "--job", "notes"))
+    assert_whole(home)
+    monkeypatch.setenv("N2G_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.chdir(project)
+    assert cli.main(["run", "notes", "--layers", "2"]) == 0
+    assert_whole(home)
+    said = capsys.readouterr().out
+    assert "reports/notes.html" in said
+    assert "n2g.duckdb" in said
+    assert "F1 of firing in study 'notes'" in said
+    assert (home / "dagster" / "dagster.yaml").read_text().find("telemetry") > 0
 
 
 # -------------------------------------------------------------------------------------------- in process
@@ -130,22 +142,10 @@ def definitions(project, tmp_path, monkeypatch) -> dg.Definitions:
     return dg.load_from_defs_folder(path_within_project=project)
 
 
-def test_n2g_run_ends_by_saying_where_report_and_database_are(project, tmp_path, monkeypatch, capsys):
-    home = tmp_path / "home"
-    monkeypatch.setenv("N2G_HOME", str(home))
-    monkeypatch.setenv("DAGSTER_HOME", "")
-    monkeypatch.chdir(project)
-    assert cli.main(["run", "notes", "--layers", "2"]) == 0
-    assert_whole(home, {2})
-    said = capsys.readouterr().out
-    assert "reports/notes.html" in said
-    assert "n2g.duckdb" in said
-    assert "F1 of firing in study 'notes'" in said
-    assert (home / "dagster" / "dagster.yaml").read_text().find("telemetry") > 0
-
-
-def test_the_group_from_the_page_or_the_command_line_runs_as_one_run_of_a_range(definitions, tmp_path, instance):
-    """What both launch: the assets of the group in the implicit job, with the tags of a range."""
+def test_one_partition_of_the_job_is_one_layer_and_the_group_is_one_run_of_a_range(definitions, tmp_path, instance):
+    """The page and the command line launch a group in the implicit job, with the tags of a range."""
+    assert definitions.resolve_job_def("notes").execute_in_process(instance=instance, partition_key="02").success
+    assert_whole(tmp_path / "home", {2})
     repository = definitions.get_repository_def()
     group = dg.AssetSelection.groups("notes").resolve(repository.asset_graph)
     job = repository.get_implicit_job_def_for_assets(group)
@@ -154,11 +154,6 @@ def test_the_group_from_the_page_or_the_command_line_runs_as_one_run_of_a_range(
     )
     assert result.success
     assert_whole(tmp_path / "home")
-
-
-def test_one_partition_of_the_job_is_one_layer(definitions, tmp_path, instance):
-    assert definitions.resolve_job_def("notes").execute_in_process(instance=instance, partition_key="02").success
-    assert_whole(tmp_path / "home", {2})
 
 
 def test_the_project_shows_its_study_with_job_schedule_and_component(definitions):
