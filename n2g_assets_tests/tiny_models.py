@@ -166,6 +166,61 @@ def tiny_gemma(
     return save_tiny_model(folder, config, seed)
 
 
+def tiny_gemma2(
+    folder: Path,
+    *,
+    n_layers: int = 3,
+    d_mlp: int = 48,
+    max_context: int = 128,
+    seed: int = 0,
+    cap: float | None = 2.0,
+) -> SubjectFiles:
+    """Gemma 2 shape: as Gemma 3, with attention scores soft-capped at ``cap``, a bound that they are far beyond."""
+    from transformers import Gemma2Config
+
+    config = Gemma2Config(
+        num_hidden_layers=n_layers,
+        hidden_size=32,
+        intermediate_size=d_mlp,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=1,
+        sliding_window=8,
+        attn_logit_softcapping=cap,
+        final_logit_softcapping=5.0,
+        max_position_embeddings=max_context,
+        vocab_size=VOCABULARY,
+        bos_token_id=1,
+        eos_token_id=0,
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    return save_tiny_model(folder, config, seed)
+
+
+def tiny_opt(
+    folder: Path, *, n_layers: int = 2, d_mlp: int = 48, max_context: int = 128, seed: int = 0
+) -> SubjectFiles:
+    """OPT shape: ReLU, ungated, batch and positions in one dimension of the MLP."""
+    from transformers import OPTConfig
+
+    config = OPTConfig(
+        num_hidden_layers=n_layers,
+        hidden_size=32,
+        ffn_dim=d_mlp,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=max_context,
+        vocab_size=VOCABULARY,
+        bos_token_id=1,
+        eos_token_id=0,
+        pad_token_id=0,
+        init_std=0.3,
+    )
+    return save_tiny_model(folder, config, seed)
+
+
 def tiny_solu(
     folder: Path, *, n_layers: int = 2, d_mlp: int = 48, max_context: int = 128, seed: int = 0
 ) -> SubjectFiles:

@@ -48,9 +48,10 @@ def materialize(session: Session, show: Progress) -> bool:
     def rows() -> dict[str, pl.DataFrame]:
         from n2g_assets.model.tokens import SubjectTokenizer
 
+        tokenizer = SubjectTokenizer.load(session.subject_files.folder, session.model_row["d_vocab"], settings.bos)
         corpus = read_documents(
             settings.corpus, study_folder=folder, home=session.home,
-            encode=SubjectTokenizer.load(session.subject_files.folder).encode, bos_id=session.model_row["bos_id"],
+            encode=tokenizer.encode, bos_id=tokenizer.bos.token_id,
             harvest=cut, needed_contexts=settings.method.top_contexts,
             progress=lambda done, total: show(done, max(done, total)),
         )  # fmt: skip

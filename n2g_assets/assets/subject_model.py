@@ -48,6 +48,7 @@ def _verify(session: Session) -> bool:
     asked = {
         "subject": settings.subject.model_dump(),
         "hook": settings.hook,
+        "bos": settings.bos,
         "layers": settings.layer_numbers,
         "neurons": neurons,
         "context_length": context_length,

@@ -259,6 +259,9 @@ class StudySettings(Settings):
     """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
     hook: str = "mlp.hook_post"
     """TransformerLens hook name inside a block."""
+    bos: str = "auto"
+    """Token at position 0 of every context: ``auto`` takes the tokenizer's BOS, else its end of sequence, else end of
+    text; or the text of one token. ``subject_models`` says which it is, and why."""
     layers_at_once: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
         Discriminator(shape),

@@ -21,6 +21,10 @@ TEXT_FILES = (
     *("merges.txt", *TOKENIZER_FILES),
 )
 """What a model's folder may hold besides its weights and config.json, in the order in which it is hashed."""
+CURE = "put the whole model there anew, with its config.json and safetensors"
+_INDEX = "model.safetensors.index.json"
+_LONGEST = 300
+"""Characters of what another library says, at the most."""
 
 
 def hash_model(folder: Path) -> str:
@@ -47,9 +51,25 @@ def model_identity(facts: Mapping[str, Any]) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors that transformers loads: one file, or those of an index."""
+    """The safetensors that transformers loads: one file, or those that the index names.
+
+    Raises:
+        SourceError: The index is damaged or names files outside of the folder.
+    """
     whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    return [whole] if whole.is_file() else [folder / name for name in _indexed(folder, f"The model in {folder}", CURE)]
+
+
+def _indexed(folder: Path, what: str, cure: str) -> list[str]:
+    """The files that the index of the weights names."""
+    try:
+        names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        inside = all(Path(name).name == name and name.endswith(".safetensors") for name in names)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise SourceError(f"{what} has a damaged {_INDEX}: {cure} anew.") from error
+    if not inside or not names:
+        raise SourceError(f"The {_INDEX} of {what[0].lower()}{what[1:]} names no safetensors beside it: {cure} anew.")
+    return names
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -65,14 +85,10 @@ def check_folder(folder: Path, what: str, cure: str) -> None:
     """
     names = {path.name for path in folder.iterdir()}
     check_names(names, what, cure)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and "model.safetensors" not in names:
-        try:
-            wanted = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise SourceError(f"{what} has a damaged {index.name}: {cure} anew.") from error
-        if not wanted <= names:
-            raise SourceError(f"{what} lacks {min(wanted - names)}: {cure}.")
+    if "model.safetensors" not in names:
+        lacking = [name for name in _indexed(folder, what, cure) if name not in names]
+        if lacking:
+            raise SourceError(f"{what} lacks {lacking[0]}: {cure}.")
 
 
 def check_names(names: Iterable[str], what: str, cure: str) -> None:
@@ -80,7 +96,7 @@ def check_names(names: Iterable[str], what: str, cure: str) -> None:
     there = set(names)
     if "config.json" not in there:
         raise SourceError(f"{what} has no config.json: {cure}, or name a model in Hugging Face layout.")
-    if not any(name.startswith("model") and name.endswith(".safetensors") and "/" not in name for name in there):
+    if not there & {"model.safetensors", _INDEX}:
         pickles = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
         instead = f" but {pickles[0]}, a pickle, which is never read" if pickles else ""
         raise SourceError(
@@ -115,5 +131,13 @@ def loading(what: str, cure: str) -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:  # damaged files fail in many ways, each with a class of its own
-        reason = " ".join(str(error).split())[:300]
-        raise SourceError(f"{what} cannot be loaded ({type(error).__name__}: {reason}): {cure}.") from error
+        raise SourceError(f"{what} cannot be loaded ({type(error).__name__}: {reason(error)}): {cure}.") from error
+
+
+def reason(error: Exception) -> str:
+    """What another library says, in one line; of a long text the sentences, else the words, that fit."""
+    said = " ".join(str(error).split())
+    if len(said) > _LONGEST:
+        said = said[:_LONGEST]
+        said = said[: said.rindex(". ")] if ". " in said else said.rpartition(" ")[0] + " ..."
+    return said.rstrip(".") if not said.endswith("...") else said

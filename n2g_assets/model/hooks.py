@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +32,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
-from n2g_assets.model.folder import quiet_transformers
+from n2g_assets.model.folder import quiet_transformers, reason
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _WRAPPER = "_original_component"
+NEURONS = ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post")
+"""Hooks that carry a value for each neuron of an MLP."""
 _SIDES: dict[str, Literal["input", "output"]] = {"hook_in": "input", "hook_out": "output"}
 
 
@@ -83,19 +85,29 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
             ).eval()
         except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
             raise SubjectError(
-                f"TransformerLens cannot wrap a {type(plain).__name__} ({error}): choose a model of an architecture "
-                "that its TransformerBridge supports."
+                f"TransformerLens cannot wrap a {type(plain).__name__} ({reason(error)}): choose a model of an "
+                "architecture that its TransformerBridge supports."
             ) from error
 
 
 def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n_layers: int) -> ResolvedHook:
     """What ``blocks.<layer>.<hook>`` reads in the plain model, for every layer.
 
+    Blocks whose MLP the bridge does not take apart, such as mixtures of experts, have no neurons: there it gives what
+    enters or leaves the whole MLP under the name of the hook.
+
     Raises:
         SubjectError: No block has the hook; the message lists the hooks and names the nearest.
     """
     points = bridge.hook_dict
-    layers = tuple(layer for layer in range(n_layers) if f"blocks.{layer}.{hook}" in points)
+    having = [layer for layer in range(n_layers) if f"blocks.{layer}.{hook}" in points]
+    layers = tuple(layer for layer in having if hook not in NEURONS or not _is_whole(points, layer, hook))
+    if having and not layers:
+        raise SubjectError(
+            f"A {type(plain).__name__} has no neurons at '{hook}': TransformerLens gives there what enters or leaves "
+            "the whole MLP, a mixture of experts or another kind that it does not take apart, so choose another model, "
+            "or a hook that says so, such as hook_mlp_out."
+        )
     if not layers:
         known = sorted(name.removeprefix("blocks.0.") for name in points if name.startswith("blocks.0."))
         near = difflib.get_close_matches(hook, known, n=1, cutoff=0.5)
@@ -105,6 +117,17 @@ def resolve_hook(bridge: TransformerBridge, hook: str, plain: torch.nn.Module, n
     taps = {layer: readable.get(id(points[f"blocks.{layer}.{hook}"])) for layer in layers}
     found = {layer: tap for layer, tap in taps.items() if tap is not None}
     return ResolvedHook(hook, layers, found if len(found) == len(layers) else None)
+
+
+def _is_whole(points: Mapping[str, Any], layer: int, hook: str) -> bool:
+    """Whether a hook of a block is the one before or behind its whole MLP, under another name."""
+    point, ends = points[f"blocks.{layer}.{hook}"], ("mlp.hook_in", "mlp.hook_out")
+    return any(point is points.get(f"blocks.{layer}.{end}") for end in ends)
+
+
+def another(hook: str) -> str:
+    """The cure for a hook that cannot be read."""
+    return "choose another, such as " + ("mlp.hook_post" if hook != "mlp.hook_post" else "hook_mlp_out")
 
 
 def _readable_points(bridge: TransformerBridge, plain: torch.nn.Module) -> dict[int, Tap]:

@@ -12,6 +12,7 @@ Then the bridge is dropped, unless the hook can only be read through it.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +23,9 @@ from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.model.hooks import boot_bridge, resolve_hook
+from n2g_assets.model.hooks import NEURONS, another, boot_bridge, resolve_hook
 from n2g_assets.model.lock import forward_pass_lock
-from n2g_assets.model.model import SubjectModel, text_config
+from n2g_assets.model.model import SubjectModel, by_position, text_config
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.weights import load_plain
@@ -47,6 +48,8 @@ _RECORDED = ("n_layers", "d_mlp", "d_vocab", "max_context", "bos_id", "mask_id")
 """Attributes of the model that its row takes over."""
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "afn", "activation")
 """What models call, in their config, the activation function of the MLP."""
+_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+"""What models call, in their config, the neurons of a layer."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
 
@@ -58,32 +61,34 @@ def load_subject(
     mask_token: str,
     dtype: Literal["float32", "bfloat16"] = "float32",
     lock_file: Path | None = None,
+    bos: str = "auto",
 ) -> SubjectModel:
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
-    ``mask_token`` is ``auto`` or the text of one token; ``lock_file`` is held during each forward pass (``lock``).
+    ``mask_token`` and ``bos`` are ``auto`` or the text of one token; ``lock_file`` is held during each forward pass
+    (``lock``).
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
         SubjectError: The model lacks the hook, TransformerLens cannot wrap it, or the two disagree.
-        SettingsError: The device is not there, or the mask token is not one token.
+        SettingsError: The device is not there, or the mask token or BOS is not one token.
     """
     device = _choose_device(harvest.device)
-    tokenizer = SubjectTokenizer.load(files.folder)
     plain, unembedding = load_plain(files.folder, getattr(torch, dtype), device)
+    tokenizer = SubjectTokenizer.load(files.folder, int(unembedding.weight.shape[0]), bos)
     bridge = boot_bridge(plain, files.folder, tokenizer.transformers)
     config: Any = bridge.cfg
     resolved = resolve_hook(bridge, hook, plain, int(config.n_layers))
-    d_vocab = int(unembedding.weight.shape[0])
     max_context = getattr(text_config(plain), "max_position_embeddings", None) or config.n_ctx
     model = SubjectModel(
-        name=files.name, hook=resolved, n_layers=int(config.n_layers), d_mlp=0, d_vocab=d_vocab,
-        max_context=int(max_context), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos_id(d_vocab),
-        mask_id=tokenizer.mask_id(mask_token, d_vocab), tokenizer=tokenizer, plain=plain, unembedding=unembedding,
+        name=files.name, hook=resolved, n_layers=int(config.n_layers), d_mlp=0, d_vocab=tokenizer.d_vocab,
+        max_context=int(max_context), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos.token_id,
+        mask_id=tokenizer.mask_id(mask_token), tokenizer=tokenizer, plain=plain, unembedding=unembedding,
         lock=forward_pass_lock(lock_file), bridge=bridge if resolved.taps is None else None,
     )  # fmt: skip
     model.d_mlp = _measure_width(model)
+    _refuse_overflow(model)
     with model.lock:
         model.facts = verify_subject(model, bridge, files)
     return model
@@ -103,23 +108,67 @@ def _choose_device(device: str) -> torch.device:
 
 
 def _measure_width(model: SubjectModel) -> int:
-    """Neurons of a layer at the hook, measured in one short pass through all layers that have it."""
-    tokens = torch.full((2, 5), model.bos_id)
+    """Neurons of a layer at the hook, measured in one short pass through all layers that have it.
+
+    Raises:
+        SubjectError: The hook has no vector a position, it depends on later tokens, or config.json says another width.
+    """
+    what, cure = f"The hook '{model.hook.name}' of {model.name}", another(model.hook.name)
+    tokens = torch.arange(5).repeat(2, 1) * (model.d_vocab - 1) // 4
+    tokens[1, 4] = 1  # what stands before it must not change
     try:
         read = model.read_layers(tokens, model.hook.layers)
     except (ValueError, IndexError, KeyError) as error:
-        raise SubjectError(
-            f"The hook '{model.hook.name}' of {model.name} cannot be read ({error}): choose another, such as "
-            "mlp.hook_post."
-        ) from error
+        raise SubjectError(f"{what} cannot be read ({error}): {cure}.") from error
     shapes = {tuple(read[layer].shape) if layer in read else None for layer in model.hook.layers}
-    match list(shapes):
-        case [(2, 5, width)]:
-            return width
-    raise SubjectError(
-        f"The hook '{model.hook.name}' of {model.name} does not give one vector of the same width a position in every "
-        "layer: choose another, such as mlp.hook_post."
-    )
+    shape = shapes.pop()
+    if shapes or shape is None or shape[:2] != (2, 5):
+        raise SubjectError(f"{what} does not give one vector of the same width a position in every layer: {cure}.")
+    stated = {getattr(text_config(model.plain), name, None) for name in _WIDTHS} - {None}
+    if model.hook.name in NEURONS and stated and shape[2] not in stated:
+        raise SubjectError(
+            f"{what} has {shape[2]} values a position, but config.json says that a layer has {stated.pop()} neurons: "
+            f"{cure}."
+        )
+    for layer, values in read.items():
+        first, second = values[:, :4].float().nan_to_num()
+        if not torch.allclose(first, second, atol=_TOLERANCE[model.dtype] * float(first.abs().max())):
+            raise SubjectError(f"{what} depends, in layer {layer}, on tokens that stand behind it: {cure}.")
+    return shape[2]
+
+
+def _refuse_overflow(model: SubjectModel) -> None:
+    """Refuse a model that computes values that are no finite numbers, and say where it first does.
+
+    Raises:
+        SubjectError: as said.
+    """
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        value = output[0] if isinstance(output, tuple) else output
+        if not found and isinstance(value, Tensor) and not torch.isfinite(value).all():
+            found.append(name)
+
+    with ExitStack() as hooks:
+        for name, module in model.plain.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                hooks.enter_context(
+                    module.register_forward_hook(lambda _module, _args, output, name=name: look(name, output))
+                )
+        logits = model.logits(_verification_tokens(model))
+    if found or not torch.isfinite(logits).all():
+        raise SubjectError(
+            f"{model.name} computes values that are no finite numbers, the first behind the matrix "
+            f"{found[0] if found else 'of the unembedding'}: its weights are damaged, or too large for "
+            f"{str(model.dtype).removeprefix('torch.')}, so put the whole model there anew or set "
+            "harvest.dtype to float32."
+        )
+
+
+def _verification_tokens(model: SubjectModel) -> Tensor:
+    ids = model.encode([VERIFICATION_TEXT])[0][: model.max_context - 1]
+    return torch.from_numpy(np.concatenate([[model.bos_id], ids]).astype(np.int64))[None].to(model.device)
 
 
 def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> dict[str, Any]:
@@ -128,8 +177,7 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
     Raises:
         SubjectError: Logits or activations differ by more than rounding.
     """
-    ids = model.encode([VERIFICATION_TEXT])[0][: model.max_context - 1]
-    tokens = torch.from_numpy(np.concatenate([[model.bos_id], ids]).astype(np.int64))[None].to(model.device)
+    tokens = _verification_tokens(model)
     logits = model.logits(tokens)
     nats = float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]))
 
@@ -141,7 +189,7 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
     _agree(model, "logits", logits, bridge_logits)
     read = model.read_layers(tokens, layers)
     for layer, name in zip(layers, names, strict=True):
-        _agree(model, f"activations at {name}", read[layer], cache[name].flatten(2))
+        _agree(model, f"activations at {name}", read[layer], by_position(cache[name], tokens))
     theirs: Any = bridge.cfg
     ours = [getattr(text_config(model.plain), name, None) for name in _ACTIVATIONS]
     return {
@@ -149,8 +197,11 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
         **{name: getattr(files, name) for name in ("source", "file_sha256", "revision", "quantisation")},
         "architecture": type(model.plain).__name__,
         **{name: getattr(model, name) for name in _RECORDED},
+        "bos_token": model.tokenizer.bos.token,
+        "bos_reason": model.tokenizer.bos.reason,
         "d_model": int(theirs.d_model),
         "activation": next((name for name in ours if isinstance(name, str)), str(theirs.act_fn)),
+        "attention": str(getattr(text_config(model.plain), "_attn_implementation", None) or "eager"),
         "gated": bool(getattr(theirs, "gated_mlp", False)),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
@@ -168,7 +219,7 @@ def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None
     if ours.shape != theirs.shape:
         raise SubjectError(
             f"The {what} of {model.name} have the shape {tuple(ours.shape)} in transformers but "
-            f"{tuple(theirs.shape)} in TransformerLens: choose another hook, such as mlp.hook_post."
+            f"{tuple(theirs.shape)} in TransformerLens: {another(model.hook.name)}."
         )
     # BOS is left out: its vectors can be hundreds of times longer, and they are never read.
     apart = (ours.float() - theirs.float())[:, 1:].norm(dim=-1)

@@ -119,14 +119,17 @@ class SubjectModel:
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if self.bridge is not None:
                 readers: list[Any] = [
-                    (f"blocks.{layer}.{self.hook.name}", lambda found, hook, take=callback: take(found.flatten(2)))
+                    (
+                        f"blocks.{layer}.{self.hook.name}",
+                        lambda found, hook, take=callback: take(by_position(found, tokens)),
+                    )
                     for layer, callback in taps.items()
                 ]
                 self.bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=readers)
                 return
             assert self.hook.taps is not None
             for layer, callback in taps.items():
-                hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], callback, stop=layer == deepest))
+                hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], tokens, callback, stop=layer == deepest))
             with suppress(_DepthReached):
                 self.plain(tokens, use_cache=False, **inputs)
 
@@ -251,11 +254,18 @@ def text_config(plain: torch.nn.Module) -> Any:
     return config and config.get_text_config()
 
 
-def _tapped(plain: torch.nn.Module, tap: Tap, callback: Callback, *, stop: bool) -> Any:
+def by_position(value: Tensor, tokens: Tensor) -> Tensor:
+    """What a hook gave for ``tokens`` as [batch, pos, width]; OPT puts batch and positions into one dimension."""
+    if value.ndim == 2 and len(value) == tokens.numel():
+        return value.view(*tokens.shape, -1)
+    return value.flatten(2)
+
+
+def _tapped(plain: torch.nn.Module, tap: Tap, tokens: Tensor, callback: Callback, *, stop: bool) -> Any:
     """A hook on the plain model that hands activations to ``callback``; removed when its context ends."""
 
     def read(value: Any) -> None:
-        callback((value[0] if isinstance(value, tuple) else value).flatten(2))
+        callback(by_position(value[0] if isinstance(value, tuple) else value, tokens))
         if stop:
             raise _DepthReached
 

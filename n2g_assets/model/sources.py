@@ -27,8 +27,8 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import file_sha256, hash_json
 from n2g_assets.storage.wheels import fetch_wheel
 
-_FETCHED = ["config.json", "model.safetensors", "model-*.safetensors", *TEXT_FILES]
-"""What is fetched of a hub's model: no pickles, no code, no other folders."""
+_FETCHED = ["config.json", "model.safetensors", *TEXT_FILES]
+"""What is fetched of a hub's model, beside the weights that its index names: no pickles, no code, no folders."""
 _HUB_SECONDS = 10.0
 """Time to wait for a hub's first answer."""
 
@@ -114,11 +114,7 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
     try:
         info = hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=_HUB_SECONDS)
         check_names((sibling.rfilename for sibling in info.siblings or []), what, cure)
-        return Path(
-            hub.snapshot_download(
-                name, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS, allow_patterns=_FETCHED
-            )
-        )
+        return _snapshot(name, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS)
     except errors.GatedRepoError as error:
         raise SourceError(f"{what} is gated: accept its terms and set HF_TOKEN, or {cure}.") from error
     except errors.RevisionNotFoundError as error:
@@ -131,9 +127,16 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
         return _from_local_cache(name, revision, what, cure, error)
 
 
+def _snapshot(name: str, **options: Any) -> Path:
+    """The folder of a hub's model, with the shards that its index names, whatever their names."""
+    folder = Path(hub.snapshot_download(name, allow_patterns=_FETCHED, **options))
+    shards = [file.name for file in weight_files(folder) if not file.is_file()]
+    return Path(hub.snapshot_download(name, allow_patterns=shards, **options)) if shards else folder
+
+
 def _from_local_cache(name: str, revision: str | None, what: str, cure: str, cause: Exception) -> Path:
     try:
-        return Path(hub.snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_FETCHED))
+        return _snapshot(name, revision=revision, local_files_only=True)
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.HFValidationError) as error:
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
         raise SourceError(

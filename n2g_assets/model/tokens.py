@@ -3,6 +3,7 @@
 Activations belong to token ids, so the package encodes once and works on ids from there on.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,52 +21,67 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
+class Bos:
+    """The token at position 0 of every context."""
+
+    token_id: int
+    token: str
+    reason: str
+    """Why it is that one, as ``subject_models`` says it."""
+
+
+@dataclass(frozen=True)
 class SubjectTokenizer:
-    """A fast tokenizer that adds no special tokens and reads those written in a text as text."""
+    """A fast tokenizer that adds no special tokens and reads those written in a text as text.
+
+    So it reads added tokens for which the model has no embedding: as the text that they are written with.
+    """
 
     transformers: Any
     """The transformers tokenizer, which knows the special tokens."""
     backend: Tokenizer
     """A copy of its ``tokenizers`` backend, set up for documents."""
+    d_vocab: int
+    """Tokens that the model has embeddings for."""
+    bos: Bos
 
     @classmethod
-    def load(cls, folder: Path) -> "SubjectTokenizer":
-        """The tokenizer of a model folder.
+    def load(cls, folder: Path, d_vocab: int, bos: str = "auto") -> "SubjectTokenizer":
+        """The tokenizer of a model folder; ``bos`` is ``auto`` or the text of one token.
 
         Raises:
             SourceError: There is none, it is damaged, or it has no fast form.
+            SubjectError: It has no token that a context could begin with.
+            SettingsError: ``bos`` is not one token.
         """
         from transformers import AutoTokenizer
 
         with loading(f"The tokenizer in {folder}", "put its tokenizer.json there anew"):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+            state = json.loads(tokenizer.backend_tokenizer.to_str())
+            state["added_tokens"] = [each for each in state["added_tokens"] if each["id"] < d_vocab]
+            backend = Tokenizer.from_str(json.dumps(state))
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
-        return cls(tokenizer, backend)
+        return cls(tokenizer, backend, d_vocab, _choose_bos(tokenizer, backend, d_vocab, bos))
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
-        """Token ids of each text, without BOS or any other special token."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
-
-    def bos_id(self, d_vocab: int) -> int:
-        """The tokenizer's BOS, else its end of sequence, else end of text.
+        """Token ids of each text, without BOS or any other special token.
 
         Raises:
-            SubjectError: The tokenizer has none of them.
+            SubjectError: The model has no embedding for a token of a text.
         """
-        token = self.transformers
-        for token_id in (token.bos_token_id, token.eos_token_id, self.backend.token_to_id(END_OF_TEXT)):
-            if token_id is not None and token_id < d_vocab:
-                return int(token_id)
-        raise SubjectError(
-            f"The tokenizer has neither BOS nor end of sequence nor {END_OF_TEXT}, and every context starts with one: "
-            "name a bos_token in its tokenizer_config.json."
-        )
+        found = _encode(self.backend, texts)
+        largest = max((int(ids.max(initial=0)) for ids in found), default=0)
+        if largest >= self.d_vocab:
+            raise SubjectError(
+                f"The tokenizer gives the token {self.backend.id_to_token(largest)!r} the number {largest}, but the "
+                f"model has embeddings for {self.d_vocab} tokens: put the tokenizer there that belongs to the model."
+            )
+        return found
 
-    def mask_id(self, mask_token: str, d_vocab: int) -> int:
+    def mask_id(self, mask_token: str) -> int:
         """Token id of the mask: of the text of one token, or with ``auto`` end of text, else padding, else BOS.
 
         Raises:
@@ -73,15 +89,42 @@ class SubjectTokenizer:
         """
         if mask_token == "auto":
             for token_id in (self.backend.token_to_id(END_OF_TEXT), self.transformers.pad_token_id):
-                if token_id is not None and token_id < d_vocab:
+                if token_id is not None and token_id < self.d_vocab:
                     return int(token_id)
-            return self.bos_id(d_vocab)
-        known = self.backend.token_to_id(mask_token)
-        ids = self.encode([mask_token])[0].tolist() if known is None else [known]
-        if len(ids) != 1:
-            raise SettingsError(
-                f"method.mask_token {mask_token!r} is {len(ids)} tokens of this model: give the text of one, or auto."
-            )
-        if ids[0] >= d_vocab:
-            raise SettingsError(f"method.mask_token {mask_token!r} is no token of this model: give another, or auto.")
-        return ids[0]
+            return self.bos.token_id
+        return _one_token(self.backend, mask_token, "method.mask_token")
+
+
+def _choose_bos(tokenizer: Any, backend: Tokenizer, d_vocab: int, asked: str) -> Bos:
+    if asked != "auto":
+        token_id = _one_token(backend, asked, "bos")
+        return Bos(token_id, asked, "the study's setting bos names it")
+    for what, found, lacking in (
+        ("BOS", tokenizer.bos_token_id, ""),
+        ("end of sequence", tokenizer.eos_token_id, ", which has no BOS"),
+        ("end of text", backend.token_to_id(END_OF_TEXT), ", which has neither BOS nor end of sequence"),
+    ):
+        if found is not None and found < d_vocab:
+            return Bos(int(found), str(backend.id_to_token(found)), f"{what} of the tokenizer{lacking}")
+    raise SubjectError(
+        f"The tokenizer has neither BOS nor end of sequence nor {END_OF_TEXT} among the model's {d_vocab} tokens, and "
+        "every context starts with one: name a token in the study's setting bos."
+    )
+
+
+def _encode(backend: Tokenizer, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def _one_token(backend: Tokenizer, text: str, setting: str) -> int:
+    """The number of the token that a setting names.
+
+    Raises:
+        SettingsError: The text is not one token.
+    """
+    known = backend.token_to_id(text)
+    ids = _encode(backend, [text])[0].tolist() if known is None else [known]
+    if len(ids) != 1:
+        raise SettingsError(f"{setting} {text!r} is {len(ids)} tokens of this model: give the text of one, or auto.")
+    return ids[0]

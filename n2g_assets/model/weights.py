@@ -5,15 +5,18 @@ The SoLU models of the paper are published in the second format: a config.json w
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from n2g_assets.core.errors import SourceError
-from n2g_assets.model.folder import loading
+from n2g_assets.model.config import compare_with_weights, read_config
+from n2g_assets.model.folder import CURE, loading
 from n2g_assets.model.hooks import boot_bridge
 
+_LOG = logging.getLogger(__name__)
 _NATIVE_KEYS = ("d_model", "n_layers", "d_mlp", "d_head", "n_heads", "n_ctx", "d_vocab", "act_fn")
 
 
@@ -25,9 +28,13 @@ def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
     Raises:
         SourceError: Files are damaged, or weights that the config asks for are missing.
     """
-    with loading(f"The model in {folder}", "put it there anew, with its config.json and safetensors"):
-        native = "model_type" not in json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
+    native = config is None
+    if not native:
+        compare_with_weights(folder, config)
+    with loading(f"The model in {folder}", CURE):
         plain: Any = _load_native(folder, dtype) if native else _load_transformers(folder, dtype)
+    _refuse_not_finite(folder, plain)
     return plain.to(device).eval(), plain.head if native else plain.get_output_embeddings()
 
 
@@ -35,11 +42,21 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
-        trust_remote_code=False, output_loading_info=True,
-    )  # fmt: skip
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )  # fmt: skip  (attention is sdpa where transformers offers it for the architecture, else eager)
     module, info = loaded
     _refuse_missing(folder, [*info["missing_keys"], *info["mismatched_keys"]])
+    tied = getattr(module.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and module.get_input_embeddings().weight is not module.get_output_embeddings().weight:
+        _LOG.warning(
+            "The config.json in %s says that embedding and unembedding are one matrix, but the safetensors "
+            "hold two that differ: both are read.", folder,
+        )  # fmt: skip
     return module
 
 
@@ -83,3 +100,15 @@ def _refuse_missing(folder: Path, names: list[Any]) -> None:
             f"The safetensors in {folder} lack {len(lacking)} weights that config.json asks for, such as {lacking[0]}: "
             "put the whole model there anew."
         )
+
+
+def _refuse_not_finite(folder: Path, plain: torch.nn.Module) -> None:
+    """Refuse weights that are no finite numbers, of which every activation behind them would be none."""
+    for name, parameter in plain.named_parameters():
+        bad = ~torch.isfinite(parameter)
+        if bad.any():
+            row = int(bad.nonzero()[0, 0])
+            raise SourceError(
+                f"The weights {name} in {folder} hold {int(bad.sum())} values that are no finite numbers, the first in "
+                f"row {row}: put the whole model there anew."
+            )

@@ -62,10 +62,10 @@ def test_the_quantisation_of_the_weights_is_known(kind, quantisation, tmp_path):
 
 def test_the_tokenizer_and_its_special_tokens_survive(tmp_path, llama):
     folder = converted(tmp_path, llama)
-    ours, theirs = SubjectTokenizer.load(folder), SubjectTokenizer.load(llama.folder)
+    ours, theirs = (SubjectTokenizer.load(each, VOCABULARY) for each in (folder, llama.folder))
     for a, b in zip(ours.encode(SENTENCES), theirs.encode(SENTENCES), strict=True):
         assert a.tolist() == b.tolist()
-    assert (ours.bos_id(VOCABULARY), ours.mask_id("auto", VOCABULARY)) == (1, 0)
+    assert (ours.bos.token_id, ours.mask_id("auto")) == (1, 0)
     assert AutoTokenizer.from_pretrained(folder).bos_token == "<|begin|>"
 
 
@@ -80,7 +80,7 @@ def test_smollm_splits_digits_one_by_one_before_anything_else(tmp_path, llama):
     from tokenizers import pre_tokenizers
 
     folder = converted(tmp_path, llama, tokenizer__ggml__pre="smollm")
-    split = SubjectTokenizer.load(folder).backend.pre_tokenizer
+    split = SubjectTokenizer.load(folder, VOCABULARY).backend.pre_tokenizer
     assert isinstance(split, pre_tokenizers.PreTokenizer)
     assert [piece for piece, _ in split.pre_tokenize_str("in  1987")] == ["in", "ĠĠ", "1", "9", "8", "7"]
 

@@ -9,14 +9,33 @@ import torch
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import boot_bridge, resolve_hook
 from n2g_assets.model.load import load_subject
-from n2g_assets_tests.tiny_models import VOCABULARY, tiny_gemma, tiny_gpt2, tiny_llama, tiny_neox, tiny_solu
+from n2g_assets_tests.tiny_models import (
+    VOCABULARY,
+    tiny_gemma,
+    tiny_gemma2,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_neox,
+    tiny_opt,
+    tiny_solu,
+)
 
-BUILDERS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "neox": tiny_neox, "gemma": tiny_gemma, "solu": tiny_solu}
+BUILDERS = {
+    "llama": tiny_llama,
+    "gpt2": tiny_gpt2,
+    "neox": tiny_neox,
+    "gemma": tiny_gemma,
+    "gemma2": tiny_gemma2,
+    "opt": tiny_opt,
+    "solu": tiny_solu,
+}
 BLOCKS = {
     "llama": "model.layers",
     "gpt2": "transformer.h",
     "neox": "gpt_neox.layers",
     "gemma": "model.layers",
+    "gemma2": "model.layers",
+    "opt": "model.decoder.layers",
     "solu": "layers",
 }
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.2}
@@ -56,7 +75,7 @@ def activations(model, tokens, layers):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_what_is_read_at_every_layer_is_the_hook_value_of_transformer_lens(name, dtype, load, tokens):
     model, files = load(name, dtype)
-    assert name == "solu" or model.plain.config._attn_implementation == "sdpa"
+    assert model.facts["attention"] == ("eager" if name in ("solu", "gemma2") else "sdpa")
     bridge = boot_bridge(model.plain, files.folder, model.tokenizer.transformers)
     layers = range(model.n_layers)
     for hook in ("mlp.hook_post", "mlp.hook_pre"):
@@ -68,7 +87,7 @@ def test_what_is_read_at_every_layer_is_the_hook_value_of_transformer_lens(name,
         ours = activations(asked, tokens, layers)
         assert list(ours) == list(layers)
         for layer, full_name in zip(layers, names, strict=True):
-            expected = theirs[full_name]
+            expected = theirs[full_name].reshape(ours[layer].shape)  # OPT has no dimension of the batch
             assert ours[layer].dtype == expected.dtype == getattr(torch, dtype)
             apart = (ours[layer].float() - expected.float()).norm(dim=-1)
             length = expected.float().norm(dim=-1)

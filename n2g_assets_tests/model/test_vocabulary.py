@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from n2g_assets.core.tables import TABLES
 from n2g_assets.method.tokens import display_text, normalise
-from n2g_assets.model.tokens import SubjectTokenizer
+from n2g_assets.model.tokens import Bos, SubjectTokenizer
 from n2g_assets.model.vocabulary import build_vocabulary, vocabulary_from_rows, vocabulary_rows
 from n2g_assets_tests.tiny_models import BOS, END, SENTENCES, VOCABULARY, save_tiny_tokenizer, tiny_tokenizer
 
@@ -15,7 +15,7 @@ from n2g_assets_tests.tiny_models import BOS, END, SENTENCES, VOCABULARY, save_t
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tiny_tokenizer(folder)
-    return SubjectTokenizer.load(folder)
+    return SubjectTokenizer.load(folder, VOCABULARY)
 
 
 def vocabulary(tokenizer, *, normalise=True, d_vocab=VOCABULARY):
@@ -47,7 +47,7 @@ def sentencepiece_like():
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(["<unk>", "<s>"])
     tokenizer.encode_special_tokens = True
-    return SubjectTokenizer(None, tokenizer), pieces
+    return SubjectTokenizer(None, tokenizer, len(pieces), Bos(1, "<s>", "it begins a text")), pieces
 
 
 @given(text=st.text() | st.lists(st.sampled_from([*SENTENCES, END, BOS, "\n", " ", "Ġ", "é", "\u2581"])).map("".join))
