@@ -101,12 +101,13 @@ TABLE = Path(__file__).parents[1] / "docs" / "architectures.md"
 HEAD = """\
 # Which models can be read
 
-Written by `python -m benchmarks.architectures`, which makes a tiny model of each architecture from its config (transformers {version}),
-with random weights drawn wide, and loads it as a study does, with the hook `mlp.hook_post`. *Attention* is what computes it: sdpa, or
-eager where transformers offers no other. *Units* are the values a position at the hook; a tiny model has 48 neurons a layer, or four
-times its width. *Packed* says whether prompts are read many to a row, *alone* whether neurons are computed without the others of their
-layer; both are checked when a model is loaded, and only cost time where they are missing. *Difference* is the largest difference of
-the logits from TransformerLens' bridge.
+Written by `python -m benchmarks.architectures`, which makes a tiny model of each architecture from its config
+(transformers {version}), with random weights drawn wide, and loads it as a study does, with the hook `mlp.hook_post`.
+*Attention* is what computes it: sdpa, or eager where transformers offers no other. *Units* are the values a position
+at the hook; a tiny model has 48 neurons a layer, or four times its width. *Packed* says whether prompts are read many
+to a row, *alone* whether neurons are computed without the others of their layer; both are checked when a model is
+loaded, and only cost time where they are missing. *Difference* is the largest difference of the logits from
+TransformerLens' bridge.
 
 | architecture | attention | units | packed | alone | difference, or why it is refused |
 | --- | --- | --- | --- | --- | --- |"""
