@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from n2g_assets.core.sources import HubSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import MODELS
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
 from n2g_assets.model.folder import TEXT_FILES, check_folder, check_names, hash_model, text_files, weight_files
+from n2g_assets.model.legacy import LEGACY_FILES, LEGACY_VERSION, convert_legacy, is_legacy, tokenizer_of
 from n2g_assets.model.reinitialise import REINITIALISER_VERSION, write_reinitialised
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import file_sha256, hash_json
@@ -63,8 +65,11 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     elif isinstance(settings, HubSubject):
         name = _hub_name(settings.name)
         what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
-        folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
-        files = _checked(folder, name, "hub", what, cure)
+        if is_legacy(name):
+            files = _from_legacy(name, settings.revision, what, cure, home)
+        else:
+            folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
+            files = _checked(folder, name, "hub", what, cure)
     else:
         folder = _folder(settings.path, study_folder)
         if not folder.is_dir():
@@ -100,11 +105,14 @@ def _checked(folder: Path, name: str, source: Literal["hub", "local"], what: str
 
 
 # ------------------------------------------------------------------------------------------ hub
-def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: str) -> Path:
+def _fetch(
+    name: str, revision: str | None, *, what: str, setting: str, cure: str, wanted: Sequence[str] | None = None
+) -> Path:
     """The folder of a model's files at one commit, whose name is the commit.
 
     ``revision`` is a branch, tag or commit; None takes the default branch. Messages say ``what`` the model is, the
-    ``setting`` that names it, and as ``cure`` what else a user can do.
+    ``setting`` that names it, and as ``cure`` what else a user can do. ``wanted`` are patterns of other files than
+    those of a model.
 
     Raises:
         SourceError: The hub does not know it, it is gated or has no safetensors, or it is neither in the local cache
@@ -113,8 +121,9 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
     endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
         info = hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=_HUB_SECONDS)
-        check_names((sibling.rfilename for sibling in info.siblings or []), what, cure)
-        return _snapshot(name, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS)
+        if wanted is None:
+            check_names((sibling.rfilename for sibling in info.siblings or []), what, cure)
+        return _snapshot(name, wanted, revision=revision, endpoint=endpoint, etag_timeout=_HUB_SECONDS)
     except errors.GatedRepoError as error:
         raise SourceError(f"{what} is gated: accept its terms and set HF_TOKEN, or {cure}.") from error
     except errors.RevisionNotFoundError as error:
@@ -124,19 +133,23 @@ def _fetch(name: str, revision: str | None, *, what: str, setting: str, cure: st
     except N2GError:
         raise
     except Exception as error:  # no network shows in the exceptions of whichever client the hub library uses
-        return _from_local_cache(name, revision, what, cure, error)
+        return _from_local_cache(name, revision, what, cure, error, wanted)
 
 
-def _snapshot(name: str, **options: Any) -> Path:
-    """The folder of a hub's model, with the shards that its index names, whatever their names."""
+def _snapshot(name: str, wanted: Sequence[str] | None, **options: Any) -> Path:
+    """The folder of a hub's model, with the shards that its index names, whatever their names; or the wanted files."""
+    if wanted is not None:
+        return Path(hub.snapshot_download(name, allow_patterns=list(wanted), **options))
     folder = Path(hub.snapshot_download(name, allow_patterns=_FETCHED, **options))
     shards = [file.name for file in weight_files(folder) if not file.is_file()]
     return Path(hub.snapshot_download(name, allow_patterns=shards, **options)) if shards else folder
 
 
-def _from_local_cache(name: str, revision: str | None, what: str, cure: str, cause: Exception) -> Path:
+def _from_local_cache(
+    name: str, revision: str | None, what: str, cure: str, cause: Exception, wanted: Sequence[str] | None
+) -> Path:
     try:
-        return _snapshot(name, revision=revision, local_files_only=True)
+        return _snapshot(name, wanted, revision=revision, local_files_only=True)
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.HFValidationError) as error:
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
         raise SourceError(
@@ -152,6 +165,22 @@ def _hub_name(name: str) -> str:
     from transformer_lens.supported_models import MODEL_ALIASES
 
     return next((found for found, aliases in MODEL_ALIASES.items() if name in aliases), name)
+
+
+def _from_legacy(name: str, revision: str | None, what: str, cure: str, home: Home) -> SubjectFiles:
+    """A model in the layout of :mod:`n2g_assets.model.legacy`, converted once."""
+    folder = _fetch(name, revision, what=what, setting="subject.name", cure=cure, wanted=LEGACY_FILES)
+    tokenizer = tokenizer_of(folder, what)
+    beside = _fetch(
+        tokenizer, None, what=f"The tokenizer {tokenizer} of {name}", setting="the model's config.json", cure=cure,
+        wanted=TEXT_FILES,
+    )  # fmt: skip
+    origin = {
+        "name": name, "commit": folder.name, "tokenizer": tokenizer, "tokenizer_commit": beside.name,
+        "legacy_version": LEGACY_VERSION,
+    }  # fmt: skip
+    converted, found = _made_once(origin, home, partial(convert_legacy, folder, beside, what))
+    return SubjectFiles(converted, name, "hub", found["file_sha256"], folder.name)
 
 
 # ------------------------------------------------------------------------------------------ wheel, control

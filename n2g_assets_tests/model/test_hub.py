@@ -1,17 +1,23 @@
 """Models from a hub: what is fetched, what is refused, and what happens where the hub cannot be reached."""
 
+import fractions
 import hashlib
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.sources import HubSubject
 from n2g_assets.model.sources import resolve_masked_lm, resolve_subject
-from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
+from n2g_assets_tests.assets.studies import rows_of, run_stages, tiny_study
+from n2g_assets_tests.tiny_models import load_tiny, tiny_llama, tiny_solu
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +28,28 @@ def llama(tmp_path_factory):
 @pytest.fixture
 def home(tmp_path):
     return Home(tmp_path / "home")
+
+
+def legacy_repositories(folder):
+    """The paper's six-layer model as it was published, and in the first layout, as tiny models; and their tokenizer."""
+    solu = tiny_solu(folder / "solu").folder
+    weights, files = load_file(solu / "model.safetensors"), {path.name: path.read_bytes() for path in solu.iterdir()}
+    config = json.loads(files["config.json"]) | {"tokenizer_name": "someone/digits"}
+    del config["normalization"]  # the first layout has none, which is LayerNorm
+    old = {name.replace("ln_final", "norm").replace("ln", "norm"): tensor for name, tensor in weights.items()}
+    old |= {name: tensor.transpose(-2, -1).contiguous() for name, tensor in old.items() if "W_" in name}
+
+    def published(state, **changes):
+        file = io.BytesIO()
+        torch.save(state, file)
+        return {"config.json": json.dumps(config | changes).encode(), "model_final.pth": file.getvalue()}
+
+    return {
+        "NeelNanda/SoLU_6L768W_C4_Code": published(weights, normalization="LN"),
+        "NeelNanda/SoLU_6L_v13_old": published(old),
+        "NeelNanda/SoLU_1L512W_C4_Code": published({"embed.W_E": fractions.Fraction(1, 2)}),
+        "someone/digits": {name: files[name] for name in ("tokenizer.json", "tokenizer_config.json")},
+    }
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -35,6 +63,7 @@ def hub(tmp_path, llama, monkeypatch):
         | {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "onnx/model.safetensors": b"other"},
         "someone/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle", "tokenizer.json": b"{}"},
         "someone/gated": {},
+        **legacy_repositories(tmp_path),
     }
     asked = []
 
@@ -159,3 +188,38 @@ def test_transformer_lens_names_lead_to_hub_names(tmp_path, home, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SourceError, match="EleutherAI/pythia-70m is not in the local cache"):
         from_hub(home, "pythia-70m")
+
+
+@pytest.mark.parametrize("name", ["solu-6l", "solu-6l-old"])
+def test_the_papers_models_are_converted_once_from_their_pickles_to_the_same_weights(name, hub, home, tmp_path):
+    files = from_hub(home, name)
+    expected = load_file(tmp_path / "solu" / "model.safetensors")
+    found = load_file(files.folder / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for each, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[each], msg=each)
+    assert (files.source, files.revision) == ("hub", COMMIT)
+    pickled = hub.repositories[files.name]["model_final.pth"]
+    provenance = json.loads((files.folder / "provenance.json").read_text())
+    assert provenance["pickle_sha256"] == hashlib.sha256(pickled).hexdigest()
+    model = load_tiny(files)
+    assert (model.facts["activation"], model.d_mlp, model.facts["bos_id"]) == ("solu_ln", 48, 1)
+    hub.shutdown()
+    hub.server_close()
+    assert from_hub(home, name) == files, "without the hub it is there"
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused_unread(hub, home):
+    with pytest.raises(SourceError, match=r"model_final\.pth of .* holds more than tensors, and nothing else is read"):
+        from_hub(home, "solu-1l")
+
+
+def test_the_papers_model_goes_from_two_lines_of_yaml_to_graphs(hub, tmp_path):
+    given = yaml.safe_load("subject: {source: hub, name: solu-6l}\npreset: paper")
+    method = {"min_contexts_per_side": 2, "infill_candidates": 8, "infill_rescored": 4}
+    study = tiny_study(tmp_path, **given, layers=[1], neurons=[0, 3], method=method)
+    run_stages(study, tmp_path / "home")
+    graphs, model = (rows_of(tmp_path / "home", table) for table in ("graph_nodes", "subject_models"))
+    assert set(graphs["unit"]) <= {0, 3}
+    assert graphs.filter(kind="activating").height > 0
+    assert model.select("model", "activation").row(0) == ("NeelNanda/SoLU_6L768W_C4_Code", "solu_ln")
