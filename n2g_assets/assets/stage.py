@@ -93,6 +93,7 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with failing_clearly():
+            study.partitions.asked(context.run.tags)  # so that the first step of a run refuses what holds no layer
             session = Session(study, context.resources.n2g.open(), context.log)
             result = stage.work(session)
             checked = list(check_results(session, stage.name, checks_of(study, stage.name)))
@@ -114,8 +115,8 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
+            layers = {key: study.partition_layers[key] for key in study.partitions.asked(context.run.tags)}
             session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
-        layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, StageReport] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
