@@ -101,6 +101,7 @@ def study_definitions(study: Study) -> dg.Definitions:
         name=f"{study.name}_nightly",
         job=job,
         cron_schedule=study.settings.schedule,
+        execution_timezone=study.settings.timezone,
         description="Runs over all layers, layers_at_once of them each; they do only what is stale.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:

@@ -1,8 +1,9 @@
 """Turns the code of a stage into a Dagster asset: ``whole_asset`` one of the study, ``layer_asset`` a partitioned one.
 
-The step of every asset ends with its checks. That of a partitioned one loops over the layers of its run. A layer that
-fails does not stop its siblings: they are finished and recorded as materialized, then the step fails and names the
-layer, its cause and its cure.
+The step of every asset ends with its checks. That of a partitioned one loops over the layers of its run. Each is
+recorded as materialized when it is finished, so that the UI shows it whatever becomes of the run; at the end of the
+step, Dagster records all of them again, with pictures of all layers, a preview and what they were made of. A layer that
+fails does not stop its siblings: they are finished, then the step fails and names the layer, its cause and its cure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.hashing import hash_json, unit_rows_hashes
 from n2g_assets.storage.stages import StageReport, fill_units
 
+_RECORDED_AT_ONCE = "The layer is finished; its pictures and its preview follow when the step ends."
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""
 
@@ -93,6 +95,7 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with failing_clearly():
+            study.partitions.asked(context.run.tags)  # so that the first step of a run refuses what holds no layer
             session = Session(study, context.resources.n2g.open(), context.log)
             result = stage.work(session)
             checked = list(check_results(session, stage.name, checks_of(study, stage.name)))
@@ -114,8 +117,8 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
+            layers = {key: study.partition_layers[key] for key in study.partitions.asked(context.run.tags)}
             session = Session(study, context.resources.n2g.open(), context.log, retry_failed=config.retry_failed)
-        layers = {key: study.partition_layers[key] for key in context.partition_keys}
         finished: dict[str, StageReport] = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
@@ -129,13 +132,14 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
             except Exception as error:
                 context.log.exception(f"{stage.name}, layer {key} failed")
                 failures[key] = error
-        with failing_clearly():
-            described = {key: layer_metadata(session, stage, layers[key], report) for key, report in finished.items()}
+            else:
+                counts = _layer_counts(stage, finished[key])
+                yield dg.AssetMaterialization(study.key(stage.name), _RECORDED_AT_ONCE, counts, key)
         if failures:
-            for key, metadata in described.items():
-                yield dg.AssetMaterialization(study.key(stage.name), partition=key, metadata=metadata)
             raise _failure(stage, list(finished), failures)
-        for key, metadata in described.items():
+        for key, report in finished.items():
+            with failing_clearly():
+                metadata = layer_metadata(session, stage, layers[key], report)
             context.add_asset_metadata(metadata, partition_key=key)
         with failing_clearly():
             checked = list(check_results(session, stage.name, checks_of(study, stage.name), layers))
@@ -175,13 +179,17 @@ def _summary(report: StageReport) -> str:
 
 
 def layer_metadata(session: Session, stage: LayerStage, layer: int, report: StageReport) -> dict[str, Any]:
-    """What the UI shows of one layer that a stage has written."""
-    main = stage.tables[0]
-    rows = session.read(main, layer, columns=stage.preview_columns, units=session.units(layer))
+    """What the UI shows of one layer when all of the run are done: its pictures may show the others too."""
+    rows = session.read(stage.tables[0], layer, columns=stage.preview_columns, units=session.units(layer))
     if stage.preview_first is not None:
         rows = rows.sort(stage.preview_first, descending=True, maintain_order=True)
     metadata = dict(stage.extra(session, layer)) if stage.extra is not None else {}
-    return metadata | {
+    return metadata | _layer_counts(stage, report) | {"preview": preview(rows)}
+
+
+def _layer_counts(stage: LayerStage, report: StageReport) -> dict[str, Any]:
+    main = stage.tables[0]
+    return {
         "dagster/row_count": report.rows[main],
         "result": "reused" if report.reused else "computed",
         "seconds": round(report.seconds, 2),
@@ -190,7 +198,6 @@ def layer_metadata(session: Session, stage: LayerStage, layer: int, report: Stag
         **{f"rows of {name}": rows for name, rows in report.rows.items()},
         **{f"units {status}": count for status, count in report.ledger.items()},
         "content hash": report.content_hashes[main],
-        "preview": preview(rows),
     }
 
 

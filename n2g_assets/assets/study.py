@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from n2g_assets.assets.partitions import RANGE_END, RANGE_START, LayerPartitions
 from n2g_assets.core import registry
 from n2g_assets.core.settings import StudySettings
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-"""Run tags that ask for a range of layers in one run."""
 STUDY = "study"
 """In a job's metadata, the folder and the settings of its study."""
 Item = TypeVar("Item")
@@ -48,9 +47,9 @@ class Study:
         return registry.named(registry.of_study(entries, self.settings.preset, self.settings.method.preset))
 
     @property
-    def partitions(self) -> dg.StaticPartitionsDefinition:
+    def partitions(self) -> LayerPartitions:
         """One static partition a layer: ``"00"``, ``"01"`` and so on."""
-        return dg.StaticPartitionsDefinition(list(self.partition_layers))
+        return LayerPartitions(list(self.partition_layers))
 
     @property
     def partition_layers(self) -> dict[str, int]:

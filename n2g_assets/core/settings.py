@@ -4,7 +4,9 @@ These are plain pydantic models that know no Dagster: ``study.N2GStudy`` reads t
 rooms take the part they need. Unknown keys are errors. Paper sections refer to arXiv 2305.19911.
 """
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
@@ -276,6 +278,8 @@ class StudySettings(Settings):
     one. The view ``controls`` and the report of that study set the two side by side on the units that both have."""
     schedule: str = "0 3 * * *"
     """Cron line of the study's schedule, which is off until it is turned on in the UI."""
+    timezone: str = "UTC"
+    """Time zone in which ``schedule`` is read, such as ``Europe/Berlin``."""
     harvest: HarvestSettings = HarvestSettings()
     """How the corpus is cut and the activation cache is filled."""
     method: MethodSettings = MethodSettings()
@@ -327,6 +331,17 @@ class StudySettings(Settings):
         if len(set(signs)) != len(signs):
             raise ValueError(f"signs names one sign twice ({', '.join(signs)}): name each once.")
         return signs
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (LookupError, OSError, ValueError) as error:  # the last two where it is a folder, or no path inside one
+            near = get_close_matches(timezone, available_timezones(), n=1)
+            cure = f"did you mean '{near[0]}'?" if near else "give a name such as UTC or Europe/Berlin."
+            raise ValueError(f"there is no time zone '{timezone}': {cure}") from error
+        return timezone
 
     @property
     def layer_numbers(self) -> list[int]:

@@ -34,12 +34,16 @@ layers: 3
         ("layers_at_once: 0", "at least 1"),
         ("method: {infill_rescored: 99}", "lower it"),
         ("corpus: []", "at least 1"),
+        ("timezone: Europe/Belrin", "there is no time zone 'Europe/Belrin': did you mean 'Europe/Berlin'?"),
+        ("timezone: Europe", "there is no time zone 'Europe': "),
+        ("timezone: ../UTC", "there is no time zone '../UTC': "),
+        ("timezone: ''", "there is no time zone '': give a name such as UTC or Europe/Berlin."),
     ],
 )
 def test_a_wrong_line_of_yaml_is_named(line, says):
     key = line.partition(":")[0]
     kept = [old for old in YAML.strip().splitlines() if not old.startswith(f"{key}:")]
-    with pytest.raises(Exception, match=says):
+    with pytest.raises(Exception, match=re.escape(says)):
         N2GStudy.resolve_from_yaml("\n".join([*kept, line]))
 
 

@@ -104,4 +104,10 @@ def test_the_schedule_asks_for_one_run_of_all_layers_or_of_each_group(at_once, r
     with dg.DagsterInstance.ephemeral() as instance:
         requests = schedule.evaluate_tick(dg.build_schedule_context(instance, NIGHT)).run_requests
     assert [{value for key, value in each.tags.items() if "partition_range" in key} for each in requests] == runs
-    assert schedule.cron_schedule == "0 3 * * *"
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
+
+
+def test_the_schedule_is_read_in_the_time_zone_of_the_study(tmp_path):
+    study = tiny_study(tmp_path, timezone="Asia/Tokyo")
+    schedule = definitions_of(study, tmp_path).resolve_schedule_def("tiny_nightly")
+    assert schedule.execution_timezone == "Asia/Tokyo"
