@@ -3,6 +3,7 @@
 Dagster and the command line read a study's file in the same way, and say its mistakes in the same sentences.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         path = next((path for path in paths if path.is_file()), None)
         if path is None:  # made in code
             return super().load(attributes, context)
-        file = StudyFile.read(path)
+        file = StudyFile.read(path, cls.__name__)
         study = cls(**_settings(file, context.resolution_context).model_dump())
         study._file = file
         return study
@@ -97,8 +98,7 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         _check_name(study.name)
         if self._file is not None:
             studies = context.component_tree.get_all_components(of_type=N2GStudy)
-            _check_among(study, self._file, [other._file.path for other in studies if other._file is not None])
-            self._file.refuse(_not_there(study))
+            _check_named(study, self._file, [other._file.path for other in studies if other._file is not None])
         return dg.Definitions.merge(study_definitions(study), SHARED)
 
 
@@ -112,23 +112,20 @@ def read_study(path: Path) -> Study:
     Raises:
         SettingsError: a line for each mistake in the file.
     """
-    file = StudyFile.read(path.resolve())
+    file = StudyFile.read(Path(os.path.abspath(path)))  # links keep their names, as they do in Dagster
     folder = file.path.parent
     _check_name(folder.name)
     study = Study(folder.name, folder, _settings(file, dg.ResolutionContext.default()))
-    _check_among(study, file, sorted(folder.parent.glob("*/defs.yaml")))
-    file.refuse(_not_there(study))
+    _check_named(study, file, sorted(folder.parent.glob("*/defs.yaml")))
     return study
 
 
 def _settings(file: StudyFile, context: dg.ResolutionContext) -> StudySettings:
-    attributes = file.attributes
+    attributes = _filled_in(file.attributes, context, file)
     try:
-        attributes = _filled_in(attributes, context, file)
         return StudySettings.model_validate(attributes)
     except ValidationError as error:
-        file.refuse(mistakes_of(error, attributes))
-        raise
+        raise file.error(mistakes_of(error, attributes)) from None
 
 
 def _filled_in(value: Any, context: dg.ResolutionContext, file: StudyFile | None = None, *place: str | int) -> Any:
@@ -145,8 +142,7 @@ def _filled_in(value: Any, context: dg.ResolutionContext, file: StudyFile | None
         if file is None:
             raise
         reason = str(error).strip().splitlines()[-1]
-        file.refuse([Mistake(place, f"'{value}' cannot be filled in ({reason}): correct it.")])
-        raise
+        raise file.error([Mistake(place, f"'{value}' cannot be filled in ({reason}): correct it.")]) from error
 
 
 # ------------------------------------------------------------------------------------------ what settings name
@@ -158,8 +154,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_among(study: Study, file: StudyFile, files: Sequence[Path]) -> None:
-    """Check a study beside those of other files: its name is its own, and what it controls is there."""
+def _check_named(study: Study, file: StudyFile, files: Sequence[Path]) -> None:
+    """Check that a study's name is its own beside the studies of other files, and that what it names is there."""
     twins = [other for other in files if other.parent.name == study.name and other != file.path]
     if twins:
         raise SettingsError(
@@ -171,7 +167,9 @@ def _check_among(study: Study, file: StudyFile, files: Sequence[Path]) -> None:
     if control_of is not None and control_of not in names:
         near = get_close_matches(control_of, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(names)}."
-        file.refuse([Mistake(("control_of",), f"control_of: there is no other study '{control_of}': {hint}")])
+        raise file.error([Mistake(("control_of",), f"control_of: there is no other study '{control_of}': {hint}")])
+    if mistakes := list(_not_there(study)):
+        raise file.error(mistakes)
 
 
 def _not_there(study: Study) -> Iterator[Mistake]:

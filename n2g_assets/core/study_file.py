@@ -18,7 +18,7 @@ from n2g_assets.core.setting import UnknownSettingError
 from n2g_assets.core.settings import StudySettings
 
 COMPONENT = "n2g_assets.N2GStudy"
-"""What a study's file names as its type."""
+"""What a study's file names as its type, unless it is one made from it."""
 _KEYS = ("type", "attributes", "template_vars_module", "requirements", "post_processing")
 """What Dagster knows at the top of a component's file."""
 
@@ -51,16 +51,17 @@ class _Loader(yaml.SafeLoader):
 
 
 class StudyFile(NamedTuple):
-    """The file of a study; the node is that of its document, None where the study comes from no file."""
+    """The file of a study."""
 
     path: Path
-    node: yaml.Node | None
+    node: yaml.Node
+    """The document as YAML's tree, which knows its lines."""
     values: Mapping[str, Any]
-    """The document."""
+    """The document as values."""
 
     @classmethod
-    def read(cls, path: Path) -> "StudyFile":
-        """The one study that a file describes.
+    def read(cls, path: Path, component: str = "N2GStudy") -> "StudyFile":
+        """The one study that a file describes, by the name of its component's class.
 
         Raises:
             SettingsError: it is no readable YAML, a key stands twice, or it does not describe one study.
@@ -80,7 +81,7 @@ class StudyFile(NamedTuple):
             raise SettingsError(_no_yaml(error, path, text)) from error
         except RecursionError as error:
             raise SettingsError(f"{path}: its values are nested too deeply: take out what is no setting.") from error
-        studies = [one for one in documents if one.values.get("type") == COMPONENT]
+        studies = [one for one in documents if str(one.values.get("type")).rpartition(".")[2] == component]
         if len(studies) > 1:
             raise SettingsError(
                 f"{studies[1].where(())}: the file describes a second study of the same name: give it a folder and a "
@@ -99,18 +100,17 @@ class StudyFile(NamedTuple):
         return self._where(("attributes", *place))
 
     def _where(self, place: Place) -> str:
-        node, line = self.node, None
-        for step in (None, *place):
-            key, node = (node, node) if step is None else _step(node, step)
+        node, line = self.node, self.node.start_mark.line
+        for step in place:
+            key, node = _step(node, step)
             if key is None:
                 break
-            line = key.start_mark.line + 1
-        return str(self.path) if line is None else f"{self.path}:{line}"
+            line = key.start_mark.line
+        return f"{self.path}:{line + 1}"
 
-    def refuse(self, mistakes: Iterable[Mistake]) -> None:
-        """Raise SettingsError with a line for each mistake, if there is any."""
-        if lines := [f"{self.where(mistake.place)}: {mistake.sentence}" for mistake in mistakes]:
-            raise SettingsError("\n".join(lines))
+    def error(self, mistakes: Iterable[Mistake]) -> SettingsError:
+        """The error that says each of the mistakes on a line of its own."""
+        return SettingsError("\n".join(f"{self.where(mistake.place)}: {mistake.sentence}" for mistake in mistakes))
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def check_files(paths: Iterable[Path]) -> None:
         SettingsError: one is no readable YAML, a key stands twice, or it does not describe one study.
     """
     for path in paths:
-        if COMPONENT.partition(".")[0].encode() in path.read_bytes():
+        if b"type: n2g_assets." in path.read_bytes():
             _ = StudyFile.read(path).attributes
 
 
