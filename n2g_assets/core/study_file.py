@@ -70,7 +70,7 @@ class StudyFile(NamedTuple):
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise SettingsError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8.") from error
+            raise SettingsError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8.") from None
         except OSError as error:
             raise SettingsError(
                 f"The study's file {path} cannot be read ({error.strerror}): correct its path."
@@ -78,9 +78,9 @@ class StudyFile(NamedTuple):
         try:
             documents = [_document(path, node) for node in yaml.compose_all(text, Loader=_Loader)]
         except yaml.YAMLError as error:
-            raise SettingsError(_no_yaml(error, path, text)) from error
+            raise SettingsError(_no_yaml(error, path, text)) from None
         except RecursionError as error:
-            raise SettingsError(f"{path}: its values are nested too deeply: take out what is no setting.") from error
+            raise SettingsError(f"{path}: its values are nested too deeply: take out what is no setting.") from None
         studies = [one for one in documents if str(one.values.get("type")).rpartition(".")[2] == component]
         if len(studies) > 1:
             raise SettingsError(

@@ -183,7 +183,7 @@ def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(p
     ],
 )
 def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(project, tmp_path, monkeypatch, line, says):
-    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("model", "texts"))
+    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("texts"))
     study = tmp_path / "project" / "own" / "defs" / "notes" / "defs.yaml"
     kept = [each for each in STUDY.splitlines() if each.split(":")[0].strip() != line.split(":")[0]]
     study.write_text("\n".join([*kept, f"  {line}", ""]))
