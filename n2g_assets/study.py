@@ -121,7 +121,10 @@ def read_study(path: Path) -> Study:
 
 
 def _settings(file: StudyFile, context: dg.ResolutionContext) -> StudySettings:
-    attributes = _filled_in(file.attributes, context, file)
+    try:
+        attributes = _filled_in(file.attributes, context, file)
+    except RecursionError:
+        raise file.error([Mistake((), "an alias stands inside its own anchor: take it out.")]) from None
     try:
         return StudySettings.model_validate(attributes)
     except ValidationError as error:

@@ -22,6 +22,7 @@ from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import study_of
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
+from n2g_assets.core.study_file import check_files
 from n2g_assets.core.yaml_schema import yaml_schema
 from n2g_assets.study import N2GStudy, read_study, shipped_studies
 
@@ -132,6 +133,7 @@ VALUES = [
     ("hook: {{ env.HOME }}", "this is not YAML (found unhashable key): put a template {{ ... }} in quotes."),
     ("hook: '{{ nope }}'", "'{{ nope }}' cannot be filled in (UndefinedError: 'nope' not found in scope"),
     ("neurons: *unknown", "this is not YAML (found undefined alias 'unknown'): correct the line"),
+    ("neurons: !!int x", "this is not YAML (invalid literal for int() with base 10: 'x'): correct the line"),
     (f"layers: {'9' * 5000}", "this is not YAML (Exceeds the limit (4300 digits)"),
 ]
 """Lines that need more than the shape of a value."""
@@ -177,6 +179,7 @@ def test_a_wrong_line_is_one_sentence_with_its_file_and_line(tmp_path, line, sen
         (RIGHT + "---\n" + RIGHT, 10, "the file describes a second study of the same name: give it a folder"),
         (RIGHT.encode() + b"  # na\xefve\n", 7, "this is not UTF-8: save the file as UTF-8."),
         (RIGHT.replace("  layers: [0, 2]\n", ""), 3, "layers is missing: add it."),
+        (RIGHT + "  signs: &a [*a]\n", 3, "an alias stands inside its own anchor: take it out."),
     ],
 )  # fmt: skip
 def test_a_file_that_describes_no_study_is_one_sentence(tmp_path, text, line, sentence):
@@ -184,6 +187,19 @@ def test_a_file_that_describes_no_study_is_one_sentence(tmp_path, text, line, se
     said = said_of(file)
     assert said.startswith(f"{file}:{line}: {sentence}")
     assert len(said.splitlines()) == 1
+
+
+def test_what_dagster_would_meet_first_is_said_as_all_else_and_files_of_others_are_passed_over(tmp_path):
+    other = write(tmp_path / "other", "type: own.Other\n\tx")
+    file = write(tmp_path / "notes", RIGHT + "\tx")
+    with pytest.raises(SettingsError) as raised:
+        check_files([other, file])
+    assert str(raised.value).startswith(f"{file}:7: this is not YAML (found character")
+
+
+def test_values_that_are_nested_without_end_are_said(tmp_path):
+    said = said_of(write(tmp_path / "notes", with_line("hook: " + "[" * 20_000)))
+    assert said.endswith("defs.yaml: its values are nested too deeply: take out what is no setting.")
 
 
 def test_every_mistake_has_its_line(tmp_path):

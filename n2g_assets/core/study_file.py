@@ -5,7 +5,6 @@
 3. What pydantic finds wrong with them becomes a sentence for each mistake.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -79,7 +78,7 @@ class StudyFile(NamedTuple):
             documents = [_document(path, node) for node in yaml.compose_all(text, Loader=_Loader)]
         except yaml.YAMLError as error:
             raise SettingsError(_no_yaml(error, path, text)) from None
-        except RecursionError as error:
+        except RecursionError:
             raise SettingsError(f"{path}: its values are nested too deeply: take out what is no setting.") from None
         studies = [one for one in documents if str(one.values.get("type")).rpartition(".")[2] == component]
         if len(studies) > 1:
@@ -110,7 +109,7 @@ class StudyFile(NamedTuple):
 
     def error(self, mistakes: Iterable[Mistake]) -> SettingsError:
         """The error that says each of the mistakes on a line of its own."""
-        return SettingsError("\n".join(f"{self.where(mistake.place)}: {mistake.sentence}" for mistake in mistakes))
+        return SettingsError("\n".join(f"{self.where(place)}: {' '.join(said.split())}" for place, said in mistakes))
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -221,8 +220,8 @@ def _mistake(found: Mapping[str, Any], attributes: Any) -> Mistake:
 
 def _of_validator(error: ValueError, place: Place, value: Any) -> Mistake:
     """What a validator of ours says; one that looks at several settings begins with the name of the first of them."""
-    name, said = _name(place), _one_line(str(error))
-    first = said.split()[0].rstrip(":")
+    name, said = _name(place), str(error)
+    first = said.split(maxsplit=1)[0].rstrip(":")
     if isinstance(error, UnknownSettingError):
         return Mistake((*place, error.key), f"{name}: {said}" if name else said)
     if isinstance(value, Mapping) and first in value:
@@ -278,7 +277,3 @@ def _shown(value: Any) -> str:
         return "empty"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
