@@ -24,6 +24,7 @@ from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
+from n2g_assets.core.study_file import check_files
 
 _INTERRUPTED = 128 + signal.SIGINT
 _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
@@ -35,13 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="n2g", description="Neurons of a language model as token graphs.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="materialize the study 'demo' and its control, and show what came out")
-    demo.set_defaults(do=lambda home, _: run_demo(home))
+    demo.set_defaults(do=lambda home, options: run_study(home, options.study) if options.study else run_demo(home))
+    demo.add_argument("--study", help="another study instead: its name, or its defs.yaml")
     run = commands.add_parser("run", help="materialize a study and show what came out")
     run.set_defaults(do=lambda home, options: run_study(home, options.study, options.layers))
     plan = commands.add_parser("plan", help="say what a run of a study takes: passes, tokens, disk, memory and time")
     plan.set_defaults(do=lambda home, options: plan_study(home, options.study, options.layers))
     for command in (run, plan):
-        command.add_argument("study")
+        command.add_argument("study", help="its name, or any study's defs.yaml")
         command.add_argument("--layers", help="some of its layers, such as 7 or 0,7,15 or 0...7 (default: all)")
     ui = commands.add_parser("ui", help="open the Dagster UI on this machine")
     ui.set_defaults(do=lambda _, options: _open_ui(options.port))
@@ -89,7 +91,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
 
     began = time.monotonic()
     job = study_job(study)
-    ranges = _ranges(job, layers)
+    study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
     _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
@@ -118,7 +120,7 @@ def plan_study(home: Home, study: str, layers: str | None = None) -> int:
     keys = list(asked.partition_layers)
     runs = [keys[keys.index(first) : keys.index(last) + 1] for first, last in ranges]
     os.environ["N2G_PROGRESS"] = "lines"
-    _say(f"Reading the model and the corpus of the study '{study}' (the first time takes some minutes).")
+    _say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         if not _execute(job, instance, *ranges[0], [asked.key(name) for name in ("subject_model", "corpus_tokens")]):
             return 1
@@ -133,14 +135,18 @@ def _ranges(job: dg.JobDefinition, layers: str | None) -> list[tuple[str, str]]:
 
 
 def study_job(study: str) -> dg.JobDefinition:
-    """The job of a study of the Dagster project around the working folder, or of this package.
+    """The job of a study: by name, of the Dagster project around the working folder or of this package; or by its file.
 
     Raises:
         SettingsError: there is no such study, or a ``defs.yaml`` of the project has a mistake.
     """
     from n2g_assets.definitions import build_defs
-    from n2g_assets.study import shipped_study
+    from n2g_assets.study import read_study, shipped_study
 
+    if os.sep in study or Path(study).suffix in {".yaml", ".yml"}:
+        path = Path(study) / "defs.yaml" if Path(study).is_dir() else Path(study)
+        found = read_study(path)
+        return build_defs([found]).resolve_job_def(found.name)
     project = _own_project(Path.cwd())
     if project is None:
         return build_defs([shipped_study(study)]).resolve_job_def(study)
@@ -148,18 +154,26 @@ def study_job(study: str) -> dg.JobDefinition:
     try:
         definitions = dg.load_from_defs_folder(path_within_project=project)
     except Exception as error:  # Dagster's own, with the cause far down in it
-        raise SettingsError(f"The studies in {project} cannot be loaded: {_root_cause(error)}") from error
+        cause = _root_cause(error)
+        if isinstance(cause, N2GError):
+            raise cause from None
+        check_files(sorted(project.rglob("defs.yaml")))
+        raise SettingsError(f"The studies in {project} cannot be loaded: {_said_by(cause)}") from error
     names = sorted(job.name for job in definitions.jobs or [] if STUDY in (job.metadata or {}))
     if study not in names:
         raise SettingsError(f"There is no study '{study}' in {project}: choose one of {', '.join(names) or 'none'}.")
     return definitions.resolve_job_def(study)
 
 
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and not isinstance(error, N2GError):
         error = error.__cause__
+    return error
+
+
+def _said_by(error: BaseException) -> str:
     if not isinstance(error, ValidationError):
-        return str(error) if isinstance(error, N2GError) else f"{type(error).__name__}: {error}"
+        return " ".join(f"{type(error).__name__}: {error}".split())
     found = [(".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
     return "; ".join(f"{where}: {said}" if where else said for where, said in found)
 

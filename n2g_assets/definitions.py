@@ -8,6 +8,7 @@ import dagster as dg
 
 from n2g_assets.assets.resource import SHARED
 from n2g_assets.assets.study import Study
+from n2g_assets.core.study_file import check_files
 from n2g_assets.study import study_definitions
 
 
@@ -20,4 +21,6 @@ def build_defs(studies: Sequence[Study], *, resources: Mapping[str, Any] | None 
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads: the definitions as the folder gives them, which hold its components too."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    package = Path(__file__).parent
+    check_files(sorted(package.glob("defs/*/defs.yaml")))
+    return dg.load_from_defs_folder(path_within_project=package)

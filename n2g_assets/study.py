@@ -1,21 +1,30 @@
-"""``N2GStudy``: reads one ``defs.yaml`` and gives back that study's assets, checks, job, schedule and warehouse."""
+"""``N2GStudy``: reads one ``defs.yaml`` and gives back that study's assets, checks, job, schedule and warehouse.
 
+Dagster and the command line read a study's file in the same way, and say its mistakes in the same sentences.
+"""
+
+import os
 import re
-import textwrap
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, reach, subject_model, unit_stages
 from n2g_assets.assets.resource import SHARED
 from n2g_assets.assets.stage import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.settings import StudySettings
+from n2g_assets.core.study_file import Mistake, Place, StudyFile, mistakes_of
+from n2g_assets.core.yaml_schema import yaml_schema
+from n2g_assets.corpus.sources import check_source
 
-__all__ = ["LAYER_STAGES", "N2GStudy", "shipped_studies", "shipped_study", "study_definitions"]
+__all__ = ["LAYER_STAGES", "N2GStudy", "read_study", "shipped_studies", "shipped_study", "study_definitions"]
 
 LAYER_STAGES = {
     stage.name: stage for stage in (activation_cache.STAGE, *unit_stages.STAGES, reach.STAGE, evaluation.STAGE)
@@ -32,6 +41,18 @@ class N2GStudyScaffolder(dg.Scaffolder):
         (request.target_path / "defs.yaml").write_text(template, encoding="utf-8")
 
 
+class Attributes(BaseModel, extra="allow"):
+    """The attributes of a study as Dagster hands them on: as they are written, since ``N2GStudy`` says what is wrong.
+
+    Their schema is that of the settings, for editors and ``dg check yaml``.
+    """
+
+    @classmethod
+    def model_json_schema(cls, *_args: Any, **_options: Any) -> dict[str, Any]:
+        """The schema of the settings."""
+        return yaml_schema()
+
+
 @dg.scaffold_with(N2GStudyScaffolder)
 class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
     """One study: a subject model, a corpus and a setting of the method, from one ``defs.yaml``.
@@ -39,28 +60,147 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
     The study's name is its folder's name: asset keys are ``[study, stage]``, the group is the study.
     """
 
+    _file: StudyFile | None = PrivateAttr(default=None)
+
     @classmethod
     def model(cls) -> type[BaseModel]:
-        """The schema of the YAML: the study's settings, as they are."""
-        return StudySettings
+        """What Dagster reads of the YAML."""
+        return Attributes
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "N2GStudy":
+        """The component of a folder.
+
+        Raises:
+            SettingsError: a line for each mistake in its file.
+        """
+        paths = (context.path / name for name in ("defs.yaml", "defs.yml", "component.yaml"))
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:  # made in code
+            return super().load(attributes, context)
+        file = StudyFile.read(path, cls.__name__)
+        study = cls(**_settings(file, context.resolution_context).model_dump())
+        study._file = file
+        return study
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "N2GStudy":
-        """The component from validated settings, with ``{{ env.NAME }}`` and the like filled in."""
-        return cls(**context.resolve_value(model.model_dump()))
+        """The component from settings of YAML, with ``{{ env.NAME }}`` and the like filled in."""
+        return cls(**_filled_in(model.model_dump(), context))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The study's definitions, with the resource and the executor that they need."""
-        if not re.fullmatch(r"[A-Za-z0-9_]+", context.path.name):
-            raise SettingsError(
-                f"The study folder '{context.path.name}' cannot name a job: use letters, digits and _ (such as "
-                f"'{re.sub(r'[^A-Za-z0-9_]', '_', context.path.name)}')."
-            )
-        settings = StudySettings(**self.model_dump())
-        return dg.Definitions.merge(study_definitions(Study(context.path.name, context.path, settings)), SHARED)
+        """The study's definitions, with the resource and the executor that they need.
+
+        Raises:
+            SettingsError: what it names is not there, or another study has its name.
+        """
+        study = Study(context.path.name, context.path, StudySettings(**self.model_dump()))
+        _check_name(study.name)
+        if self._file is not None:
+            studies = context.component_tree.get_all_components(of_type=N2GStudy)
+            _check_named(study, self._file, [other._file.path for other in studies if other._file is not None])
+        return dg.Definitions.merge(study_definitions(study), SHARED)
 
 
+# ------------------------------------------------------------------------------------------ reading a file
 _SHIPPED = Path(__file__).parent / "defs"
+
+
+def read_study(path: Path) -> Study:
+    """The study that any ``defs.yaml`` describes; its name is that of the folder.
+
+    Raises:
+        SettingsError: a line for each mistake in the file.
+    """
+    file = StudyFile.read(Path(os.path.abspath(path)))  # links keep their names, as they do in Dagster
+    folder = file.path.parent
+    _check_name(folder.name)
+    study = Study(folder.name, folder, _settings(file, dg.ResolutionContext.default()))
+    _check_named(study, file, sorted(folder.parent.glob("*/defs.yaml")))
+    return study
+
+
+def _settings(file: StudyFile, context: dg.ResolutionContext) -> StudySettings:
+    try:
+        attributes = _filled_in(file.attributes, context, file)
+    except RecursionError:
+        raise file.error([Mistake((), "an alias stands inside its own anchor: take it out.")]) from None
+    try:
+        return StudySettings.model_validate(attributes)
+    except ValidationError as error:
+        raise file.error(mistakes_of(error, attributes)) from None
+
+
+def _filled_in(value: Any, context: dg.ResolutionContext, file: StudyFile | None = None, *place: str | int) -> Any:
+    """A value with its templates filled in; what is no template stays as it is written."""
+    if isinstance(value, Mapping):
+        return {key: _filled_in(inner, context, file, *place, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(inner, context, file, *place, number) for number, inner in enumerate(value)]
+    if not isinstance(value, str) or "{{" not in value:
+        return value
+    try:
+        return context.resolve_value(value)
+    except Exception as error:  # of any function that the template calls
+        if file is None:
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        raise file.error([Mistake(place, f"'{value}' cannot be filled in ({reason}): correct it.")]) from error
+
+
+# ------------------------------------------------------------------------------------------ what settings name
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise SettingsError(
+            f"The study folder '{name}' cannot name a job: use letters, digits and _ (such as "
+            f"'{re.sub(r'[^A-Za-z0-9_]', '_', name)}')."
+        )
+
+
+def _check_named(study: Study, file: StudyFile, files: Sequence[Path]) -> None:
+    """Check that a study's name is its own beside the studies of other files, and that what it names is there."""
+    twins = [other for other in files if other.parent.name == study.name and other != file.path]
+    if twins:
+        raise SettingsError(
+            f"{file.path}: there is another study of the name '{study.name}' ({twins[0]}): give one of the folders "
+            "another name."
+        )
+    names = sorted({*shipped_studies(), *(other.parent.name for other in files)} - {study.name})
+    control_of = study.settings.control_of
+    if control_of is not None and control_of not in names:
+        near = get_close_matches(control_of, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(names)}."
+        raise file.error([Mistake(("control_of",), f"control_of: there is no other study '{control_of}': {hint}")])
+    if mistakes := list(_not_there(study)):
+        raise file.error(mistakes)
+
+
+def _not_there(study: Study) -> Iterator[Mistake]:
+    """What the settings name that is not there, as far as that can be seen at once and without a network."""
+    from n2g_assets.model.sources import check_masked_lm, check_subject
+
+    settings = study.settings
+    checks: list[tuple[Place, Callable[[Any, Path], None], Any]] = [(("subject",), check_subject, settings.subject)]
+    checks += [(("corpus", number), check_source, source) for number, source in enumerate(settings.corpus)]
+    if settings.method.proposer == "masked_lm":
+        checks.append((("method", "masked_lm"), check_masked_lm, settings.method.masked_lm))
+    for part, check, named in checks:
+        place = (*part, "path" if hasattr(named, "path") else "name")
+        try:
+            check(named, study.folder)
+        except N2GError as error:
+            yield Mistake(place, str(error))
+        except (OSError, RuntimeError, ValueError) as error:  # of a path that no file system has
+            yield Mistake(place, f"the path cannot be read ({error}): correct it.")
+    try:
+        dg.ScheduleDefinition(name=study.name, job_name=study.name, cron_schedule=settings.schedule)
+    except dg.DagsterInvalidDefinitionError:
+        yield Mistake(
+            ("schedule",), f"schedule: '{settings.schedule}' is no cron line: write one such as \"0 3 * * *\"."
+        )
+
+
+# ------------------------------------------------------------------------------------------ the studies of this package
 
 
 def shipped_studies() -> list[str]:
@@ -76,11 +216,10 @@ def shipped_study(name: str) -> Study:
     """
     if name not in shipped_studies():
         raise SettingsError(f"There is no study '{name}': choose one of {', '.join(shipped_studies())}.")
-    text = (_SHIPPED / name / "defs.yaml").read_text(encoding="utf-8")
-    attributes = N2GStudy.resolve_from_yaml(textwrap.dedent(text.partition("attributes:")[2]))
-    return Study(name, _SHIPPED / name, StudySettings(**attributes.model_dump()))
+    return read_study(_SHIPPED / name / "defs.yaml")
 
 
+# ------------------------------------------------------------------------------------------ definitions
 def study_definitions(study: Study) -> dg.Definitions:
     """Assets with their checks, the job and the schedule of one study."""
     whole = (subject_model.STAGE, corpus_tokens.STAGE, publishing.WAREHOUSE, publishing.REPORT)

@@ -1,5 +1,6 @@
 """What a setting is: a field of a frozen pydantic model; what is wrong with a value is said in one sentence."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -8,10 +9,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 Part = TypeVar("Part", bound="Settings")
 
 
-class Settings(BaseModel):
-    """Base of all settings: frozen, and a misspelled key is an error that names it."""
+_LARGEST = 10**12
+"""No setting counts further; a number beyond it is a slip of the hand, and would not fit the tables."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+class UnknownSettingError(ValueError):
+    """There is no setting of this name; pydantic's errors hand it on."""
+
+    def __init__(self, key: str, known: Iterable[str]) -> None:
+        near = get_close_matches(key, known, n=1)
+        cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
+        super().__init__(f"there is no setting '{key}' here: {cure}")
+        self.key = key
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, of exact types, and a misspelled key is an error that names it."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_min_length=1, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -19,9 +36,16 @@ class Settings(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    near = get_close_matches(str(key), cls.model_fields, n=1)
-                    cure = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
-                    raise ValueError(f"there is no setting '{key}' here: {cure}")
+                    raise UnknownSettingError(str(key), cls.model_fields)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_can_be_kept(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(number, int) and abs(number) > _LARGEST for number in numbers):
+                raise ValueError(f"{key} holds a number beyond {_LARGEST:,}: take a smaller one.")
         return values
 
     def hashed(self) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class ScoreSettings(Draws):
     """Tokens of out-of-domain documents (text ``out_of_domain``)."""
     quantile_contexts: StrictInt = Field(default=2, ge=1)
     """Contexts drawn from each tenth of a unit's positive activations on held-out text (text ``quantiles``)."""
-    bootstrap_draws: StrictInt = Field(default=1000, ge=1)
+    bootstrap_draws: StrictInt = Field(default=1000, ge=1, le=100_000)
     """Draws of documents behind the 95 % intervals."""
     counterexamples: StrictInt = Field(default=5, ge=0)
     """False alarms and misses kept for each unit and held-out text."""
@@ -238,6 +238,10 @@ class EvaluationSettings(ReachSettings, RuleTestSettings, ScoreSettings):
 
 
 # ------------------------------------------------------------------------------------------ study
+_MOST_LAYERS = 10_000
+"""More than any model has; each layer is a partition."""
+
+
 class StudySettings(Settings):
     """One study: one subject model, one corpus, one setting of the method."""
 
@@ -289,11 +293,13 @@ class StudySettings(Settings):
 
     @model_validator(mode="after")
     def _layers_make_sense(self) -> Self:
-        numbers = self.layer_numbers
-        if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
+        layers = self.layers if isinstance(self.layers, list) else [self.layers - 1]
+        if not layers or min(layers) < 0 or len(set(layers)) != len(layers):
             raise ValueError(
                 f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
             )
+        if max(layers) >= _MOST_LAYERS:
+            raise ValueError(f"layers goes to {max(layers):,}, and no model has {_MOST_LAYERS:,}: name fewer.")
         if self.layers_at_once != "all" and self.layers_at_once < 1:
             raise ValueError(f"layers_at_once must be 'all' or a count of at least 1, not {self.layers_at_once}.")
         return self

@@ -44,7 +44,7 @@ def find_files(path: str, study_folder: Path) -> dict[str, Path]:
     Raises:
         CorpusError: Nothing is there, or the folder holds no file.
     """
-    full = study_folder / Path(path).expanduser()
+    full = check_path(path, study_folder)
     if full.is_file():
         return {full.name: full}
     if full.is_dir():
@@ -56,11 +56,23 @@ def find_files(path: str, study_folder: Path) -> dict[str, Path]:
     matches = sorted(map(Path, glob.glob(str(full), recursive=True))) if glob.has_magic(path) else []
     files = [match for match in matches if match.is_file()]
     if not files:
+        raise CorpusError(f"The corpus path {full} names no file but folders alone: let the glob end in a file's name.")
+    root = os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def check_path(path: str, study_folder: Path) -> Path:
+    """The whole path of a file, folder or glob that is there; nothing in it is read.
+
+    Raises:
+        CorpusError: Nothing is there.
+    """
+    full = study_folder / Path(path).expanduser()
+    if not full.exists() and not (glob.has_magic(path) and any(glob.iglob(str(full), recursive=True))):
         raise CorpusError(
             f"The corpus path {full} does not exist: correct 'path' (a relative one counts from the study's folder)."
         )
-    root = os.path.commonpath([file.parent for file in files])
-    return {file.relative_to(root).as_posix(): file for file in files}
+    return full
 
 
 def read_files(source: FilesSource, files: Mapping[str, Path]) -> Iterator[RawDocument]:

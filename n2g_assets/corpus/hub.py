@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub as hub
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
@@ -46,6 +47,16 @@ def read_hub(source: HubSource, home: Home) -> Iterator[RawDocument]:
         except (OSError, HTTPError, ValueError) as error:
             raise _cannot_be_had(source, error) from error
         yield from read_parquet(Path(path), name, source.text_field)
+
+
+def check_hub_name(name: str) -> None:
+    """Raises SourceError where no data set can have this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SourceError(
+            f"The hub can have no data set '{name}': write its name as there, such as NeelNanda/pile-10k."
+        ) from error
 
 
 def find_listing(source: HubSource, home: Home) -> Listing:

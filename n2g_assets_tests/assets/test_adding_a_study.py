@@ -177,11 +177,13 @@ def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(p
         ("layers: all", "layers must be a count of at least 1 or a list of different layers from 0 on."),
         ("neurons: every", "neurons must be {sample: n, seed: s}, 'all' or a list of neurons."),
         ("layer: 3", "there is no setting 'layer' here: did you mean 'layers'?"),
-        ("neurons: {sample: 0}", "Input should be greater than 0"),
+        ("neurons: {sample: 0}", "neurons.sample must be greater than 0, not 0."),
+        ("\tneurons: [3]", "this is not YAML (found character '\\t' that cannot start any token): indent with spaces."),
+        ("corpus: [{source: files, path: nowhere}]", "nowhere does not exist: correct 'path'"),
     ],
 )
 def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(project, tmp_path, monkeypatch, line, says):
-    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("model", "texts"))
+    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("texts"))
     study = tmp_path / "project" / "own" / "defs" / "notes" / "defs.yaml"
     kept = [each for each in STUDY.splitlines() if each.split(":")[0].strip() != line.split(":")[0]]
     study.write_text("\n".join([*kept, f"  {line}", ""]))
@@ -190,7 +192,7 @@ def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(projec
         cli.study_job("notes")
     said = str(raised.value)
     assert says in said
-    assert "defs.yaml" in said
+    assert said.startswith(f"{study}:")
     assert len(said.splitlines()) == 1, said
 
 
