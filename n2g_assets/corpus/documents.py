@@ -1,7 +1,7 @@
 """From corpus sources to documents and contexts, the two frames that a forward pass starts from.
 
 1. Each source gives its texts in the order that ``sources`` defines.
-2. Empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
+2. Nulls, empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
 3. Texts are tokenised in batches. Each is cut after the source's ``max_contexts`` windows. Reading stops with the
    document that reaches the source's ``max_tokens``, which is not cut for it.
 4. ``splitting`` assigns the documents to the splits, ``contexts`` cuts the windows.
@@ -27,14 +27,14 @@ from n2g_assets.core.settings import CorpusCut
 from n2g_assets.core.sources import AnyCorpusSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
-from n2g_assets.corpus.files import RawDocument
+from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
 from n2g_assets.corpus.splitting import split_documents
 
 Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
 
-DUPLICATES, EMPTY = "duplicate documents dropped", "empty documents dropped"
+DUPLICATES, EMPTY, NULL = "duplicate documents dropped", "empty documents dropped", "null documents dropped"
 CLUSTERS, SHARED_RUNS = "clusters of near-duplicates", "share of held-out runs that the harvest holds too"
 """What ``Corpus.counts`` holds. Of duplicates the first one stays; a cluster has two or more near-duplicates."""
 
@@ -87,7 +87,7 @@ def read_documents(
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
         SourceError: A source cannot be had or is damaged.
     """
-    counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0}
+    counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0, NULL: 0}
     seen: set[str] = set()
     taken: list[_Document] = []
     progress = progress or (lambda done, total: None)
@@ -136,7 +136,7 @@ def _take(
             if limit is not None and n_tokens >= limit:
                 break
             if not document.text.strip():
-                counts[EMPTY] += 1
+                counts[NULL if document.is_null else EMPTY] += 1
                 continue
             n_texts += 1
             if sha256 in seen:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import polars as pl
 import pytest
@@ -56,6 +57,22 @@ def test_exact_duplicates_and_empty_texts_are_dropped_and_counted_across_sources
     assert corpus.documents.sort("source", "name")["name"].to_list() == ["1.txt", "2.txt", "2.txt"]
     assert corpus.documents["source"].sort().to_list() == ["a", "a", "b"]
     assert (corpus.counts[module.DUPLICATES], corpus.counts[module.EMPTY]) == (2, 1)
+
+
+def test_nulls_are_counted_apart_from_empty_texts(tmp_path):
+    rows = [words(50, 1), None, "", None, " "]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in rows))
+    pl.DataFrame({"text": [*rows[1:], words(50, 2)]}).write_parquet(tmp_path / "b.parquet")
+    corpus = read(tmp_path, files("a.jsonl"), files("b.parquet"))
+    assert (corpus.documents.height, corpus.counts[module.NULL], corpus.counts[module.EMPTY]) == (2, 4, 4)
+
+
+def test_a_file_whose_name_is_not_utf8_has_rows_like_any_other(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / os.fsdecode(b"\xe4.txt")).write_text(words(50, 1))
+    assert read(tmp_path, files("a")).documents["name"].to_list() == ["\\xe4.txt"]
+    (fingerprint,) = source_fingerprints([files("a")], study_folder=tmp_path, home=Home(tmp_path))
+    assert fingerprint["content"] == [f"\\xe4.txt {hashlib.sha256(words(50, 1).encode()).hexdigest()}"]
 
 
 def test_a_source_may_hold_duplicates_of_others_alone(tmp_path):
