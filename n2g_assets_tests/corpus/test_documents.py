@@ -16,7 +16,17 @@ from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
 from n2g_assets.corpus.sources import open_source, source_fingerprints
 from n2g_assets.storage import wheels
-from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
+from n2g_assets_tests.corpus.helpers import (
+    BOS,
+    SPELLING,
+    FakePip,
+    encode_words,
+    files,
+    read,
+    sha256,
+    wheel_bytes,
+    words,
+)
 
 
 def write_texts(folder, texts):
@@ -109,6 +119,7 @@ def test_what_lies_beyond_max_tokens_is_not_tokenised(tmp_path):
         study_folder=tmp_path,
         home=Home(tmp_path),
         encode=encode,
+        spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),
         needed_contexts=1,
@@ -161,6 +172,7 @@ def test_progress_ends_at_what_was_taken(tmp_path):
         study_folder=tmp_path,
         home=Home(tmp_path),
         encode=encode_words,
+        spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),
         needed_contexts=1,
