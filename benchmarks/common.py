@@ -20,6 +20,7 @@ from n2g_assets.core.settings import HarvestSettings, MethodSettings
 from n2g_assets.core.sources import NamedSource, WheelSubject
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.documents import read_documents
+from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.derive import derive
 from n2g_assets.evidence.store import Evidence, read_evidence
@@ -63,6 +64,7 @@ def named_contexts(model: SubjectModel, home: Home, name: str, max_tokens: int |
         study_folder=Path.cwd(),
         home=home,
         encode=model.encode,
+        spelling=Spelling(model.vocabulary(normalise=False).tokens),
         bos_id=model.bos_id,
         harvest=HarvestSettings(),
         needed_contexts=MethodSettings().top_contexts,

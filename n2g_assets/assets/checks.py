@@ -19,6 +19,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
+from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.corpus.splitting import find_leaks
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
@@ -258,7 +259,8 @@ def split_is_sound(session: Session) -> list[str]:
     joined = contexts.join(documents, on="document_id", how="left", suffix="_of_document")
     if (joined["split"] != joined["split_of_document"]).fill_null(True).any():
         faults.append("contexts and their documents name different splits")
-    for held_out, harvested in find_leaks(contexts, session.settings.harvest.near_duplicate_run)[:3]:
+    spelling = Spelling(session.vocabulary.tokens)
+    for held_out, harvested in find_leaks(contexts, session.settings.harvest.near_duplicate_run, spelling)[:3]:
         faults.append(
             f"the text of document {held_out}, which is not to be harvested, stands in the harvested document "
             f"{harvested}: take one of the two out of the corpus"

@@ -13,6 +13,7 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import CorpusCut
 from n2g_assets.corpus.documents import read_documents
 from n2g_assets.corpus.sources import source_fingerprints
+from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.storage.hashing import hash_json
 
 
@@ -51,7 +52,7 @@ def materialize(session: Session, show: Progress) -> bool:
         tokenizer = SubjectTokenizer.load(session.subject_files.folder, session.model_row["d_vocab"], settings.bos)
         corpus = read_documents(
             settings.corpus, study_folder=folder, home=session.home,
-            encode=tokenizer.encode, bos_id=tokenizer.bos.token_id,
+            encode=tokenizer.encode, spelling=Spelling(session.vocabulary.tokens), bos_id=tokenizer.bos.token_id,
             harvest=cut, needed_contexts=settings.method.top_contexts,
             progress=lambda done, total: show(done, max(done, total)),
         )  # fmt: skip
@@ -73,7 +74,7 @@ STAGE = WholeStage(
     name="corpus_tokens",
     description="The corpus as documents, split once into harvested, held-out and out-of-domain ones "
     "(near-duplicates stay together), and as contexts of token ids.",
-    code_version="2",
+    code_version="3",
     work=_work,
     tables=("contexts", "documents"),
     upstream=("subject_model",),

@@ -43,7 +43,8 @@ class CorpusCut(Settings):
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of the documents that is never harvested."""
     near_duplicate_run: StrictInt = Field(default=13, ge=4)
-    """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split."""
+    """Tokens of a run; documents that share a tenth of the shorter one's runs stay on one side of the split. White
+    space counts for nothing, and documents too short for such runs are compared as wholes."""
 
 
 class HarvestSettings(CorpusCut):

@@ -70,15 +70,16 @@ class NamedSource(CorpusSource):
 
 
 class FilesSource(CorpusSource):
-    """Text, JSONL or Parquet files, or folders of them."""
+    """Text, JSONL, CSV or Parquet files, or folders of them; all but Parquet also packed as .gz, .bz2, .xz or .zst."""
 
     source: Literal["files"]
     path: str
     """File, folder or glob; a relative path counts from the study's folder."""
-    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
-    """``auto`` goes by the ending: .jsonl, .parquet, and text for everything else."""
+    format: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
+    """``auto`` goes by the ending: .jsonl and .ndjson, .csv and .tsv, .parquet, and text for others; files that would
+    be text with all their syntax (.json, .html, .pdf, .zip) are refused. ``text`` takes a file with its syntax."""
     text_field: str = "text"
-    """Field (JSONL) or column (Parquet) that holds the text, one document a row."""
+    """Field (JSONL) or column (CSV, Parquet) that holds the text, one document a row."""
 
 
 class HubSource(CorpusSource):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.corpus.files import RawDocument
+from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 

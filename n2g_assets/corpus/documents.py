@@ -1,7 +1,7 @@
 """From corpus sources to documents and contexts, the two frames that a forward pass starts from.
 
 1. Each source gives its texts in the order that ``sources`` defines.
-2. Empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
+2. Nulls, empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
 3. Texts are tokenised in batches. Each is cut after the source's ``max_contexts`` windows. Reading stops with the
    document that reaches the source's ``max_tokens``, which is not cut for it.
 4. ``splitting`` assigns the documents to the splits, ``contexts`` cuts the windows.
@@ -27,14 +27,15 @@ from n2g_assets.core.settings import CorpusCut
 from n2g_assets.core.sources import AnyCorpusSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
-from n2g_assets.corpus.files import RawDocument
+from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
+from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.corpus.splitting import split_documents
 
 Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
 """Token ids of each text, BOS not included."""
 
-DUPLICATES, EMPTY = "duplicate documents dropped", "empty documents dropped"
+DUPLICATES, EMPTY, NULL = "duplicate documents dropped", "empty documents dropped", "null documents dropped"
 CLUSTERS, SHARED_RUNS = "clusters of near-duplicates", "share of held-out runs that the harvest holds too"
 """What ``Corpus.counts`` holds. Of duplicates the first one stays; a cluster has two or more near-duplicates."""
 
@@ -66,6 +67,7 @@ def read_documents(
     study_folder: Path,
     home: Home,
     encode: Encode,
+    spelling: Spelling,
     bos_id: int,
     harvest: CorpusCut,
     needed_contexts: int,
@@ -78,6 +80,7 @@ def read_documents(
         study_folder: Folder that relative paths count from.
         home: Where fetched files and rendered texts are kept.
         encode: Tokenises a batch of texts.
+        spelling: The tokenizer's vocabulary, by which documents are compared.
         bos_id: Token id at position 0 of every context.
         harvest: How the corpus is cut and split.
         needed_contexts: Harvested contexts that the method needs at least.
@@ -87,7 +90,7 @@ def read_documents(
         CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
         SourceError: A source cannot be had or is damaged.
     """
-    counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0}
+    counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0, NULL: 0}
     seen: set[str] = set()
     taken: list[_Document] = []
     progress = progress or (lambda done, total: None)
@@ -98,7 +101,7 @@ def read_documents(
         taken += _take(source, opened, longest, encode, seen, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
-    documents, shared_run_share = _split(taken, harvest)
+    documents, shared_run_share = _split(taken, harvest, spelling)
     clusters = documents.group_by("cluster_id", pl.col("split") == "out_of_domain").len()
     counts |= {CLUSTERS: clusters.filter(pl.col("len") > 1).height, SHARED_RUNS: shared_run_share}
     contexts = _contexts(documents, taken, harvest.context_length, bos_id)
@@ -136,7 +139,7 @@ def _take(
             if limit is not None and n_tokens >= limit:
                 break
             if not document.text.strip():
-                counts[EMPTY] += 1
+                counts[NULL if document.is_null else EMPTY] += 1
                 continue
             n_texts += 1
             if sha256 in seen:
@@ -170,7 +173,7 @@ def _next_batch(documents: Iterator[RawDocument], room: int) -> Iterator[RawDocu
             return
 
 
-def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, float]:
+def _split(taken: list[_Document], harvest: CorpusCut, spelling: Spelling) -> tuple[pl.DataFrame, float]:
     """The table ``documents``, and the share of the held-out runs that the harvest holds too."""
     schema = {name: dtype for name, dtype in TABLES["documents"].schema.items() if name != "study"}
     frames, shared_run_shares = [], []
@@ -179,7 +182,7 @@ def _split(taken: list[_Document], harvest: CorpusCut) -> tuple[pl.DataFrame, fl
         frame = pl.DataFrame([document.row for document in group], schema=schema)
         split = split_documents(
             frame["document_id"].to_list(), [document.tokens for document in group],
-            held_out_share=harvest.held_out_share, run=harvest.near_duplicate_run,
+            held_out_share=harvest.held_out_share, run=harvest.near_duplicate_run, spelling=spelling,
         )  # fmt: skip
         side = pl.Series(np.where(split.held_out, "held_out", "harvest"), dtype=pl.String)
         clusters = pl.Series(split.cluster_ids, dtype=pl.String)

@@ -3,8 +3,8 @@
 Named corpora and folders are read in the order of the sha256 of their texts, so that a sample is not the alphabetical
 beginning. A single file and a hub data set keep their own order and are read only as far as needed.
 
-A named corpus and a folder with JSONL or Parquet files are held in memory as text while they are read. Of a folder of
-text files only the hashes are held: its files are read twice, once to find the order and once one by one.
+A named corpus and a folder with JSONL, CSV or Parquet files are held in memory as text while they are read. Of a folder
+of text files only the hashes are held: its files are read twice, once to find the order and once one by one.
 """
 
 import hashlib
@@ -16,8 +16,10 @@ from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
-from n2g_assets.corpus.files import RawDocument, check_path, file_format, find_files, inspect_file, read_files
+from n2g_assets.corpus.files import check_path, find_files, full_path, inspect_file, read_files
+from n2g_assets.corpus.formats import file_format, shown
 from n2g_assets.corpus.hub import check_hub_name, find_listing, read_hub
+from n2g_assets.corpus.rows import RawDocument
 
 
 class OpenSource(NamedTuple):
@@ -68,7 +70,7 @@ def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> O
     if isinstance(source, HubSource):
         return OpenSource(read_hub(source, home))
     files = find_files(source.path, study_folder)
-    if list(files.values()) == [study_folder / Path(source.path).expanduser()]:
+    if list(files.values()) == [full_path(source.path, study_folder)]:
         return OpenSource(read_files(source, files))
     if all(file_format(source, file) == "text" for file in files.values()):
         return _text_files_by_hash(source, files)
@@ -100,7 +102,7 @@ def _content(source: AnyCorpusSource, study_folder: Path, home: Home) -> list[st
     inspected = {name: inspect_file(source, file) for name, file in find_files(source.path, study_folder).items()}
     if not any(holds_text for _, holds_text in inspected.values()):
         raise no_text(source)
-    return [f"{name} {sha256}" for name, (sha256, _) in inspected.items()]
+    return [f"{shown(name)} {sha256}" for name, (sha256, _) in inspected.items()]
 
 
 def no_text(source: AnyCorpusSource) -> CorpusError:
@@ -123,6 +125,8 @@ def _by_hash(documents: Iterable[RawDocument]) -> OpenSource:
 def _text_files_by_hash(source: FilesSource, files: dict[str, Path]) -> OpenSource:
     """As ``_by_hash``, one document a text file, without holding the texts in memory."""
     documents = read_files(source, files)
-    keys = sorted((text_sha256(document.text), document.name, len(document.text)) for document in documents)
+    keys = sorted(
+        (text_sha256(document.text), name, len(document.text)) for name, document in zip(files, documents, strict=True)
+    )
     by_hash = {name: files[name] for _, name, _ in keys}
     return OpenSource(read_files(source, by_hash), sum(characters for _, _, characters in keys))

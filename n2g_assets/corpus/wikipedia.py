@@ -20,7 +20,7 @@ from mwparserfromhell import nodes
 from mwparserfromhell.wikicode import Wikicode
 
 from n2g_assets.core.home import Home
-from n2g_assets.corpus.files import RawDocument
+from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 

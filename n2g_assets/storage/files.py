@@ -195,29 +195,31 @@ def hold_lock(folder: Path, name: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    with _clear_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9_.=-]", "__", name)
-    lock = FileLock(folder / f"{stem}.lock", thread_local=False)
-    holder = folder / f"{stem}.holder"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        # a warning, so that it is seen even where nobody set up logging
-        logger.warning("Waiting for %s, up to %.0f s: it is held by %s.", name, LOCK_TIMEOUT, _read_holder(holder))
+    lock, holder = FileLock(folder / f"{stem}.lock", thread_local=False), folder / f"{stem}.holder"
+    with _clear_errors(folder / f"{stem}.lock"):
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT)
-        except Timeout as error:
-            raise StorageError(
-                f"{name} is still held by {_read_holder(holder)} after {LOCK_TIMEOUT:.0f} s: "
-                "wait until that run ends, or stop it, and run the same command again."
-            ) from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            # a warning, so that it is seen even where nobody set up logging
+            logger.warning("Waiting for %s, up to %.0f s: it is held by %s.", name, LOCK_TIMEOUT, _read_holder(holder))
+            try:
+                lock.acquire(timeout=LOCK_TIMEOUT)
+            except Timeout as error:
+                raise StorageError(
+                    f"{name} is still held by {_read_holder(holder)} after {LOCK_TIMEOUT:.0f} s: "
+                    "wait until that run ends, or stop it, and run the same command again."
+                ) from error
     try:
         since = time.strftime("%H:%M:%S", time.gmtime())
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since} UTC", encoding="utf-8")
-        yield
+        with _clear_errors(holder):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since} UTC", encoding="utf-8")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
 
 

@@ -16,6 +16,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.sources import AnyCorpusSource, FilesSource
 from n2g_assets.corpus.documents import Corpus, read_documents
+from n2g_assets.corpus.spelling import Spelling
 
 BOS = 1
 
@@ -52,6 +53,10 @@ def encode_words(texts: list[str]) -> list[np.ndarray]:
     return [np.array([2 + zlib.crc32(word.encode()) % 40000 for word in text.split()], np.int32) for text in texts]
 
 
+SPELLING = Spelling([b" %d" % token_id for token_id in range(40002)])
+"""Every token of ``encode_words`` is its number after a space."""
+
+
 def words(n: int, seed: int) -> str:
     """A text of n words, all of it determined by the seed."""
     return " ".join(f"w{number}" for number in np.random.default_rng(seed).integers(0, 5000, n))
@@ -68,6 +73,7 @@ def read(folder: Path, *sources: AnyCorpusSource, needed: int = 0, harvest: Harv
         study_folder=folder,
         home=Home(folder / ".home"),
         encode=encode_words,
+        spelling=SPELLING,
         bos_id=BOS,
         harvest=harvest or HarvestSettings(context_length=16),
         needed_contexts=needed,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import polars as pl
 import pytest
@@ -15,7 +16,17 @@ from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
 from n2g_assets.corpus.sources import open_source, source_fingerprints
 from n2g_assets.storage import wheels
-from n2g_assets_tests.corpus.helpers import BOS, FakePip, encode_words, files, read, sha256, wheel_bytes, words
+from n2g_assets_tests.corpus.helpers import (
+    BOS,
+    SPELLING,
+    FakePip,
+    encode_words,
+    files,
+    read,
+    sha256,
+    wheel_bytes,
+    words,
+)
 
 
 def write_texts(folder, texts):
@@ -58,6 +69,22 @@ def test_exact_duplicates_and_empty_texts_are_dropped_and_counted_across_sources
     assert (corpus.counts[module.DUPLICATES], corpus.counts[module.EMPTY]) == (2, 1)
 
 
+def test_nulls_are_counted_apart_from_empty_texts(tmp_path):
+    rows = [words(50, 1), None, "", None, " "]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in rows))
+    pl.DataFrame({"text": [*rows[1:], words(50, 2)]}).write_parquet(tmp_path / "b.parquet")
+    corpus = read(tmp_path, files("a.jsonl"), files("b.parquet"))
+    assert (corpus.documents.height, corpus.counts[module.NULL], corpus.counts[module.EMPTY]) == (2, 4, 4)
+
+
+def test_a_file_whose_name_is_not_utf8_has_rows_like_any_other(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / os.fsdecode(b"\xe4.txt")).write_text(words(50, 1))
+    assert read(tmp_path, files("a")).documents["name"].to_list() == ["\\xe4.txt"]
+    (fingerprint,) = source_fingerprints([files("a")], study_folder=tmp_path, home=Home(tmp_path))
+    assert fingerprint["content"] == [f"\\xe4.txt {hashlib.sha256(words(50, 1).encode()).hexdigest()}"]
+
+
 def test_a_source_may_hold_duplicates_of_others_alone(tmp_path):
     write_texts(tmp_path / "a", {"1.txt": words(50, 1)})
     corpus = read(tmp_path, files("a"), files("a/1.txt"))
@@ -92,6 +119,7 @@ def test_what_lies_beyond_max_tokens_is_not_tokenised(tmp_path):
         study_folder=tmp_path,
         home=Home(tmp_path),
         encode=encode,
+        spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),
         needed_contexts=1,
@@ -144,6 +172,7 @@ def test_progress_ends_at_what_was_taken(tmp_path):
         study_folder=tmp_path,
         home=Home(tmp_path),
         encode=encode_words,
+        spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),
         needed_contexts=1,

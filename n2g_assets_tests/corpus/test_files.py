@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import hashlib
 import json
+import lzma
+import os
+from io import BytesIO
+from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from n2g_assets.core.errors import CorpusError, SourceError
@@ -50,7 +58,7 @@ def test_a_glob_and_an_absolute_path_work(tmp_path):
 def test_a_format_that_is_given_wins_over_the_ending(tmp_path):
     (tmp_path / "a.json").write_text('{"body": "one"}')
     assert read(tmp_path, "a.json", format="jsonl", text_field="body") == [("a.json:1", "one")]
-    assert read(tmp_path, "a.json") == [("a.json", '{"body": "one"}')]
+    assert read(tmp_path, "a.json", format="text") == [("a.json", '{"body": "one"}')]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/*.txt", "empty/*"])
@@ -72,6 +80,7 @@ def test_an_empty_folder_is_named(tmp_path):
         ("a.txt", b"abc\xff", 3),
         ("a.txt", b"\xef\xbb\xbfabc\xff", 6),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xe4"}\n', 24),
+        ("a.csv", b"text\n\xe4\n", 5),
     ],
 )
 def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, name, data, byte):
@@ -87,6 +96,11 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, name, data, by
         ('{"text": "cut', "Line 2 of .*a.jsonl is not JSON .*repair the line"),
         ('{"body": "x", "id": 1}', "Line 2 of .*a.jsonl has no field 'text' .it has 'body', 'id'.*set 'text_field'"),
         ("[]", "Line 2 of .*a.jsonl has no field 'text' .it has none"),
+        ('["text"]', "Line 2 of .*a.jsonl has no field 'text' .it has none"),
+        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
+        ("[" * 100_000, "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
+        ('{"text": ' + "7" * 5000 + "}", "Line 2 of .*a.jsonl has a value of type int in 'text'"),
+        ("7" * 5000, "Line 2 of .*a.jsonl has no field 'text' .it has none"),
         ('{"text": 5}', "Line 2 of .*a.jsonl has a value of type int in 'text'"),
     ],
 )
@@ -171,3 +185,182 @@ def test_inspecting_opens_parquet_files(tmp_path):
 def test_inspecting_a_file_that_is_gone_names_it(tmp_path):
     with pytest.raises(SourceError, match=r"a\.txt cannot be read .No such file"):
         inspect(tmp_path, "a.txt")
+
+
+# -------------------------------------------------------------------------------------- rows and packings
+def test_numbers_of_any_length_beside_the_text_do_no_harm(tmp_path):
+    (tmp_path / "a.ndjson").write_text('{"id": ' + "7" * 5000 + ', "x": -1.5e999, "text": "one"}\n')
+    assert read(tmp_path, "a.ndjson") == [("a.ndjson:1", "one")]
+
+
+@pytest.mark.parametrize("mark", ",;\t|")
+@pytest.mark.parametrize("ending", ["csv", "tsv", "CSV"])
+def test_a_table_gives_its_column_of_text_whatever_separates_its_fields(tmp_path, mark, ending):
+    rows = [["id", "text"], ["1", f"one{mark} two"], [], ["2", "over\ntwo lines"], ["3", ""], ["4", "x" * 200_000]]
+    with (tmp_path / f"a.{ending}").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=mark).writerows(rows)
+    expected = {2: f"one{mark} two", 4: "over\ntwo lines", 6: "", 7: "x" * 200_000}
+    assert read(tmp_path, f"a.{ending}") == [(f"a.{ending}:{line}", text) for line, text in expected.items()]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("id,body\n1,x\n", r"file .*a\.csv has no field 'text' .it has 'id', 'body'.: set 'text_field'"),
+        ("id,text\n1,one, two\n", r"Line 2 of .*a\.csv has 3 fields and the first line 2: put fields"),
+        ("id,text\n1,x\n2\n", r"Line 3 of .*a\.csv has 1 fields and the first line 2"),
+        ('id,text\n1,x\n2,"cut\n', r"Line 3 of .*a\.csv is not CSV .unexpected end of data.: repair the line"),
+        ("id,text\n1,\0\n", r"a\.csv is not UTF-8 at byte 10 .counted from 0, a NUL. in line 2: save it as UTF-8"),
+    ],
+)
+def test_a_damaged_table_is_named_with_its_line(tmp_path, data, message):
+    (tmp_path / "a.csv").write_text(data)
+    with pytest.raises((SourceError, CorpusError), match=message):
+        read(tmp_path, "a.csv")
+
+
+def zstd(data):
+    return pa.Codec("zstd").compress(data, asbytes=True)
+
+
+PACKINGS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("ending", PACKINGS)
+def test_packed_files_are_read_by_the_ending_before_it(tmp_path, ending):
+    for name, data in {
+        "a.jsonl": b'{"text": "one"}\n',
+        "b.csv": b"text\ntwo\n",
+        "c.txt": b"\xef\xbb\xbfthree\n",
+    }.items():
+        (tmp_path / f"{name}{ending}").write_bytes(PACKINGS[ending](data))
+        assert inspect(tmp_path, f"{name}{ending}") == (hashlib.sha256(data).hexdigest(), True)
+    expected = [(f"a.jsonl{ending}:1", "one"), (f"b.csv{ending}:2", "two"), (f"c.txt{ending}", "three\n")]
+    assert read(tmp_path, ".") == expected
+
+
+@pytest.mark.parametrize("ending", PACKINGS)
+def test_a_damaged_packed_file_is_named(tmp_path, ending):
+    whole = PACKINGS[ending](b'{"text": "one"}\n' * 1000)
+    inside = whole[:40] + b"damaged here" + whole[52:]  # reading lines may meet what came out of it first
+    for damaged, looks in ((whole[:-5], (inspect, read)), (b"no such thing", (inspect, read)), (inside, (inspect,))):
+        (tmp_path / f"a.jsonl{ending}").write_bytes(damaged)
+        for look in looks:
+            with pytest.raises(SourceError, match=rf"a\.jsonl{ending} is no whole {ending} file .*: pack it again"):
+                look(tmp_path, f"a.jsonl{ending}")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "a.txt.lz4", "a.parquet.gz"])
+@pytest.mark.parametrize("settings", [{}, {"format": "jsonl"}])
+def test_archives_are_named_with_the_cure(tmp_path, name, settings):
+    (tmp_path / name).write_bytes(b"")
+    if name == "a.parquet.gz" and settings:
+        return  # what is in it is lines, whatever its ending says
+    with pytest.raises(SourceError, match=rf"{name} is packed in a way that is not read .*: unpack it"):
+        inspect(tmp_path, name, **settings)
+
+
+# -------------------------------------------------------------------------------------- what is no prose
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.HTML", "a.xml", "a.pdf", "a.docx", "a.ipynb", "a.yaml", "a.json.gz", "a.npy"]
+)
+def test_a_file_whose_syntax_would_become_text_is_refused_by_its_ending(tmp_path, name):
+    (tmp_path / name).write_text("text")
+    for look in (inspect, read):
+        with pytest.raises(SourceError, match=rf"{name} would be read as prose with all its syntax .*set 'format'"):
+            look(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"text": "one"}\n{"text": "two"}\n',
+        '\ufeff{\n  "a": [1]\n}\n',
+        '[\n{"a": 1}]',
+        '\n["one", "two"]',
+        "{}",
+        "<!DOCTYPE html><p>",
+        '<?xml version="1.0"?>',
+        "<HTML>",
+        "%PDF-1.4",
+        "{\\rtf1 text}",
+    ],
+)
+def test_a_file_whose_syntax_would_become_text_is_refused_by_its_beginning(tmp_path, text):
+    for name in ("a.txt", "train"):
+        (tmp_path / name).write_text(text)
+        for look in (inspect, read):
+            with pytest.raises(SourceError, match=rf"{name} would be read as prose with all its syntax .it begins"):
+                look(tmp_path, name)
+        assert read(tmp_path, name, format="text") == [(name, text.removeprefix("\ufeff"))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1] A footnote.", "[1]", "{see below} and so on", "<p> is a tag", "[" * 100_000],
+    ids=lambda text: text[:10],
+)
+def test_prose_that_begins_with_a_bracket_stays_prose(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert inspect(tmp_path, "a.txt")[1]
+    assert read(tmp_path, "a.txt") == [("a.txt", text)]
+
+
+def test_utf16_without_a_mark_is_not_taken_for_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes("plain".encode("utf-16-le"))
+    for look in (inspect, read):
+        with pytest.raises(
+            CorpusError, match=r"a\.txt is not UTF-8 at byte 1 .counted from 0, a NUL.: save it as UTF-8"
+        ):
+            look(tmp_path, "a.txt")
+
+
+# -------------------------------------------------------------------------------------- Parquet, names, paths
+def test_categorical_text_of_parquet_is_read_and_nulls_are_told_from_empty_texts(tmp_path):
+    texts = pl.Series("text", ["one", "two", None, "one", ""])
+    kinds = {"s": pl.String, "c": pl.Categorical, "e": pl.Enum(["one", "two", ""])}
+    for name, kind in kinds.items():
+        texts.cast(kind).to_frame().write_parquet(tmp_path / f"{name}.parquet")
+        source = files(f"{name}.parquet")
+        found = list(read_files(source, find_files(source.path, tmp_path)))
+        assert [document.text for document in found] == ["one", "two", "", "one", ""]
+        assert [document.is_null for document in found] == [False, False, True, False, False]
+
+
+def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(tmp_path):
+    folder = os.fsencode(tmp_path)
+    contents = {b"\xe4.txt": b"one", b"\xe4.jsonl": b'{"text": "two"}', b"line\nend.txt": b"three"}
+    for name, data in contents.items():
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(data)
+    pl.DataFrame({"text": ["four"]}).write_parquet(io := BytesIO())
+    Path(os.fsdecode(folder + b"/\xe4.parquet")).write_bytes(io.getvalue())
+    names = ["line\\nend.txt", "\\xe4.jsonl:1", "\\xe4.parquet:0", "\\xe4.txt"]
+    assert read(tmp_path, ".") == list(zip(names, ["three", "two", "four", "one"], strict=True))
+    Path(os.fsdecode(folder + b"/\xe4.jsonl")).write_bytes(b"{")
+    with pytest.raises(SourceError, match=r"Line 1 of the corpus file /.*/\\xe4\.jsonl is not JSON") as error:
+        read(tmp_path, "*.jsonl")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("study", ["a[1]", "a*b", "a?b", "[!x]"])
+def test_a_relative_glob_works_in_a_study_folder_of_any_name(tmp_path, study):
+    (tmp_path / study / "data").mkdir(parents=True)
+    (tmp_path / study / "data" / "x.txt").write_text("one")
+    (tmp_path / study / "y[1].txt").write_text("two")
+    assert read(tmp_path / study, "data/*.txt") == [("x.txt", "one")]
+    assert read(tmp_path / study, "**/*.txt") == [("data/x.txt", "one"), ("y[1].txt", "two")]
+    assert read(tmp_path / study, "y[1].txt") == [("y[1].txt", "two")]
+
+
+def test_the_folder_of_a_user_is_no_pattern(tmp_path, monkeypatch):
+    (tmp_path / "h[1]").mkdir()
+    (tmp_path / "h[1]" / "a.txt").write_text("one")
+    monkeypatch.setenv("HOME", str(tmp_path / "h[1]"))
+    assert read(tmp_path, "~/*.txt") == read(tmp_path, "~/a.txt") == [("a.txt", "one")]
+    with pytest.raises(CorpusError, match=r"~nobody-here/a.txt does not exist"):
+        read(tmp_path, "~nobody-here/a.txt")
+
+
+def test_a_path_that_the_system_refuses_is_named(tmp_path):
+    with pytest.raises(SourceError, match=r"x{300} cannot be read .File name too long"):
+        read(tmp_path, "x" * 300)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import Cache, Entry, sweep
-from n2g_assets.storage.files import is_whole, temporary_folder, write_atomically
+from n2g_assets.storage.files import hold_lock, is_whole, temporary_folder, write_atomically
 from n2g_assets_tests.storage.helpers import files_below, largest_file
 
 CONTENT = {"text.jsonl": b'{"title": "Cat"}\n' * 3, "deep/weights.bin": bytes(range(64)), "empty": b""}
@@ -250,3 +250,18 @@ def test_a_file_that_is_written_again_at_once_is_read_again(tmp_path: Path) -> N
         assert is_whole(path, 1, sha256)
         path.write_bytes(b"c")
         assert not is_whole(path, 1, sha256)
+
+
+@pytest.mark.parametrize("name", ["database.lock", "database.holder"])
+def test_a_lock_whose_file_cannot_be_written_is_named_with_its_cure(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with (
+        pytest.raises(
+            StorageError, match=rf"^{name} cannot be written in {tmp_path} .Is a directory.: make the folder"
+        ),
+        hold_lock(tmp_path, "database"),
+    ):
+        pass
+    (tmp_path / name).rmdir()
+    with hold_lock(tmp_path, "database"):
+        pass
