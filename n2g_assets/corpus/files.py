@@ -60,14 +60,15 @@ def check_path(path: str, study_folder: Path) -> Path:
 
     Raises:
         CorpusError: Nothing is there.
+        SourceError: The path or a folder cannot be read.
     """
     full = full_path(path, study_folder)
-    if not full.exists() and not any(_matches(path, study_folder)):
-        raise CorpusError(
-            f"The corpus path {shown(full)} does not exist: correct 'path' (a relative one counts from the study's "
-            "folder)."
-        )
-    return full
+    with naming(full):
+        if full.exists() or any(_matches(path, study_folder)):
+            return full
+    raise CorpusError(
+        f"The corpus path {shown(full)} does not exist: correct 'path' (a relative one counts from the study's folder)."
+    )
 
 
 def _matches(path: str, study_folder: Path) -> Iterator[Path]:
