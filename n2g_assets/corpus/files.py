@@ -100,7 +100,7 @@ def read_files(source: FilesSource, files: Mapping[str, Path]) -> Iterator[RawDo
         kind = file_format(source, file)
         if kind == "text":
             with open_file(file) as data:
-                text = decode(data.read(), file, 0).removeprefix("\ufeff")
+                text = decode(data.read(), file).removeprefix("\ufeff")
             check_prose(source, file, text)
             yield RawDocument(shown(name), text)
         else:
@@ -121,13 +121,13 @@ def inspect_file(source: FilesSource, file: Path) -> tuple[str, bool]:
     if kind == "parquet":
         with open_parquet(file, source.text_field) as parquet:
             return file_sha256(file), parquet.metadata.num_rows > 0
-    digest, offset, holds_text = hashlib.sha256(), 0, False
+    digest, offset, line, holds_text = hashlib.sha256(), 0, 1, False
     with open_file(file) as data:
         while chunk := b"".join(data.readlines(_CHUNK_BYTES)):  # whole lines hold whole characters
-            text = decode(chunk, file, offset)
+            text = decode(chunk, file, offset, line)
             if kind == "text" and not holds_text:
                 check_prose(source, file, text)
             digest.update(chunk)
             holds_text |= bool(text.lstrip("\ufeff").strip())
-            offset += len(chunk)
+            offset, line = offset + len(chunk), line + chunk.count(b"\n")
     return digest.hexdigest(), holds_text

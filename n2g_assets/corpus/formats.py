@@ -164,8 +164,8 @@ def naming(file: Path) -> Iterator[None]:
         ) from error
 
 
-def decode(data: bytes, file: Path, offset: int, line: int | None = None) -> str:
-    """The text of some bytes of a file, which begin at ``offset``, and in this line if there are lines.
+def decode(data: bytes, file: Path, offset: int = 0, line: int = 1) -> str:
+    """The text of some bytes of a file, which begin at ``offset`` (from 0) in this line (from 1).
 
     Raises:
         CorpusError: They are not UTF-8, or hold a NUL.
@@ -173,15 +173,15 @@ def decode(data: bytes, file: Path, offset: int, line: int | None = None) -> str
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        place, what = error.start, ""
+        place, what = error.start, "is not UTF-8"
     else:
         if "\0" not in text:
             return text
-        place, what = data.index(0), ", a NUL"
-    within = "" if line is None else f" in line {line}"
+        place, what = data.index(0), "holds a NUL"
+    newlines = data.count(b"\n", 0, place)
     raise CorpusError(
-        f"The corpus file {shown(file)} is not UTF-8 at byte {offset + place} (counted from 0{what}){within}: "
-        "save it as UTF-8 or take it out of the corpus."
+        f"The corpus file {shown(file)} {what} at byte {offset + place} (counted from 0) in line "
+        f"{line + newlines}: save it as UTF-8 text or take it out of the corpus."
     )
 
 
