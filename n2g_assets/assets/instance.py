@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from n2g_assets.assets.alive import fail_dead_runs
 from n2g_assets.core.home import Home
 from n2g_assets.storage.files import hold_lock, write_atomically
 
@@ -13,6 +14,8 @@ _SETTINGS = Path(__file__).with_name("instance.yaml")
 
 def prepare_instance(home: Home) -> Path:
     """Makes the folder that ``DAGSTER_HOME`` is to name, writes its settings and creates its databases.
+
+    Runs that died since the last time are marked as failed.
 
     Under a lock: Dagster's databases break for good ("more than one head present") where several processes create them
     at once.
@@ -30,5 +33,6 @@ def prepare_instance(home: Home) -> Path:
         with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
             instance.get_runs(limit=1)
             instance.all_instigator_state()
+            fail_dead_runs(instance)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     return home.dagster

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
 
+from n2g_assets.assets.alive import lives
 from n2g_assets.core.errors import N2GError
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import sweep
@@ -17,6 +19,15 @@ class N2GResource(dg.ConfigurableResource):
 
     home: str = ""
     """Folder; empty means $N2G_HOME, or ``.n2g`` beside the project."""
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Itself, as long as a run goes on, whose process is watched meanwhile."""
+        if context.instance is None or context.run_id is None:
+            yield self
+        else:
+            with lives(context.instance, context.run_id):
+                yield self
 
     def open(self) -> Home:
         """The home folder, checked to be writable; what killed runs left in it is removed once a process.
