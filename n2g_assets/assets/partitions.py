@@ -1,7 +1,7 @@
 """The layers that a run is asked for: one partition or a range of them; what holds no layer of the study is refused.
 
 Dagster takes a range that runs backwards for an empty one, and a run of it succeeds with nothing done. Its command line
-learns of it from the definition below, before a run is created. The page creates runs without this code: there the
+learns of it from the definition below, before a run begins. The page creates runs without this code: there the
 first step of the run refuses.
 """
 

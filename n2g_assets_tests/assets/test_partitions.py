@@ -59,11 +59,12 @@ def test_dagster_takes_the_definition_for_a_plain_one():
 
 
 @pytest.mark.parametrize(("tags", "says"), [WRONG[0], WRONG[1]])
-def test_a_range_of_no_layer_makes_no_run(definitions, instance, tags, says):
+def test_a_run_of_no_layer_does_not_begin(definitions, instance, tags, says):
     """What Dagster's command line and ``n2g`` do."""
     with pytest.raises(SettingsError) as raised:
         definitions.resolve_job_def("tiny").execute_in_process(instance=instance, tags=tags)
     assert str(raised.value).startswith(says)
+    assert {run.status for run in instance.get_runs()} <= {dg.DagsterRunStatus.NOT_STARTED}
     assert not [event for run in instance.get_runs() for event in instance.all_logs(run.run_id)]
 
 
