@@ -330,3 +330,14 @@ def test_the_papers_table_counts_by_both_conventions():
     zero = found["Graph: means over units; a unit whose value is undefined, or that has none, counts 0."]
     assert left_out == [["0", ".500", ".250", ".250", *map(share, silent)]]
     assert zero == [["0", ".125", ".125", ".125", *map(share, [value / 2 for value in silent])]]
+
+
+def test_a_layer_without_a_unit_that_ever_fires_stands_among_the_others():
+    """Nothing is evaluated there, so its sums are NULL."""
+    frames = study((0, 7))
+    frames["evaluation"] = frames["evaluation"].filter(layer=0)
+    frames["layer_scores"] = frames["layer_scores"].with_columns(
+        pl.when(layer=0).then(pl.col(name)) if name != "evaluated" else pl.col(name) * (pl.col("layer") == 0)
+        for name in ("evaluated", "f1", "pearson_r", "explained_variance", "average_precision")
+    )
+    assert "the graphs' mean F1 of firing is between" in text_of(page({"toy": frames}))
