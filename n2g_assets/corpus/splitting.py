@@ -5,7 +5,7 @@
    share are at least a tenth of the runs of the shorter one.
 3. Documents with too few runs for that are compared as wholes (``short_twins``): under 16 tokens they are
    near-duplicates where they differ in one place alone, of a quarter of their tokens at most; from 12 to 63 tokens
-   where they share half of the longer one's runs of 4 tokens.
+   where they share half of the longer one's runs of 4 tokens. What more than 8 of them share does not count.
 4. Near-duplicates are joined into clusters; a cluster is named after the smallest ``document_id`` in it.
 5. A cluster goes to one side as a whole, by a hash of its name. So a document keeps its side when others are added,
    unless it gains a near-duplicate. A cluster with more than half of all tokens is always harvested.
@@ -37,6 +37,10 @@ _FEW, _SOME = 16, (12, 64)
 one other token in 25, two in 38 or four in 64 can leave no run of 13 as it was."""
 _SHORT_RUN, _SHORT_SHARE = 4, 0.5
 """One other token in 12 leaves 5 of 9 runs of 4, and seven in 63 leave half of them."""
+
+_TEMPLATE = 8
+"""Runs and wholes of short documents that more documents share are a template, which makes no twins: joined by them,
+documents such as "The capital of ... is ..." would all lie on one side."""
 
 _NEIGHBOURS = 31
 """A run pairs each document that holds it with this many of the next ones, in order of ``document_id``: all pairs up to
@@ -134,9 +138,17 @@ def short_twins(documents: Sequence[Tokens]) -> list[Pair]:
             owners.append(few)
     all_owners = np.concatenate(owners)
     by_owner = np.argsort(all_owners, kind="stable")
-    same_but_for_one_place = near_duplicates(*_distinct(np.concatenate(hashes)[by_owner], all_owners[by_owner]), 0)
+    found = _distinct(np.concatenate(hashes)[by_owner], all_owners[by_owner])
+    same_but_for_one_place = near_duplicates(*_without_templates(*found), 0)
     some = [tokens if _SOME[0] <= len(tokens) < _SOME[1] else tokens[:0] for tokens in documents]
-    return same_but_for_one_place + near_duplicates(*find_runs(some, _SHORT_RUN), _SHORT_SHARE, of_longer=True)
+    runs = _without_templates(*find_runs(some, _SHORT_RUN))
+    return same_but_for_one_place + near_duplicates(*runs, _SHORT_SHARE, of_longer=True)
+
+
+def _without_templates(hashes: Hashes, owners: Indices) -> tuple[Hashes, Indices]:
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    rare = counts[inverse] <= _TEMPLATE
+    return hashes[rare], owners[rare]
 
 
 def same_text(wholes: Sequence[int]) -> list[Pair]:

@@ -1,7 +1,9 @@
 """A model's config.json: read before anything else, and compared with the headers of its weights before it is built."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,13 @@ from n2g_assets.core.errors import SourceError
 from n2g_assets.model.folder import CURE, loading, weight_files
 
 _NUMBER = re.compile(r"\.(\d+)\.")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configs call the number of layers."""
+_NEVER = {
+    "transformers_weights": "names another file of weights (transformers_weights), which is not read: give a folder "
+    "whose weights are model.safetensors or what its index names",
+    "quantization_config": "is of a quantised model, whose weights are not read: give the model as it was before",
+}
 _MOST = 2
 """A config may ask for so many times the weights of the files; one model holds some matrices twice."""
 
@@ -17,7 +26,8 @@ def read_config(folder: Path) -> Any:
     """What transformers reads in the config.json of a folder; None where it is of TransformerLens' own format.
 
     Raises:
-        SourceError: It is no JSON object, or of no causal language model that transformers knows.
+        SourceError: It is no JSON object, of no causal language model that transformers knows, or asks for other layers
+            than the weights have.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -29,6 +39,10 @@ def read_config(folder: Path) -> Any:
         raise SourceError(f"{what} is no JSON ({error}): {CURE}.") from error
     if not isinstance(given, dict):
         raise SourceError(f"{what} is no JSON object: {CURE}.")
+    for key, why in _NEVER.items():
+        if key in given:
+            raise SourceError(f"{what} {why}.")
+    _check_layers(what, given, _held(folder)[1])
     if "model_type" not in given:
         return None
     name, cure = given["model_type"], "choose a causal language model whose architecture transformers has"
@@ -41,31 +55,41 @@ def read_config(folder: Path) -> Any:
 
 
 def compare_with_weights(folder: Path, config: Any) -> None:
-    """Refuse a config that asks for other layers or far more weights than the files hold, before it is built.
+    """Refuse a config that asks for far more weights than the files hold, before any is given room.
 
     Raises:
         SourceError: as said, or a file is damaged.
     """
     import torch
-    from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
-    held, layers = 0, 0
-    with loading(f"The model in {folder}", CURE):
-        for file in weight_files(folder):
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118  (no mapping)
-                    shape = opened.get_slice(name).get_shape()
-                    held += int(torch.Size(shape).numel())
-                    layers = max(layers, *(int(number) + 1 for number in _NUMBER.findall(name)[:1]), 0)
-    asked = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if isinstance(asked, int) and asked > layers:
-        raise SourceError(
-            f"The config.json in {folder} asks for {asked:,} layers, but the safetensors hold {layers:,}: {CURE}."
-        )
+    held = _held(folder)[0]
     with loading(f"The config.json in {folder}", CURE), torch.device("meta"):
         wanted = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
     if wanted > _MOST * held:
         raise SourceError(
             f"The config.json in {folder} asks for {wanted:,} weights, but the safetensors hold {held:,}: {CURE}."
         )
+
+
+def _check_layers(what: str, given: Mapping[str, Any], held: int) -> None:
+    """Refuse a number of layers that the weights do not have, before transformers makes lists of that length."""
+    inner = given.get("text_config")
+    for part in (given, inner if isinstance(inner, dict) else {}):
+        for asked in (part.get(name) for name in _LAYERS):
+            if isinstance(asked, int) and not 1 <= asked <= held:
+                raise SourceError(f"{what} asks for {asked:,} layers, but the safetensors hold {held:,}: {CURE}.")
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    """Numbers and layers in a model's safetensors, by their headers."""
+    from safetensors import safe_open
+
+    numbers = layers = 0
+    with loading(f"The model in {folder}", CURE):
+        for file in weight_files(folder):
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  (no mapping)
+                    numbers += math.prod(opened.get_slice(name).get_shape())
+                    layers = max([layers, *(int(number) + 1 for number in _NUMBER.findall(name)[:1])])
+    return numbers, layers

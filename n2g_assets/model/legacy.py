@@ -23,11 +23,16 @@ LEGACY_FILES = ("config.json", "*final.pth")
 """What is fetched of such a repository."""
 
 
-def is_legacy(name: str) -> bool:
+def may_be_legacy(name: str) -> bool:
     """Whether a hub's name is of one of the authors' repositories."""
     from transformer_lens.model_bridge.sources.tl_legacy import TL_LEGACY_PREFIXES
 
     return name.startswith(TL_LEGACY_PREFIXES)
+
+
+def is_legacy(folder: Path) -> bool:
+    """Whether a repository of theirs has this layout."""
+    return any(folder.glob(LEGACY_FILES[1]))
 
 
 def tokenizer_of(folder: Path, what: str) -> str:
@@ -57,7 +62,7 @@ def convert_legacy(folder: Path, tokenizer: Path, what: str, target: Path) -> di
         raise SourceError(f"{what} has no {LEGACY_FILES[1]}: choose another model.")
     try:
         weights = torch.load(pickles[0], map_location="cpu", weights_only=True)
-        weights = {str(name): tensor.float() for name, tensor in weights.items()}
+        weights = {str(name): tensor.float().clone() for name, tensor in weights.items()}
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
         raise SourceError(
             f"The {pickles[0].name} of {what} is damaged or holds more than tensors, and nothing else is read of a "
@@ -65,8 +70,14 @@ def convert_legacy(folder: Path, tokenizer: Path, what: str, target: Path) -> di
         ) from error
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if any("norm" in name for name in weights):  # the first layout: other names, and matrices that are transposed
-        shape = {key: config[key] for key in ("d_model", "n_layers", "n_heads", "d_head", "n_ctx", "act_fn")}
-        weights = _convert_neel_solu_old_weights(weights, TransformerBridgeConfig(**shape))
+        try:
+            shape = {key: config[key] for key in ("d_model", "n_layers", "n_heads", "d_head", "n_ctx", "act_fn")}
+            weights = _convert_neel_solu_old_weights(weights, TransformerBridgeConfig(**shape))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SourceError(
+                f"The config.json of {what} does not describe its weights ({type(error).__name__}: {error}): choose "
+                "another model."
+            ) from error
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target / "model.safetensors")
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for name in TEXT_FILES:

@@ -161,8 +161,8 @@ def _refuse_overflow(model: SubjectModel) -> None:
         raise SubjectError(
             f"{model.name} computes values that are no finite numbers, the first behind the matrix "
             f"{found[0] if found else 'of the unembedding'}: its weights are damaged, or too large for "
-            f"{str(model.dtype).removeprefix('torch.')}, so put the whole model there anew or set "
-            "harvest.dtype to float32."
+            f"{str(model.dtype).removeprefix('torch.')}, so put the whole model there anew"
+            + (" or set harvest.dtype to float32." if model.dtype != torch.float32 else ".")
         )
 
 

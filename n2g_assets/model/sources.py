@@ -24,7 +24,7 @@ from n2g_assets.core.sources import HubSubject, LocalSubject, SubjectSettings, W
 from n2g_assets.model.catalogue import MODELS, WheelModel
 from n2g_assets.model.convert import CONVERTER_VERSION, convert_gguf
 from n2g_assets.model.folder import TEXT_FILES, check_folder, check_names, hash_model, text_files, weight_files
-from n2g_assets.model.legacy import LEGACY_FILES, LEGACY_VERSION, convert_legacy, is_legacy, tokenizer_of
+from n2g_assets.model.legacy import LEGACY_FILES, LEGACY_VERSION, convert_legacy, is_legacy, may_be_legacy, tokenizer_of
 from n2g_assets.model.reinitialise import REINITIALISER_VERSION, write_reinitialised
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import file_sha256, hash_json
@@ -66,8 +66,9 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     elif isinstance(settings, HubSubject):
         name = _hub_name(settings.name)
         what, cure = f"The hub model {name}", "give its folder as {source: local, path: ...}"
-        if is_legacy(name):
-            files = _from_legacy(name, settings.revision, what, cure, home)
+        legacy = _from_legacy(name, settings.revision, what, cure, home) if may_be_legacy(name) else None
+        if legacy is not None:
+            files = legacy
         else:
             folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
             files = _checked(folder, name, "hub", what, cure)
@@ -205,9 +206,11 @@ def _hub_name(name: str) -> str:
     return next((found for found, aliases in MODEL_ALIASES.items() if name in aliases), name)
 
 
-def _from_legacy(name: str, revision: str | None, what: str, cure: str, home: Home) -> SubjectFiles:
-    """A model in the layout of :mod:`n2g_assets.model.legacy`, converted once."""
+def _from_legacy(name: str, revision: str | None, what: str, cure: str, home: Home) -> SubjectFiles | None:
+    """A model in the layout of :mod:`n2g_assets.model.legacy`, converted once; None where it has another."""
     folder = _fetch(name, revision, what=what, setting="subject.name", cure=cure, wanted=LEGACY_FILES)
+    if not is_legacy(folder):
+        return None
     tokenizer = tokenizer_of(folder, what)
     beside = _fetch(
         tokenizer, None, what=f"The tokenizer {tokenizer} of {name}", setting="the model's config.json", cure=cure,

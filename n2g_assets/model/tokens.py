@@ -92,12 +92,12 @@ class SubjectTokenizer:
                 if token_id is not None and token_id < self.d_vocab:
                     return int(token_id)
             return self.bos.token_id
-        return _one_token(self.backend, mask_token, "method.mask_token")
+        return _one_token(self.backend, mask_token, "method.mask_token", self.d_vocab)
 
 
 def _choose_bos(tokenizer: Any, backend: Tokenizer, d_vocab: int, asked: str) -> Bos:
     if asked != "auto":
-        token_id = _one_token(backend, asked, "bos")
+        token_id = _one_token(backend, asked, "bos", d_vocab)
         return Bos(token_id, asked, "the study's setting bos names it")
     for what, found, lacking in (
         ("BOS", tokenizer.bos_token_id, ""),
@@ -117,14 +117,16 @@ def _encode(backend: Tokenizer, texts: Sequence[str]) -> list[Int32[np.ndarray, 
     return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def _one_token(backend: Tokenizer, text: str, setting: str) -> int:
+def _one_token(backend: Tokenizer, text: str, setting: str, d_vocab: int) -> int:
     """The number of the token that a setting names.
 
     Raises:
-        SettingsError: The text is not one token.
+        SettingsError: The text is not one token, or the model has no embedding for it.
     """
     known = backend.token_to_id(text)
     ids = _encode(backend, [text])[0].tolist() if known is None else [known]
     if len(ids) != 1:
         raise SettingsError(f"{setting} {text!r} is {len(ids)} tokens of this model: give the text of one, or auto.")
+    if ids[0] >= d_vocab:
+        raise SettingsError(f"{setting} {text!r} is a token without an embedding in this model: give another, or auto.")
     return ids[0]

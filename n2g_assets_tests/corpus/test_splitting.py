@@ -174,7 +174,7 @@ few_tokens = st.lists(st.integers(0, 2), max_size=20)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(few_tokens.map(lambda tokens: np.array(tokens, dtype=np.int32)), max_size=9))
+@given(st.lists(few_tokens.map(lambda tokens: np.array(tokens, dtype=np.int32)), max_size=8))
 def test_short_twins_equal_the_slow_definition(documents):
     assert sorted(set(short_twins(documents))) == slow_short_twins(documents)
 
@@ -297,3 +297,13 @@ def test_documents_of_several_windows_are_not_compared_as_short_ones():
     ]
     schema = {"document_id": pl.String, "split": pl.String, "token_ids": pl.List(pl.Int32)}
     assert find_leaks(pl.DataFrame(rows, schema=schema, orient="row"), 13, SPELLING) == []
+
+
+@pytest.mark.parametrize(("same", "other", "n"), [(4, 1, 300), (12, 8, 300)])
+def test_documents_of_one_template_are_no_twins_of_one_another(same, other, n):
+    """Joined by the template, all would be one cluster, and none held out."""
+    template, rest = random_documents(1, same, 0)[0], random_documents(n, other, 1)
+    documents = [np.concatenate([template, each]) for each in rest]
+    split = split_documents(ids_of(documents), documents, held_out_share=0.2, run=13, spelling=SPELLING)
+    assert len(set(split.cluster_ids)) > 0.9 * n
+    assert 0.1 < split.held_out.mean() < 0.3

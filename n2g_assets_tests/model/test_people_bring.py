@@ -26,6 +26,7 @@ from n2g_assets_tests.tiny_models import (
     tiny_gemma2,
     tiny_llama,
     tiny_opt,
+    tiny_solu,
 )
 
 
@@ -111,6 +112,10 @@ def test_a_hook_that_failed_is_not_what_the_message_recommends(tmp_path, monkeyp
     ("changes", "says"),
     [
         ({"num_hidden_layers": 1_000_000}, "asks for 1,000,000 layers, but the safetensors hold 3"),
+        ({"num_hidden_layers": 10**9}, "asks for 1,000,000,000 layers, but the safetensors hold 3"),
+        ({"num_hidden_layers": -1}, "asks for -1 layers"),
+        ({"transformers_weights": "other.safetensors"}, "names another file of weights (transformers_weights)"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "is of a quantised model"),
         ({"intermediate_size": 10**8}, "weights, but the safetensors hold"),
         ({"vocab_size": 10**9}, "weights, but the safetensors hold"),
         (
@@ -141,6 +146,10 @@ def test_a_broken_config_is_not_blamed_on_the_tokenizer(text, tmp_path):
     said = refusal(again(files))
     assert f"config.json in {files.folder}" in said
     assert "tokenizer" not in said
+
+
+def test_a_million_layers_of_the_papers_format_are_refused_before_they_are_built(tmp_path):
+    assert "asks for 1,000,000 layers" in refusal(change_config(tiny_solu(tmp_path / "tiny"), n_layers=1_000_000))
 
 
 def test_weights_that_are_no_numbers_are_named_with_their_row(tmp_path):
@@ -248,6 +257,10 @@ def test_a_tokenizer_of_another_model_is_refused_by_the_token_that_has_no_embedd
     tokenizer = SubjectTokenizer.load(tiny_llama(tmp_path / "tiny").folder, 270)
     with pytest.raises(SubjectError, match=r"the number \d+, but the model has embeddings for 270 tokens"):
         tokenizer.encode(list(SENTENCES))
+    beyond = tokenizer.backend.id_to_token(300)
+    for name in (tokenizer.mask_id, lambda token: SubjectTokenizer.load(tmp_path / "tiny", 270, token)):
+        with pytest.raises(SettingsError, match="is a token without an embedding in this model"):
+            name(beyond)
 
 
 def test_the_token_at_position_0_is_recorded_with_its_reason_and_can_be_chosen(tmp_path):
