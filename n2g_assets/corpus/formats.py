@@ -51,7 +51,9 @@ _NEVER_PROSE = (
     ".arrow .feather .ipc .orc .avro .npy .npz .h5 .hdf5 .mat .pkl .pt .safetensors .msgpack .tfrecord .db .sqlite"
 )
 """Endings of files that hold text with a syntax around it, or none at all."""
-_MARKUP = re.compile(r"<\?xml|<!doctype|<html|\{\\rtf|%pdf-|%!ps", re.IGNORECASE)
+_MARKUP = re.compile(r"(?:<!--.*?-->\s*)*(?:<\?xml|<!doctype|<html|\{\\rtf|%pdf-|%!ps)", re.IGNORECASE | re.DOTALL)
+_JSON_BEGINS = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:|\[\s*[\[{"]')
+"""How JSON begins that is too long to be read as a whole."""
 _HEAD_CHARACTERS = 1 << 20
 
 
@@ -84,7 +86,10 @@ def check_prose(source: FilesSource, file: Path, beginning: str) -> None:
         return
     if _MARKUP.match(head):
         raise _never_prose(file, f"it begins with {head[:12]!a}")
-    if head[:1] in ("{", "[") and (_is_json(head.partition("\n")[0]) or _is_json(head)):
+    is_cut = len(beginning) > _HEAD_CHARACTERS
+    if head[:1] in ("{", "[") and (
+        _is_json(head.partition("\n")[0]) or (_JSON_BEGINS.match(head) if is_cut else _is_json(head))
+    ):
         raise _never_prose(file, "it begins with JSON")
 
 

@@ -16,6 +16,9 @@ from n2g_assets.corpus.formats import decode, decode_json, naming, open_file, sh
 
 _LONGEST_FIELD = 2**31 - 1
 """Characters of a field of a CSV file; Python's own limit is 131,072."""
+_KINDS = {int: "a number", bool: "true or false", list: "a list", dict: "an object"}
+_SEPARATORS = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
+"""What stands between the fields of files whose ending says it."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,16 @@ def _text_of_line(line: str, where: str, text_field: str) -> str | None:
         ) from error
     except RecursionError as error:
         raise SourceError(f"Line {where} nests its values too deeply: flatten the line or take it out.") from error
-    if not isinstance(row, dict) or text_field not in row:
-        raise _missing_field(f"Line {where}", text_field, list(row) if isinstance(row, dict) else [])
+    if not isinstance(row, dict):
+        raise SourceError(f"Line {where} is no JSON object: write one object a line, with its text in '{text_field}'.")
+    if text_field not in row:
+        raise _missing_field(f"Line {where}", text_field, list(row))
     text = row[text_field]
     if text is None:
         return None
     if not isinstance(text, str):
         raise SourceError(
-            f"Line {where} has a value of type {type(text).__name__} in '{text_field}': "
+            f"Line {where} has {_KINDS[type(text)]} in '{text_field}': "
             "set 'text_field' to the field that holds the text."
         )
     try:
@@ -83,42 +88,53 @@ def _text_of_line(line: str, where: str, text_field: str) -> str | None:
 
 
 def _missing_field(where: str, text_field: str, fields: list[str]) -> SourceError:
+    how_many = "two fields" if text_field in fields else "no field"
     return SourceError(
-        f"{where} has no field '{text_field}' (it has {', '.join(map(ascii, fields[:8])) or 'none'}): set 'text_field' "
-        "to the one that holds the text."
+        f"{where} has {how_many} '{text_field}' (it has {', '.join(map(ascii, fields[:8])) or 'none'}): set "
+        "'text_field' to the one that holds the text."
     )
 
 
 def read_csv(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
     """One document a row, named after the file and the line where it begins (from 1); the first row names the fields.
 
-    The separator is the comma, semicolon, tab or bar that makes ``text_field`` one of the fields.
+    The separator is the one of the comma, semicolon, tab and bar that makes ``text_field`` one of the fields, that of
+    the ending first. Blank lines are passed over.
 
     Raises:
         CorpusError: A line is not UTF-8.
-        SourceError: The file cannot be read or lacks the field, or a row has more or fewer fields than the first.
+        SourceError: The file cannot be read, lacks the field or has it twice, or the rows differ in their number of
+            fields.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     with open_file(file) as data:
-        lines = (line for _, line in _lines(data, file))
-        first = next(lines, "")
-        separators = (mark for mark in ",;\t|" if text_field in next(csv.reader([first], delimiter=mark), []))
-        reader = csv.reader(chain([first], lines), delimiter=next(separators, ","), strict=True)
-        where, header = 1, None
+        numbered = ((number, line) for number, line in _lines(data, file))
+        where, first = next(((number, line) for number, line in numbered if line.strip()), (1, ""))
+        header, before = None, where - 1
+        marks = next((mark for ending, mark in _SEPARATORS.items() if ending in file.suffixes), "") + ",;\t|"
         try:
+            found = (mark for mark in marks if text_field in next(csv.reader([first], delimiter=mark), []))
+            mark = next(found, marks[0])
+            lines = chain([first] if first else [], (line for _, line in numbered))
+            reader = csv.reader(lines, delimiter=mark, strict=True)
             for row in reader:
                 if header is None:
                     header = row
-                    if text_field not in header:
+                    if header.count(text_field) != 1:
                         raise _missing_field(f"The corpus file {shown(file)}", text_field, header)
                 elif row and len(row) != len(header):
                     raise SourceError(
                         f"Line {where} of the corpus file {shown(file)} has {len(row)} fields and the first line "
                         f"{len(header)}: put fields that hold the separator into double quotes, or take the line out."
                     )
+                elif mark == "\t" and any("\n" in field and "\t" in field for field in row):
+                    raise SourceError(
+                        f"Line {where} of the corpus file {shown(file)} opens a quote that a later line closes, so "
+                        "that rows would become one: double quotes that are part of the text, or take the line out."
+                    )
                 elif row:
                     yield RawDocument(f"{name}:{where}", row[header.index(text_field)])
-                where = reader.line_num + 1
+                where = before + reader.line_num + 1
         except csv.Error as error:
             raise SourceError(
                 f"Line {where} of the corpus file {shown(file)} is not CSV ({short_reason(error)}): repair the line or "

@@ -95,13 +95,13 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, name, data, by
     [
         ('{"text": "cut', "Line 2 of .*a.jsonl is not JSON .*repair the line"),
         ('{"body": "x", "id": 1}', "Line 2 of .*a.jsonl has no field 'text' .it has 'body', 'id'.*set 'text_field'"),
-        ("[]", "Line 2 of .*a.jsonl has no field 'text' .it has none"),
-        ('["text"]', "Line 2 of .*a.jsonl has no field 'text' .it has none"),
+        ("[]", "Line 2 of .*a.jsonl is no JSON object: write one object a line, with its text in 'text'"),
+        ('["text"]', "Line 2 of .*a.jsonl is no JSON object"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
         ("[" * 100_000, "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
-        ('{"text": ' + "7" * 5000 + "}", "Line 2 of .*a.jsonl has a value of type int in 'text'"),
-        ("7" * 5000, "Line 2 of .*a.jsonl has no field 'text' .it has none"),
-        ('{"text": 5}', "Line 2 of .*a.jsonl has a value of type int in 'text'"),
+        ('{"text": ' + "7" * 5000 + "}", "Line 2 of .*a.jsonl has a number in 'text'"),
+        ("7" * 5000, "Line 2 of .*a.jsonl is no JSON object"),
+        ('{"text": 5}', "Line 2 of .*a.jsonl has a number in 'text'"),
     ],
 )
 def test_a_damaged_line_is_named_with_its_number(tmp_path, line, message):
@@ -366,3 +366,44 @@ def test_the_folder_of_a_user_is_no_pattern(tmp_path, monkeypatch):
 def test_a_path_that_the_system_refuses_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"x{300} cannot be read .File name too long"):
         read(tmp_path, "x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.tsv", "text\nHello, world\n", [("a.tsv:2", "Hello, world")]),
+        ("a.csv", "\n\nid,text\n1,one\n", [("a.csv:4", "one")]),
+        ("a.csv", "", []),
+    ],
+)
+def test_a_table_is_read_by_its_ending_and_blank_lines_before_it_do_not_count(name, content, expected, tmp_path):
+    (tmp_path / name).write_text(content)
+    assert read(tmp_path, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "id,text\r1,hello\r", "Line 1 of .* is not CSV"),
+        ("a.csv", "text,text\na,b\n", "has two fields 'text'"),
+        ("a.tsv", 'id\ttext\n1\t"Hello he said\n2\tb\n3\tshe said so"\n', "Line 2 of .* opens a quote that a later"),
+    ],
+)
+def test_a_table_that_cannot_be_read_rightly_is_refused(name, content, says, tmp_path):
+    (tmp_path / name).write_bytes(content.encode())
+    with pytest.raises(SourceError, match=says):
+        read(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"text": "word " * 40}] * 6000, indent=1),
+        json.dumps({"text": ["word " * 40] * 6000}),
+        "<!-- a comment --> <html><body>words</body></html>",
+    ],
+)
+def test_long_json_and_markup_behind_a_comment_are_no_prose(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(SourceError, match="would be read as prose with all its syntax"):
+        read(tmp_path, "a.txt")
