@@ -215,5 +215,5 @@ def test_a_damaged_source_is_named_and_nothing_is_left(trained, home):
 def test_a_home_that_cannot_be_written_is_named(trained, tmp_path):
     file: Path = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(StorageError, match=r"locks cannot be written .* set N2G_HOME"):
+    with pytest.raises(StorageError, match=r"lock cannot be written in .*, or set N2G_HOME"):
         resolve(trained, Home(file))
