@@ -20,9 +20,9 @@ from typing import Any
 from n2g_assets.core.errors import N2GError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.load import load_subject
-from n2g_assets_tests.tiny_models import VOCABULARY, save_tiny_model
+from n2g_assets_tests.tiny_models import SPECIAL, save_tiny_model
 
-COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
+COMMON: dict[str, Any] = {**SPECIAL, "pad_token_id": 0}
 WIDE = {"initializer_range": 0.3}
 LLAMA: dict[str, Any] = {
     "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,

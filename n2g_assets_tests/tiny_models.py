@@ -78,6 +78,24 @@ def save_tiny_model(folder: Path, config: PreTrainedConfig, seed: int = 0) -> Su
     return SubjectFiles(folder, folder.name, "local", hash_model(folder))
 
 
+SPECIAL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 0}
+
+
+def _shape(n_layers: int, d_mlp: int, max_context: int) -> dict[str, int]:
+    """The shape of a tiny model, under the names that most configs use."""
+    return {
+        "num_hidden_layers": n_layers,
+        "hidden_size": 32,
+        "intermediate_size": d_mlp,
+        "num_attention_heads": 4,
+        "max_position_embeddings": max_context,
+        **SPECIAL,
+    }
+
+
+_GEMMA = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8, "pad_token_id": 0}
+
+
 def tiny_gpt2(
     folder: Path, *, n_layers: int = 3, d_mlp: int = 48, max_context: int = 128, seed: int = 0
 ) -> SubjectFiles:
@@ -90,9 +108,7 @@ def tiny_gpt2(
         n_inner=d_mlp,
         n_head=4,
         n_positions=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
+        **SPECIAL,
         initializer_range=0.3,
     )
     return save_tiny_model(folder, config, seed)
@@ -105,15 +121,8 @@ def tiny_llama(
     from transformers import LlamaConfig
 
     config = LlamaConfig(
-        num_hidden_layers=n_layers,
-        hidden_size=32,
-        intermediate_size=d_mlp,
-        num_attention_heads=4,
+        **_shape(n_layers, d_mlp, max_context),
         num_key_value_heads=2,
-        max_position_embeddings=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
         tie_word_embeddings=True,
         initializer_range=0.3,
     )
@@ -127,14 +136,7 @@ def tiny_neox(
     from transformers import GPTNeoXConfig
 
     config = GPTNeoXConfig(
-        num_hidden_layers=n_layers,
-        hidden_size=32,
-        intermediate_size=d_mlp,
-        num_attention_heads=4,
-        max_position_embeddings=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
+        **_shape(n_layers, d_mlp, max_context),
         initializer_range=0.3,
     )
     return save_tiny_model(folder, config, seed)
@@ -147,20 +149,10 @@ def tiny_gemma(
     from transformers import Gemma3TextConfig
 
     config = Gemma3TextConfig(
-        num_hidden_layers=n_layers,
-        hidden_size=32,
-        intermediate_size=d_mlp,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        **_shape(n_layers, d_mlp, max_context),
+        **_GEMMA,
         query_pre_attn_scalar=8,
-        sliding_window=8,
         layer_types=["full_attention" if layer % 2 else "sliding_attention" for layer in range(n_layers)],
-        max_position_embeddings=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
-        pad_token_id=0,
         initializer_range=0.3,
     )
     return save_tiny_model(folder, config, seed)
@@ -179,21 +171,11 @@ def tiny_gemma2(
     from transformers import Gemma2Config
 
     config = Gemma2Config(
-        num_hidden_layers=n_layers,
-        hidden_size=32,
-        intermediate_size=d_mlp,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        **_shape(n_layers, d_mlp, max_context),
+        **_GEMMA,
         query_pre_attn_scalar=1,
-        sliding_window=8,
         attn_logit_softcapping=cap,
         final_logit_softcapping=5.0,
-        max_position_embeddings=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
-        pad_token_id=0,
         initializer_range=0.5,
     )
     return save_tiny_model(folder, config, seed)
@@ -212,9 +194,7 @@ def tiny_opt(
         num_attention_heads=4,
         word_embed_proj_dim=32,
         max_position_embeddings=max_context,
-        vocab_size=VOCABULARY,
-        bos_token_id=1,
-        eos_token_id=0,
+        **SPECIAL,
         pad_token_id=0,
         init_std=0.3,
     )

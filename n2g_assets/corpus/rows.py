@@ -108,8 +108,8 @@ def read_csv(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
     """
     csv.field_size_limit(_LONGEST_FIELD)
     with open_file(file) as data:
-        numbered = ((number, line) for number, line in _lines(data, file))
-        where, first = next(((number, line) for number, line in numbered if line.strip()), (1, ""))
+        numbered = _lines(data, file)
+        where, first = next((each for each in numbered if each[1].strip()), (1, ""))
         header, before = None, where - 1
         marks = next((mark for ending, mark in _SEPARATORS.items() if ending in file.suffixes), "") + ",;\t|"
         try:

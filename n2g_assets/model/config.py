@@ -25,9 +25,11 @@ _MOST = 2
 def read_config(folder: Path) -> Any:
     """What transformers reads in the config.json of a folder; None where it is of TransformerLens' own format.
 
+    It is compared with the headers of the weights before anything is given room.
+
     Raises:
         SourceError: It is no JSON object, of no causal language model that transformers knows, or asks for other layers
-            than the weights have.
+            or far more weights than the files hold; or one of these is damaged.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -42,7 +44,8 @@ def read_config(folder: Path) -> Any:
     for key, why in _NEVER.items():
         if key in given:
             raise SourceError(f"{what} {why}.")
-    _check_layers(what, given, _held(folder)[1])
+    numbers, layers = _held(folder)
+    _check_layers(what, given, layers)
     if "model_type" not in given:
         return None
     name, cure = given["model_type"], "choose a causal language model whose architecture transformers has"
@@ -51,25 +54,20 @@ def read_config(folder: Path) -> Any:
             raise SourceError(f"{what} relies on code that comes with it (auto_map), which is never run: {cure}.")
         raise SourceError(f"{what} has the model_type {name!r}, of which transformers has no causal model: {cure}.")
     with loading(what, CURE):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    _check_size(what, config, numbers)
+    return config
 
 
-def compare_with_weights(folder: Path, config: Any) -> None:
-    """Refuse a config that asks for far more weights than the files hold, before any is given room.
-
-    Raises:
-        SourceError: as said, or a file is damaged.
-    """
+def _check_size(what: str, config: Any, held: int) -> None:
+    """Refuse a config that asks for far more weights than the files hold."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    held = _held(folder)[0]
-    with loading(f"The config.json in {folder}", CURE), torch.device("meta"):
+    with loading(what, CURE), torch.device("meta"):
         wanted = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
     if wanted > _MOST * held:
-        raise SourceError(
-            f"The config.json in {folder} asks for {wanted:,} weights, but the safetensors hold {held:,}: {CURE}."
-        )
+        raise SourceError(f"{what} asks for {wanted:,} weights, but the safetensors hold {held:,}: {CURE}.")
 
 
 def _check_layers(what: str, given: Mapping[str, Any], held: int) -> None:

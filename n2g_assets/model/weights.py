@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from n2g_assets.core.errors import SourceError
-from n2g_assets.model.config import compare_with_weights, read_config
+from n2g_assets.model.config import read_config
 from n2g_assets.model.folder import CURE, loading
 from n2g_assets.model.hooks import boot_bridge
 
@@ -28,10 +28,7 @@ def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
     Raises:
         SourceError: Files are damaged, or weights that the config asks for are missing.
     """
-    config = read_config(folder)
-    native = config is None
-    if not native:
-        compare_with_weights(folder, config)
+    native = read_config(folder) is None
     with loading(f"The model in {folder}", CURE):
         plain: Any = _load_native(folder, dtype) if native else _load_transformers(folder, dtype)
     _refuse_not_finite(folder, plain)

@@ -16,6 +16,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.sources import AnyCorpusSource, FilesSource
 from n2g_assets.corpus.documents import Corpus, read_documents
+from n2g_assets.corpus.files import find_files, read_files
 from n2g_assets.corpus.spelling import Spelling
 
 BOS = 1
@@ -64,6 +65,12 @@ def words(n: int, seed: int) -> str:
 
 def files(path: str, **settings: object) -> FilesSource:
     return FilesSource(source="files", path=path, **settings)
+
+
+def read_path(folder: Path, path: str, **settings: object) -> list[tuple[str, str]]:
+    """Names and texts of the documents of a file, folder or glob."""
+    documents = read_files(files(path, **settings), find_files(path, folder))
+    return [(document.name, document.text) for document in documents]
 
 
 def read(folder: Path, *sources: AnyCorpusSource, needed: int = 0, harvest: HarvestSettings | None = None) -> Corpus:

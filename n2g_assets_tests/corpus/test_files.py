@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
 import hashlib
 import json
@@ -18,11 +17,7 @@ from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.corpus import files as module
 from n2g_assets.corpus.files import find_files, inspect_file, read_files
 from n2g_assets_tests.corpus.helpers import files
-
-
-def read(folder, path, **settings):
-    source = files(path, **settings)
-    return [(document.name, document.text) for document in read_files(source, find_files(path, folder))]
+from n2g_assets_tests.corpus.helpers import read_path as read
 
 
 def test_a_text_file_is_one_document_byte_for_byte(tmp_path):
@@ -88,32 +83,6 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, name, data, by
     assert data[byte] >= 0x80
     with pytest.raises(CorpusError, match=f"{tmp_path / name} is not UTF-8 at byte {byte} .*save it as UTF-8"):
         read(tmp_path, name)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "cut', "Line 2 of .*a.jsonl is not JSON .*repair the line"),
-        ('{"body": "x", "id": 1}', "Line 2 of .*a.jsonl has no field 'text' .it has 'body', 'id'.*set 'text_field'"),
-        ("[]", "Line 2 of .*a.jsonl is no JSON object: write one object a line, with its text in 'text'"),
-        ('["text"]', "Line 2 of .*a.jsonl is no JSON object"),
-        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
-        ("[" * 100_000, "Line 2 of .*a.jsonl nests its values too deeply: flatten"),
-        ('{"text": ' + "7" * 5000 + "}", "Line 2 of .*a.jsonl has a number in 'text'"),
-        ("7" * 5000, "Line 2 of .*a.jsonl is no JSON object"),
-        ('{"text": 5}', "Line 2 of .*a.jsonl has a number in 'text'"),
-    ],
-)
-def test_a_damaged_line_is_named_with_its_number(tmp_path, line, message):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "fine"}) + "\n" + line + "\n")
-    with pytest.raises(SourceError, match=message):
-        read(tmp_path, "a.jsonl")
-
-
-def test_half_a_surrogate_pair_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "ab\\ud800"}')
-    with pytest.raises(CorpusError, match=r"line 1 of .*a.jsonl holds half a surrogate pair at character 2"):
-        read(tmp_path, "a.jsonl")
 
 
 def test_a_damaged_parquet_file_is_named_wherever_the_damage_is(tmp_path):
@@ -189,38 +158,7 @@ def test_inspecting_a_file_that_is_gone_names_it(tmp_path):
         inspect(tmp_path, "a.txt")
 
 
-# -------------------------------------------------------------------------------------- rows and packings
-def test_numbers_of_any_length_beside_the_text_do_no_harm(tmp_path):
-    (tmp_path / "a.ndjson").write_text('{"id": ' + "7" * 5000 + ', "x": -1.5e999, "text": "one"}\n')
-    assert read(tmp_path, "a.ndjson") == [("a.ndjson:1", "one")]
-
-
-@pytest.mark.parametrize("mark", ",;\t|")
-@pytest.mark.parametrize("ending", ["csv", "tsv", "CSV"])
-def test_a_table_gives_its_column_of_text_whatever_separates_its_fields(tmp_path, mark, ending):
-    rows = [["id", "text"], ["1", f"one{mark} two"], [], ["2", "over\ntwo lines"], ["3", ""], ["4", "x" * 200_000]]
-    with (tmp_path / f"a.{ending}").open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file, delimiter=mark).writerows(rows)
-    expected = {2: f"one{mark} two", 4: "over\ntwo lines", 6: "", 7: "x" * 200_000}
-    assert read(tmp_path, f"a.{ending}") == [(f"a.{ending}:{line}", text) for line, text in expected.items()]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ("id,body\n1,x\n", r"file .*a\.csv has no field 'text' .it has 'id', 'body'.: set 'text_field'"),
-        ("id,text\n1,one, two\n", r"Line 2 of .*a\.csv has 3 fields and the first line 2: put fields"),
-        ("id,text\n1,x\n2\n", r"Line 3 of .*a\.csv has 1 fields and the first line 2"),
-        ('id,text\n1,x\n2,"cut\n', r"Line 3 of .*a\.csv is not CSV .unexpected end of data.: repair the line"),
-        ("id,text\n1,\0\n", r"a\.csv holds a NUL at byte 10 .counted from 0. in line 2: save it as UTF-8"),
-    ],
-)
-def test_a_damaged_table_is_named_with_its_line(tmp_path, data, message):
-    (tmp_path / "a.csv").write_text(data)
-    with pytest.raises((SourceError, CorpusError), match=message):
-        read(tmp_path, "a.csv")
-
-
+# -------------------------------------------------------------------------------------- packings
 def zstd(data):
     return pa.Codec("zstd").compress(data, asbytes=True)
 
@@ -366,33 +304,6 @@ def test_the_folder_of_a_user_is_no_pattern(tmp_path, monkeypatch):
 def test_a_path_that_the_system_refuses_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"x{300} cannot be read .File name too long"):
         read(tmp_path, "x" * 300)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.tsv", "text\nHello, world\n", [("a.tsv:2", "Hello, world")]),
-        ("a.csv", "\n\nid,text\n1,one\n", [("a.csv:4", "one")]),
-        ("a.csv", "", []),
-    ],
-)
-def test_a_table_is_read_by_its_ending_and_blank_lines_before_it_do_not_count(name, content, expected, tmp_path):
-    (tmp_path / name).write_text(content)
-    assert read(tmp_path, name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("a.csv", "id,text\r1,hello\r", "Line 1 of .* is not CSV"),
-        ("a.csv", "text,text\na,b\n", "has two fields 'text'"),
-        ("a.tsv", 'id\ttext\n1\t"Hello he said\n2\tb\n3\tshe said so"\n', "Line 2 of .* opens a quote that a later"),
-    ],
-)
-def test_a_table_that_cannot_be_read_rightly_is_refused(name, content, says, tmp_path):
-    (tmp_path / name).write_bytes(content.encode())
-    with pytest.raises(SourceError, match=says):
-        read(tmp_path, name)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from n2g_assets_tests.tiny_models import (
     BOS,
     END,
     SENTENCES,
+    SPECIAL,
     VOCABULARY,
     load_tiny,
     save_tiny_model,
@@ -81,12 +82,12 @@ def test_attention_scores_beyond_the_cap_are_capped(tmp_path):
     assert capped.facts["logit_difference"] < 1e-5
 
 
-def tiny_experts(folder, **given):
+def tiny_experts(folder):
     from transformers import MixtralConfig
 
     config = MixtralConfig(
         num_hidden_layers=2, hidden_size=32, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2,
-        num_local_experts=4, num_experts_per_tok=2, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=0,
+        num_local_experts=4, num_experts_per_tok=2, **SPECIAL,
     )  # fmt: skip
     return save_tiny_model(folder, config)
 
