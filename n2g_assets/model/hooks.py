@@ -64,7 +64,7 @@ class ResolvedHook:
 
 
 def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> TransformerBridge:
-    """A TransformerBridge on a copy of ``plain`` that shares its parameters; ``plain`` itself stays as it is.
+    """A TransformerBridge on a copy of ``plain`` that shares its parameters; what is handed in stays as it is.
 
     ``plain`` is a model of transformers or of TransformerLens; the bridge reads config.json in its ``folder``.
 
@@ -81,7 +81,11 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
             return build_bridge_from_module(twin, "TransformerLensNative", tl_config=twin.cfg).eval()
         try:
             return TransformerBridge.boot_transformers(
-                str(folder), hf_model=twin, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
+                str(folder),
+                hf_model=twin,
+                tokenizer=copy.deepcopy(tokenizer),  # which it gives tokens that it lacks, such as one for padding
+                device=parameter.device,
+                dtype=parameter.dtype,
             ).eval()
         except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
             raise SubjectError(
