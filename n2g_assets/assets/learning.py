@@ -118,8 +118,7 @@ class Learning:
     def scan(self) -> pl.DataFrame:
         """The contexts of the scan of the vocabulary."""
         session = self._session
-        known = min(session.model_row["d_vocab"], len(session.vocabulary.tokens))
-        return scan_contexts(session.corpus, known, session.vocabulary.bos_id)
+        return scan_contexts(session.corpus, len(session.vocabulary.tokens), session.vocabulary.bos_id)
 
     @cached_property
     def scan_corpus(self) -> TokenCorpus:

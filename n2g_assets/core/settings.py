@@ -268,7 +268,9 @@ class StudySettings(Settings):
     """TransformerLens hook name inside a block."""
     bos: str = "auto"
     """Token at position 0 of every context: ``auto`` takes the tokenizer's BOS, else its end of sequence, else end of
-    text; or the text of one token. ``subject_models`` says which it is, and why."""
+    text; or the text of one token, but not of one that is spelt ``auto`` or ``none``. With ``none`` the model reads
+    contexts from their first token of text on: position 0, which ``harvest.context_length`` counts, then stands for the
+    beginning of the text and is not read. ``subject_models`` says which it is, and why."""
     layers_at_once: Annotated[
         Annotated[StrictInt, Tag("int")] | Annotated[Literal["all"], Tag("all")],
         Discriminator(shape),

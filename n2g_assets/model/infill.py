@@ -6,6 +6,7 @@
 2. The best ``infill_rescored`` of them are rescored: log p(candidate | left) plus log p of up to
    ``infill_right_tokens`` tokens to the right, given the left text and the candidate; in one more pass for all.
 3. Where nothing stands to the right, the order by p(token | left) stays. Candidates that were not rescored follow.
+   Where nothing stands to the left either that the model reads, the mask does.
 
 Texts that begin alike are packed into rows that share their beginning (``packing``), so a prompt is read once for all
 candidates of all its positions.
@@ -55,7 +56,8 @@ class InfillProposer:
     ) -> list[list[list[Substitute]]]:
         """Substitutes for each asked position of each prompt, best first; none for position 0."""
         gaps = [(prompt, p) for prompt, asked in zip(prompts, positions, strict=True) for p in asked if p > 0]
-        lefts = [prompt[:p] for prompt, p in gaps]
+        begun = np.array([self.model.mask_id], np.int32)
+        lefts = [prompt[:p] if p > self.model.unread else np.append(prompt[:p], begun) for prompt, p in gaps]
         rights = [prompt[p + 1 : p + 1 + self.right_tokens] for prompt, p in gaps]
         ids, scores = self._by_left(lefts, np.array([prompt[p] for prompt, p in gaps], np.int64))
         rescored = [number for number, right in enumerate(rights) if len(right)]
@@ -144,7 +146,8 @@ def _proposable(model: SubjectModel, vocabulary: Vocabulary) -> Bool[Tensor, " d
     backend = model.tokenizer.backend
     special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
     special |= {*model.tokenizer.transformers.all_special_ids, vocabulary.bos_id, vocabulary.mask_id}
-    return torch.tensor([_is_text(token) and number not in special for number, token in enumerate(vocabulary.tokens)])
+    tokens = vocabulary.tokens[: model.d_vocab]
+    return torch.tensor([_is_text(token) and number not in special for number, token in enumerate(tokens)])
 
 
 def _is_text(token: bytes) -> bool:

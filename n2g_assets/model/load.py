@@ -66,8 +66,8 @@ def load_subject(
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
-    ``mask_token`` and ``bos`` are ``auto`` or the text of one token; ``lock_file`` is held during each forward pass
-    (``lock``).
+    ``mask_token`` and ``bos`` are ``auto`` or the text of one token, ``bos`` may be ``none``; ``lock_file`` is held while
+    the model runs (``lock``).
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -179,17 +179,19 @@ def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: Subjec
     """
     tokens = _verification_tokens(model)
     logits = model.logits(tokens)
-    nats = float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]))
+    nats = float(torch.nn.functional.cross_entropy(logits[0, model.unread : -1], tokens[0, model.unread + 1 :]))
 
     layers = sorted({model.hook.layers[i] for i in (0, len(model.hook.layers) // 2, -1)})
     names = [f"blocks.{layer}.{model.hook.name}" for layer in layers]
     with torch.inference_mode():
-        bridge_logits, cache = bridge.run_with_cache(tokens, names_filter=names)
+        bare, _ = model.as_read(tokens)
+        bridge_logits, cache = bridge.run_with_cache(bare, names_filter=names)
+        bridge_logits = model.by_context(bridge_logits)
     difference = float((logits - bridge_logits.float()).abs().max())
     _agree(model, "logits", logits, bridge_logits)
     read = model.read_layers(tokens, layers)
     for layer, name in zip(layers, names, strict=True):
-        _agree(model, f"activations at {name}", read[layer], by_position(cache[name], tokens))
+        _agree(model, f"activations at {name}", read[layer], model.by_context(by_position(cache[name], bare)))
     theirs: Any = bridge.cfg
     ours = [getattr(text_config(model.plain), name, None) for name in _ACTIVATIONS]
     return {
@@ -221,7 +223,7 @@ def _agree(model: SubjectModel, what: str, ours: Tensor, theirs: Tensor) -> None
             f"The {what} of {model.name} have the shape {tuple(ours.shape)} in transformers but "
             f"{tuple(theirs.shape)} in TransformerLens: {another(model.hook.name)}."
         )
-    # BOS is left out: its vectors can be hundreds of times longer, and they are never read.
+    # Position 0 is left out: the vectors of BOS can be hundreds of times longer, and nobody asks for them.
     apart = (ours.float() - theirs.float())[:, 1:].norm(dim=-1)
     length = theirs.float()[:, 1:].norm(dim=-1)
     difference = float((apart / length.clamp(min=max(float(length.max()) * 0.01, 1e-12))).max())

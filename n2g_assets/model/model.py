@@ -52,7 +52,8 @@ class SubjectModel:
     device: torch.device
     dtype: torch.dtype
     bos_id: int
-    """Token id at position 0 of every context."""
+    """Id at position 0 of every context; from ``d_vocab`` on it is no token, and stands for the beginning of the text:
+    the model reads what follows it, as if that began at position 0, and every activation at position 0 is 0."""
     mask_id: int
     """Token id that masks another in saliency."""
     tokenizer: SubjectTokenizer = field(repr=False)
@@ -97,11 +98,17 @@ class SubjectModel:
                 f"{self.name} does not have {what}: it has {self.d_mlp} neurons a layer, so choose from 0 to "
                 f"{self.d_mlp - 1}."
             )
-        if context_length > self.max_context:
+        longest = self.max_context + self.unread
+        if context_length > longest:
             raise SettingsError(
                 f"harvest.context_length is {context_length}, but {self.name} reads at most {self.max_context} tokens: "
-                f"set it to {self.max_context} or less."
+                f"set it to {longest} or less."
             )
+
+    @property
+    def unread(self) -> int:
+        """Positions at the beginning of every context that the model does not read: 1 where BOS is no token."""
+        return int(self.bos_id >= self.d_vocab)
 
     def run(self, tokens: Int64[Tensor, "batch pos"], taps: Mapping[int, Callback], **inputs: Tensor) -> None:
         """One forward pass that calls ``taps[layer]`` with the activations there and stops after the deepest layer.
@@ -112,24 +119,23 @@ class SubjectModel:
         Args:
             tokens: Token ids, BOS at position 0; moved to the model's device.
             taps: For each layer, what gets its activations, in the model's dtype, on its device.
-            inputs: More inputs of the transformers model, such as a mask; not for hooks that the bridge alone reads.
+            inputs: ``attention_mask`` [batch, 1, pos, pos] and ``position_ids`` [batch, pos]; not for hooks that the
+                bridge alone reads.
         """
         deepest = max(taps)
-        tokens, inputs = self._on_device(tokens, inputs)
+        tokens, inputs = self.as_read(tokens, **inputs)
+        taps = {layer: partial(self._hand_out, callback, tokens) for layer, callback in taps.items()}
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if self.bridge is not None:
                 readers: list[Any] = [
-                    (
-                        f"blocks.{layer}.{self.hook.name}",
-                        lambda found, hook, take=callback: take(by_position(found, tokens)),
-                    )
-                    for layer, callback in taps.items()
+                    (f"blocks.{layer}.{self.hook.name}", lambda found, hook, take=take: take(found))
+                    for layer, take in taps.items()
                 ]
                 self.bridge.run_with_hooks(tokens, return_type=None, stop_at_layer=deepest + 1, fwd_hooks=readers)
                 return
             assert self.hook.taps is not None
-            for layer, callback in taps.items():
-                hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], tokens, callback, stop=layer == deepest))
+            for layer, take in taps.items():
+                hooks.enter_context(_tapped(self.plain, self.hook.taps[layer], take, stop=layer == deepest))
             with suppress(_DepthReached):
                 self.plain(tokens, use_cache=False, **inputs)
 
@@ -217,12 +223,15 @@ class SubjectModel:
         """Next-token logits on the model's device, over the full depth, in float32: ``[batch, pos, d_vocab]``.
 
         With ``at``, rows and positions, only those are computed: ``[len(at[0]), d_vocab]``. ``tokens`` and ``inputs``
-        are those of :meth:`run`.
+        are those of :meth:`run`. Logits at a position that is not read are 0, and cannot be asked for.
         """
-        tokens, inputs = self._on_device(tokens, inputs)
+        tokens, inputs = self.as_read(tokens, **inputs)
         with self.lock, torch.inference_mode(), ExitStack() as hooks:
             if at is not None:
-                chosen = tuple(to_device(np.asarray(each, np.int64), self.device) for each in at)
+                if np.min(at[1], initial=self.unread) < self.unread:
+                    raise ValueError(f"{self.name} reads nothing at position 0, so it has no logits there.")
+                places = np.asarray(at[0], np.int64), np.asarray(at[1], np.int64) - self.unread
+                chosen = tuple(to_device(each, self.device) for each in places)
 
                 def pick(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                     return (args[0][chosen].unsqueeze(0), *args[1:])
@@ -231,10 +240,27 @@ class SubjectModel:
                 hooks.enter_context(self.unembedding.register_forward_pre_hook(pick))
             output = self.plain(tokens, use_cache=False, **inputs)
             logits = (output if isinstance(output, Tensor) else output.logits).float()
-            return logits if at is None else logits[0]
+            return self.by_context(logits) if at is None else logits[0]
 
-    def _on_device(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return to_device(tokens, self.device), {name: to_device(each, self.device) for name, each in inputs.items()}
+    def as_read(
+        self, tokens: Int64[Tensor, "batch pos"], **inputs: Tensor
+    ) -> tuple[Int64[Tensor, "batch read"], dict[str, Tensor]]:
+        """What the model reads of contexts, on its device; ``inputs`` are those of :meth:`run`."""
+        tokens, inputs = to_device(tokens, self.device), {k: to_device(v, self.device) for k, v in inputs.items()}
+        if self.unread:
+            tokens = tokens[:, 1:].masked_fill(tokens[:, 1:] == self.bos_id, self.mask_id)  # there it is padding
+            if inputs:
+                mask, positions = inputs["attention_mask"], inputs["position_ids"]
+                inputs = {"attention_mask": mask[..., 1:, 1:], "position_ids": positions[:, 1:] - 1}
+        return tokens, inputs
+
+    def by_context(self, values: Float[Tensor, "batch read width"]) -> Float[Tensor, "batch pos width"]:
+        """Values at what the model reads, with 0 at each position of the contexts that it does not read."""
+        return torch.nn.functional.pad(values, (0, 0, self.unread, 0)) if self.unread else values
+
+    def _hand_out(self, callback: Callback, tokens: Int64[Tensor, "batch read"], value: Any) -> None:
+        """Calls back with what a hook gave for ``tokens``."""
+        callback(self.by_context(by_position(value[0] if isinstance(value, tuple) else value, tokens)))
 
 
 @contextmanager
@@ -261,11 +287,11 @@ def by_position(value: Tensor, tokens: Tensor) -> Tensor:
     return value.flatten(2)
 
 
-def _tapped(plain: torch.nn.Module, tap: Tap, tokens: Tensor, callback: Callback, *, stop: bool) -> Any:
-    """A hook on the plain model that hands activations to ``callback``; removed when its context ends."""
+def _tapped(plain: torch.nn.Module, tap: Tap, take: Callable[[Any], None], *, stop: bool) -> Any:
+    """A hook on the plain model that hands out what it reads; removed when its context ends."""
 
     def read(value: Any) -> None:
-        callback(by_position(value[0] if isinstance(value, tuple) else value, tokens))
+        take(value)
         if stop:
             raise _DepthReached
 

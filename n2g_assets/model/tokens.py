@@ -22,10 +22,12 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Bos:
-    """The token at position 0 of every context."""
+    """What stands at position 0 of every context: a token, or the mere beginning of the text."""
 
     token_id: int
-    token: str
+    """The first number that no token of the model has, where it is the mere beginning."""
+    token: str | None
+    """None where it is the mere beginning, which the model does not read."""
     reason: str
     """Why it is that one, as ``subject_models`` says it."""
 
@@ -47,7 +49,7 @@ class SubjectTokenizer:
 
     @classmethod
     def load(cls, folder: Path, d_vocab: int, bos: str = "auto") -> "SubjectTokenizer":
-        """The tokenizer of a model folder; ``bos`` is ``auto`` or the text of one token.
+        """The tokenizer of a model folder; ``bos`` is ``auto``, ``none`` or the text of one token.
 
         Raises:
             SourceError: There is none, it is damaged, or it has no fast form.
@@ -84,20 +86,29 @@ class SubjectTokenizer:
     def mask_id(self, mask_token: str) -> int:
         """Token id of the mask: of the text of one token, or with ``auto`` end of text, else padding, else BOS.
 
+        BOS is here that of ``bos``, or where this is none, that of the tokenizer, else its end of sequence.
+
         Raises:
-            SettingsError: The text is not one token.
+            SettingsError: The text is not one token, or the tokenizer has none of these.
         """
-        if mask_token == "auto":
-            for token_id in (self.backend.token_to_id(END_OF_TEXT), self.transformers.pad_token_id):
-                if token_id is not None and token_id < self.d_vocab:
-                    return int(token_id)
-            return self.bos.token_id
-        return _one_token(self.backend, mask_token, "method.mask_token", self.d_vocab)
+        if mask_token != "auto":
+            return _one_token(self.backend, mask_token, "method.mask_token", self.d_vocab, "auto")
+        known, chosen = self.transformers, self.bos.token_id
+        first = self.backend.token_to_id(END_OF_TEXT)
+        for token_id in (first, known.pad_token_id, chosen, known.bos_token_id, known.eos_token_id):
+            if token_id is not None and token_id < self.d_vocab:
+                return int(token_id)
+        raise SettingsError(
+            f"method.mask_token is auto, but the tokenizer has neither {END_OF_TEXT} nor padding nor BOS nor end of "
+            f"sequence among the model's {self.d_vocab} tokens: name a token there."
+        )
 
 
 def _choose_bos(tokenizer: Any, backend: Tokenizer, d_vocab: int, asked: str) -> Bos:
-    if asked != "auto":
-        token_id = _one_token(backend, asked, "bos", d_vocab)
+    if asked.lower() == "none":  # YAML's None is a text, and a token of many models
+        return Bos(d_vocab, None, "the study's setting bos is none: the model reads nothing before the text")
+    if asked.lower() != "auto":
+        token_id = _one_token(backend, asked, "bos", d_vocab, "auto or none")
         return Bos(token_id, asked, "the study's setting bos names it")
     for what, found, lacking in (
         ("BOS", tokenizer.bos_token_id, ""),
@@ -108,7 +119,7 @@ def _choose_bos(tokenizer: Any, backend: Tokenizer, d_vocab: int, asked: str) ->
             return Bos(int(found), str(backend.id_to_token(found)), f"{what} of the tokenizer{lacking}")
     raise SubjectError(
         f"The tokenizer has neither BOS nor end of sequence nor {END_OF_TEXT} among the model's {d_vocab} tokens, and "
-        "every context starts with one: name a token in the study's setting bos."
+        "every context starts with one: name a token in the study's setting bos, or set it to none."
     )
 
 
@@ -117,8 +128,8 @@ def _encode(backend: Tokenizer, texts: Sequence[str]) -> list[Int32[np.ndarray, 
     return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def _one_token(backend: Tokenizer, text: str, setting: str, d_vocab: int) -> int:
-    """The number of the token that a setting names.
+def _one_token(backend: Tokenizer, text: str, setting: str, d_vocab: int, words: str) -> int:
+    """The number of the token that a setting names, which may also be one of some ``words``.
 
     Raises:
         SettingsError: The text is not one token, or the model has no embedding for it.
@@ -126,7 +137,9 @@ def _one_token(backend: Tokenizer, text: str, setting: str, d_vocab: int) -> int
     known = backend.token_to_id(text)
     ids = _encode(backend, [text])[0].tolist() if known is None else [known]
     if len(ids) != 1:
-        raise SettingsError(f"{setting} {text!r} is {len(ids)} tokens of this model: give the text of one, or auto.")
+        raise SettingsError(f"{setting} {text!r} is {len(ids)} tokens of this model: give the text of one, or {words}.")
     if ids[0] >= d_vocab:
-        raise SettingsError(f"{setting} {text!r} is a token without an embedding in this model: give another, or auto.")
+        raise SettingsError(
+            f"{setting} {text!r} is a token without an embedding in this model: give another, or {words}."
+        )
     return ids[0]

@@ -4,6 +4,7 @@
 2. SentencePiece-like ones (Llama 2, Gemma) spell a space as U+2581 and lone bytes as ``<0xNN>``.
 3. Tokens that were added to the vocabulary, the special ones among them, are their own text.
 4. Token ids that the model has and the tokenizer lacks get a form that no other token has.
+5. Where no token stands at position 0 of a context, one more id than the model has stands for the text's beginning.
 """
 
 import json
@@ -22,12 +23,14 @@ from n2g_assets.model.tokens import SubjectTokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
+_BEGINNING = b"<beginning>"
+"""How the beginning of the text is shown."""
 
 
 def build_vocabulary(
     tokenizer: SubjectTokenizer, d_vocab: int, *, normalise: bool, bos_id: int, mask_id: int
 ) -> Vocabulary:
-    """The subject model's ``d_vocab`` tokens, which may be more than the tokenizer's.
+    """The subject model's ``d_vocab`` tokens, which may be more than the tokenizer's, and BOS where it is none of them.
 
     With ``normalise`` they are matched under :func:`n2g_assets.method.tokens.normalise`, else as they are.
     """
@@ -37,6 +40,9 @@ def build_vocabulary(
         b"\xff<unused %d>" % token_id if token is None else normalised_form(token) if normalise else token
         for token_id, token in enumerate(tokens)
     ]
+    if bos_id == d_vocab:
+        tokens.append(_BEGINNING)
+        forms.append(b"\xff" + _BEGINNING)
     return _vocabulary([token or b"" for token in tokens], forms, bos_id, mask_id)
 
 
