@@ -66,8 +66,8 @@ def load_subject(
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
-    ``mask_token`` and ``bos`` are ``auto`` or the text of one token, ``bos`` may be ``none``; ``lock_file`` is held while
-    the model runs (``lock``).
+    ``mask_token`` and ``bos`` are ``auto`` or the text of one token, ``bos`` may be ``none``; ``lock_file`` is held in
+    each forward pass (``lock``).
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.

@@ -41,6 +41,6 @@ def test_every_number_of_a_study_with_bos_none_is_that_of_the_bare_text(tmp_path
     ).iter_rows():  # fmt: skip
         np.testing.assert_allclose(alone(text)[-1] / stats["max"], activation, atol=1e-4)
     r_of = dict(rows_of(home, "evaluation", text="random").select("predictor", "pearson_r").iter_rows())
-    assert r_of["graph"] > r_of["graph_shuffled"] + 0.1
+    assert r_of["graph"] > 0.2
     reach = rows_of(home, "reach", text="random").sort("last_tokens")["pearson_r"]
     assert reach[-1] == pytest.approx(1)  # the whole context, as it was read
