@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
@@ -88,9 +89,8 @@ def load_subject(
         lock=forward_pass_lock(lock_file), bridge=bridge if resolved.taps is None else None,
     )  # fmt: skip
     model.d_mlp = _measure_width(model)
-    _refuse_overflow(model)
     with model.lock:
-        model.facts = verify_subject(model, bridge, files)
+        model.facts = verify_subject(model, bridge, files, _finite_logits(model))
     return model
 
 
@@ -137,11 +137,11 @@ def _measure_width(model: SubjectModel) -> int:
     return shape[2]
 
 
-def _refuse_overflow(model: SubjectModel) -> None:
-    """Refuse a model that computes values that are no finite numbers, and say where it first does.
+def _finite_logits(model: SubjectModel) -> Float32[Tensor, "1 pos d_vocab"]:
+    """The logits of the fixed text.
 
     Raises:
-        SubjectError: as said.
+        SubjectError: The model computes values that are no finite numbers; the message says where it first does.
     """
     found: list[str] = []
 
@@ -164,6 +164,7 @@ def _refuse_overflow(model: SubjectModel) -> None:
             f"{str(model.dtype).removeprefix('torch.')}, so put the whole model there anew"
             + (" or set harvest.dtype to float32." if model.dtype != torch.float32 else ".")
         )
+    return logits
 
 
 def _verification_tokens(model: SubjectModel) -> Tensor:
@@ -171,14 +172,21 @@ def _verification_tokens(model: SubjectModel) -> Tensor:
     return torch.from_numpy(np.concatenate([[model.bos_id], ids]).astype(np.int64))[None].to(model.device)
 
 
-def verify_subject(model: SubjectModel, bridge: TransformerBridge, files: SubjectFiles) -> dict[str, Any]:
+def verify_subject(
+    model: SubjectModel,
+    bridge: TransformerBridge,
+    files: SubjectFiles,
+    logits: Float32[Tensor, "1 pos d_vocab"] | None = None,
+) -> dict[str, Any]:
     """Check a model against the bridge, and describe it: its row of ``subject_models`` without the study.
+
+    ``logits`` are the model's on the fixed text, which it reads here where they are not known.
 
     Raises:
         SubjectError: Logits or activations differ by more than rounding.
     """
     tokens = _verification_tokens(model)
-    logits = model.logits(tokens)
+    logits = model.logits(tokens) if logits is None else logits
     nats = float(torch.nn.functional.cross_entropy(logits[0, model.unread : -1], tokens[0, model.unread + 1 :]))
 
     layers = sorted({model.hook.layers[i] for i in (0, len(model.hook.layers) // 2, -1)})

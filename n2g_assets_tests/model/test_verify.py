@@ -10,6 +10,7 @@ from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.tables import TABLES
 from n2g_assets.model.hooks import ResolvedHook, Tap, boot_bridge
 from n2g_assets.model.load import VERIFICATION_TEXT, verify_subject
+from n2g_assets.model.model import SubjectModel
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama
 
 
@@ -86,3 +87,10 @@ def test_activations_that_are_no_numbers_are_found(model, bridge, files):
         broken.plain.get_submodule("model.layers.1.mlp.up_proj").weight[0, 0] = float("nan")
     with pytest.raises(SubjectError, match="differ"):
         verify_subject(broken, bridge, files)
+
+
+def test_the_fixed_text_goes_through_the_whole_model_once(files, monkeypatch):
+    whole, read = SubjectModel.logits, list[torch.Tensor]()
+    monkeypatch.setattr(SubjectModel, "logits", lambda self, tokens, **more: read.append(tokens) or whole(self, tokens))
+    load_tiny(files)
+    assert len(read) == 1
