@@ -87,7 +87,7 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
                 device=parameter.device,
                 dtype=parameter.dtype,
             ).eval()
-        except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+        except (ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
             raise SubjectError(
                 f"TransformerLens cannot wrap a {type(plain).__name__} ({reason(error)}): choose a model of an "
                 "architecture that its TransformerBridge supports."

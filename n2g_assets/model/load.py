@@ -26,7 +26,7 @@ from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.hooks import NEURONS, another, boot_bridge, resolve_hook
 from n2g_assets.model.lock import forward_pass_lock
-from n2g_assets.model.model import SubjectModel, by_position, text_config
+from n2g_assets.model.model import SubjectModel, by_position, stated, text_config
 from n2g_assets.model.sources import SubjectFiles
 from n2g_assets.model.tokens import SubjectTokenizer
 from n2g_assets.model.weights import load_plain
@@ -81,7 +81,7 @@ def load_subject(
     bridge = boot_bridge(plain, files.folder, tokenizer.transformers)
     config: Any = bridge.cfg
     resolved = resolve_hook(bridge, hook, plain, int(config.n_layers))
-    max_context = getattr(text_config(plain), "max_position_embeddings", None) or config.n_ctx
+    max_context = next(iter(stated(plain, "max_position_embeddings")), config.n_ctx)
     model = SubjectModel(
         name=files.name, hook=resolved, n_layers=int(config.n_layers), d_mlp=0, d_vocab=tokenizer.d_vocab,
         max_context=int(max_context), device=device, dtype=getattr(torch, dtype), bos_id=tokenizer.bos.token_id,
@@ -124,10 +124,10 @@ def _measure_width(model: SubjectModel) -> int:
     shape = shapes.pop()
     if shapes or shape is None or shape[:2] != (2, 5):
         raise SubjectError(f"{what} does not give one vector of the same width a position in every layer: {cure}.")
-    stated = {getattr(text_config(model.plain), name, None) for name in _WIDTHS} - {None}
-    if model.hook.name in NEURONS and stated and shape[2] not in stated:
+    widths = stated(model.plain, *_WIDTHS)
+    if model.hook.name in NEURONS and widths and shape[2] not in widths:
         raise SubjectError(
-            f"{what} has {shape[2]} values a position, but config.json says that a layer has {stated.pop()} neurons: "
+            f"{what} has {shape[2]} values a position, but config.json says that a layer has {widths[0]} neurons: "
             f"{cure}."
         )
     for layer, values in read.items():

@@ -165,8 +165,7 @@ class SubjectModel:
         """
         if self.bridge is not None:
             return 0
-        windows = [getattr(text_config(self.plain), name, None) for name in _WINDOWS]
-        longest = min([self.max_context, *(window for window in windows if isinstance(window, int) and window > 0)])
+        longest = min([self.max_context, *stated(self.plain, *_WINDOWS)])
         ids = np.linspace(0, self.d_vocab - 1, min(longest, ROW_TOKENS // 2)).astype(np.int32)
         ids[0] = self.bos_id
         prompts = [ids, *(np.append(ids[:length], ids[1]) for length in range(1, len(ids), 1 + len(ids) // 4))]
@@ -278,6 +277,12 @@ def text_config(plain: torch.nn.Module) -> Any:
     """What the config of a transformers model says of the model of text in it; None for models of other libraries."""
     config: Any = getattr(plain, "config", None)
     return config and config.get_text_config()
+
+
+def stated(plain: torch.nn.Module, *names: str) -> list[int]:
+    """The sizes that a model's config gives under some names: whole numbers above 0, no null and no list of layers'."""
+    found = [getattr(text_config(plain), name, None) for name in names]
+    return [size for size in found if type(size) is int and size > 0]
 
 
 def by_position(value: Tensor, tokens: Tensor) -> Tensor:

@@ -280,3 +280,14 @@ def test_the_token_at_position_0_is_recorded_with_its_reason_and_can_be_chosen(t
     (files.folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
     facts = load_tiny(again(files)).facts
     assert (facts["bos_id"], facts["bos_reason"]) == (0, "end of sequence of the tokenizer, which has no BOS")
+
+
+def test_sizes_that_a_config_does_not_give_as_one_number_are_measured(tmp_path):
+    """OpenELM and Gemma 3n list them by layer."""
+    from n2g_assets.model.load import _measure_width
+
+    model = load_tiny(tiny_llama(tmp_path / "tiny"))
+    for size, window in (([48, 48, 48], [8, 8, 8]), (None, 0), (True, True), ({}, {})):
+        vars(model.plain.config).update(intermediate_size=size, sliding_window=window)  # past what transformers checks
+        vars(model).pop("packs", None)
+        assert (_measure_width(model), model.packs) == (48, 128)
