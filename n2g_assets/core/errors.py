@@ -4,6 +4,9 @@ A stage that meets one of these stops, leaves what was there, and the next run g
 concerns a single unit is no error: it becomes that unit's row in the ledger.
 """
 
+_LONGEST = 300
+"""Characters of what another library says, at the most."""
+
 
 class N2GError(Exception):
     """Base of the errors that name their cause and their cure."""
@@ -31,3 +34,12 @@ class CorpusError(N2GError):
 
 class StorageError(N2GError):
     """N2G_HOME cannot be written, a slice or the database is damaged, or another run holds a lock."""
+
+
+def short_reason(error: Exception) -> str:
+    """What another library says, in one line; of a long text the sentences, else the words, that fit."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if len(said) > _LONGEST:
+        said = said[:_LONGEST]
+        said = said[: said.rindex(". ")] if ". " in said else (said.rpartition(" ")[0] or said) + " ..."
+    return said if said.endswith("...") else said.rstrip(" .")

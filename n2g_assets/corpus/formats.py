@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 
-from n2g_assets.core.errors import CorpusError, SourceError
+from n2g_assets.core.errors import CorpusError, SourceError, short_reason
 from n2g_assets.core.sources import FilesSource
 
 Format = Literal["text", "jsonl", "csv", "parquet"]
@@ -194,8 +194,3 @@ def shown(path: object) -> str:
     """A path or a name as messages and tables write it: bytes that are not UTF-8 and control characters escaped."""
     text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def short_reason(error: Exception) -> str:
-    """What a library says, on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200].rstrip(" .") or type(error).__name__

@@ -13,10 +13,9 @@ import huggingface_hub as hub
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from n2g_assets.core.errors import SourceError
+from n2g_assets.core.errors import SourceError, short_reason
 from n2g_assets.core.home import Home
 from n2g_assets.core.sources import HubSource
-from n2g_assets.corpus.formats import short_reason
 from n2g_assets.corpus.rows import RawDocument, read_parquet
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from n2g_assets.core.errors import CorpusError, SourceError
-from n2g_assets.corpus.formats import decode, decode_json, naming, open_file, short_reason, shown
+from n2g_assets.core.errors import CorpusError, SourceError, short_reason
+from n2g_assets.corpus.formats import decode, decode_json, naming, open_file, shown
 
 _LONGEST_FIELD = 2**31 - 1
 """Characters of a field of a CSV file; Python's own limit is 131,072."""

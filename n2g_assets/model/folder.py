@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from n2g_assets.core.errors import SourceError
+from n2g_assets.core.errors import SourceError, short_reason
 from n2g_assets.storage.hashing import file_sha256
 
 TOKENIZER_FILES = (
@@ -23,8 +23,6 @@ TEXT_FILES = (
 """What a model's folder may hold besides its weights and config.json, in the order in which it is hashed."""
 CURE = "put the whole model there anew, with its config.json and safetensors"
 _INDEX = "model.safetensors.index.json"
-_LONGEST = 300
-"""Characters of what another library says, at the most."""
 
 
 def hash_model(folder: Path) -> str:
@@ -66,9 +64,9 @@ def _indexed(folder: Path, what: str, cure: str) -> list[str]:
         names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         inside = all(Path(name).name == name and name.endswith(".safetensors") for name in names)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise SourceError(f"{what} has a damaged {_INDEX}: {cure} anew.") from error
+        raise SourceError(f"{what} has a damaged {_INDEX}: {cure}.") from error
     if not inside or not names:
-        raise SourceError(f"The {_INDEX} of {what[0].lower()}{what[1:]} names no safetensors beside it: {cure} anew.")
+        raise SourceError(f"The {_INDEX} of {what[0].lower()}{what[1:]} names no safetensors beside it: {cure}.")
     return names
 
 
@@ -131,13 +129,6 @@ def loading(what: str, cure: str) -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:  # damaged files fail in many ways, each with a class of its own
-        raise SourceError(f"{what} cannot be loaded ({type(error).__name__}: {reason(error)}): {cure}.") from error
-
-
-def reason(error: Exception) -> str:
-    """What another library says, in one line; of a long text the sentences, else the words, that fit."""
-    said = " ".join(str(error).split())
-    if len(said) > _LONGEST:
-        said = said[:_LONGEST]
-        said = said[: said.rindex(". ")] if ". " in said else said.rpartition(" ")[0] + " ..."
-    return said.rstrip(".") if not said.endswith("...") else said
+        raise SourceError(
+            f"{what} cannot be loaded ({type(error).__name__}: {short_reason(error)}): {cure}."
+        ) from error

@@ -31,8 +31,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from n2g_assets.core.errors import SubjectError
-from n2g_assets.model.folder import quiet_transformers, reason
+from n2g_assets.core.errors import SubjectError, short_reason
+from n2g_assets.model.folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -89,7 +89,7 @@ def boot_bridge(plain: torch.nn.Module, folder: Path, tokenizer: Any) -> Transfo
             ).eval()
         except (ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
             raise SubjectError(
-                f"TransformerLens cannot wrap a {type(plain).__name__} ({reason(error)}): choose a model of an "
+                f"TransformerLens cannot wrap a {type(plain).__name__} ({short_reason(error)}): choose a model of an "
                 "architecture that its TransformerBridge supports."
             ) from error
 

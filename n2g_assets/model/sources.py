@@ -18,7 +18,7 @@ import huggingface_hub as hub
 from huggingface_hub import errors
 from huggingface_hub.utils import validate_repo_id
 
-from n2g_assets.core.errors import N2GError, SourceError
+from n2g_assets.core.errors import N2GError, SourceError, short_reason
 from n2g_assets.core.home import Home
 from n2g_assets.core.sources import HubSubject, LocalSubject, SubjectSettings, WheelSubject
 from n2g_assets.model.catalogue import MODELS, WheelModel
@@ -134,7 +134,7 @@ def _local_folder(settings: LocalSubject, study_folder: Path) -> Path:
         raise SourceError(
             f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."
         )
-    check_folder(folder, f"The model folder {folder}", "put the file there")
+    check_folder(folder, f"The model folder {folder}", "put the right file there")
     return folder
 
 
@@ -190,10 +190,9 @@ def _from_local_cache(
     try:
         return _snapshot(name, wanted, revision=revision, local_files_only=True)
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.HFValidationError) as error:
-        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
         raise SourceError(
-            f"{what} is not in the local cache and the hub cannot be reached ({reason}): {cure}, set HF_HOME to a "
-            "cache that has it, or go online once."
+            f"{what} is not in the local cache and the hub cannot be reached ({type(cause).__name__}: "
+            f"{short_reason(cause)}): {cure}, set HF_HOME to a cache that has it, or go online once."
         ) from error
 
 
