@@ -117,7 +117,7 @@ VALUES = [
         "subject: {source: local, path: nowhere}",
         "The model folder {folder}/nowhere does not exist: correct subject.path",
     ),
-    ("subject: {source: local, path: .}", "The model folder {folder} has no config.json: put the file there"),
+    ("subject: {source: local, path: .}", "The model folder {folder} has no config.json: put the right file there"),
     ("subject: {source: local, path: '~nobody-here/x'}", "the path cannot be read (Could not determine home directory"),
     ("corpus: [{source: named, name: wikipeda}]", "There is no corpus named 'wikipeda' in the catalogue (wikipedia, "),
     ("corpus: [{source: hub, name: a b}]", "The hub can have no data set 'a b': write its name as there"),

@@ -232,7 +232,12 @@ def test_every_shard_that_the_index_names_is_part_of_the_models_identity(tmp_pat
         before = resolved()
     index["weight_map"] = dict.fromkeys(named, "../elsewhere.safetensors")
     (files.folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(N2GError, match="names no safetensors beside it"):
+    with pytest.raises(N2GError, match=r"names no safetensors beside it: put the right file there\.$"):
+        resolved()
+    with pytest.raises(N2GError, match=r"beside it: put the whole model there anew, with its config\.json and saf"):
+        weight_files(files.folder)
+    (files.folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(N2GError, match=r"has a damaged model\.safetensors\.index\.json: put the right file there\.$"):
         resolved()
 
 
