@@ -196,6 +196,6 @@ def shown(path: object) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def short_reason(error: Exception) -> str:
+def short_reason(error: BaseException) -> str:
     """What a library says, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200].rstrip(" .") or type(error).__name__
