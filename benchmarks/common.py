@@ -63,7 +63,7 @@ def named_contexts(model: SubjectModel, home: Home, name: str, max_tokens: int |
         [NamedSource(source="named", name=name, max_tokens=max_tokens)],
         study_folder=Path.cwd(),
         home=home,
-        encode=model.encode,
+        tokenizer=model.tokenizer,
         spelling=Spelling(model.vocabulary(normalise=False).tokens),
         bos_id=model.bos_id,
         harvest=HarvestSettings(),

@@ -25,6 +25,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "attributes.corpus, an entry with source: named": sources.NamedSource,
     "attributes.corpus, an entry with source: files": sources.FilesSource,
     "attributes.corpus, an entry with source: hub": sources.HubSource,
+    "attributes.corpus, an entry with source: python": sources.PythonSource,
     "attributes.neurons": settings.NeuronSample,
     "attributes.harvest": settings.HarvestSettings,
     "attributes.method": settings.MethodSettings,

@@ -185,7 +185,7 @@ def _not_there(study: Study) -> Iterator[Mistake]:
     if settings.method.proposer == "masked_lm":
         checks.append((("method", "masked_lm"), check_masked_lm, settings.method.masked_lm))
     for part, check, named in checks:
-        place = (*part, "path" if hasattr(named, "path") else "name")
+        place = (*part, next((key for key in ("path", "function") if hasattr(named, key)), "name"))
         try:
             check(named, study.folder)
         except N2GError as error:

@@ -82,7 +82,7 @@ SHAPES = [
     ("neurons: {}", "neurons.sample is missing: add it."),
     ("subject: {source: hub}", "subject.name is missing: add it."),
     ("subject: {name: gpt2}", "subject lacks 'source': add it, one of wheel, hub, local."),
-    ("corpus: [{name: wikipedia}]", "corpus[0] lacks 'source': add it, one of named, files, hub."),
+    ("corpus: [{name: wikipedia}]", "corpus[0] lacks 'source': add it, one of named, files, hub, python."),
     ("subject: {source: web, name: a}", "subject.source must be one of 'wheel', 'hub', 'local', not 'web'."),
     # numbers out of range
     ("neurons: {sample: -3}", "neurons.sample must be greater than 0, not -3."),
@@ -123,6 +123,11 @@ VALUES = [
     ("corpus: [{source: hub, name: a b}]", "The hub can have no data set 'a b': write its name as there"),
     ("corpus: [{source: files, path: nowhere}]", "The corpus path {folder}/nowhere does not exist: correct 'path'"),
     ("corpus: [{source: files, path: 'no/*.txt'}]", "The corpus path {folder}/no/*.txt does not exist: correct 'path'"),
+    ("corpus: [{source: python, function: 'no.where:give'}]", "There is no module 'no.where' of the corpus function"),
+    (
+        "corpus: [{source: python, function: give}]",
+        "corpus[0].function: write module and name, such as package.module:n",
+    ),
     ("method: {proposer: masked_lm, masked_lm: ./no}", "The hub can have no model './no': write its name as there"),
     # YAML
     ("hook: a\n  hook: b", "'hook' stands here for the second time: leave one of them."),
@@ -243,6 +248,7 @@ def test_the_schema_names_the_place_of_a_wrong_value_and_not_its_alternatives(li
 def test_the_schema_takes_what_the_settings_take():
     shipped = [(Path(study.__file__).parent / "defs" / name / "defs.yaml").read_text() for name in shipped_studies()]
     lines = ("layers: 3", "neurons: all", "neurons: [1]", "layers_at_once: 2", "harvest: {max_tokens: 5}")
+    lines += ("corpus: [{source: python, function: 'a.b:c', arguments: {a: [1, {b: null}], c: x}}]",)
     assert [schema_errors(text) for text in (*shipped, *map(with_line, lines))] == [[]] * (len(shipped) + len(lines))
     assert {"subject", "corpus", "layers"} <= set(N2GStudy.model().model_json_schema()["properties"])
 

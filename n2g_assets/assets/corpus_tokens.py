@@ -52,7 +52,7 @@ def materialize(session: Session, show: Progress) -> bool:
         tokenizer = SubjectTokenizer.load(session.subject_files.folder, session.model_row["d_vocab"], settings.bos)
         corpus = read_documents(
             settings.corpus, study_folder=folder, home=session.home,
-            encode=tokenizer.encode, spelling=Spelling(session.vocabulary.tokens), bos_id=tokenizer.bos.token_id,
+            tokenizer=tokenizer, spelling=Spelling(session.vocabulary.tokens), bos_id=tokenizer.bos.token_id,
             harvest=cut, needed_contexts=settings.method.top_contexts,
             progress=lambda done, total: show(done, max(done, total)),
         )  # fmt: skip

@@ -3,9 +3,10 @@
 As in ``settings``, the default, the unit and the source of a setting stand under its field.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import Field, JsonValue, StrictInt, field_validator
 
 from n2g_assets.core.setting import Settings
 
@@ -79,7 +80,8 @@ class FilesSource(CorpusSource):
     """``auto`` goes by the ending: .jsonl and .ndjson, .csv and .tsv, .parquet, and text for others; files that would
     be text with all their syntax (.json, .html, .pdf, .zip) are refused. ``text`` takes a file with its syntax."""
     text_field: str = "text"
-    """Field (JSONL) or column (CSV, Parquet) that holds the text, one document a row."""
+    """Field (JSONL) or column (CSV, Parquet) that holds the text, one document a row. A Parquet column of lists of
+    token ids, such as ``input_ids``, is taken as it is, where they are of the model's tokenizer."""
 
 
 class HubSource(CorpusSource):
@@ -93,7 +95,24 @@ class HubSource(CorpusSource):
     revision: str | None = None
     """Commit, tag or branch."""
     text_field: str = "text"
-    """Column that holds the text."""
+    """Column that holds the text, or lists of token ids of the subject model's tokenizer, such as ``input_ids``."""
 
 
-AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource, Field(discriminator="source")]
+class PythonSource(CorpusSource):
+    """What a function yields: texts, lists of token ids, or mappings with one of them and a name and a kind."""
+
+    source: Literal["python"]
+    function: str
+    """Such as ``package.module:name``; a module of the study's folder comes first. It is called once a run."""
+    arguments: dict[str, JsonValue] = Field(default={})
+    """What the function is called with, by name."""
+
+    @field_validator("function")
+    @classmethod
+    def _names_module_and_function(cls, function: str) -> str:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", function):
+            raise ValueError(f"write module and name, such as package.module:name, not '{function}'.")
+        return function
+
+
+AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource | PythonSource, Field(discriminator="source")]

@@ -82,7 +82,7 @@ _TABLES = (
         _c("split", pl.String, "harvest, held_out or out_of_domain"),
         _c("cluster_id", pl.String, "smallest document_id among its near-duplicates, itself included"),
         _c("n_tokens", pl.Int32, "tokens, BOS not counted"),
-        _c("sha256", pl.String, "sha256 of the text as UTF-8 (hex)"),
+        _c("sha256", pl.String, "sha256 of the text as UTF-8 (hex); of token ids, of the text that they spell"),
     ),
     study_table("contexts", "context: a window of a document", ("context_id",),
         _c("context_id", pl.String, "document_id, a colon and the number of the window in the document"),

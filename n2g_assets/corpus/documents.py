@@ -1,17 +1,19 @@
 """From corpus sources to documents and contexts, the two frames that a forward pass starts from.
 
-1. Each source gives its texts in the order that ``sources`` defines.
+1. Each source gives its texts in the order that ``sources`` defines. What comes as token ids is spelled out and checked
+   (``token_ids``).
 2. Nulls, empty texts and exact duplicates are dropped and counted; of duplicates the first one stays.
-3. Texts are tokenised in batches. Each is cut after the source's ``max_contexts`` windows. Reading stops with the
-   document that reaches the source's ``max_tokens``, which is not cut for it.
+3. Texts are tokenised in batches; what comes as token ids is taken as it is. Each document is cut after the source's
+   ``max_contexts`` windows. Reading stops with the document that reaches the source's ``max_tokens``, which is not cut
+   for it.
 4. ``splitting`` assigns the documents to the splits, ``contexts`` cuts the windows.
 
-The tokenizer is handed in as a function. The same sources give the same rows, whatever the batches. A corpus has to
+The tokenizer is handed in. The same sources give the same rows, whatever the batches. A corpus has to
 fit into memory as token ids (4 bytes a token, as much again for the windows, and the 13-token runs while they are
 compared); texts are held batch by batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,9 +33,7 @@ from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
 from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.corpus.splitting import split_documents
-
-Encode = Callable[[list[str]], list[Int32[np.ndarray, " tokens"]]]
-"""Token ids of each text, BOS not included."""
+from n2g_assets.corpus.token_ids import Agreement, DocumentTokenizer, spell_out
 
 DUPLICATES, EMPTY, NULL = "duplicate documents dropped", "empty documents dropped", "null documents dropped"
 CLUSTERS, SHARED_RUNS = "clusters of near-duplicates", "share of held-out runs that the harvest holds too"
@@ -66,7 +66,7 @@ def read_documents(
     *,
     study_folder: Path,
     home: Home,
-    encode: Encode,
+    tokenizer: DocumentTokenizer,
     spelling: Spelling,
     bos_id: int,
     harvest: CorpusCut,
@@ -79,7 +79,7 @@ def read_documents(
         sources: The study's corpus.
         study_folder: Folder that relative paths count from.
         home: Where fetched files and rendered texts are kept.
-        encode: Tokenises a batch of texts.
+        tokenizer: Makes token ids of texts, and texts of token ids.
         spelling: The tokenizer's vocabulary, by which documents are compared.
         bos_id: Token id at position 0 of every context.
         harvest: How the corpus is cut and split.
@@ -87,7 +87,8 @@ def read_documents(
         progress: Called with the tokens of a source that are taken, after every batch.
 
     Raises:
-        CorpusError: A path is missing, a source is empty or not UTF-8, or the harvest is too small.
+        CorpusError: A path is missing, a source is empty or not UTF-8, its token ids are not of this tokenizer, or the
+            harvest is too small.
         SourceError: A source cannot be had or is damaged.
     """
     counts: dict[str, float] = {DUPLICATES: 0, EMPTY: 0, NULL: 0}
@@ -98,7 +99,7 @@ def read_documents(
         progress(0, source.max_tokens or 0)
         opened = open_source(source, study_folder=study_folder, home=home)
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
-        taken += _take(source, opened, longest, encode, seen, counts, progress)
+        taken += _take(source, opened, longest, tokenizer, seen, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, shared_run_share = _split(taken, harvest, spelling)
@@ -118,7 +119,7 @@ def _take(
     source: AnyCorpusSource,
     opened: OpenSource,
     longest: int | None,
-    encode: Encode,
+    tokenizer: DocumentTokenizer,
     seen: set[str],
     counts: dict[str, float],
     progress: Progress,
@@ -126,15 +127,21 @@ def _take(
     """The documents of one source up to its ``max_tokens``, tokenised, each cut after ``longest`` tokens."""
     label, limit, kind = source_label(source), source.max_tokens, source_kind(source)
     n_tokens = n_characters = n_texts = 0
-    documents = iter(opened.documents)
+    documents = spell_out(iter(opened.documents), tokenizer)
+    agreement = Agreement(label)
     while limit is None or n_tokens < limit:
         # five characters a token are more than any tokenizer needs, so little is read beyond the limit
         room = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, 5 * (limit - n_tokens))
         batch = [(text_sha256(document.text), document) for document in _next_batch(documents, room)]
         if not batch:
             break
-        unseen = {sha256: each.text for sha256, each in batch if sha256 not in seen and each.text.strip()}
-        token_ids = dict(zip(unseen, encode(list(unseen.values())), strict=True))
+        unseen = {sha256: each for sha256, each in batch if sha256 not in seen and each.text.strip()}
+        token_ids = dict(zip(unseen, tokenizer.encode([each.text for each in unseen.values()]), strict=True))
+        for sha256, each in unseen.items():
+            if each.token_ids is not None:
+                agreement.add(each, token_ids[sha256])
+                token_ids[sha256] = each.token_ids
+        agreement.check()
         for sha256, document in batch:
             if limit is not None and n_tokens >= limit:
                 break
@@ -151,10 +158,10 @@ def _take(
                 counts[EMPTY] += 1
                 continue
             n_tokens += len(tokens)
-            n_characters += len(document.text)
+            n_characters += document.size
             row: dict[str, object] = {
-                "document_id": sha256[:16], "source": label, "name": document.name, "kind": kind,
-                "n_tokens": len(tokens), "sha256": sha256,
+                "document_id": sha256[:16], "source": label, "name": document.name,
+                "kind": document.kind or kind, "n_tokens": len(tokens), "sha256": sha256,
             }  # fmt: skip
             yield _Document(row, source.role == "out_of_domain", tokens)
         expected = n_tokens * opened.characters // max(n_characters, 1)
@@ -165,10 +172,10 @@ def _take(
 
 
 def _next_batch(documents: Iterator[RawDocument], room: int) -> Iterator[RawDocument]:
-    """Documents until they have ``room`` characters."""
+    """Documents until they have ``room`` characters, or five for each token."""
     for document in documents:
         yield document
-        room -= len(document.text)
+        room -= document.size
         if room <= 0:
             return
 

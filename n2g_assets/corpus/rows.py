@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from itertools import chain
 from json import JSONDecodeError
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Integer
 
 from n2g_assets.core.errors import CorpusError, SourceError, short_reason
 from n2g_assets.corpus.formats import decode, decode_json, naming, open_file, shown
@@ -28,9 +31,18 @@ class RawDocument:
     name: str
     """Its name in the source: a title, a file, or a file and a line."""
     text: str
-    """The whole text."""
+    """The whole text; empty for token ids that are not spelled out yet."""
     is_null: bool = False
     """Whether its row has no text but null."""
+    token_ids: Integer[np.ndarray, " tokens"] | None = None
+    """The tokens it comes as; None where it comes as text."""
+    kind: str | None = None
+    """What the text is, where the document itself says so."""
+
+    @property
+    def size(self) -> int:
+        """Characters; of a document that comes as token ids five for each token."""
+        return len(self.text) if self.token_ids is None else 5 * len(self.token_ids)
 
 
 def read_jsonl(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
@@ -75,7 +87,7 @@ def _text_of_line(line: str, where: str, text_field: str) -> str | None:
     if not isinstance(text, str):
         raise SourceError(
             f"Line {where} has {_KINDS[type(text)]} in '{text_field}': "
-            "set 'text_field' to the field that holds the text."
+            "set 'text_field' to the field that holds the text (token ids are read from Parquet files)."
         )
     try:
         text.encode("utf-8")
@@ -143,37 +155,59 @@ def read_csv(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
 
 
 def read_parquet(file: Path, name: str, text_field: str) -> Iterator[RawDocument]:
-    """One document a row, named after the file and the row (from 0).
+    """One document a row, named after the file and the row (from 0): its text, or its token ids.
 
     Raises:
-        SourceError: The file cannot be read or is damaged, or has no such column of text.
+        CorpusError: A text is not UTF-8, or a null stands among the token ids of a row.
+        SourceError: The file cannot be read or is damaged, or has no such column of text or token ids.
     """
     with open_parquet(file, text_field) as parquet:
         batches = parquet.iter_batches(batch_size=1024, columns=[text_field])
-        texts = chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
-        for number, text in enumerate(texts):
-            yield RawDocument(f"{name}:{number}", text or "", text is None)
+        for number, value in enumerate(chain.from_iterable(batch.column(0) for batch in batches)):
+            where = f"{number} (counted from 0) of the corpus file {shown(file)}"
+            if not value.is_valid:
+                yield RawDocument(f"{name}:{number}", "", is_null=True)
+            elif _is_list(value.type):
+                yield RawDocument(f"{name}:{number}", "", token_ids=_ids_of_row(value, where))
+            else:
+                yield RawDocument(f"{name}:{number}", _text_of_row(value, where))
+
+
+def _text_of_row(value: Any, where: str) -> str:
+    try:
+        return str(value.as_py())
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"The text in row {where} is not UTF-8 at byte {error.start}: write it anew as UTF-8, or take the row out."
+        ) from error
+
+
+def _ids_of_row(value: Any, where: str) -> Integer[np.ndarray, " tokens"]:
+    if value.values.null_count:
+        raise CorpusError(f"Row {where} holds a null among its token ids: fill it in, or take the row out.")
+    ids: Integer[np.ndarray, " tokens"] = value.values.to_numpy(zero_copy_only=False)
+    return ids
 
 
 @contextmanager
 def open_parquet(file: Path, text_field: str) -> Iterator[pq.ParquetFile]:
-    """The open file, which has a column of text of this name; damage met while it is open is named as well."""
+    """The open file, which has a column of text or token ids of this name; damage met while it is open is named too."""
     try:
         with naming(file), file.open("rb") as data, pq.ParquetFile(data) as parquet:
             schema = parquet.schema_arrow
             if text_field not in schema.names:
                 raise _missing_field(f"The corpus file {shown(file)}", text_field, schema.names)
             kind = schema.field(text_field).type
-            if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
+            if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind) and not _is_ids(kind):
                 raise SourceError(
-                    f"The column '{text_field}' of the corpus file {shown(file)} holds {kind}, not text: "
-                    "set 'text_field' to the column that holds the text."
+                    f"The column '{text_field}' of the corpus file {shown(file)} holds {kind}, neither text nor lists "
+                    "of token ids: set 'text_field' to the column that holds one of them."
                 )
             try:
                 yield parquet
             except OSError as error:  # what the reader says of damaged pages has no number
                 raise error if error.errno is not None else pa.ArrowException(str(error)) from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except pa.ArrowException as error:
         raise SourceError(
             f"The corpus file {shown(file)} is no readable Parquet file ({short_reason(error)}): write it again or "
             "take it out."
@@ -182,3 +216,11 @@ def open_parquet(file: Path, text_field: str) -> Iterator[pq.ParquetFile]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_ids(kind: pa.DataType) -> bool:
+    return _is_list(kind) and pa.types.is_integer(kind.value_type)

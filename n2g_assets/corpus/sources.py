@@ -1,7 +1,8 @@
-"""The three kinds of corpus source: open one, name it, and tell whether it has changed.
+"""The four kinds of corpus source: open one, name it, and tell whether it has changed.
 
 Named corpora and folders are read in the order of the sha256 of their texts, so that a sample is not the alphabetical
-beginning. A single file and a hub data set keep their own order and are read only as far as needed.
+beginning. A single file, a hub data set and what a function yields keep their own order and are read only as far as
+needed.
 
 A named corpus and a folder with JSONL, CSV or Parquet files are held in memory as text while they are read. Of a folder
 of text files only the hashes are held: its files are read twice, once to find the order and once one by one.
@@ -12,14 +13,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
-from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource
+from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource, PythonSource
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import check_path, find_files, full_path, inspect_file, read_files
 from n2g_assets.corpus.formats import file_format, shown
+from n2g_assets.corpus.functions import check_function
 from n2g_assets.corpus.hub import check_hub_name, find_listing, read_hub
 from n2g_assets.corpus.rows import RawDocument
+from n2g_assets.corpus.yielded import keep_yielded, read_yielded
 
 
 class OpenSource(NamedTuple):
@@ -32,7 +37,9 @@ class OpenSource(NamedTuple):
 
 
 def source_label(source: AnyCorpusSource) -> str:
-    """What ``documents.source`` calls the source: its name, or its path as the study writes it."""
+    """What ``documents.source`` calls the source: its name, or its path or function as the study writes it."""
+    if isinstance(source, PythonSource):
+        return source.function
     return source.path if isinstance(source, FilesSource) else source.name
 
 
@@ -48,12 +55,14 @@ def check_source(source: AnyCorpusSource, study_folder: Path) -> None:
 
     Raises:
         CorpusError: Nothing is at the path.
-        SourceError: The catalogue has no such name, or the hub can have none.
+        SourceError: The catalogue has no such name, the hub can have none, or there is no such function.
     """
     if isinstance(source, NamedSource):
         catalogue_entry(source.name)
     elif isinstance(source, HubSource):
         check_hub_name(source.name)
+    elif isinstance(source, PythonSource):
+        check_function(source, study_folder)
     else:
         check_path(source.path, study_folder)
 
@@ -69,6 +78,8 @@ def open_source(source: AnyCorpusSource, *, study_folder: Path, home: Home) -> O
         return _by_hash(read_named(source.name, home))
     if isinstance(source, HubSource):
         return OpenSource(read_hub(source, home))
+    if isinstance(source, PythonSource):
+        return OpenSource(read_yielded(source, study_folder, home))
     files = find_files(source.path, study_folder)
     if list(files.values()) == [full_path(source.path, study_folder)]:
         return OpenSource(read_files(source, files))
@@ -83,12 +94,14 @@ def source_fingerprints(
     """For each source its settings and what identifies its content, as JSON values; equal means the same texts.
 
     Files are hashed and checked while they are read, so bad files are found before anything is computed. Named corpora
-    are identified by their pin, hub data sets by their commit; only a hub data set's list of files is fetched.
+    are identified by their pin, hub data sets by their commit; only a hub data set's list of files is fetched. A
+    function is called, and what it yields is kept.
 
     Raises:
-        CorpusError: A path is missing, a file is not UTF-8, or all files of a source are empty.
-        SourceError: A name is unknown, a file cannot be read, a Parquet file is damaged or lacks the text column, or
-            the hub cannot be reached for the first time.
+        CorpusError: A path is missing, a file is not UTF-8, all files of a source are empty, or a function yields
+            what is no document.
+        SourceError: A name is unknown, a file cannot be read, a Parquet file is damaged or lacks the text column, the
+            hub cannot be reached for the first time, or a function fails.
     """
     return [{**source.model_dump(), "content": _content(source, study_folder, home)} for source in sources]
 
@@ -99,6 +112,11 @@ def _content(source: AnyCorpusSource, study_folder: Path, home: Home) -> list[st
     if isinstance(source, HubSource):
         listing = find_listing(source, home)
         return [listing.commit, *listing.files]
+    if isinstance(source, PythonSource):
+        sha256, holds_text = keep_yielded(source, study_folder, home)
+        if not holds_text:
+            raise no_text(source)
+        return [sha256]
     inspected = {name: inspect_file(source, file) for name, file in find_files(source.path, study_folder).items()}
     if not any(holds_text for _, holds_text in inspected.values()):
         raise no_text(source)
@@ -118,8 +136,14 @@ def text_sha256(text: str) -> str:
 
 
 def _by_hash(documents: Iterable[RawDocument]) -> OpenSource:
-    by_hash = sorted(documents, key=lambda document: (text_sha256(document.text), document.name))
-    return OpenSource(by_hash, sum(len(document.text) for document in by_hash))
+    by_hash = sorted(documents, key=lambda document: (_content_sha256(document), document.name))
+    return OpenSource(by_hash, sum(document.size for document in by_hash))
+
+
+def _content_sha256(document: RawDocument) -> str:
+    if document.token_ids is None:
+        return text_sha256(document.text)
+    return hashlib.sha256(document.token_ids.astype(np.int64).tobytes()).hexdigest()
 
 
 def _text_files_by_hash(source: FilesSource, files: dict[str, Path]) -> OpenSource:

@@ -83,6 +83,18 @@ class SubjectTokenizer:
             )
         return found
 
+    def decode(self, token_ids: Sequence[Int32[np.ndarray, " length"]]) -> list[str]:
+        """The text of each row of token ids; an id that the tokenizer lacks stands for nothing."""
+        return list(self.backend.decode_batch([ids.tolist() for ids in token_ids], skip_special_tokens=False))
+
+    @property
+    def separators(self) -> frozenset[int]:
+        """Ids of the tokens that stand between documents or fill rows up, where texts come as token ids."""
+        known = self.transformers
+        padding = known.pad_token_id if known.pad_token_id != known.unk_token_id else None
+        found = (known.bos_token_id, known.eos_token_id, known.cls_token_id, known.sep_token_id, padding)
+        return frozenset(each for each in (*found, self.backend.token_to_id(END_OF_TEXT)) if each is not None)
+
     def mask_id(self, mask_token: str) -> int:
         """Token id of the mask: of the text of one token, or with ``auto`` end of text, else padding, else BOS.
 

@@ -7,7 +7,7 @@ import io
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from n2g_assets.core.sources import AnyCorpusSource, FilesSource
 from n2g_assets.corpus.documents import Corpus, read_documents
 from n2g_assets.corpus.files import find_files, read_files
 from n2g_assets.corpus.spelling import Spelling
+from n2g_assets.corpus.token_ids import DocumentTokenizer
 
 BOS = 1
 
@@ -54,6 +55,25 @@ def encode_words(texts: list[str]) -> list[np.ndarray]:
     return [np.array([2 + zlib.crc32(word.encode()) % 40000 for word in text.split()], np.int32) for text in texts]
 
 
+class WordTokenizer:
+    """``encode_words`` as documents are tokenised by it; it decodes what ``encode`` has seen."""
+
+    d_vocab = 40002
+    separators = frozenset({0, BOS})
+
+    def __init__(self) -> None:
+        self._words: dict[int, str] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = encode_words(list(texts))
+        for text, ids in zip(texts, found, strict=True):
+            self._words.update(zip(ids.tolist(), text.split(), strict=True))
+        return found
+
+    def decode(self, token_ids: Sequence[np.ndarray]) -> list[str]:
+        return [" ".join(self._words.get(token_id, "?") for token_id in ids.tolist()) for ids in token_ids]
+
+
 SPELLING = Spelling([b" %d" % token_id for token_id in range(40002)])
 """Every token of ``encode_words`` is its number after a space."""
 
@@ -73,13 +93,19 @@ def read_path(folder: Path, path: str, **settings: object) -> list[tuple[str, st
     return [(document.name, document.text) for document in documents]
 
 
-def read(folder: Path, *sources: AnyCorpusSource, needed: int = 0, harvest: HarvestSettings | None = None) -> Corpus:
+def read(
+    folder: Path,
+    *sources: AnyCorpusSource,
+    needed: int = 0,
+    harvest: HarvestSettings | None = None,
+    tokenizer: DocumentTokenizer | None = None,
+) -> Corpus:
     """``read_documents`` with the tokenizer of words."""
     return read_documents(
         sources,
         study_folder=folder,
         home=Home(folder / ".home"),
-        encode=encode_words,
+        tokenizer=tokenizer or WordTokenizer(),
         spelling=SPELLING,
         bos_id=BOS,
         harvest=harvest or HarvestSettings(context_length=16),

