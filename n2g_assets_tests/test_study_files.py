@@ -273,6 +273,16 @@ def test_dagster_says_the_same(line):
     assert str(cause_of(raised.value)) == said
 
 
+def test_code_beside_a_study_is_not_run_when_the_study_is_loaded():
+    with create_defs_folder_sandbox() as sandbox:
+        line = "corpus: [{source: python, function: 'texts_beside:read', arguments: {topics: [chess], n: 3}}]"
+        file = write(sandbox.defs_folder_path / "notes", with_line(line))
+        file.with_name("texts_beside.py").write_text("raise RuntimeError\n\ndef read(topics, n):\n    yield 'text'\n")
+        with sandbox.build_all_defs() as definitions:
+            assert definitions.resolve_job_def("notes")
+        assert read_study(file).settings.corpus[0].arguments == {"topics": ["chess"], "n": 3}
+
+
 def test_two_studies_of_one_name_are_named_both():
     with create_defs_folder_sandbox() as sandbox:
         files = [write(sandbox.defs_folder_path / folder / "notes", RIGHT) for folder in ("one", "two")]

@@ -8,8 +8,8 @@
    were cut inside a word; of another one the text is nonsense, which is written with other tokens.
 
 Over rows of 24 to 512 tokens of prose and code, by five tokenizers trained for it and that of the default model, 97 to
-100 % of the tokens come back in stretches of 32. Read by another one, 0 to 59 % do in rows of 64 and more where it
-merges (BPE, WordPiece), but up to 94 % with a unigram model, hence the longer stretches here. No such test can tell two
+100 % of the tokens come back in stretches of 32. Read by another one, 0 to 57 % do in rows of 64 and more where it
+merges (BPE, WordPiece), but 62 to 94 % with a unigram model, hence the longer stretches here. No such test can tell two
 tokenizers apart that write each character or each word as one token, and documents of 8 tokens say nothing.
 """
 
