@@ -36,7 +36,7 @@ class StorageError(N2GError):
     """N2G_HOME cannot be written, a slice or the database is damaged, or another run holds a lock."""
 
 
-def short_reason(error: Exception) -> str:
+def short_reason(error: BaseException) -> str:
     """What another library says, in one line; of a long text the sentences, else the words, that fit."""
     said = " ".join(str(error).split()) or type(error).__name__
     if len(said) > _LONGEST:
