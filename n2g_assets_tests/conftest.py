@@ -37,8 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on garbage is collected, but not looked for among libraries and tests."""
-    gc.freeze()
+    """From here on garbage is collected."""
     gc.enable()
 
 

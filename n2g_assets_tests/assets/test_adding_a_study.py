@@ -77,7 +77,7 @@ def project(tmp_path_factory) -> Path:
         (package / "__init__.py").touch()
     (study / "defs.yaml").write_text(STUDY)
     tiny_llama(study / "model")
-    write_corpus(study / "texts", stories=14)
+    write_corpus(study / "texts")
     return root
 
 
