@@ -1,5 +1,6 @@
 """For all tests: array shapes that signatures promise are checked, and no test asserts on time."""
 
+import gc
 import os
 from typing import Any
 
@@ -8,6 +9,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in a process a core; read when torch and numba are imported
+
+gc.disable()  # until all tests are imported: what is imported stays, and looking through it takes a quarter of the time
 
 settings.register_profile("n2g_assets", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("n2g_assets")
@@ -31,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         finished = [name for name in getattr(item, "fixturenames", ()) if name.startswith("finished")]
         group = finished[0] if finished else f"{item.path.parent.name}/{item.path.name}"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected."""
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,7 @@ import builtins
 import subprocess
 import symtable
 import sys
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "n2g_assets"
@@ -28,6 +29,7 @@ def room(path: Path) -> str:
     return "top" if first in TOP else first.removesuffix(".py")
 
 
+@cache
 def imports(path: Path, *, outside_functions: bool = False) -> set[str]:
     """Every module that a file imports, type-checking imports left out."""
     found: set[str] = set()

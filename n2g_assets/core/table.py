@@ -5,6 +5,7 @@ Tables of a study and tables of units begin with the columns of their key.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
@@ -53,7 +54,7 @@ class Table:
     published: bool = True
     """Whether the database has it; a table that is too large for that is read from its slices."""
 
-    @property
+    @cached_property
     def schema(self) -> pl.Schema:
         """The Polars schema, columns in order."""
         return pl.Schema({column.name: column.dtype for column in self.columns})

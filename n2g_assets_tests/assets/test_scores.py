@@ -15,7 +15,6 @@ from n2g_assets.assets.checks import checks_of, split_is_sound
 from n2g_assets.assets.stage import layer_metadata
 from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import StudySettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.storage.slices import SliceKey, SliceStore
@@ -312,10 +311,12 @@ def test_a_new_unit_costs_itself_and_those_whose_partner_it_becomes(finished, tm
 # -------------------------------------------------------------------------------------------- the paper's protocol
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory, finished):
-    """A finished run of the same study under the paper's preset."""
+    """A finished run of a layer of the same study under the paper's preset, on what it shares with the other preset."""
     home = finished.copy_home(tmp_path_factory.mktemp("paper"))
-    settings = StudySettings(**(finished.study.settings.model_dump() | {"preset": "paper"}))
-    study = type(finished.study)("tiny", finished.study.folder, settings)
+    study = changed(finished.study, preset="paper", layers=[LAYER])
+    for layer in {*finished.study.settings.layer_numbers} - {LAYER}:
+        for slices in (home / "slices").glob(f"*/study=tiny/layer={layer}"):
+            shutil.rmtree(slices)
     with dg.DagsterInstance.ephemeral() as instance:
         yield study, home, run_job(study, home, instance)
 
@@ -336,6 +337,7 @@ def test_the_papers_preset_gives_the_same_scores_of_the_same_graphs(paper, finis
     counts = ["layer", "unit", "predictor", "true_positives", "false_positives", "false_negatives", "true_negatives"]
     mine = rows_of(home, "evaluation").select(counts)
     full = rows_of(finished.home, "evaluation").filter(pl.col("text") == "top").select(counts)
+    assert set(mine["layer"]) == {LAYER}
     assert mine.join(full, on=counts, how="anti").is_empty()
 
 
