@@ -31,3 +31,11 @@ class CorpusError(N2GError):
 
 class StorageError(N2GError):
     """N2G_HOME cannot be written, a slice or the database is damaged, or another run holds a lock."""
+
+
+class MissingError(N2GError):
+    """A study, a layer, a unit or a page that is asked for is not in the published database."""
+
+
+class LimitError(N2GError):
+    """A question to the published database takes too long, too much memory, or asks for too much at once."""

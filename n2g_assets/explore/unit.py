@@ -1,0 +1,147 @@
+"""The page of a unit: its graph at any size, its rules, what it did and what was expected, and how far to trust it."""
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
+from n2g_assets.core.units import unit_text
+from n2g_assets.explore.page import Answer, OfUnit, Page, unit_address
+from n2g_assets.explore.tokens import shown_example
+from n2g_assets.method.tokens import display_text
+from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.study import Example, Unit
+
+SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
+"""Sizes of graphs that the page offers, as far as the unit's graph grows."""
+
+_SCORES = (
+    "text", "predictor", "pearson_r", "pearson_r_low", "pearson_r_high", "average_precision", "f1", "f1_low", "f1_high",
+    "n_firings",
+)  # fmt: skip
+
+MOST_RULES = 1000
+"""No picture shows more."""
+
+
+class AskedUnit(OfUnit):
+    """A unit and the size of its graph."""
+
+    rules: int = Field(default=SHOWN_RULES, ge=1, le=MOST_RULES)
+    """Rules of its graph that is shown."""
+    examples: int = Field(default=6, ge=0, le=100)
+    """Examples that are shown."""
+
+
+class AskedNode(OfUnit):
+    """A node of a unit's graph."""
+
+    node: int = Field(ge=0, le=10**7)
+    """``graph_nodes.node_id``."""
+
+
+def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
+    unit = asked.the_unit(database)
+    study = unit.study
+    found: Answer = {
+        "study": study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
+        "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "rules": asked.rules,
+        "classes": study.has_classes, "card": unit.card, "statistics": unit.statistics,
+    }  # fmt: skip
+    found |= _beside(unit)
+    sizes = unit.sizes()
+    found["sizes"] = sizes.to_dicts()
+    found["at_size"] = next(
+        iter(sizes.filter(n_rules=_nearest(sizes["n_rules"].to_list(), asked.rules)).to_dicts()), None
+    )
+    largest = unit.graph.n_rules
+    found["largest"] = largest
+    found["offered"] = [size for size in SIZES if size < largest] + ([largest] if study.has_classes and largest else [])
+    tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
+    found["rule_rows"] = [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(asked.rules).to_dicts()]
+    found["scores"] = _scores(unit)
+    n_rules = asked.rules if study.has_classes else None
+    found["top"] = [shown_example(each, unit.graph, n_rules) for each in unit.top_contexts()[: asked.examples]]
+    found["counterexamples"] = [
+        shown_example(each, unit.graph) for each in _counterexamples(unit)[: asked.examples]
+    ]  # fmt: skip
+    found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
+    found["failures"] = unit.rows("failures", order="kind")
+    found["thresholds"] = unit.rows("thresholds", order="kind")
+    return found
+
+
+def _nearest(sizes: list[int], asked: int) -> int:
+    return min(sizes, key=lambda size: abs(size - asked), default=asked)
+
+
+def _beside(unit: Unit) -> dict[str, Any]:
+    """The units before and after it in its study."""
+    rows = unit.study.rows(
+        """SELECT * FROM (
+            SELECT layer, unit, sign, lag((layer, unit, sign)) OVER places AS before,
+                lead((layer, unit, sign)) OVER places AS after
+            FROM unit_status WHERE study = $study WINDOW places AS (ORDER BY layer, unit, sign DESC)
+        ) WHERE layer = $layer AND unit = $unit AND sign = $sign""",
+        **unit.key,
+    )
+    return {name: _key(rows[0][name]) for name in ("before", "after")}
+
+
+def _key(found: Any) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    layer, number, sign = found.values() if isinstance(found, dict) else found
+    return {"layer": layer, "unit": unit_address(number, sign), "name": unit_text(layer, number, sign)}
+
+
+def _scores(unit: Unit) -> list[dict[str, Any]]:
+    known = named(PREDICTORS)
+    rows = unit.rows("evaluation", order="text")
+    order = list(known)
+    rows.sort(key=lambda row: order.index(row["predictor"]) if row["predictor"] in known else len(order))
+    return [
+        {name: row[name] for name in _SCORES} | {"label": known[row["predictor"]].label, "role": known[row["predictor"]].role}
+        for row in rows if row["predictor"] in known
+    ]  # fmt: skip
+
+
+def _counterexamples(unit: Unit) -> list[Example]:
+    query = """
+        SELECT kind, text, rank, position, predicted, actual, cause, c.token_ids
+        FROM counterexamples JOIN contexts AS c USING (study, context_id)
+        WHERE study = $study AND layer = $layer AND unit = $unit AND sign = $sign ORDER BY rank, text DESC, kind"""
+    return [
+        Example(
+            f"{row['kind'].replace('_', ' ')} on {row['text'].replace('_', '-')} text: "
+            f"expected {row['predicted']:.2f}, was {row['actual']:.2f} ({row['cause']})",
+            np.array(row["token_ids"], np.int32), None, row["position"],
+        )
+        for row in unit.study.rows(query, **unit.key)
+    ]  # fmt: skip
+
+
+def _node(database: Snapshot, asked: AskedNode) -> Answer:
+    unit = asked.the_unit(database)
+    nodes = unit.rows("graph_nodes", "node_id = $node", node=asked.node)
+    tokens = unit.rows("token_classes", "node_id = $node", "mean * count DESC, token_id", node=asked.node)
+    vocabulary = unit.study.vocabulary
+    return {
+        "study": unit.study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
+        "node": {name: value for name, value in nodes[0].items() if name != "token"} if nodes else None,
+        "tokens": [
+            {name: row[name] for name in ("token_id", "count", "mean", "deviation")}
+            | {"text": display_text(vocabulary.tokens[row["token_id"]])}
+            for row in tokens
+        ],
+    }  # fmt: skip
+
+
+PAGES = (
+    Page("/study/{study}/{layer}/{unit}", AskedUnit, _unit, "unit.html", "A unit: its graph, rules, examples, scores"),
+    Page(
+        "/study/{study}/{layer}/{unit}/node/{node}", AskedNode, _node, "node.html",
+        "A node of a unit's graph: the tokens of its class, with counts and means",
+    ),
+)  # fmt: skip
