@@ -98,13 +98,12 @@ def _key(found: Any) -> dict[str, Any] | None:
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:
     known = named(PREDICTORS)
-    rows = unit.rows("evaluation", order="text")
+    rows = [row for row in unit.rows("evaluation", order="text") if row["predictor"] in known]
     order = list(known)
-    rows.sort(key=lambda row: order.index(row["predictor"]) if row["predictor"] in known else len(order))
     return [
-        {name: row[name] for name in _SCORES} | {"label": known[row["predictor"]].label, "role": known[row["predictor"]].role}
-        for row in rows if row["predictor"] in known
-    ]  # fmt: skip
+        {name: row[name] for name in _SCORES} | {"label": known[predictor].label, "role": known[predictor].role}
+        for row, predictor in sorted(((row, row["predictor"]) for row in rows), key=lambda each: order.index(each[1]))
+    ]
 
 
 def _counterexamples(unit: Unit) -> list[Example]:

@@ -184,9 +184,7 @@ class Unit:
     @cached_property
     def graph(self) -> Graph:
         """Its token graph, of all its rules."""
-        return graph_of(
-            self.frame("FROM graph_nodes", "node_id"), self.frame("FROM token_classes"), self.study.vocabulary
-        )
+        return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
 
     def rules(self, n_rules: int = SHOWN_RULES) -> pl.DataFrame:
         """The rules of its best graph of ``n_rules`` rules, strongest first (the macro ``graph_rules``)."""
