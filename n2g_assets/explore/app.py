@@ -9,6 +9,7 @@ pictures that do not come from here.
 """
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,14 +26,16 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
-from n2g_assets.explore import layer, studies, unit
-from n2g_assets.explore.page import OfUnit, Page, address, unit_address
-from n2g_assets.explore.pictures import AskedPicture, unit_picture
+from n2g_assets.explore import compare, layer, studies, unit
+from n2g_assets.explore.api import api_page, openapi
+from n2g_assets.explore.downloads import DOWNLOADS, Download
+from n2g_assets.explore.page import Page, address, unit_address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.study import Study, Unit
 from n2g_assets.report import text as wording
 
-PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES)
+PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES)
 """Every page, in the order in which addresses are matched."""
 
 HEADERS = {
@@ -55,9 +58,10 @@ def build_app(database: Database) -> Starlette:
     """
     routes: list[Route | Mount] = [
         Mount("/static", StaticFiles(packages=[("n2g_assets.explore", "static")]), name="static"),
-        Route("/study/{study}/{layer}/{unit}/graph.svg", _answer(database, AskedPicture, _picture)),
+        Route("/api/openapi.json", lambda request: JSONResponse(openapi(PAGES))),
     ]
-    for page in PAGES:
+    routes += [Route(each.path, _answer(database, each.asked, partial(_file, each))) for each in DOWNLOADS]
+    for page in (*PAGES, api_page(PAGES)):
         routes.append(Route(page.path, _answer(database, page.asked, partial(_html, page))))
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(
@@ -95,7 +99,7 @@ def _said(error: ValidationError) -> str:
 def _html(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Response:
     answer = page.answer(snapshot, asked)
     twin = f"/api{request.url.path}".rstrip("/") + (f"?{request.url.query}" if request.url.query else "")
-    context = {"asked": asked, "snapshot": snapshot, "twin": twin, "here": request.url.path}
+    context = {"asked": asked, "snapshot": snapshot, "twin": twin, "here": request.url.path, "answer": answer}
     html = templates().get_template(page.template).render(answer | context)
     return HTMLResponse(html)
 
@@ -104,8 +108,10 @@ def _json(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Respo
     return JSONResponse(plain(page.answer(snapshot, asked)))
 
 
-def _picture(snapshot: Snapshot, asked: AskedPicture, request: Request) -> Response:
-    return Response(unit_picture(asked.the_unit(snapshot), asked.rules), media_type="image/svg+xml")
+def _file(download: Download, snapshot: Snapshot, asked: Any, request: Request) -> Response:
+    name = re.sub(r"[^\w.-]+", "_", download.name(asked))
+    headers = {} if download.shown else {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(download.make(snapshot, asked), media_type=download.media_type, headers=headers)
 
 
 def _problem(request: Request, status: int, sentence: str) -> Response:
@@ -155,8 +161,9 @@ def _link(path: str, **values: Any) -> str:
     return address(path, values)
 
 
-def _inline(snapshot: Snapshot, asked: OfUnit, rules: int) -> Markup:
-    return Markup(unit_picture(asked.the_unit(snapshot), rules))
+def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
+    found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
+    return Markup(found.svg(unit["rules"]))  # our own SVG, in which every token is escaped
 
 
 _templates = _environment()

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import polars as pl
 from pydantic import Field
 
 from n2g_assets.core.errors import MissingError
@@ -9,8 +10,8 @@ from n2g_assets.explore.page import Answer, OfLayer, Page
 from n2g_assets.reading.database import Snapshot
 
 Order = Literal[
-    "unit", "a_max", "random_r_5", "random_r_30", "random_r_all", "random_average_precision", "random_f1", "top_f1",
-    "reach_5", "held_share", "random_n_firings", "n_rules",
+    "unit", "a_max", "random_r_5", "random_r_30", "random_r_all", "random_pearson_r", "random_average_precision",
+    "random_f1", "top_f1", "reach_5", "held_share", "random_n_firings", "n_rules",
 ]  # fmt: skip
 """Columns that units can be sorted by."""
 
@@ -21,7 +22,7 @@ PER_PAGE = 100
 class AskedLayer(OfLayer):
     """Which units of a layer are shown, and in which order."""
 
-    sort: Order = "random_r_30"
+    sort: Order = "random_pearson_r"
     """Column of ``fidelity_card`` to sort by; the largest first, units by their number."""
     contains: str = Field(default="", max_length=200)
     """Only units whose strongest rule holds this text."""
@@ -33,24 +34,29 @@ class AskedLayer(OfLayer):
     """Page, from 1."""
 
 
-def _layer(database: Snapshot, asked: AskedLayer) -> Answer:
+def units_of(database: Snapshot, asked: AskedLayer) -> pl.DataFrame:
+    """The units that are asked for, of all pages, in the order that is asked for: rows of ``fidelity_card``.
+
+    Raises:
+        MissingError: the study has no such layer.
+    """
     study = asked.the_study(database)
     if asked.layer not in study.layers:
         there = ", ".join(map(str, study.layers))
         raise MissingError(f"Study {study.name!r} has no layer {asked.layer}: choose one of {there}.")
-    where = f"""FROM fidelity_card WHERE study = $study AND layer = $layer
-        AND ($contains = '' OR contains(lower(coalesce(top_pattern, '')), lower($contains)))
-        AND ($status = '' OR status = $status)
-        AND ($least IS NULL OR {asked.sort} >= $least)"""
-    values = {"layer": asked.layer, "contains": asked.contains, "status": asked.status, "least": asked.least}
-    found = study.rows(f"SELECT count(*) AS n {where}", **values)[0]["n"]
     order = "unit, sign DESC" if asked.sort == "unit" else f"{asked.sort} DESC NULLS LAST, unit, sign DESC"
-    units = study.rows(
-        f"SELECT * {where} ORDER BY {order} LIMIT {PER_PAGE} OFFSET {PER_PAGE * (asked.page - 1)}", **values
-    )
+    query = f"""FROM fidelity_card WHERE study = $study AND layer = $layer
+        AND contains(lower(coalesce(top_pattern, '')), lower($contains))
+        AND ($status = '' OR status = $status) AND ($least IS NULL OR {asked.sort} >= $least) ORDER BY {order}"""
+    return study.frame(query, layer=asked.layer, contains=asked.contains, status=asked.status, least=asked.least)
+
+
+def _layer(database: Snapshot, asked: AskedLayer) -> Answer:
+    found = units_of(database, asked)
     return {
-        "study": study.name, "layer": asked.layer, "layers": study.layers, "found": found,
-        "page": asked.page, "pages": max(1, -(-found // PER_PAGE)), "units": units,
+        "study": asked.study, "layer": asked.layer, "layers": asked.the_study(database).layers, "found": len(found),
+        "page": asked.page, "pages": max(1, -(-len(found) // PER_PAGE)),
+        "units": found.slice(PER_PAGE * (asked.page - 1), PER_PAGE).to_dicts(),
     }  # fmt: skip
 
 

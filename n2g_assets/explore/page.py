@@ -25,7 +25,7 @@ SIGNS = {"": 1, "-": -1}
 class Asked(BaseModel):
     """What an address asks; fields of the path and of the query together."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
 class OfStudy(Asked):

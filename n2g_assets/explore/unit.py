@@ -41,7 +41,8 @@ class AskedNode(OfUnit):
     """``graph_nodes.node_id``."""
 
 
-def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
+def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
+    """What the page of a unit shows."""
     unit = asked.the_unit(database)
     study = unit.study
     found: Answer = {
@@ -49,7 +50,7 @@ def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
         "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "rules": asked.rules,
         "classes": study.has_classes, "card": unit.card, "statistics": unit.statistics,
     }  # fmt: skip
-    found |= _beside(unit)
+    found["before"], found["after"] = _beside(unit)
     sizes = unit.sizes()
     found["sizes"] = sizes.to_dicts()
     found["at_size"] = next(
@@ -62,11 +63,15 @@ def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
     found["rule_rows"] = [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(asked.rules).to_dicts()]
     found["scores"] = _scores(unit)
     n_rules = asked.rules if study.has_classes else None
-    found["top"] = [shown_example(each, unit.graph, n_rules) for each in unit.top_contexts()[: asked.examples]]
+    top = unit.top_contexts()
+    found |= {"n_top": len(top), "top": [shown_example(each, unit.graph, n_rules) for each in top[: asked.examples]]}
     found["counterexamples"] = [
-        shown_example(each, unit.graph) for each in _counterexamples(unit)[: asked.examples]
+        shown_example(each, unit.graph, n_rules) for each in _counterexamples(unit)[: asked.examples]
     ]  # fmt: skip
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
+    found["slices"] = study.rows(
+        "FROM slices WHERE study = $study AND layer = $layer ORDER BY table_name", layer=unit.layer
+    )
     found["failures"] = unit.rows("failures", order="kind")
     found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
@@ -76,7 +81,7 @@ def _nearest(sizes: list[int], asked: int) -> int:
     return min(sizes, key=lambda size: abs(size - asked), default=asked)
 
 
-def _beside(unit: Unit) -> dict[str, Any]:
+def _beside(unit: Unit) -> list[dict[str, Any] | None]:
     """The units before and after it in its study."""
     rows = unit.study.rows(
         """SELECT * FROM (
@@ -86,7 +91,7 @@ def _beside(unit: Unit) -> dict[str, Any]:
         ) WHERE layer = $layer AND unit = $unit AND sign = $sign""",
         **unit.key,
     )
-    return {name: _key(rows[0][name]) for name in ("before", "after")}
+    return [_key(rows[0][name]) for name in ("before", "after")]
 
 
 def _key(found: Any) -> dict[str, Any] | None:
@@ -138,7 +143,7 @@ def _node(database: Snapshot, asked: AskedNode) -> Answer:
 
 
 PAGES = (
-    Page("/study/{study}/{layer}/{unit}", AskedUnit, _unit, "unit.html", "A unit: its graph, rules, examples, scores"),
+    Page("/study/{study}/{layer}/{unit}", AskedUnit, unit_answer, "unit.html", "A unit: its graph, rules, examples, scores"),
     Page(
         "/study/{study}/{layer}/{unit}/node/{node}", AskedNode, _node, "node.html",
         "A node of a unit's graph: the tokens of its class, with counts and means",

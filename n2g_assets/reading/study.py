@@ -6,7 +6,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,14 @@ from n2g_assets.core.units import unit_text
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.exports import graph_data, graph_dot, graph_networkx
 from n2g_assets.reading.graph import Graph, graph_of
+from n2g_assets.report.class_picture import draw_classes
+from n2g_assets.report.svg import draw_graph
+from n2g_assets.report.text import share
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 UNIT = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
 """The condition that a row is of one unit; a ``Unit`` gives the values."""
@@ -185,6 +192,30 @@ class Unit:
     def graph(self) -> Graph:
         """Its token graph, of all its rules."""
         return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
+
+    def svg(self, n_rules: int = SHOWN_RULES) -> str:
+        """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes."""
+        title = f"{self.study.name}, {self}"
+        r = share(self.card["random_pearson_r"], 2)
+        subtitle = f"r on held-out text of all its rules: {r}"
+        if not self.study.has_classes:
+            return draw_graph(self.graph.nodes, title=title, subtitle=subtitle)
+        return draw_classes(
+            self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
+            title=title, subtitle=subtitle, n_rules=n_rules,
+        )  # fmt: skip
+
+    def to_json(self, n_rules: int = SHOWN_RULES) -> dict[str, Any]:
+        """Its graph as plain data (``exports.graph_data``)."""
+        return graph_data(self, n_rules)
+
+    def to_networkx(self, n_rules: int = SHOWN_RULES) -> "nx.DiGraph":
+        """Its graph as networkx (``exports.graph_networkx``)."""
+        return graph_networkx(self, n_rules)
+
+    def to_dot(self, n_rules: int = SHOWN_RULES) -> str:
+        """Its graph in the DOT language."""
+        return graph_dot(self, n_rules)
 
     def rules(self, n_rules: int = SHOWN_RULES) -> pl.DataFrame:
         """The rules of its best graph of ``n_rules`` rules, strongest first (the macro ``graph_rules``)."""
