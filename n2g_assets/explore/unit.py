@@ -65,6 +65,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     n_rules = asked.rules if study.has_classes else None
     top = unit.top_contexts()
     found |= {"n_top": len(top), "top": [shown_example(each, unit.graph, n_rules) for each in top[: asked.examples]]}
+    found["strengths"] = [shown_example(each, unit.graph, n_rules) for each in unit.strength_examples()]
     found["counterexamples"] = [
         shown_example(each, unit.graph, n_rules) for each in _counterexamples(unit)[: asked.examples]
     ]  # fmt: skip
@@ -143,7 +144,10 @@ def _node(database: Snapshot, asked: AskedNode) -> Answer:
 
 
 PAGES = (
-    Page("/study/{study}/{layer}/{unit}", AskedUnit, unit_answer, "unit.html", "A unit: its graph, rules, examples, scores"),
+    Page(
+        "/study/{study}/{layer}/{unit}", AskedUnit, unit_answer, "unit.html",
+        "A unit: its graph, rules, examples and scores",
+    ),
     Page(
         "/study/{study}/{layer}/{unit}/node/{node}", AskedNode, _node, "node.html",
         "A node of a unit's graph: the tokens of its class, with counts and means",

@@ -239,3 +239,25 @@ class Unit:
             )
             for row in rows
         ]  # fmt: skip
+
+    def strength_examples(self) -> list[Example]:
+        """Contexts of held-out text of every strength, the strongest first; none where no such text is scored."""
+        query = f"""
+            SELECT tenth, position, activation, activations, token_ids
+            FROM strength_examples JOIN contexts USING (study, context_id) WHERE {UNIT} ORDER BY tenth DESC"""
+        return [
+            Example(
+                f"from the {_TENTHS[row['tenth']]} of its positive activations on held-out text: "
+                f"{row['activation'] / self.a_max:.2f}",
+                np.array(row["token_ids"], np.int32), np.array(row["activations"], np.float32) / self.a_max,
+                row["position"],
+            )
+            for row in self.study.rows(query, **self.key)
+        ]  # fmt: skip
+
+
+_TENTHS = (
+    "weakest tenth",
+    *(f"{n} tenth" for n in ("2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")),
+    "strongest tenth",
+)
