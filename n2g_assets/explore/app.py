@@ -163,7 +163,12 @@ def _link(path: str, **values: Any) -> str:
 
 def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
     found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
-    return Markup(found.svg(unit["rules"]))  # our own SVG, in which every token is escaped
+    key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
+
+    def rule(node: int, offset: int) -> str:
+        return address("/study/{study}/{layer}/{unit}/rule/{node}", {**key, "node": node}) + f"#o{-offset}"
+
+    return Markup(found.svg(unit["rules"], rule))  # our own SVG, in which every token is escaped
 
 
 _templates = _environment()

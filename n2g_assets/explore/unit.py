@@ -5,10 +5,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from n2g_assets.core.errors import MissingError
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
 from n2g_assets.explore.page import Answer, OfUnit, Page, unit_address
 from n2g_assets.explore.tokens import shown_example
+from n2g_assets.method.class_rows import classes_of
+from n2g_assets.method.classes import ClassGraph
+from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Example, Unit
@@ -20,6 +24,9 @@ _SCORES = (
     "text", "predictor", "pearson_r", "pearson_r_low", "pearson_r_high", "average_precision", "f1", "f1_low", "f1_high",
     "n_firings",
 )  # fmt: skip
+
+SHOWN_TOKENS = 100
+"""Tokens of a class that the page of a rule shows, unless all are asked for."""
 
 MOST_RULES = 1000
 """No picture shows more."""
@@ -34,11 +41,13 @@ class AskedUnit(OfUnit):
     """Examples that are shown."""
 
 
-class AskedNode(OfUnit):
-    """A node of a unit's graph."""
+class AskedRule(OfUnit):
+    """A rule of a unit's graph, of any size."""
 
     node: int = Field(ge=0, le=10**7)
-    """``graph_nodes.node_id``."""
+    """The node at which it ends: ``rules.end_node_id``."""
+    all: bool = False
+    """Whether all tokens of its classes are given, not only those that matter most."""
 
 
 def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
@@ -127,20 +136,43 @@ def _counterexamples(unit: Unit) -> list[Example]:
     ]  # fmt: skip
 
 
-def _node(database: Snapshot, asked: AskedNode) -> Answer:
+def _rule(database: Snapshot, asked: AskedRule) -> Answer:
     unit = asked.the_unit(database)
-    nodes = unit.rows("graph_nodes", "node_id = $node", node=asked.node)
-    tokens = unit.rows("token_classes", "node_id = $node", "mean * count DESC, token_id", node=asked.node)
-    vocabulary = unit.study.vocabulary
+    rules = unit.rows("rules", "end_node_id = $node", node=asked.node)
+    if not rules:
+        raise MissingError(f"No rule of {unit} of study {unit.study.name!r} ends at node {asked.node}.")
+    graph, shown = unit.graph.of_classes, None if asked.all else SHOWN_TOKENS
     return {
         "study": unit.study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
-        "node": {name: value for name, value in nodes[0].items() if name != "token"} if nodes else None,
-        "tokens": [
-            {name: row[name] for name in ("token_id", "count", "mean", "deviation")}
-            | {"text": display_text(vocabulary.tokens[row["token_id"]])}
-            for row in tokens
-        ],
+        "rule": {name: value for name, value in rules[0].items() if name != "tokens"},
+        "classes": [] if graph is None else _classes(graph, unit.study.vocabulary, asked.node, shown),
     }  # fmt: skip
+
+
+def _classes(graph: ClassGraph, vocabulary: Vocabulary, node: int, shown: int | None) -> list[dict[str, Any]]:
+    """The classes of the rule that ends at a node, each with the tokens that matter most in it."""
+    return [
+        {
+            "offset": each.offset, "all_but": each.all_but, "size": len(each.tokens),
+            "tokens": [
+                {"token_id": token, "text": display_text(vocabulary.tokens[token]), "deviation": round(added, 4)}
+                | _measured(graph, node, each.offset, token)
+                for token, added in zip(each.tokens[:shown].tolist(), each.deviations[:shown].tolist(), strict=True)
+            ],
+        }
+        for each in classes_of(graph, node)
+    ]  # fmt: skip
+
+
+def _measured(graph: ClassGraph, node: int, offset: int, token: int) -> dict[str, Any]:
+    """How often the harvest has a token at an offset of a rule, and what the unit does then on the mean."""
+    for step in graph.path(node):
+        if graph.offsets[step] == offset:
+            members = graph.members(step - 1 if graph.all_but[step] else step)
+            at = members.start + int(np.searchsorted(graph.tokens[members], token))
+            if at < members.stop and graph.tokens[at] == token:
+                return {"count": int(graph.counts[at]), "mean": round(float(graph.means[at]), 4)}
+    return {"count": None, "mean": None}
 
 
 PAGES = (
@@ -149,7 +181,7 @@ PAGES = (
         "A unit: its graph, rules, examples and scores",
     ),
     Page(
-        "/study/{study}/{layer}/{unit}/node/{node}", AskedNode, _node, "node.html",
-        "A node of a unit's graph: the tokens of its class, with counts and means",
+        "/study/{study}/{layer}/{unit}/rule/{node}", AskedRule, _rule, "rule.html",
+        "A rule of a unit's graph: the tokens of its classes, with counts and means",
     ),
 )  # fmt: skip

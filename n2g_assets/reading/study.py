@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -193,8 +194,11 @@ class Unit:
         """Its token graph, of all its rules."""
         return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
 
-    def svg(self, n_rules: int = SHOWN_RULES) -> str:
-        """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes."""
+    def svg(self, n_rules: int = SHOWN_RULES, link: Callable[[int, int], str] = lambda node, offset: "") -> str:
+        """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes.
+
+        ``link`` gives the address of a class, by the node at which its rule ends and its offset; empty for none.
+        """
         title = f"{self.study.name}, {self}"
         r = share(self.card["random_pearson_r"], 2)
         subtitle = f"r on held-out text of all its rules: {r}"
@@ -202,7 +206,7 @@ class Unit:
             return draw_graph(self.graph.nodes, title=title, subtitle=subtitle)
         return draw_classes(
             self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
-            title=title, subtitle=subtitle, n_rules=n_rules,
+            title=title, subtitle=subtitle, n_rules=n_rules, link=link,
         )  # fmt: skip
 
     def to_json(self, n_rules: int = SHOWN_RULES) -> dict[str, Any]:
