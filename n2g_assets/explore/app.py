@@ -28,6 +28,7 @@ from starlette.staticfiles import StaticFiles
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
 from n2g_assets.explore import compare, layer, studies, unit
 from n2g_assets.explore.api import api_page, openapi
+from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
 from n2g_assets.explore.page import Page, address, unit_address
 from n2g_assets.explore.tokens import shade
@@ -50,18 +51,20 @@ HEADERS = {
 _STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503))
 
 
-def build_app(database: Database) -> Starlette:
+def build_app(database: Database, measure: Measure | None = None) -> Starlette:
     """The application over a published database.
 
     Args:
         database: the published file; it may be missing, and may be replaced while the application runs.
+        measure: runs the subject model on a text, where one is loaded.
     """
+    pages = (*PAGES, attempt_page(measure))
     routes: list[Route | Mount] = [
         Mount("/static", StaticFiles(packages=[("n2g_assets.explore", "static")]), name="static"),
-        Route("/api/openapi.json", lambda request: JSONResponse(openapi(PAGES))),
+        Route("/api/openapi.json", lambda request: JSONResponse(openapi(pages))),
     ]
     routes += [Route(each.path, _answer(database, each.asked, partial(_file, each))) for each in DOWNLOADS]
-    for page in (*PAGES, api_page(PAGES)):
+    for page in (*pages, api_page(pages)):
         routes.append(Route(page.path, _answer(database, page.asked, partial(_html, page))))
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(

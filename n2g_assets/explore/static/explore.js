@@ -45,14 +45,33 @@ const light = (node) => {
   if (node === undefined || node === "-1") return;
   for (const each of all(`[data-n="${CSS.escape(node)}"]`)) each.classList.add("lit");
 };
-for (const each of all("[data-n]")) {
-  each.addEventListener("mouseenter", () => light(each.dataset.n));
-  each.addEventListener("mouseleave", () => light());
-  each.addEventListener("click", (event) => {
-    const rule = document.querySelector(`tr[data-n="${CSS.escape(each.dataset.n)}"]`);
-    if (!rule || event.target.closest("a")) return;
-    light(each.dataset.n);
-    rule.scrollIntoView({ block: "nearest" });
+const main = document.getElementById("main");
+main.addEventListener("mouseover", (event) => {
+  const each = event.target.closest("[data-n]");
+  light(each ? each.dataset.n : undefined);
+});
+main.addEventListener("click", (event) => {
+  const each = event.target.closest("[data-n]");
+  const rule = each && document.querySelector(`tr[data-n="${CSS.escape(each.dataset.n)}"]`);
+  if (!rule || event.target.closest("a")) return;
+  light(each.dataset.n);
+  rule.scrollIntoView({ block: "nearest" });
+});
+
+// ---- a text of the reader's own is predicted while it is typed
+for (const form of all("form[data-live]")) {
+  let waiting = null, asked = 0;
+  form.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(async () => {
+      const number = ++asked, address = "?" + new URLSearchParams(new FormData(form));
+      const answer = await fetch(address);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const found = page.getElementById("live") || page.getElementById("main");
+      if (number !== asked || !found) return;
+      document.getElementById("live").replaceChildren(...found.childNodes);
+      history.replaceState(null, "", address);
+    }, 250);
   });
 }
 
