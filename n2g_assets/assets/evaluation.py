@@ -221,7 +221,7 @@ STAGE = LayerStage(
     description="Activation and firing predicted on the unit's own test contexts, on contexts of every strength, on "
     "held-out text and on text of another kind; by its graph, by what it has to beat and by controls; with 95 % "
     "intervals.",
-    code_version="7",
+    code_version="8",
     work=_work,
     prepare=read_together,
     extra=_figures,

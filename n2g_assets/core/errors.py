@@ -36,6 +36,14 @@ class StorageError(N2GError):
     """N2G_HOME cannot be written, a slice or the database is damaged, or another run holds a lock."""
 
 
+class MissingError(N2GError):
+    """A study, a layer, a unit or a page that is asked for is not in the published database."""
+
+
+class LimitError(N2GError):
+    """A question to the published database takes too long, too much memory, or asks for too much at once."""
+
+
 def short_reason(error: BaseException) -> str:
     """What another library says, in one line; of a long text the sentences, else the words, that fit."""
     said = " ".join(str(error).split()) or type(error).__name__

@@ -97,7 +97,11 @@ STAGES: tuple[Stage, ...] = (
     Stage("rule_tests", ("rule_tests",), ("neuron_graphs", "corpus_tokens"), presets=("full",)),
     Stage("reach", ("reach",), ("activation_cache", "corpus_tokens"), presets=("full",)),
     Stage(
-        "evaluation", ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures"),
+        "evaluation",
+        (
+            "evaluation", "size_curve", "thresholds", "document_scores", "strength_examples", "counterexamples",
+            "failures",
+        ),
         ("neuron_graphs", "rule_tests", "pruned_examples", "top_examples", "activation_cache", "corpus_tokens"),
     ),
 )  # fmt: skip

@@ -138,6 +138,15 @@ SCORE_TABLES = (
         published=False,
     ),
     unit_table(
+        "strength_examples",
+        "unit and tenth of its positive activations on held-out text: a context that was drawn from it", ("tenth",),
+        _c("tenth", pl.Int32, "tenth that its position was drawn from; 0 is the weakest"),
+        _c("context_id", pl.String, "context"),
+        _c("position", pl.Int32, "position that was drawn, from 0"),
+        _c("activation", pl.Float32, "activation there"),
+        _c("activations", _REALS, "activation at every position of the context"),
+    ),
+    unit_table(
         "counterexamples",
         "token on which a unit's graph is wrong: the most confident false alarms and misses on held-out text",
         ("text", "kind", "rank"),

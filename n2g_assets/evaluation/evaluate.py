@@ -7,7 +7,8 @@
    those contexts of ``random`` that are drawn for the unit.
 4. Count by document, and resample documents for the intervals; the layer's means are made of the counts later
    (``layer_scores``).
-5. Keep the tokens on which the graph is most confidently wrong, and name the kinds of failure.
+5. Keep a context of every strength, and the tokens on which the graph is most confidently wrong; name the kinds of
+   failure.
 
 Every position but 0 counts. A unit whose graph is empty is predicted silent everywhere and stays in the table. An error
 in one unit is its own: the unit is ``failed`` in the ledger.
@@ -30,11 +31,19 @@ from n2g_assets.evaluation.material import GRAPH_TABLES, UNIT_INPUTS, LayerMater
 from n2g_assets.evaluation.predictors import fit_predictors
 from n2g_assets.evaluation.scores import score_row
 from n2g_assets.evaluation.size_curve import SizeCurve
-from n2g_assets.evaluation.texts import DocumentText, normalised, quantile_tokens
+from n2g_assets.evaluation.texts import DocumentText, draw_quantiles, drawn_rows, normalised, tokens_of
 from n2g_assets.evaluation.thresholds import choose_thresholds
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
-_TABLES = ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures")
+_TABLES = (
+    "evaluation",
+    "size_curve",
+    "thresholds",
+    "document_scores",
+    "strength_examples",
+    "counterexamples",
+    "failures",
+)
 
 
 def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
@@ -85,16 +94,19 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
     scores: list[dict[str, Any]] = []
     counted: list[tuple[str, str, list[str], DocumentCounts]] = []
     wrong: list[dict[str, Any]] = []
+    examples: list[dict[str, Any]] = []
     for name, text in {"top": test_text, **material.texts}.items():
         actual = test_activations if name == "top" else material.read(name, unit) / a_max
         predicted = {predictor: fitted.predict(text.encoded) for predictor, fitted in predictors.items()}
-        tokens_of = {name: text.inside}
+        counting = {name: text.inside}
         if name == "random":
             seed = [settings.seed, material.layer, unit.number, int(unit.sign < 0)]
-            tokens_of["quantiles"] = quantile_tokens(text, actual, settings.quantile_contexts, seed)
+            drawn = draw_quantiles(text, actual, settings.quantile_contexts, seed)
+            counting["quantiles"] = tokens_of(text, drawn)
+            examples = [unit.key() | row for row in drawn_rows(text, drawn, actual * a_max)]
         weights = poisson_weights(text.document_ids, settings.bootstrap_draws, settings.seed)
-        curve.add(text, tokens_of, actual, weights)
-        for scored_text, tokens in tokens_of.items():
+        curve.add(text, counting, actual, weights)
+        for scored_text, tokens in counting.items():
             kind = named(TEXTS)[scored_text].threshold
             for predictor, guess in predicted.items():
                 pair, alarm = (actual[tokens], guess[tokens]), thresholds[predictor][kind].threshold
@@ -119,5 +131,6 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
     ])  # fmt: skip
     sizes = unit_frame("size_curve", curve.rows)
     known.forget()
-    found = evaluation, sizes, chosen, document_rows(unit, counted), counterexamples, failures
+    shown = unit_frame("strength_examples", examples)
+    found = evaluation, sizes, chosen, document_rows(unit, counted), shown, counterexamples, failures
     return dict(zip(_TABLES, found, strict=True))

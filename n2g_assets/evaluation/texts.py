@@ -8,6 +8,7 @@ layer, so that one forward pass serves them all. ``quantiles`` are a unit's own 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -63,20 +64,54 @@ def normalised(activations: pl.Series, a_max: float) -> Float64[np.ndarray, " to
     return values
 
 
-def quantile_tokens(
+class Drawn(NamedTuple):
+    """A context that is drawn for one unit."""
+
+    tenth: int
+    """Of the unit's positive activations the tenth that it was drawn from, 0 the weakest."""
+    token: int
+    """The token that was drawn, as its number in the text."""
+    window: int
+    """Number of its context."""
+
+
+def draw_quantiles(
     text: DocumentText, activations: Float[np.ndarray, " tokens"], per_decile: int, seed: Sequence[int]
-) -> Bool[np.ndarray, " tokens"]:
-    """The tokens of the contexts that are drawn for one unit.
+) -> list[Drawn]:
+    """The contexts that are drawn for one unit, each once.
 
     1. The positions where the unit is positive are cut into ten groups of equal size by their activation.
     2. Of each group, the weakest first, positions are drawn at random; the contexts of the first ``per_decile`` whose
        contexts were not drawn before are taken.
     """
-    positive = text.inside & (activations > 0)
-    windows = text.windows[positive]
+    positive = np.flatnonzero(text.inside & (activations > 0))
     generator = np.random.default_rng(np.random.SeedSequence(list(seed)))
-    chosen: set[int] = set()
-    for group in np.array_split(np.argsort(activations[positive], kind="stable"), DECILES):
-        drawn = dict.fromkeys(windows[generator.permutation(group)].tolist())
-        chosen.update([window for window in drawn if window not in chosen][:per_decile])
-    return text.inside & np.isin(text.windows, sorted(chosen))
+    chosen: dict[int, Drawn] = {}
+    for tenth, group in enumerate(np.array_split(np.argsort(activations[positive], kind="stable"), DECILES)):
+        drawn: dict[int, int] = {}
+        for token in positive[generator.permutation(group)].tolist():
+            drawn.setdefault(int(text.windows[token]), token)
+        new = [Drawn(tenth, token, window) for window, token in drawn.items() if window not in chosen]
+        chosen |= {each.window: each for each in new[:per_decile]}
+    return list(chosen.values())
+
+
+def tokens_of(text: DocumentText, drawn: Sequence[Drawn]) -> Bool[np.ndarray, " tokens"]:
+    """The tokens that count in contexts that were drawn."""
+    return text.inside & np.isin(text.windows, sorted(each.window for each in drawn))
+
+
+def drawn_rows(
+    text: DocumentText, drawn: Sequence[Drawn], activations: Float[np.ndarray, " tokens"]
+) -> list[dict[str, Any]]:
+    """Rows of ``strength_examples`` without the key: of each tenth the first context that was drawn."""
+    first = {each.tenth: each for each in reversed(drawn)}
+    starts = np.searchsorted(text.windows, np.arange(len(text.contexts) + 1))
+    return [
+        {
+            "tenth": tenth, "context_id": text.contexts["context_id"][each.window],
+            "position": int(text.encoded.positions[each.token]), "activation": float(activations[each.token]),
+            "activations": activations[starts[each.window] : starts[each.window + 1]].tolist(),
+        }
+        for tenth, each in sorted(first.items())
+    ]  # fmt: skip

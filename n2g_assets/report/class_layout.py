@@ -33,6 +33,8 @@ class Support(NamedTuple):
 class Rule(NamedTuple):
     """A rule as a picture shows it."""
 
+    node: int
+    """``graph_nodes.node_id`` at which it ends."""
     value: float
     """Normalised activation that it expects, signed."""
     support: Support
@@ -67,6 +69,8 @@ class Cell(NamedTuple):
     found: TokenClass
     importance: float | None
     """None where not measured."""
+    node: int
+    """Where one of these rules ends."""
 
 
 class ClassLayout(NamedTuple):
@@ -129,7 +133,7 @@ def _rules(nodes: pl.DataFrame, token_classes: pl.DataFrame, n_rules: int, thres
                 offset = int(graph.offsets[step])
                 measured[offset] = max(measured.get(offset, -np.inf), importances[step])
         classes = {found.offset: found for found in classes_of(graph, node)}
-        yield Rule(float(graph.values[node]), support, firing, classes, measured)
+        yield Rule(node, float(graph.values[node]), support, firing, classes, measured)
 
 
 def _strength(rule: Rule, mean: float) -> tuple[bool, float]:
@@ -156,7 +160,8 @@ def _cells(rules: Sequence[Rule], offsets: Sequence[int]) -> Iterator[Cell]:
             shared = list(run)
             if offset in shared[0].classes:
                 measured = [rule.importances[offset] for rule in shared if offset in rule.importances]
-                yield Cell(offset, row, len(shared), shared[0].classes[offset], max(measured, default=None))
+                found, importance = shared[0].classes[offset], max(measured, default=None)
+                yield Cell(offset, row, len(shared), found, importance, shared[0].node)
             row += len(shared)
 
 

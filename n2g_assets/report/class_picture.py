@@ -10,7 +10,7 @@ The picture keeps the conventions of ``svg``. All lengths are pixels.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,8 @@ class Shown(NamedTuple):
     struck: bool
     importance: float | None
     tooltip: str
+    address: str = ""
+    """Where it leads to; empty for nowhere."""
 
 
 class Swatch(NamedTuple):
@@ -118,6 +120,7 @@ def draw_classes(
     title: str,
     subtitle: str = "",
     n_rules: int = SHOWN_RULES,
+    link: Callable[[int, int], str] = lambda node, offset: "",
 ) -> str:
     """Draws one unit's graph of token classes.
 
@@ -129,6 +132,7 @@ def draw_classes(
         title: first line, such as study, layer, neuron and sign.
         subtitle: second line, such as scores.
         n_rules: the graph of how many rules is drawn.
+        link: the address of a class, given the node at which a rule ends and an offset; empty for none.
 
     Returns:
         The SVG document as text.
@@ -146,7 +150,12 @@ def draw_classes(
     edges = _MARGIN + np.cumsum([0.0, *columns.values()]) + _GAP * np.arange(len(columns) + 1)
     lefts = dict(zip(columns, edges[:-1].tolist(), strict=True))
     most = max((float(np.abs(cell.found.deviations[:_CHIPS]).max(initial=0)) for cell in layout.cells), default=0.0)
-    cells = [_shown(cell, words, scale, lefts[cell.offset], columns[cell.offset], top, most) for cell in layout.cells]
+    cells = [
+        _shown(cell, words, scale, lefts[cell.offset], columns[cell.offset], top, most)._replace(
+            address=link(cell.node, cell.offset)
+        )
+        for cell in layout.cells
+    ]
     folded = layout.background
     bottom = top + (len(layout.rules) + bool(folded)) * scale.row + (8 if folded else 0)
     legend = _legend(layout, threshold, inside, bottom + 32, most)

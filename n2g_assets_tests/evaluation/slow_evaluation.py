@@ -16,7 +16,7 @@ from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.indexes import FARTHEST
 from n2g_assets.evaluation.material import GRAPH_TABLES, UnitMaterial
 from n2g_assets.evaluation.predictors import ngram_backoff, skip_bigram, suffixes
-from n2g_assets.evaluation.texts import quantile_tokens
+from n2g_assets.evaluation.texts import draw_quantiles, tokens_of
 from n2g_assets.method.class_rows import graph_frames
 from n2g_assets.method.classes import grow_graph
 from n2g_assets_tests.evaluation.slow_baselines import (
@@ -85,7 +85,7 @@ def contexts_of(layer: SmallLayer, unit: Unit, text: str) -> list[SlowContext]:
         return found
     random, read = layer.material.texts["random"], layer.material.read("random", unit)
     seed = [EVALUATION.seed, LAYER, unit.number, int(unit.sign < 0)]
-    drawn = quantile_tokens(random, read, EVALUATION.quantile_contexts, seed)
+    drawn = tokens_of(random, draw_quantiles(random, read, EVALUATION.quantile_contexts, seed))
     return [context for number, context in enumerate(found) if drawn[random.windows == number].any()]
 
 

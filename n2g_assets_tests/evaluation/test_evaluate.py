@@ -43,7 +43,15 @@ from n2g_assets_tests.evaluation.small_layer import (
 )
 from n2g_assets_tests.method.toy import conform, encode
 
-TABLES = ("evaluation", "size_curve", "thresholds", "document_scores", "counterexamples", "failures")
+TABLES = (
+    "evaluation",
+    "size_curve",
+    "thresholds",
+    "document_scores",
+    "strength_examples",
+    "counterexamples",
+    "failures",
+)
 SUMS = ("actual_sum", "predicted_sum", "actual_square_sum", "predicted_square_sum", "product_sum")
 TEXT_NAMES = [text.name for text in TEXTS]
 PAPER_PREDICTORS = [predictor.name for predictor in of_study(PREDICTORS, "paper", "paper")]

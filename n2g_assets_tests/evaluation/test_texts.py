@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n2g_assets.evaluation.texts import DECILES, DocumentText, quantile_tokens
+from n2g_assets.evaluation.texts import DECILES, DocumentText, draw_quantiles, drawn_rows, tokens_of
 from n2g_assets_tests.evaluation.small_layer import frame_of
 from n2g_assets_tests.method.toy import BOS, vocabulary_of
 
@@ -24,7 +24,7 @@ def drawn(contexts: Contexts, per_decile: int, seed: int = 0) -> set[int]:
     frame = frame_of([(f"c{c}", document, [BOS, *[2] * (len(row) - 1)]) for c, (document, row) in enumerate(contexts)])
     values = np.array([value for _, row in contexts for value in row], np.float32)
     text = DocumentText.of(frame, VOCABULARY)
-    tokens = quantile_tokens(text, values, per_decile, [seed])
+    tokens = tokens_of(text, draw_quantiles(text, values, per_decile, [seed]))
     assert tokens.dtype == bool
     for context in range(len(contexts)):
         of_context = tokens[text.windows == context]
@@ -45,7 +45,7 @@ def test_documents_are_numbered_in_the_order_of_their_ids_and_contexts_one_by_on
     assert text.encoded.forms[2] == text.encoded.forms[4]  # " B" and "b"
 
 
-# ------------------------------------------------------------------------------------------ quantile_tokens
+# ------------------------------------------------------------------------------------------ draw_quantiles
 @pytest.mark.parametrize("per_decile", [1, 2, 3, 7])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_tenth_of_the_positive_activations_gives_its_contexts(per_decile, seed):
@@ -103,3 +103,17 @@ def test_every_tenth_gives_as_many_new_contexts_as_it_has(contexts, per_decile, 
         assert len(found & there) >= min(per_decile, len(there))
     assert found <= {context for _, context in positive}
     assert len(found) <= DECILES * per_decile
+
+
+def test_of_every_tenth_one_context_is_kept_with_the_position_that_was_drawn():
+    strengths = np.random.default_rng(9).permutation(20)
+    rows = [(f"c{c}", "d", [BOS, 2, 3, 2]) for c in range(20)]
+    text = DocumentText.of(frame_of(rows), VOCABULARY)
+    values = np.concatenate([[9.0, -1.0, 1.0 + strength, 0.0] for strength in strengths]).astype(np.float32)
+    kept = drawn_rows(text, draw_quantiles(text, values, 2, [0]), values)
+    assert [row["tenth"] for row in kept] == list(range(DECILES))
+    for row in kept:
+        strength = strengths[int(row["context_id"].removeprefix("c"))]
+        assert strength // 2 == row["tenth"]
+        assert (row["position"], row["activation"]) == (2, 1.0 + strength)
+        assert row["activations"] == [9.0, -1.0, 1.0 + strength, 0.0]

@@ -60,7 +60,8 @@ SELECT
     r.rank,
     r.documents,
     r.firings,
-    r.firings / nullif(r.count, 0) AS firing_share
+    r.firings / nullif(r.count, 0) AS firing_share,
+    r.end_node_id
 FROM rules AS r
 LEFT JOIN neuron_stats AS s USING (study, layer, unit, sign)
 WHERE r.study = of_study AND r.layer = of_layer AND r.unit = of_unit AND r.sign = of_sign

@@ -1,0 +1,177 @@
+"""The web application: pages, their twins in JSON, pictures, and what every answer carries.
+
+1. A request takes the newest snapshot of the database, and reads nothing else.
+2. Its values are checked by the page's model; a mistake is answered in one sentence.
+3. The page's function answers with plain data, which becomes HTML or JSON.
+
+Model text is untrusted text: Jinja escapes everything, and the policy of every page forbids scripts, styles and
+pictures that do not come from here.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
+from n2g_assets.explore import compare, layer, studies, unit
+from n2g_assets.explore.api import api_page, openapi
+from n2g_assets.explore.attempt import Measure, attempt_page
+from n2g_assets.explore.downloads import DOWNLOADS, Download
+from n2g_assets.explore.page import Page, address, unit_address
+from n2g_assets.explore.tokens import shade
+from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.study import Study, Unit
+from n2g_assets.report import text as wording
+
+PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES)
+"""Every page, in the order in which addresses are matched."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+"""What every answer carries."""
+
+_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503))
+
+
+def build_app(database: Database, measure: Measure | None = None) -> Starlette:
+    """The application over a published database.
+
+    Args:
+        database: the published file; it may be missing, and may be replaced while the application runs.
+        measure: runs the subject model on a text, where one is loaded.
+    """
+    pages = (*PAGES, attempt_page(measure))
+    routes: list[Route | Mount] = [
+        Mount("/static", StaticFiles(packages=[("n2g_assets.explore", "static")]), name="static"),
+        Route("/api/openapi.json", lambda request: JSONResponse(openapi(pages))),
+    ]
+    routes += [Route(each.path, _answer(database, each.asked, partial(_file, each))) for each in DOWNLOADS]
+    for page in (*pages, api_page(pages)):
+        routes.append(Route(page.path, _answer(database, page.asked, partial(_html, page))))
+        routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(GZipMiddleware, minimum_size=2000)],
+        exception_handlers={404: _not_found},
+    )
+
+
+Answering = Callable[[Snapshot, Any, Request], Response]
+
+
+def _answer(database: Database, asked: type[Any], respond: Answering) -> Callable[[Request], Response]:
+    def endpoint(request: Request) -> Response:
+        try:
+            values = asked.model_validate({**request.query_params, **request.path_params})
+            response = respond(database.snapshot(), values, request)
+        except ValidationError as error:
+            response = _problem(request, 400, _said(error))
+        except N2GError as error:
+            status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+            response = _problem(request, status, str(error))
+        response.headers.update(HEADERS)
+        return response
+
+    return endpoint
+
+
+def _said(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"'{where}' in the address cannot be {first['input']!r:.60}: {first['msg']}."
+
+
+def _html(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Response:
+    answer = page.answer(snapshot, asked)
+    twin = f"/api{request.url.path}".rstrip("/") + (f"?{request.url.query}" if request.url.query else "")
+    context = {"asked": asked, "snapshot": snapshot, "twin": twin, "here": request.url.path, "answer": answer}
+    html = templates().get_template(page.template).render(answer | context)
+    return HTMLResponse(html)
+
+
+def _json(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Response:
+    return JSONResponse(plain(page.answer(snapshot, asked)))
+
+
+def _file(download: Download, snapshot: Snapshot, asked: Any, request: Request) -> Response:
+    name = re.sub(r"[^\w.-]+", "_", download.name(asked))
+    headers = {} if download.shown else {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(download.make(snapshot, asked), media_type=download.media_type, headers=headers)
+
+
+def _problem(request: Request, status: int, sentence: str) -> Response:
+    if request.url.path.startswith("/api"):
+        return JSONResponse({"error": sentence}, status)
+    html = templates().get_template("problem.html").render(status=status, sentence=sentence, twin="", here="")
+    return HTMLResponse(html, status)
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    response = _problem(request, 404, f"There is no page at {request.url.path}: begin at the list of studies.")
+    response.headers.update(HEADERS)
+    return response
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON knows them: no number becomes null, bytes become readable text, times ISO 8601."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value
+
+
+def templates() -> Environment:
+    """The templates of all pages, with what they may call."""
+    return _templates
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("n2g_assets.explore"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text}
+    environment.globals |= {"link": _link, "shade": shade, "picture": _inline, "unit_address": unit_address}
+    return environment
+
+
+def _link(path: str, **values: Any) -> str:
+    return address(path, values)
+
+
+def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
+    found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
+    key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
+
+    def rule(node: int, offset: int) -> str:
+        return address("/study/{study}/{layer}/{unit}/rule/{node}", {**key, "node": node}) + f"#o{-offset}"
+
+    return Markup(found.svg(unit["rules"], rule))  # our own SVG, in which every token is escaped
+
+
+_templates = _environment()

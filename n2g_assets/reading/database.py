@@ -1,0 +1,134 @@
+"""The published database as readers see it: read-only, always whole, always the newest.
+
+1. ``Database.snapshot`` opens the file, and keeps it open until a run has put a new one in its place. Whoever holds a
+   snapshot goes on reading the old file to the end, so that no page mixes two of them.
+2. A snapshot attaches the file to an empty database in memory, so that the same path can be opened anew while the old
+   file is still in use. Nothing outside it can be read then, and no setting can be changed.
+3. Every query has a time limit, and few run at once: more of them wait.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import polars as pl
+
+from n2g_assets.core.errors import LimitError, StorageError
+from n2g_assets.storage.schema import literal
+
+MEMORY_LIMIT = "1GB"
+"""Memory of all queries of a snapshot together."""
+SECONDS = 30.0
+"""A query that takes longer is ended."""
+AT_ONCE = 4
+"""Queries of a snapshot that run at the same time."""
+
+Value = TypeVar("Value")
+
+
+class Database:
+    """The published file of a home, which may be replaced at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._open: tuple[object, Snapshot] | None = None
+
+    def snapshot(self) -> "Snapshot":
+        """The newest published file.
+
+        Raises:
+            StorageError: nothing is published yet, or the file cannot be opened.
+        """
+        with self._lock:
+            stamp = self._stamp()
+            if self._open is None or self._open[0] != stamp:
+                self._open = stamp, Snapshot(self.path)
+            return self._open[1]
+
+    def _stamp(self) -> tuple[int, ...]:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            self._open = None
+            raise StorageError(f"{self.path} is not there yet: run a study first, such as with n2g demo.") from None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+class Snapshot:
+    """The published file as it was when it was opened; threads may share it."""
+
+    def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
+        self.path, self.seconds = path, seconds
+        self._queries = threading.BoundedSemaphore(AT_ONCE)
+        self._remembered: dict[object, Any] = {}
+        self._remembering = threading.RLock()
+        connection = duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "threads": 2})
+        try:
+            connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
+        except duckdb.Error as error:
+            raise StorageError(
+                f"{path} cannot be opened ({error}): close the program that writes to it, or publish it again with a "
+                "run of any of its studies."
+            ) from error
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        self._connection = connection
+
+    def frame(self, query: str, **values: Any) -> pl.DataFrame:
+        """The rows of a query, in which ``$name`` stands for each of ``values``.
+
+        Raises:
+            LimitError: it takes too long or too much memory.
+            duckdb.Error: it cannot be run.
+        """
+        with self._cursor() as cursor:
+            return cursor.sql(query, params=values).pl()
+
+    def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """As ``frame``, each row by the names of its columns."""
+        return self.frame(query, **values).to_dicts()
+
+    def remembered(self, key: object, make: Callable[[], Value]) -> Value:
+        """What ``make`` gives, made once for this file; for what many pages need, such as a vocabulary."""
+        with self._remembering:
+            if key not in self._remembered:
+                self._remembered[key] = make()
+            value: Value = self._remembered[key]
+            return value
+
+    @cached_property
+    def columns(self) -> dict[str, dict[str, str]]:
+        """By table and view its columns, each with its comment."""
+        found: dict[str, dict[str, str]] = {}
+        query = """
+            SELECT table_name, column_name, comment FROM duckdb_columns() WHERE database_name = 'n2g'
+            ORDER BY table_name, column_index"""
+        for table, column, comment in self.frame(query).iter_rows():
+            found.setdefault(table, {})[column] = comment or ""
+        return found
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor of its own for one query, which a timer ends."""
+        if not self._queries.acquire(timeout=self.seconds):
+            raise LimitError(f"All {AT_ONCE} queries at once were taken for {self.seconds:g} seconds: try again later.")
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("USE n2g")
+                timer = threading.Timer(self.seconds, cursor.interrupt)
+                timer.start()
+                try:
+                    yield cursor
+                finally:
+                    timer.cancel()
+        except duckdb.InterruptException as error:
+            raise LimitError(f"The query took more than {self.seconds:g} seconds: ask for less.") from error
+        except duckdb.OutOfMemoryException as error:
+            raise LimitError(f"The query took more than {MEMORY_LIMIT} of memory: ask for less.") from error
+        finally:
+            self._queries.release()

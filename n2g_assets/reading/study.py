@@ -1,0 +1,267 @@
+"""A study and its units as objects: tables of scores, graphs that predict, examples with activations.
+
+``open_study`` is where one starts. Frames hold what the database's views hold; a unit's rows are read when asked for.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32
+
+from n2g_assets.core.errors import MissingError
+from n2g_assets.core.home import Home
+from n2g_assets.core.registry import SHOWN_RULES
+from n2g_assets.core.units import unit_text
+from n2g_assets.method.probing import Vocabulary
+from n2g_assets.model.vocabulary import vocabulary_from_rows
+from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.exports import graph_data, graph_dot, graph_networkx
+from n2g_assets.reading.graph import Graph, graph_of
+from n2g_assets.report.class_picture import draw_classes
+from n2g_assets.report.svg import draw_graph
+from n2g_assets.report.text import share
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+UNIT = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
+"""The condition that a row is of one unit; a ``Unit`` gives the values."""
+
+
+def open_study(name: str, home: Home | None = None) -> "Study":
+    """A published study.
+
+    Args:
+        name: its name, such as ``demo``.
+        home: where it is published; without one that of the environment (``$N2G_HOME``).
+
+    Raises:
+        StorageError: nothing is published there.
+        MissingError: the study is not.
+    """
+    home = home or Home.from_environment()
+    return Study(Database(home.database).snapshot(), name)
+
+
+class Study:
+    """What one published study holds."""
+
+    def __init__(self, database: Snapshot, name: str) -> None:
+        self.database, self.name = database, name
+        found = database.remembered(
+            ("study", name), lambda: database.rows("FROM studies WHERE study = $name", name=name)
+        )
+        if not found:
+            names = ", ".join(study_names(database)) or "none"
+            raise MissingError(f"There is no study {name!r} in the database: choose one of {names}.")
+        self.control_of: str | None = found[0]["control_of"]
+        """The study whose control it is."""
+        self.settings: dict[str, Any] = json.loads(found[0]["settings"])
+        """All its settings."""
+        self.versions: dict[str, str] = json.loads(found[0]["versions"])
+        """Versions of the packages that it was made with."""
+
+    @property
+    def threshold(self) -> float:
+        """Normalised activation from which a unit fires."""
+        return float(self.settings["method"]["firing_threshold"])
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its graphs are of token classes."""
+        return bool(self.settings["method"].get("preset") == "evidence")
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """Its row of ``subject_models``."""
+        return self.rows("FROM subject_models WHERE study = $study")[0]
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers that have units, ascending."""
+        return self.frame("SELECT DISTINCT layer FROM ledger WHERE study = $study ORDER BY layer")["layer"].to_list()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of its model."""
+        return self.database.remembered(("vocabulary", self.name), self._read_vocabulary)
+
+    def frame(self, query: str, **values: Any) -> pl.DataFrame:
+        """The rows of a query in which ``$study`` is the study's name."""
+        return self.database.frame(query, study=self.name, **values)
+
+    def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """As ``frame``, each row by the names of its columns."""
+        return self.frame(query, **values).to_dicts()
+
+    def units(self) -> pl.DataFrame:
+        """Every unit on one line with its scores (the view ``fidelity_card``)."""
+        return self.frame("FROM fidelity_card WHERE study = $study ORDER BY layer, unit, sign DESC")
+
+    def scores(self) -> pl.DataFrame:
+        """Means over the units of each layer, by predictor and text (the view ``layer_summary``)."""
+        return self.frame("FROM layer_summary WHERE study = $study ORDER BY layer, text, predictor")
+
+    def unit(self, layer: int, number: int, sign: int = 1) -> "Unit":
+        """One unit.
+
+        Raises:
+            MissingError: the study does not ask about it.
+        """
+        return Unit(self, layer, number, sign)
+
+    def _read_vocabulary(self) -> Vocabulary:
+        rows = self.frame("SELECT token_id, token, normalised FROM vocabulary WHERE study = $study")
+        return vocabulary_from_rows(rows, bos_id=self.model["bos_id"], mask_id=self.model["mask_id"])
+
+
+def study_names(database: Snapshot) -> list[str]:
+    """The published studies; controls behind the others."""
+    rows = database.frame("SELECT study FROM studies ORDER BY control_of IS NOT NULL, study")
+    return rows["study"].to_list()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A context with what a unit does in it."""
+
+    title: str
+    """What it is one of, and where it comes from."""
+    token_ids: Int32[np.ndarray, " length"]
+    """Position 0 is not text."""
+    activations: np.ndarray | None
+    """The unit's activation at every position, as a share of a_max; None where the database does not have it."""
+    peak: int
+    """The position in question."""
+
+
+class Unit:
+    """One unit of a study: a neuron of a layer with a sign."""
+
+    def __init__(self, study: Study, layer: int, number: int, sign: int = 1) -> None:
+        self.study, self.layer, self.number, self.sign = study, layer, number, sign
+        found = self.rows("unit_status")
+        if not found:
+            there = ", ".join(map(str, study.layers)) or "none"
+            raise MissingError(
+                f"Study {study.name!r} has no {unit_text(layer, number, sign)}: it has layers {there}, and "
+                "fidelity_card lists their units."
+            )
+        self.status: str = found[0]["status"]
+        """ok, dead, too_few_contexts or failed."""
+        self.reason: str = found[0]["reason"]
+        """Why it is not ok."""
+
+    def __str__(self) -> str:
+        """It for reading, such as ``layer 7, neuron 12``."""
+        return unit_text(self.layer, self.number, self.sign)
+
+    @property
+    def key(self) -> dict[str, int]:
+        """The columns ``layer``, ``unit`` and ``sign`` of its rows."""
+        return {"layer": self.layer, "unit": self.number, "sign": self.sign}
+
+    def frame(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> pl.DataFrame:
+        """Its rows of a table or view that meet a condition, in which ``$name`` stands for each of ``values``."""
+        return self.study.frame(f"FROM {table} WHERE {UNIT} AND ({where}) ORDER BY {order}", **self.key, **values)
+
+    def rows(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> list[dict[str, Any]]:
+        """As ``frame``, each row by the names of its columns."""
+        return self.frame(table, where, order, **values).to_dicts()
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """Its row of ``fidelity_card``."""
+        return self.rows("fidelity_card")[0]
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """Its row of ``neuron_stats``; empty where it has none."""
+        return next(iter(self.rows("neuron_stats")), {})
+
+    @property
+    def a_max(self) -> float:
+        """Its largest activation over the harvest; 0 where it is not known."""
+        return float(self.statistics.get("max") or 0.0)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Its token graph, of all its rules."""
+        return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
+
+    def svg(self, n_rules: int = SHOWN_RULES, link: Callable[[int, int], str] = lambda node, offset: "") -> str:
+        """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes.
+
+        ``link`` gives the address of a class, by the node at which its rule ends and its offset; empty for none.
+        """
+        title = f"{self.study.name}, {self}"
+        r = share(self.card["random_pearson_r"], 2)
+        subtitle = f"r on held-out text of all its rules: {r}"
+        if not self.study.has_classes:
+            return draw_graph(self.graph.nodes, title=title, subtitle=subtitle)
+        return draw_classes(
+            self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
+            title=title, subtitle=subtitle, n_rules=n_rules, link=link,
+        )  # fmt: skip
+
+    def to_json(self, n_rules: int = SHOWN_RULES) -> dict[str, Any]:
+        """Its graph as plain data (``exports.graph_data``)."""
+        return graph_data(self, n_rules)
+
+    def to_networkx(self, n_rules: int = SHOWN_RULES) -> "nx.DiGraph":
+        """Its graph as networkx (``exports.graph_networkx``)."""
+        return graph_networkx(self, n_rules)
+
+    def to_dot(self, n_rules: int = SHOWN_RULES) -> str:
+        """Its graph in the DOT language."""
+        return graph_dot(self, n_rules)
+
+    def rules(self, n_rules: int = SHOWN_RULES) -> pl.DataFrame:
+        """The rules of its best graph of ``n_rules`` rules, strongest first (the macro ``graph_rules``)."""
+        return self.study.frame("FROM graph_rules($study, $layer, $unit, $sign, $n)", **self.key, n=n_rules)
+
+    def sizes(self, text: str = "random") -> pl.DataFrame:
+        """How good its best graph of so many rules is on a text (the table ``size_curve``)."""
+        return self.frame("size_curve", "text = $text", "n_rules", text=text)
+
+    def scores(self) -> pl.DataFrame:
+        """Its scores by predictor and text (the table ``evaluation``)."""
+        return self.frame("evaluation", order="text, predictor")
+
+    def top_contexts(self) -> list[Example]:
+        """Its strongest contexts with their activations, strongest first."""
+        rows = self.rows("top_examples", order="rank")
+        return [
+            Example(
+                f"number {row['rank'] + 1}, {row['split']}", np.array(row["token_ids"], np.int32),
+                np.array(row["activations"], np.float32) / self.a_max, row["peak"],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def strength_examples(self) -> list[Example]:
+        """Contexts of held-out text of every strength, the strongest first; none where no such text is scored."""
+        query = f"""
+            SELECT tenth, position, activation, activations, token_ids
+            FROM strength_examples JOIN contexts USING (study, context_id) WHERE {UNIT} ORDER BY tenth DESC"""
+        return [
+            Example(
+                f"from the {_TENTHS[row['tenth']]} of its positive activations on held-out text: "
+                f"{row['activation'] / self.a_max:.2f}",
+                np.array(row["token_ids"], np.int32), np.array(row["activations"], np.float32) / self.a_max,
+                row["position"],
+            )
+            for row in self.study.rows(query, **self.key)
+        ]  # fmt: skip
+
+
+_TENTHS = (
+    "weakest tenth",
+    *(f"{n} tenth" for n in ("2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")),
+    "strongest tenth",
+)
