@@ -39,3 +39,7 @@ class MissingError(N2GError):
 
 class LimitError(N2GError):
     """A question to the published database takes too long, too much memory, or asks for too much at once."""
+
+
+class QueryError(N2GError):
+    """A statement in SQL is mistaken, or does something else than read."""

@@ -8,7 +8,6 @@ Model text is untrusted text: Jinja escapes everything, and the policy of every 
 pictures that do not come from here.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,6 +29,7 @@ from n2g_assets.explore.page import OfUnit, Page, address, unit_address
 from n2g_assets.explore.pictures import AskedPicture, unit_picture
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.plain import plain
 from n2g_assets.report import text as wording
 
 PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES)
@@ -119,21 +119,6 @@ def _not_found(request: Request, error: Exception) -> Response:
     response = _problem(request, 404, f"There is no page at {request.url.path}: begin at the list of studies.")
     response.headers.update(HEADERS)
     return response
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON knows them: no number becomes null, bytes become readable text, times ISO 8601."""
-    if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return value
 
 
 def templates() -> Environment:
