@@ -5,14 +5,13 @@ interrupted. Nothing heavy is imported before a command needs it, so that help a
 """
 
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from n2g_assets.core.errors import N2GError
-
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(str(error), err=True)
         return 1
     except click.Abort:  # what click makes of Ctrl-C
-        return INTERRUPTED
+        return 128 + signal.SIGINT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,7 +51,7 @@ layers_option = click.option("--layers", help="Some of its layers, such as 7 or 
 @command("n2g demo")
 @click.option("--study", help="Another study instead: its name, or its defs.yaml.")
 def demo(study: str | None) -> int:
-    """Materialize the study 'demo' and its control, and show what came out."""
+    """Materialize the study 'demo' and its control."""
     from n2g_assets.cli import runs
 
     return runs.in_home(lambda home: runs.run_study(home, study) if study else runs.run_demo(home))
@@ -62,7 +61,7 @@ def demo(study: str | None) -> int:
 @study_argument
 @layers_option
 def run(study: str, layers: str | None) -> int:
-    """Materialize STUDY and show what came out.
+    """Materialize a study and show what came out.
 
     STUDY is its name, or any study's defs.yaml. What is fresh is reused, and a run that was ended goes on.
     """
@@ -75,7 +74,10 @@ def run(study: str, layers: str | None) -> int:
 @study_argument
 @layers_option
 def plan(study: str, layers: str | None) -> int:
-    """Say what a run of STUDY takes: passes, tokens, disk, memory and time."""
+    """Say what a run takes: passes, tokens, disk, memory, time.
+
+    STUDY is its name, or any study's defs.yaml. Its model and its corpus are read for that.
+    """
     from n2g_assets.cli import runs
 
     return runs.in_home(lambda home: runs.plan_study(home, study, layers))
@@ -103,7 +105,7 @@ def init() -> None:
 @click.option("--port", default=8777, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 def explore(port: int, host: str) -> None:
-    """Serve the pages of all published studies on this machine."""
+    """Serve the pages of all published studies."""
     from n2g_assets.cli import serving
 
     serving.explore(host, port)
@@ -112,7 +114,11 @@ def explore(port: int, host: str) -> None:
 @command("n2g studies")
 @as_json
 def studies(as_json: bool) -> None:
-    """List the published studies with the scores of their graphs on held-out text."""
+    """List the published studies with their scores.
+
+    These are means over the units of a layer, on held-out text, of the whole graphs: r with its 95% interval, average
+    precision, and F1 of firing.
+    """
     from n2g_assets.cli import reading
 
     reading.studies(as_json)
@@ -124,9 +130,10 @@ def studies(as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV.")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 1_000_000), help="Rows at the most.")
 def sql(statement: str, as_json: bool, as_csv: bool, limit: int) -> None:
-    """Ask the published database one STATEMENT in SQL that reads.
+    """Ask the published database in SQL.
 
-    Tables and views: n2g sql "SHOW TABLES", and docs/tables.md.
+    STATEMENT is one statement that reads, such as SELECT, FROM, DESCRIBE or SUMMARIZE. Time, memory and rows are
+    limited, and no file can be read. What there is: n2g sql "SHOW TABLES", and docs/tables.md.
     """
     from n2g_assets.cli import reading
 
@@ -139,20 +146,21 @@ def sql(statement: str, as_json: bool, as_csv: bool, limit: int) -> None:
 @click.option("--study", required=True, help="A published study.")
 @click.option("--layer", required=True, type=click.IntRange(0))
 @click.option("--unit", required=True, type=click.IntRange(0), help="Index of the neuron in its layer.")
-@click.option("--sign", default="1", type=click.Choice(["1", "-1"]), show_default=True, help="-1: where it is negative.")
+@click.option("--sign", default="1", type=click.Choice(["1", "-1"]), show_default=True, help="-1: its negation.")
 @click.option("--tokenizer", type=click.Path(), help="Folder of the model's tokenizer.json, where it is not found.")
 @click.argument("text", required=False)
 @as_json
 def predict(
     study: str, layer: int, unit: int, sign: str, tokenizer: str | None, text: str | None, as_json: bool
 ) -> None:
-    """Say what a unit's graph predicts on TEXT, token by token, and which rule spoke.
+    """Predict a unit on a text, token by token.
 
-    Without TEXT it is read from standard input. Predictions are shares of the unit's largest activation.
+    Says of each token the prediction, as a share of the unit's largest activation, and the rule that spoke. Without
+    TEXT it is read from standard input.
     """
     from n2g_assets.cli import reading
 
-    text = click.get_text_stream("stdin", encoding="utf-8", errors="replace").read() if text is None else text
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if text is None else text
     reading.predict(study, layer, unit, int(sign), text, tokenizer, as_json)
 
 
@@ -162,10 +170,10 @@ def predict(
 @click.option("--yes", is_flag=True, help="Remove it.")
 @as_json
 def clean(study: str | None, yes: bool, as_json: bool) -> None:
-    """Show what can be removed from the home, with sizes, and remove it with --yes.
+    """Show what can be removed, and remove it with --yes.
 
-    That is what no run reads any more. With STUDY it is the study itself: its rows and its report, which another run
-    of it makes anew, from its first pass on.
+    That is what no run reads any more. With STUDY it is all that belongs to this study alone, with its rows and its
+    report: another run makes them anew, from its first pass on.
     """
     from n2g_assets.cli import cleaning
 

@@ -1,6 +1,7 @@
 """What commands write: lines, JSON, and tables for a terminal.
 
-Model text is untrusted text: a table shows whatever could move a cursor or hide itself by its code, and JSON escapes it.
+Model text is untrusted text: a table shows whatever could move a cursor or hide itself by its code, and JSON escapes
+it.
 """
 
 import json

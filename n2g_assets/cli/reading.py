@@ -67,9 +67,7 @@ def write_csv(frame: pl.DataFrame) -> None:
         lines.writerow(json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in cells)
 
 
-def predict(
-    study: str, layer: int, number: int, sign: int, text: str, tokenizer: str | None, as_json: bool
-) -> None:
+def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer: str | None, as_json: bool) -> None:
     """What a unit's graph says about a text, a line for each token."""
     from n2g_assets.reading.study import open_study
     from n2g_assets.reading.text import predict_text

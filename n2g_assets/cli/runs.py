@@ -27,6 +27,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.study_file import check_files
 
 INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of what Ctrl-C ended, as shells have it."""
 _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 """What a step raises on Ctrl-C and on SIGTERM."""
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -79,7 +79,7 @@ def run_sql(path: Path, text: str, *, rows: int = ROWS, seconds: float = SECONDS
     finally:
         _running.release()
     head, _, rest = done.stdout.partition(b"\n")
-    said = json.loads(head) if head else {"failed": "memory"}  # the system ended the process
+    said: dict[str, Any] = json.loads(head) if head else {"failed": "memory"}  # the system ended the process
     if said["failed"] is None:
         return SqlAnswer(pl.read_ipc_stream(io.BytesIO(rest)), said["has_more"])
     raise {

@@ -13,7 +13,7 @@ import resource
 import sys
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -28,7 +28,7 @@ BATCH = 1_000
 """Rows that are read at a time."""
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """Why there are no rows: query, time, memory, bytes or file; and what is said of it."""
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         with pa.ipc.new_stream(sys.stdout.buffer, schema) as stream:
             for batch in batches:
                 stream.write_batch(batch)
-    except Failed as failure:
+    except FailedError as failure:
         kind, message = failure.args
         sys.stdout.write(json.dumps({"failed": kind, "message": message}) + "\n")
 
@@ -61,12 +61,12 @@ def answer(asked: dict[str, Any]) -> tuple[list[pa.RecordBatch], pa.Schema, bool
         found = readable(connection.sql(statement.query).limit(asked["rows"] + 1))
         return first_rows(found.to_arrow_reader(BATCH), asked["rows"], asked["bytes"])
     except duckdb.InterruptException as error:
-        raise Failed("time", str(error)) from error
+        raise FailedError("time", str(error)) from error
     except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
-        raise Failed("memory", str(error)) from error
+        raise FailedError("memory", str(error)) from error
     except (duckdb.Error, pa.ArrowException) as error:
         kind = "memory" if "bad_alloc" in str(error) or "bad allocation" in str(error) else "query"
-        raise Failed(kind, str(error)) from error
+        raise FailedError(kind, str(error)) from error
     finally:
         if timer is not None:
             timer.cancel()
@@ -74,11 +74,15 @@ def answer(asked: dict[str, Any]) -> tuple[list[pa.RecordBatch], pa.Schema, bool
 
 def opened(asked: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     """A read-only connection that can reach nothing but the file."""
-    settings = {"memory_limit": f"{asked['memory']}B", "threads": 2, "temp_directory": ""}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{asked['memory']}B",
+        "threads": 2,
+        "temp_directory": "",
+    }
     try:
         connection = duckdb.connect(asked["path"], read_only=True, config=settings)
     except duckdb.Error as error:
-        raise Failed("file", str(error)) from error
+        raise FailedError("file", str(error)) from error
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -88,14 +92,14 @@ def only_statement(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.S
     """The one statement of a text, if it reads."""
     statements = connection.extract_statements(text)
     if not statements:
-        raise Failed("query", "There is no statement: write one that reads, such as FROM layer_summary.")
+        raise FailedError("query", "There is no statement: write one that reads, such as FROM layer_summary.")
     if len(statements) > 1:
-        raise Failed("query", f"These are {len(statements)} statements: give one at a time.")
+        raise FailedError("query", f"These are {len(statements)} statements: give one at a time.")
     kind = statements[0].type.name
     if kind == "MULTI":
-        raise Failed("query", "PIVOT has to name its values here, as in PIVOT ... ON text IN ('random').")
+        raise FailedError("query", "PIVOT has to name its values here, as in PIVOT ... ON text IN ('random').")
     if kind not in READS:
-        raise Failed(
+        raise FailedError(
             "query", f"{kind} does not read: SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN do."
         )
     return statements[0]
@@ -112,7 +116,8 @@ def readable(found: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
         f"CAST({place} AS VARCHAR) AS {name}" if odd else f"{place} AS {name}"
         for place, name, odd in zip(places, names, as_text, strict=True)
     )
-    return found.query("found", f"SELECT {chosen} FROM found AS found({', '.join(places)})")
+    made = found.query("found", f"SELECT {chosen} FROM found AS found({', '.join(places)})")
+    return cast(duckdb.DuckDBPyRelation, made)  # None only of what gives no rows
 
 
 def first_rows(
@@ -125,7 +130,7 @@ def first_rows(
         count += batch.num_rows
         size += batch.nbytes
         if size > most_bytes:
-            raise Failed("bytes", "")
+            raise FailedError("bytes", "")
     return batches, reader.schema, count > rows
 
 

@@ -46,7 +46,9 @@ def encode(study: Study, text: str, home: Home, folder: Path | None = None) -> I
     try:
         backend = document_backend(file.read_text(encoding="utf-8"), model["d_vocab"])
     except Exception as error:  # the library has one class for all that can be wrong with it
-        raise SourceError(f"{file} cannot be read ({reason(error)}): put the model's {TOKENIZER} there anew.") from error
+        raise SourceError(
+            f"{file} cannot be read ({reason(error)}): put the model's {TOKENIZER} there anew."
+        ) from error
     whole = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
     [ids] = encode_documents(backend, [whole], model["d_vocab"])
     return np.concatenate([[model["bos_id"]], ids]).astype(np.int32)
