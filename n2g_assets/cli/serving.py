@@ -30,11 +30,11 @@ def explore(host: str, port: int) -> None:
         if not _is_this_machine(listener.getsockname()[0]):
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
-        say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
-        config = uvicorn.Config(
-            build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
-        )
         try:
+            say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
+            config = uvicorn.Config(
+                build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+            )
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
