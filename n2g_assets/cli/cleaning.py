@@ -48,7 +48,10 @@ def _show(home: Home, groups: list[Removable], total: int, unknown: dict[str, st
     if rows:
         say(table_text(list(rows[0]), rows) + "\n")
     for study, why in unknown.items():
-        say(f"Study '{study}' cannot say what it needs, so evidence and models stay: {why}")
+        say(
+            f"Study '{study}' cannot say what it needs, so evidence and models stay until it is run again, or removed "
+            f"by its name: {why}"
+        )
 
 
 def _files(group: Removable) -> int:

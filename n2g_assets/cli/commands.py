@@ -142,7 +142,7 @@ def sql(statement: str, as_json: bool, as_csv: bool, limit: int) -> None:
     reading.sql(statement, "json" if as_json else "csv" if as_csv else "table", limit)
 
 
-@command("n2g predict --study demo --layer 7 --unit 372 'What is this?'")
+@command("n2g predict --study demo --layer 7 --unit 669 'Julia smiled'")
 @click.option("--study", required=True, help="A published study.")
 @click.option("--layer", required=True, type=click.IntRange(0))
 @click.option("--unit", required=True, type=click.IntRange(0), help="Index of the neuron in its layer.")

@@ -83,7 +83,7 @@ def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer
     fires = unit.study.threshold
     rows = [
         {
-            "token": each["text"], "predicted": f"{each['predicted']:.2f}" if each["predicted"] else "",
+            "token": each["text"], "predicted": f"{each['predicted']:.2f}".replace("-0.00", "0.00"),
             "": "█" * round(10 * max(0.0, each["predicted"])) + (" fires" if each["predicted"] >= fires else ""),
             "rule": each["rule"] or "",
         }

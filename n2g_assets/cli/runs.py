@@ -245,16 +245,14 @@ def _cause(event: dg.DagsterEvent) -> str:
 
 def _say_where(home: Home, study: str) -> None:
     shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
-    python = os.path.relpath(sys.executable)
     command = os.path.relpath(Path(sys.executable).with_name("n2g"))
-    query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
     say(f"""
 The report:   {report}
 The database: {shown}
-  SQL:  {python} -c "import duckdb; {query}"
-        SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
-        SELECT * FROM units_on('the');
-  UI:   {command} ui""")
+  Explorer: {command} explore
+  SQL:      {command} sql "FROM layer_summary"
+            {command} sql "FROM units_on('the')"
+  UI:       {command} ui""")
 
 
 def say_environment() -> None:

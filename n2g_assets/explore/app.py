@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
+from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.explore import layer, studies, unit
 from n2g_assets.explore.page import OfUnit, Page, address, unit_address
 from n2g_assets.explore.pictures import AskedPicture, unit_picture
@@ -44,7 +44,12 @@ HEADERS = {
 }
 """What every answer carries."""
 
-_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503))
+_STATUS: tuple[tuple[type[N2GError], int], ...] = (
+    (MissingError, 404),
+    (QueryError, 400),
+    (LimitError, 503),
+    (StorageError, 503),
+)
 
 
 def build_app(database: Database) -> Starlette:

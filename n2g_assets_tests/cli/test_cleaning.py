@@ -17,7 +17,7 @@ from n2g_assets.reading.database import Database
 from n2g_assets.reading.study import study_names
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey, SliceStore
-from n2g_assets_tests.assets.studies import changed, reused, run_stage, session_of
+from n2g_assets_tests.assets.studies import changed, no_progress, reused, run_stage, session_of
 
 
 @pytest.fixture
@@ -59,7 +59,10 @@ def litter(home: Home) -> set[str]:
     }  # fmt: skip
 
 
-def test_a_home_that_a_run_has_filled_holds_nothing_to_remove_and_only_known_kinds(home, capsys):
+@pytest.mark.parametrize("run", ["finished", "finished_evidence"])
+def test_a_home_that_a_run_has_filled_holds_nothing_to_remove_and_only_known_kinds(request, monkeypatch, capsys, run):
+    home = Home(request.getfixturevalue(run).home)
+    monkeypatch.setenv("N2G_HOME", str(home.root))
     assert {path.name for path in home.cache.iterdir()} <= DEPTHS.keys()
     found = found_by(capsys)
     assert (found["found"], found["bytes"], found["unknown"]) == ([], 0, {})
@@ -81,7 +84,14 @@ def test_what_no_run_reads_is_shown_with_its_size_and_removed_when_told(finished
     assert before <= files_of(home)
     session = session_of(finished_evidence.study, home.root)
     assert all(reused(run_stage(session, "neuron_graphs")).values())
-    assert session.cached_harvest(0).tokens_run == 0
+    scan = session.evidence(session.learning.scan_corpus, [0], no_progress)
+    for layer in session.settings.layer_numbers:
+        taken_over = [
+            session.cached_harvest(layer),
+            session.cached_windows(layer),
+            *session.cached_texts(layer).values(),
+        ]
+        assert sum(evidence.tokens_run for evidence in (*taken_over, scan)) == 0
 
 
 def test_evidence_of_units_that_the_study_no_longer_has_goes_and_the_rest_stays(finished_evidence, home, capsys):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -121,6 +123,17 @@ def test_the_tokenizer_of_a_converted_model_is_found_in_the_home_by_the_models_h
     wheel = {"source": "wheel"}
     assert tokenizer_file(wheel | {"file_sha256": "123"}, wheel, Home(tmp_path)) == folder / "tokenizer.json"
     assert tokenizer_file(wheel | {"file_sha256": "124"}, wheel, Home(tmp_path)) is None
+
+
+def test_a_file_of_another_version_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("N2G_HOME", str(tmp_path))
+    with duckdb.connect(str(tmp_path / "n2g.duckdb")) as connection:
+        connection.execute("CREATE TABLE studies AS SELECT 'old' AS name")
+    assert cli.main(["studies"]) == 1
+    assert re.fullmatch(
+        r".*n2g\.duckdb was published by another version \(.*\): publish it again with a run of any of its studies\.\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_nothing_published_is_one_sentence(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import duckdb
@@ -10,7 +11,7 @@ import pytest
 
 from n2g_assets.core.errors import LimitError, QueryError, StorageError
 from n2g_assets.reading import sql_process
-from n2g_assets.reading.sql import run_sql
+from n2g_assets.reading.sql import AT_ONCE, _running, run_sql
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def refused(connection, text: str) -> str:
     "text",
     [
         "ATTACH 'x'", "COPY numbers TO 'x'", "COPY numbers FROM 'x'", "SET threads = 9", "RESET threads",
-        "PRAGMA version",        "INSTALL httpfs", "LOAD httpfs", "CREATE TABLE memory.x (i INT)", "CREATE TEMP TABLE x (i INT)", "USE temp",
+        "PRAGMA version", "INSTALL httpfs", "LOAD httpfs", "CREATE TABLE memory.x (i INT)", "USE temp",
+        "CREATE TEMP TABLE x (i INT)",
         "INSERT INTO numbers VALUES (1)", "UPDATE numbers SET i = 1", "DELETE FROM numbers", "DROP TABLE numbers",
         "EXPORT DATABASE 'x'", "CALL duckdb_tables()", "PREPARE a AS SELECT 1", "BEGIN", "VACUUM", "DETACH x",
         "CHECKPOINT",
@@ -135,6 +137,14 @@ def test_what_would_run_forever_is_ended(database, text):
 def test_what_takes_too_much_memory_is_ended(database, text):
     with pytest.raises(LimitError, match=r"more than 0\.125 GiB of memory: ask for less\."):
         run_sql(database, text, seconds=20, memory=2**27)
+
+
+def test_who_finds_all_places_taken_is_told(database):
+    with ExitStack() as others:
+        for _ in range(AT_ONCE):
+            others.enter_context(_running)
+        with pytest.raises(LimitError, match=r"2 statements of others took more than 0\.1 seconds: try again later"):
+            run_sql(database, "SELECT 1", seconds=0.1)
 
 
 def test_mistakes_are_duckdbs_sentence(database):
