@@ -7,7 +7,6 @@ export N2G_HOME
 export DAGSTER_HOME := $(N2G_HOME)/dagster
 # Packages are installed uncompiled: what is imported is compiled once and kept, or every process would do it again.
 export PYTHONDONTWRITEBYTECODE :=
-PORT ?= 3000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 READY := $(VENV)/.n2g_assets
@@ -15,7 +14,7 @@ READY_DEV := $(VENV)/.n2g_assets_dev
 # A test process a core, four at most; the tests of a group share a process, and with it their fixtures (conftest.py).
 PARALLEL := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test coverage recompute ui lint format docs bench clean
+.PHONY: help demo explore test coverage recompute ui lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +36,9 @@ $(READY_DEV): $(READY)
 demo: $(READY) ## materialize the study `demo` and its control, and show what came out
 	@$(BIN)/n2g demo
 
+explore: $(READY) ## the pages of all published studies, on a local port (PORT=8777)
+	@$(BIN)/n2g explore $(addprefix --port ,$(PORT))
+
 test: $(READY_DEV) ## run the tests
 	@$(BIN)/python -m pytest $(PARALLEL)
 
@@ -47,7 +49,7 @@ recompute: $(READY_DEV) ## run the model again on what the demo stored, and pred
 	@$(BIN)/python -m n2g_assets_tests.recomputation
 
 ui: $(READY) ## open the Dagster UI on a local port (PORT=3000)
-	@$(BIN)/n2g ui --port $(PORT)
+	@$(BIN)/n2g ui $(addprefix --port ,$(PORT))
 
 lint: $(READY_DEV) ## style, types and the Dagster project
 	@$(BIN)/ruff check .

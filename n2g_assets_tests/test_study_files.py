@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 from n2g_assets import cli, study
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import study_of
+from n2g_assets.cli import runs
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.study_file import check_files
@@ -330,11 +331,11 @@ def test_the_command_line_says_it_and_fails_before_anything_runs(tmp_path, monke
 def test_a_study_is_also_named_by_its_file(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path / "notes", RIGHT)
-    job = cli.study_job(given.replace("{folder}", str(tmp_path)))
+    job = runs.study_job(given.replace("{folder}", str(tmp_path)))
     assert (job.name, study_of(job)) == ("notes", read_study(file))
     assert isinstance(job, dg.JobDefinition)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(SettingsError, match=r"no/defs.yaml cannot be read \(No such file or directory\): correct"):
-        cli.study_job(f"{tmp_path}/no/defs.yaml")
+        runs.study_job(f"{tmp_path}/no/defs.yaml")

@@ -9,6 +9,8 @@ from n2g_assets.assets.alive import fail_dead_runs
 from n2g_assets.core.home import Home
 from n2g_assets.storage.files import hold_lock, write_atomically
 
+STARTING = "dagster_instance"
+"""The lock that every start of ``n2g`` takes."""
 _SETTINGS = Path(__file__).with_name("instance.yaml")
 
 
@@ -26,7 +28,7 @@ def prepare_instance(home: Home) -> Path:
     home.check_writable()
     home.dagster.mkdir(parents=True, exist_ok=True)
     settings = home.dagster / "dagster.yaml"
-    with hold_lock(home.locks, "dagster_instance"):
+    with hold_lock(home.locks, STARTING):
         wanted = _SETTINGS.read_text(encoding="utf-8")
         if not settings.is_file() or settings.read_text(encoding="utf-8") != wanted:
             write_atomically(settings, lambda temporary: temporary.write_text(wanted, encoding="utf-8"))

@@ -29,13 +29,14 @@ from n2g_assets.method.class_graphs import Read, grow_unit
 from n2g_assets.method.classes import GROWTH_VERSION
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.slices import SliceKey
 
 if TYPE_CHECKING:
     from n2g_assets.assets.session import Session
 
 _GROWING_BYTES, _GRAPHS_BYTES = 85, 2**31
 """What a graph takes while it grows, a token that it learns from; and all that grow side by side, at the most."""
-_KIND, _TARGETED = "targeted", "targeted contexts"
+KIND, _TARGETED = "targeted", "targeted contexts"
 """Kind of the cache's entries that say which contexts were chosen; and their name in messages."""
 
 
@@ -67,7 +68,7 @@ class Learning:
 
     def inputs(self, layer: int) -> dict[str, Any]:
         """What all that is learnt from a layer's text depends on, beside the model and the units."""
-        return self._untargeted(layer) | ({"targeted": self._targeted_key(layer)} if self.asked else {})
+        return self._untargeted(layer) | ({"targeted": self.targeted_key(layer)} if self.asked else {})
 
     def _untargeted(self, layer: int) -> dict[str, Any]:
         """The same of the graphs that ask for targeted contexts."""
@@ -80,7 +81,8 @@ class Learning:
 
     def beside(self, layer: int) -> dict[str, TokenCorpus]:
         """What stands behind the harvest of a layer by now, by name, as the model reads it."""
-        targeted = self._chosen(layer) if self.asked else None
+        can_ask = self.asked and self._session.store.manifest(SliceKey("top_examples", self._session.study.name, layer))
+        targeted = self._chosen(layer) if can_ask else None
         scan = {"scan": self.scan_corpus} if self.is_scanned(layer) else {}
         return scan | ({} if targeted is None else {_TARGETED: TokenCorpus.from_frame(targeted)})
 
@@ -159,7 +161,7 @@ class Learning:
             return found
         session = self._session
         try:
-            Cache(session.home).obtain(_KIND, self._targeted_key(layer), partial(self._choose, layer))
+            Cache(session.home).obtain(KIND, self.targeted_key(layer), partial(self._choose, layer))
         except (N2GError, OSError, MemoryError):
             raise
         except Exception as error:  # of no single unit, all of which would be called failed
@@ -173,7 +175,7 @@ class Learning:
     def _chosen(self, layer: int) -> pl.DataFrame | None:
         """The contexts that were chosen already, by the graphs of the same text, units and settings."""
         if layer not in self._targeted:
-            entry = Cache(self._session.home).find(_KIND, self._targeted_key(layer))
+            entry = Cache(self._session.home).find(KIND, self.targeted_key(layer))
             if entry is None:
                 return None
             chosen = pl.read_parquet(entry.path("contexts.parquet"))["context_id"]
@@ -185,7 +187,8 @@ class Learning:
         longest, there = self._session.settings.harvest.context_length, int(self.beyond["token_ids"].list.len().sum())
         return min(there, self.asked * len(self._session.units(layer)) * longest)
 
-    def _targeted_key(self, layer: int) -> str:
+    def targeted_key(self, layer: int) -> str:
+        """The key in the cache of which contexts the graphs of a layer ask for."""
         session = self._session
         method = session.settings.method
         of = {

@@ -318,6 +318,11 @@ class Session:
             self.log.info(f"{run:,} tokens of held-out text went through the model for layers {list(layers)}")
         return found
 
+    def corpora(self, layer: int) -> list[tuple[TokenCorpus, HarvestSettings]]:
+        """All that a layer's units are read on, and how; of targeted contexts those that are chosen by now."""
+        exact = [*self.scored_corpora.values(), *self.learning.beside(layer).values()]
+        return [(self.corpus, self.settings.harvest), *((corpus, self.text_settings) for corpus in exact)]
+
     def drop_evidence(self, layer: int) -> None:
         """Remove what the model did on a layer, where the study bounds the disk and does not say to keep it."""
         from n2g_assets.evidence.plan import drop_evidence
@@ -325,12 +330,10 @@ class Session:
         if self.settings.layers_at_once != "all" and not self.settings.keep_evidence:
             self._harvested.pop(layer, None)
             self._cached_texts.pop(layer, None)
-            beside = self.learning.beside(layer)
+            corpora = self.corpora(layer)
             self.learning.drop_numbers(layer)
-            for name in beside:
+            for name in self.learning.beside(layer):
                 self._cached.pop((name, layer), None)
-            corpora = [(self.corpus, self.settings.harvest)]
-            corpora += [(corpus, self.text_settings) for corpus in (*self.scored_corpora.values(), *beside.values())]
             for corpus, settings in corpora:
                 drop_evidence(self.model_row, corpus, self.neurons([layer]), settings, Cache(self.home))
 

@@ -44,6 +44,10 @@ class LimitError(N2GError):
     """A question to the published database takes too long, too much memory, or asks for too much at once."""
 
 
+class QueryError(N2GError):
+    """A statement in SQL is mistaken, or does something else than read."""
+
+
 def short_reason(error: BaseException) -> str:
     """What another library says, in one line; of a long text the sentences, else the words, that fit."""
     said = " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,6 @@ Model text is untrusted text: Jinja escapes everything, and the policy of every 
 pictures that do not come from here.
 """
 
-import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
+from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.explore import compare, layer, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
@@ -33,6 +32,7 @@ from n2g_assets.explore.downloads import DOWNLOADS, Download
 from n2g_assets.explore.page import Page, address, unit_address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.plain import plain
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.report import text as wording
 
@@ -48,7 +48,12 @@ HEADERS = {
 }
 """What every answer carries."""
 
-_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503))
+_STATUS: tuple[tuple[type[N2GError], int], ...] = (
+    (MissingError, 404),
+    (QueryError, 400),
+    (LimitError, 503),
+    (StorageError, 503),
+)
 
 
 def build_app(database: Database, measure: Measure | None = None) -> Starlette:
@@ -128,21 +133,6 @@ def _not_found(request: Request, error: Exception) -> Response:
     response = _problem(request, 404, f"There is no page at {request.url.path}: begin at the list of studies.")
     response.headers.update(HEADERS)
     return response
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON knows them: no number becomes null, bytes become readable text, times ISO 8601."""
-    if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return value
 
 
 def templates() -> Environment:

@@ -11,7 +11,12 @@ SHOWN_TEXT = "random"
 
 
 def _studies(database: Snapshot, asked: Asked) -> Answer:
-    return {"studies": [_row(Study(database, name)) for name in study_names(database)]}
+    return {"studies": all_studies(database)}
+
+
+def all_studies(database: Snapshot) -> list[dict[str, Any]]:
+    """Every published study: model, corpus, units, and the scores of its graphs by layer."""
+    return [_row(Study(database, name)) for name in study_names(database)]
 
 
 def _row(study: Study) -> dict[str, Any]:

@@ -60,12 +60,7 @@ class SubjectTokenizer:
 
         with loading(f"The tokenizer in {folder}", "put its tokenizer.json there anew"):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            state = json.loads(tokenizer.backend_tokenizer.to_str())
-            state["added_tokens"] = [each for each in state["added_tokens"] if each["id"] < d_vocab]
-            backend = Tokenizer.from_str(json.dumps(state))
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
+            backend = document_backend(tokenizer.backend_tokenizer.to_str(), d_vocab)
         return cls(tokenizer, backend, d_vocab, _choose_bos(tokenizer, backend, d_vocab, bos))
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
@@ -74,14 +69,7 @@ class SubjectTokenizer:
         Raises:
             SubjectError: The model has no embedding for a token of a text.
         """
-        found = _encode(self.backend, texts)
-        largest = max((int(ids.max(initial=0)) for ids in found), default=0)
-        if largest >= self.d_vocab:
-            raise SubjectError(
-                f"The tokenizer gives the token {self.backend.id_to_token(largest)!r} the number {largest}, but the "
-                f"model has embeddings for {self.d_vocab} tokens: put the tokenizer there that belongs to the model."
-            )
-        return found
+        return encode_documents(self.backend, texts, self.d_vocab)
 
     def decode(self, token_ids: Sequence[Int32[np.ndarray, " length"]]) -> list[str]:
         """The text of each row of token ids; an id that the tokenizer lacks stands for nothing."""
@@ -114,6 +102,33 @@ class SubjectTokenizer:
             f"method.mask_token is auto, but the tokenizer has neither {END_OF_TEXT} nor padding nor BOS nor end of "
             f"sequence among the model's {self.d_vocab} tokens: name a token there."
         )
+
+
+def document_backend(tokenizer_json: str, d_vocab: int) -> Tokenizer:
+    """A tokenizer for documents from what a ``tokenizer.json`` holds, for a model with ``d_vocab`` embeddings."""
+    state = json.loads(tokenizer_json)
+    state["added_tokens"] = [each for each in state["added_tokens"] if each["id"] < d_vocab]
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def encode_documents(backend: Tokenizer, texts: Sequence[str], d_vocab: int) -> list[Int32[np.ndarray, " length"]]:
+    """Token ids of each text, without BOS or any other special token.
+
+    Raises:
+        SubjectError: The model has no embedding for a token of a text.
+    """
+    found = _encode(backend, texts)
+    largest = max((int(ids.max(initial=0)) for ids in found), default=0)
+    if largest >= d_vocab:
+        raise SubjectError(
+            f"The tokenizer gives the token {backend.id_to_token(largest)!r} the number {largest}, but the "
+            f"model has embeddings for {d_vocab} tokens: put the tokenizer there that belongs to the model."
+        )
+    return found
 
 
 def _choose_bos(tokenizer: Any, backend: Tokenizer, d_vocab: int, asked: str) -> Bos:

@@ -84,6 +84,7 @@ class Snapshot:
 
         Raises:
             LimitError: it takes too long or too much memory.
+            StorageError: the file lacks a table or a column, since another version published it.
             duckdb.Error: it cannot be run.
         """
         with self._cursor() as cursor:
@@ -128,6 +129,11 @@ class Snapshot:
                     timer.cancel()
         except duckdb.InterruptException as error:
             raise LimitError(f"The query took more than {self.seconds:g} seconds: ask for less.") from error
+        except (duckdb.CatalogException, duckdb.BinderException) as error:
+            raise StorageError(
+                f"{self.path} was published by another version ({str(error).splitlines()[0]}): publish it again with a "
+                "run of any of its studies."
+            ) from error
         except duckdb.OutOfMemoryException as error:
             raise LimitError(f"The query took more than {MEMORY_LIMIT} of memory: ask for less.") from error
         finally:

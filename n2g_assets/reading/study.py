@@ -22,6 +22,7 @@ from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.exports import graph_data, graph_dot, graph_networkx
 from n2g_assets.reading.graph import Graph, graph_of
+from n2g_assets.reading.text import PREDICTED, encode, predict_text
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.svg import draw_graph
 from n2g_assets.report.text import share
@@ -53,6 +54,8 @@ class Study:
 
     def __init__(self, database: Snapshot, name: str) -> None:
         self.database, self.name = database, name
+        self.home = Home(database.path.parent)
+        """Where it is published."""
         found = database.remembered(
             ("study", name), lambda: database.rows("FROM studies WHERE study = $name", name=name)
         )
@@ -114,6 +117,10 @@ class Study:
             MissingError: the study does not ask about it.
         """
         return Unit(self, layer, number, sign)
+
+    def encode(self, text: str) -> Int32[np.ndarray, " length"]:
+        """A text as its model reads it (``text.encode``)."""
+        return encode(self, text)
 
     def _read_vocabulary(self) -> Vocabulary:
         rows = self.frame("SELECT token_id, token, normalised FROM vocabulary WHERE study = $study")
@@ -193,6 +200,10 @@ class Unit:
     def graph(self) -> Graph:
         """Its token graph, of all its rules."""
         return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
+
+    def predict(self, text: str, n_rules: int | None = None) -> pl.DataFrame:
+        """What its graph says about every token of a text (``text.predict_text``), a row a token."""
+        return pl.DataFrame(predict_text(self, text, n_rules=n_rules), schema=PREDICTED)
 
     def svg(self, n_rules: int = SHOWN_RULES, link: Callable[[int, int], str] = lambda node, offset: "") -> str:
         """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes.

@@ -132,10 +132,7 @@ class Cache:
 
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
-        folder = self.folder(kind, key)
-        if folder.exists():
-            with files.temporary_folder(folder) as temporary, suppress(FileNotFoundError):
-                os.replace(folder, temporary / "old")
+        files.discard(self.folder(kind, key))
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -156,12 +153,17 @@ def sweep(home: Home) -> list[Path]:
 
     A temporary without a lock file, which an earlier version or a library left, is removed when it is an hour old.
     """
-    removed = [path for path in _temporaries(home) if files.is_abandoned(path)]
+    removed = leftovers(home)
     for path in removed:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
     return removed
+
+
+def leftovers(home: Home) -> list[Path]:
+    """What ``sweep`` removes."""
+    return [path for path in _temporaries(home) if files.is_abandoned(path)]
 
 
 def _temporaries(home: Home) -> Iterator[Path]:

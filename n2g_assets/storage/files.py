@@ -72,6 +72,13 @@ def temporary_folder(target: Path) -> Iterator[Path]:
             lock.release()
 
 
+def discard(path: Path) -> None:
+    """Remove a file or folder, which need not be there; whoever looks for it finds all of it or nothing."""
+    if path.exists():
+        with temporary_folder(path) as folder, suppress(FileNotFoundError):
+            os.replace(path, folder / "old")
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` fill a temporary file and moves it to ``path``; fails as ``temporary_folder`` does."""
     with temporary_folder(path) as folder:

@@ -21,6 +21,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from n2g_assets import cli
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START
+from n2g_assets.cli import runs
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.study import N2GStudy
@@ -85,7 +86,7 @@ def run(project: Path, home: Path, *command: str) -> subprocess.CompletedProcess
     """A command in the project folder, with an empty home that ``n2g init`` has made ready."""
     with mock.patch.dict(os.environ):
         prepare_instance(Home(home))
-    package = str(Path(cli.__file__).parents[1])
+    package = str(Path(cli.__file__).parents[2])
     environment = {**os.environ, "N2G_HOME": str(home), "DAGSTER_HOME": str(Home(home).dagster)}
     environment |= {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
@@ -168,7 +169,7 @@ def test_the_project_shows_its_study_with_job_schedule_and_component(definitions
 def test_a_study_of_the_project_that_does_not_exist_is_said_with_those_that_do(project, monkeypatch):
     monkeypatch.chdir(project)
     with pytest.raises(SettingsError, match=r"no study 'demo'.*notes"):
-        cli.study_job("demo")
+        runs.study_job("demo")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_mistake_in_a_study_is_said_in_one_sentence_that_names_its_file(projec
     study.write_text("\n".join([*kept, f"  {line}", ""]))
     monkeypatch.chdir(tmp_path / "project")
     with pytest.raises(SettingsError) as raised:
-        cli.study_job("notes")
+        runs.study_job("notes")
     said = str(raised.value)
     assert says in said
     assert said.startswith(f"{study}:")
@@ -245,19 +246,19 @@ KEYS = ["00", "07", "15"]
     ],
 )
 def test_layers_are_taken_as_people_write_them(layers, ranges):
-    assert cli.partition_ranges(KEYS, layers) == ranges
+    assert runs.partition_ranges(KEYS, layers) == ranges
 
 
 def test_a_run_takes_as_many_layers_as_the_study_takes_at_once():
     keys = ["00", "01", "02", "03", "04"]
-    assert cli.partition_ranges(keys, None, 2) == [("00", "01"), ("02", "03"), ("04", "04")]
-    assert cli.partition_ranges(keys, "0...2,4", 2) == [("00", "01"), ("02", "02"), ("04", "04")]
+    assert runs.partition_ranges(keys, None, 2) == [("00", "01"), ("02", "03"), ("04", "04")]
+    assert runs.partition_ranges(keys, "0...2,4", 2) == [("00", "01"), ("02", "02"), ("04", "04")]
 
 
 @pytest.mark.parametrize("layers", ["3", "all", "0...8", "", "0...7...15", "-7", "15...0"])
 def test_layers_that_the_study_lacks_are_said_with_those_that_it_has(layers):
     with pytest.raises(SettingsError, match="it has 00, 07, 15, so give some of them, such as 15"):
-        cli.partition_ranges(KEYS, layers)
+        runs.partition_ranges(KEYS, layers)
 
 
 def test_several_first_starts_on_one_new_home_leave_a_database_that_works(tmp_path):

@@ -1,10 +1,9 @@
-"""The command line ``n2g``: runs studies, opens the UI, and makes the home ready for Dagster's own commands.
+"""What Dagster takes part in: runs of studies, its UI, and a home that is ready for its own commands.
 
 ``n2g run`` knows the studies of the Dagster project that the working folder lies in, and otherwise those of this
 package. A run is Dagster's: it shows in the UI, and what is fresh is reused.
 """
 
-import argparse
 import logging
 import os
 import resource
@@ -13,7 +12,7 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -22,52 +21,41 @@ from pydantic import ValidationError
 
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
+from n2g_assets.cli.output import say
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.study_file import check_files
 
-_INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of what Ctrl-C ended, as shells have it."""
 _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 """What a step raises on Ctrl-C and on SIGTERM."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; 0 if it succeeded."""
-    parser = argparse.ArgumentParser(prog="n2g", description="Neurons of a language model as token graphs.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="materialize the study 'demo' and its control, and show what came out")
-    demo.set_defaults(do=lambda home, options: run_study(home, options.study) if options.study else run_demo(home))
-    demo.add_argument("--study", help="another study instead: its name, or its defs.yaml")
-    run = commands.add_parser("run", help="materialize a study and show what came out")
-    run.set_defaults(do=lambda home, options: run_study(home, options.study, options.layers))
-    plan = commands.add_parser("plan", help="say what a run of a study takes: passes, tokens, disk, memory and time")
-    plan.set_defaults(do=lambda home, options: plan_study(home, options.study, options.layers))
-    for command in (run, plan):
-        command.add_argument("study", help="its name, or any study's defs.yaml")
-        command.add_argument("--layers", help="some of its layers, such as 7 or 0,7,15 or 0...7 (default: all)")
-    ui = commands.add_parser("ui", help="open the Dagster UI on this machine")
-    ui.set_defaults(do=lambda _, options: _open_ui(options.port))
-    ui.add_argument("--port", type=int, default=3000)
-    init = commands.add_parser("init", help="make the home ready, and print the line that lets dg use it")
-    init.set_defaults(do=lambda home, _: _say_environment(home))
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore", dg.BetaWarning)
-    home = Home.from_environment()
+def in_home(do: Callable[[Home], int]) -> int:
+    """Make the home ready for Dagster and do something in it; its exit code, which is 0 if that succeeded."""
     try:
-        prepare_instance(home)
+        home = _prepared_home()
         try:
-            return options.do(home, options)
+            return do(home)
         except Exception as error:
             if not isinstance(error, N2GError):  # a full disk stops Dagster's own databases first, which do not say so
                 home.check_writable()
             raise
     except N2GError as error:
-        print(error, file=sys.stderr if options.command == "init" else sys.stdout)
+        say(str(error))
         return 1
     except KeyboardInterrupt as interrupt:
         where = f" in {interrupt}" if str(interrupt) else ""
-        _say(f"\nInterrupted{where}. What was finished is kept: the same command goes on from there.")
-        return _INTERRUPTED
+        say(f"\nInterrupted{where}. What was finished is kept: the same command goes on from there.")
+        return INTERRUPTED
+
+
+def _prepared_home() -> Home:
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    home = Home.from_environment()
+    prepare_instance(home)
+    return home
 
 
 def run_demo(home: Home) -> int:
@@ -76,7 +64,7 @@ def run_demo(home: Home) -> int:
 
     for control in shipped_studies():
         if shipped_study(control).settings.control_of == "demo" and run_study(home, control, show=False):
-            _say(f"The control '{control}' failed, so that the report shows none; the study itself goes on.\n")
+            say(f"The control '{control}' failed, so that the report shows none; the study itself goes on.\n")
     return run_study(home, "demo")
 
 
@@ -93,16 +81,16 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     job = study_job(study)
     study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
-    _say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
+    say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
     if not succeeded:
-        _say("What was finished is kept: the same command goes on from there.")
+        say("What was finished is kept: the same command goes on from there.")
     elif show:
-        _say("\n" + study_summary(home, study))
+        say("\n" + study_summary(home, study))
         _say_where(home, study)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform != "darwin" else 1024**3)
-    _say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
+    say(f"\n{time.monotonic() - began:.0f} seconds, peak memory {peak:.2f} GiB.")
     return 0 if succeeded else 1
 
 
@@ -120,12 +108,12 @@ def plan_study(home: Home, study: str, layers: str | None = None) -> int:
     keys = list(asked.partition_layers)
     runs = [keys[keys.index(first) : keys.index(last) + 1] for first, last in ranges]
     os.environ["N2G_PROGRESS"] = "lines"
-    _say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
+    say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         if not _execute(job, instance, *ranges[0], [asked.key(name) for name in ("subject_model", "corpus_tokens")]):
             return 1
     session = Session(asked, home, logging.getLogger(__name__))
-    _say("\n" + plan_text(session, [[asked.partition_layers[key] for key in run] for run in runs]))
+    say("\n" + plan_text(session, [[asked.partition_layers[key] for key in run] for run in runs]))
     return 0
 
 
@@ -235,9 +223,9 @@ def _execute(
             raise KeyboardInterrupt(_asset_of(event))
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-            _say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
+            say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
     for event in failures:
-        _say(f"FAILED {_asset_of(event)}: {_cause(event)}")
+        say(f"FAILED {_asset_of(event)}: {_cause(event)}")
     return result.success
 
 
@@ -257,27 +245,31 @@ def _cause(event: dg.DagsterEvent) -> str:
 
 def _say_where(home: Home, study: str) -> None:
     shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
-    python = os.path.relpath(sys.executable)
     command = os.path.relpath(Path(sys.executable).with_name("n2g"))
-    query = f"duckdb.connect('{shown}', read_only=True).sql('FROM layer_summary').show()"
-    _say(f"""
+    say(f"""
 The report:   {report}
 The database: {shown}
-  SQL:  {python} -c "import duckdb; {query}"
-        SELECT * FROM unit_rules ORDER BY activation DESC LIMIT 20;
-        SELECT * FROM units_on('the');
-  UI:   {command} ui""")
+  Explorer: {command} explore
+  SQL:      {command} sql "FROM layer_summary"
+            {command} sql "FROM units_on('the')"
+  UI:       {command} ui""")
 
 
-def _say_environment(home: Home) -> int:
-    _say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
-    return 0
+def say_environment() -> None:
+    """Make the home ready, and print the line that lets ``dg`` use it.
+
+    Raises:
+        StorageError: the home cannot be written.
+    """
+    home = _prepared_home()
+    say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
 
 
-def _open_ui(port: int) -> int:
-    _say(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C stops it)")
+def open_ui(port: int) -> int:
+    """Become the Dagster UI of the project around the working folder, or of this package."""
+    say(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C stops it)")
     command = ["dg", "dev", "--use-active-venv", "--host", "127.0.0.1", "--port", str(port)]
-    project = _own_project(Path.cwd()) or Path(__file__).parents[1]
+    project = _own_project(Path.cwd()) or Path(__file__).parents[2]
     in_project = (project / "pyproject.toml").is_file()  # not where this package is installed from a wheel
     command += ["--target-path", str(project)] if in_project else ["-m", "n2g_assets.definitions"]
     os.execv(Path(sys.executable).with_name("dg"), command)
@@ -286,12 +278,3 @@ def _open_ui(port: int) -> int:
 def _relative(path: Path) -> str:
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

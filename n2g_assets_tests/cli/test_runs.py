@@ -18,6 +18,7 @@ from n2g_assets.assets import subject_model
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.plan import human_bytes
 from n2g_assets.assets.study import Study
+from n2g_assets.cli import runs
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
@@ -40,7 +41,7 @@ def tiny(tmp_path, monkeypatch, instance):
 
     def make(**changes: Any) -> Study:
         study = tiny_study(tmp_path, **{"preset": "paper", **changes})
-        monkeypatch.setattr(cli, "study_job", lambda name: build_defs([study]).resolve_job_def(name))
+        monkeypatch.setattr(runs, "study_job", lambda name: build_defs([study]).resolve_job_def(name))
         return study
 
     make()
@@ -78,13 +79,13 @@ def test_a_full_disk_is_said_where_dagsters_own_database_fails_first(tiny, monke
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
         raise OSError("disk I/O error")
 
-    monkeypatch.setattr(cli, "run_demo", fail)
+    monkeypatch.setattr(runs, "run_demo", fail)
     assert cli.main(["demo"]) == 1
     assert re.search(r"has 0 MiB of free disk space, a run needs 200 MiB: free some", capsys.readouterr().out)
 
 
 def test_an_error_of_another_kind_is_not_hidden(tiny, monkeypatch):
-    monkeypatch.setattr(cli, "run_demo", lambda _home: 1 / 0)
+    monkeypatch.setattr(runs, "run_demo", lambda _home: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 
@@ -142,7 +143,7 @@ def test_the_demo_runs_its_control_first_and_goes_on_without_it(tmp_path, monkey
         ran.append((study, show))
         return int(control_fails and study == "demo_reinitialised")
 
-    monkeypatch.setattr(cli, "run_study", run_study)
-    assert cli.run_demo(Home(tmp_path)) == 0
+    monkeypatch.setattr(runs, "run_study", run_study)
+    assert runs.run_demo(Home(tmp_path)) == 0
     assert ran == [("demo_reinitialised", False), ("demo", True)]
     assert ("The control 'demo_reinitialised' failed" in capsys.readouterr().out) == control_fails

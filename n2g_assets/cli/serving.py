@@ -1,0 +1,65 @@
+"""``n2g explore``: the pages of the published database, on this machine unless told otherwise."""
+
+import errno
+import ipaddress
+import socket
+
+import click
+import uvicorn
+
+from n2g_assets.cli.output import say
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.home import Home
+from n2g_assets.explore.app import build_app
+from n2g_assets.reading.database import Database
+
+CONNECTIONS = 512
+"""Open at once, idle ones too; what comes on top of them is told to try again (503)."""
+
+
+def explore(host: str, port: int) -> None:
+    """Serve until it is interrupted.
+
+    Raises:
+        StorageError: nothing is published yet.
+        SettingsError: it cannot listen there.
+    """
+    database = Database(Home.from_environment().database)
+    database.snapshot()
+    with listening(host, port) as listener:
+        if not _is_this_machine(listener.getsockname()[0]):
+            click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
+            config = uvicorn.Config(
+                build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+            )
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            say("")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address.
+
+    Raises:
+        SettingsError: the port is in use, or there is no such address.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # which fails where another program listens already
+        return listener
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(f"Port {port} is in use: choose another with --port, or stop what uses it.") from error
+        raise SettingsError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}): choose another --host or --port."
+        ) from error
+
+
+def _is_this_machine(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
