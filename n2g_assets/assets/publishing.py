@@ -75,9 +75,9 @@ def commands_of(study: Study) -> list[str]:
 
 REPORT = WholeStage(
     name="report",
-    description="One page of HTML: protocol, results with intervals, controls, rule tests, failures, hashes and "
-    "how to make it again; it asks for nothing outside itself.",
-    code_version="2",
+    description="One page of HTML: a verdict and what it rests on, results with intervals, controls, rule tests, "
+    "failures, hashes and how to make it again; it asks for nothing outside itself.",
+    code_version="3",
     work=_report,
     upstream=("warehouse",),
     follows=True,

@@ -201,11 +201,15 @@ def test_a_table_says_by_text_score_and_rival_where_graphs_win_and_where_they_fa
     assert held_out[0][1:] == ["r", "token lookup", "–", "layers 0 and 7", "layer 15"]
     assert held_out[1] == ["r", "back-off n-gram", "–", "layers 0 and 7", "layer 15"]
     text = text_of(html)
-    assert "Against the back-off n-gram the two intervals must lie apart. By r they must always lie apart." in text
+    assert (
+        "Against the back-off n-gram the two intervals must lie apart. By r and AP they must always lie apart." in text
+    )
     assert "suffix evidence" not in text
     assert "A token graph is built from half of a unit's strongest contexts" in text
     evidence = text_of(page({"toy": study((7,), method="evidence")}))
-    assert "Against suffix evidence the two intervals must lie apart. By r they must always lie apart." in evidence
+    assert (
+        "Against suffix evidence the two intervals must lie apart. By r and AP they must always lie apart." in evidence
+    )
     assert "A token graph is grown on all of the harvest but" in evidence
     assert "back-off n-gram" not in evidence
 
