@@ -14,6 +14,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes, read_together
 from n2g_assets.assets.study import groups
@@ -173,7 +174,7 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     """
     name, texts = session.study.name, [named(TEXTS)[text] for text in session.study.texts]
     means = session.read("layer_scores", layer).drop("study")
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = dict(explorer_link(name, layer))
     for score, its_texts in shown_scores(texts):
         for text, predictor in product(its_texts, ("graph", "token_lookup")):
             for row in means.filter(text=text.name, predictor=predictor).iter_rows(named=True):

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from n2g_assets.core.explorer import explorer_address
 from n2g_assets.core.tables import TABLES
 from n2g_assets.method.tokens import display_text
 
@@ -36,6 +37,11 @@ def preview(frame: pl.DataFrame) -> dg.MetadataValue:
     rows = frame.head(_PREVIEW_ROWS).iter_rows(named=True)
     records = [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in rows]
     return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(name) for name in frame.columns]))
+
+
+def explorer_link(study: str, layer: int | None = None) -> dict[str, dg.MetadataValue]:
+    """The link to the explorer's page about a study, or about a layer of it."""
+    return {"explorer": dg.MetadataValue.url(explorer_address(study, layer))}
 
 
 def rounded(value: Any) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
 from n2g_assets.assets.study import Study
@@ -21,7 +22,8 @@ def _publish(session: Session) -> dg.MaterializeResult:
     for name in report.dropped:
         session.log.warning(f"The study {name} left the database: it has no slices any more.")
     return dg.MaterializeResult(
-        metadata={
+        metadata=explorer_link(session.study.name)
+        | {
             "database": dg.MetadataValue.path(str(session.home.database)),
             "made anew": report.changed,
             "rows": dg.MetadataValue.json(report.rows.get(session.study.name, {})),
@@ -73,9 +75,9 @@ def commands_of(study: Study) -> list[str]:
 
 REPORT = WholeStage(
     name="report",
-    description="One page of HTML: protocol, results with intervals, controls, rule tests, failures, hashes and "
-    "how to make it again; it asks for nothing outside itself.",
-    code_version="2",
+    description="One page of HTML: a verdict and what it rests on, results with intervals, controls, rule tests, "
+    "failures, hashes and how to make it again; it asks for nothing outside itself.",
+    code_version="3",
     work=_report,
     upstream=("warehouse",),
     follows=True,

@@ -10,6 +10,7 @@ import dagster as dg
 
 from n2g_assets.assets.alive import lives
 from n2g_assets.core.errors import N2GError
+from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import sweep
 
@@ -34,7 +35,9 @@ class N2GResource(dg.ConfigurableResource):
 
         Raises:
             StorageError: it cannot be written, or the disk is full.
+            SettingsError: ``$N2G_EXPLORER``, to which results link, is no address.
         """
+        explorer_root()
         home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
         home.check_writable()
         _sweep_once(home.root)

@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.learning import graph_threads
+from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.proposer import proposer_identity, proposer_of
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
@@ -98,8 +99,9 @@ AUGMENTED_EXAMPLES = _unit_stage(
 
 def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     nodes = session.read("graph_nodes", layer, columns=["unit", "sign", "activation"])
+    link = explorer_link(session.study.name, layer)
     if nodes.is_empty():
-        return {}
+        return link
     method = session.settings.method
     of_paper = method.preset == "paper"
     measure = pl.len() if of_paper else pl.max("activation")
@@ -115,7 +117,7 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
             threshold=method.firing_threshold, title=title,
             subtitle="of the layer's units the median by what the strongest rule expects",
         )  # fmt: skip
-    return {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
+    return link | {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}
 
 
 def _build(session: Session, layer: int, show: Progress) -> StageReport:

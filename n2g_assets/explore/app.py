@@ -25,11 +25,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
+from n2g_assets.core.explorer import unit_address
 from n2g_assets.explore import compare, layer, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
-from n2g_assets.explore.page import Page, address, unit_address
+from n2g_assets.explore.page import Page, address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain

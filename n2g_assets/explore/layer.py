@@ -6,6 +6,7 @@ import polars as pl
 from pydantic import Field
 
 from n2g_assets.core.errors import MissingError
+from n2g_assets.core.explorer import LAYER
 from n2g_assets.explore.page import Answer, OfLayer, Page
 from n2g_assets.reading.database import Snapshot
 
@@ -60,4 +61,4 @@ def _layer(database: Snapshot, asked: AskedLayer) -> Answer:
     }  # fmt: skip
 
 
-PAGES = (Page("/study/{study}/{layer}", AskedLayer, _layer, "layer.html", "The units of a layer, sorted and filtered"),)
+PAGES = (Page(LAYER, AskedLayer, _layer, "layer.html", "The units of a layer, sorted and filtered"),)

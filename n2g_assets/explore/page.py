@@ -86,8 +86,3 @@ def address(path: str, values: Mapping[str, Any]) -> str:
         path = path.replace("{" + name + "}", quote(str(values[name]), safe=""))
     rest = [(name, str(value)) for name, value in values.items() if name not in named and value not in (None, "")]
     return path + ("?" + urlencode(rest) if rest else "")
-
-
-def unit_address(number: int, sign: int) -> str:
-    """How an address writes a unit."""
-    return f"{number}{'' if sign > 0 else '-'}"

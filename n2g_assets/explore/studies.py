@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from n2g_assets.core.explorer import STUDY
 from n2g_assets.explore.page import Answer, Asked, OfStudy, Page
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, study_names
@@ -62,7 +63,5 @@ def _study(database: Snapshot, asked: OfStudy) -> Answer:
 
 PAGES = (
     Page("/", Asked, _studies, "studies.html", "All studies with their headline scores"),
-    Page(
-        "/study/{study}", OfStudy, _study, "study.html", "A study: scores by layer, controls, reach, and its settings"
-    ),
+    Page(STUDY, OfStudy, _study, "study.html", "A study: scores by layer, controls, reach, and its settings"),
 )

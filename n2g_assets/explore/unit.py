@@ -6,9 +6,10 @@ import numpy as np
 from pydantic import Field
 
 from n2g_assets.core.errors import MissingError
+from n2g_assets.core.explorer import UNIT, unit_address
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore.page import Answer, OfUnit, Page, unit_address
+from n2g_assets.explore.page import Answer, OfUnit, Page
 from n2g_assets.explore.tokens import shown_example
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -177,7 +178,7 @@ def _measured(graph: ClassGraph, node: int, offset: int, token: int) -> dict[str
 
 PAGES = (
     Page(
-        "/study/{study}/{layer}/{unit}", AskedUnit, unit_answer, "unit.html",
+        UNIT, AskedUnit, unit_answer, "unit.html",
         "A unit: its graph, rules, examples and scores",
     ),
     Page(

@@ -1,8 +1,10 @@
 """The report of a study: one self-contained HTML page about what the published database says.
 
 1. Rows come from the database's views, which users query too: a template asks for them by the view's name.
-2. Prose stands in ``templates/``, one file a section; ``text`` writes numbers and lists, ``plots`` and ``svg`` draw.
-3. Jinja escapes everything, so that model text can never be markup. The page's policy forbids scripts and everything
+2. The first page is the verdict (``verdict``) and what it rests on; the contents follow, then all sections.
+3. Prose stands in ``templates/``, one file a section; ``text`` writes numbers and lists, ``plots`` and ``svg`` draw.
+   Every unit that is named links to its page in the explorer.
+4. Jinja escapes everything, so that model text can never be markup. The page's policy forbids scripts and everything
    outside it; pictures stand inside as data.
 
 The same database gives the same page: its only date is ``made_at``.
@@ -17,13 +19,16 @@ import polars as pl
 from markupsafe import Markup
 
 from n2g_assets.core.errors import StorageError
+from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.report import text as wording
 from n2g_assets.report.class_picture import draw_classes
+from n2g_assets.report.class_use import class_use
 from n2g_assets.report.plots import (
     F1,
+    PEARSON_R,
     PUBLISHED,
     LayerScore,
     as_address,
@@ -36,6 +41,7 @@ from n2g_assets.report.plots import (
 )
 from n2g_assets.report.size_plots import r_by_rules
 from n2g_assets.report.svg import draw_graph
+from n2g_assets.report.verdict import UNITS_OF, Leading, verdict
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,13 +77,15 @@ def render_report(
         return Markup('<h{0} id="{2}">{1}</h{0}>').format(level, title, anchor)
 
     context = {
-        "spread": wording.spread, "unit_text": unit_text, "published": PUBLISHED, "failure_rules": FAILURE_RULES,
-        "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "shown_rules": SHOWN_RULES, "heading": heading,
-        "rows": database.rows,
+        "spread": wording.spread, "published": PUBLISHED, "failure_rules": FAILURE_RULES,
+        "counterexamples_shown": COUNTEREXAMPLES_SHOWN, "shown_rules": SHOWN_RULES, "example_nodes": _EXAMPLE_NODES,
+        "heading": heading,
+        "rows": database.rows, "units_of": UNITS_OF, "explorer": explorer_root(),
         "commands": commands, "made_at": f"{made_at:%d %B %Y, %H:%M} UTC".lstrip("0"),
     } | facts | _pictures(database, facts)  # fmt: skip
-    body = Markup(wording.templates().get_template("body.html").render(context))
-    html = wording.templates().get_template("page.html").render(context, body=body, contents=contents)
+    templates = wording.templates()
+    first_page, body = (Markup(templates.get_template(name).render(context)) for name in ("summary.html", "body.html"))
+    html = templates.get_template("page.html").render(context, first_page=first_page, body=body, contents=contents)
     return html, len(facts["layers"])
 
 
@@ -104,7 +112,11 @@ def _facts(database: _Study) -> dict[str, Any]:
         raise StorageError(
             f"Study '{database.name}' is not in the database: materialize its warehouse, which publishes it."
         )
-    scored = [row for row in database.rows("layer_summary") if row["predictor"] is not None]
+    defined = _defined(database)
+    scored = [
+        row | {"r_units": defined.get((None, *_key(row)), row["evaluated"])}
+        for row in database.rows("layer_summary") if row["predictor"] is not None
+    ]  # fmt: skip
     layers = sorted({row["layer"] for row in scored})
     if not layers:
         raise StorageError(f"No layer of study '{database.name}' is evaluated yet: materialize evaluation first.")
@@ -114,13 +126,14 @@ def _facts(database: _Study) -> dict[str, Any]:
     model = database.rows("subject_models")[0]
     texts = [text for text in TEXTS if text.name in {row["text"] for row in scored}]
     controls = database.frame("SELECT study FROM studies WHERE control_of = $study ORDER BY study")["study"]
-    return {
+    facts = {
         "study": database.name,
         "settings": settings,
         "settings_text": json.dumps(settings, indent=2, ensure_ascii=False),
         "versions": json.loads(found[0]["versions"]),
         "control_of": found[0]["control_of"],
         "control_studies": controls.to_list(),
+        "controls": _controls(database, defined),
         "classes": settings["method"].get("preset") == "evidence",
         "model": {name: value for name, value in model.items() if name != "study"},
         "layers": layers,
@@ -132,6 +145,70 @@ def _facts(database: _Study) -> dict[str, Any]:
         "phrases": {text.name: text.phrase for text in TEXTS},
         "predictors": styles(row["predictor"] for row in scored),
     }
+    leading = _leading(database, facts)
+    units = facts["units"]
+    scored_units = sum(
+        row["evaluated"] for row in scored if (row["text"], row["predictor"]) == (leading.text.name, "graph")
+    )
+    said = verdict(
+        leading, model=wording.plain(model["model"]), asked=sum(row["units"] for row in units), scored=scored_units
+    )
+    return facts | {"leading": leading, "verdict": said}
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["layer"], row["text"], row["predictor"]
+
+
+def _defined(database: _Study) -> dict[tuple[Any, ...], int]:
+    """Units whose r is defined, by control study (None: of the study itself), layer, text and predictor."""
+    query = """
+        SELECT CASE WHEN study <> $study THEN study END, layer, text, predictor, count(pearson_r)
+        FROM evaluation
+        WHERE study = $study OR study IN (SELECT study FROM studies WHERE control_of = $study)
+        GROUP BY ALL"""
+    return {tuple(key): units for *key, units in database.frame(query).iter_rows()}
+
+
+def _controls(database: _Study, defined: dict[tuple[Any, ...], int]) -> list[dict[str, Any]]:
+    """The view ``controls`` with the numbers of units behind the scores of a control."""
+    rows = database.rows("controls", "text, layer")
+    for row in rows:
+        predictor = "graph" if row["control_study"] else row["control"]
+        units = defined.get((row["control_study"], row["layer"], row["text"], predictor), row["control_units"])
+        row |= {"control_r_units": units, "control_evaluated": row["control_units"]}
+    return rows
+
+
+def _leading(database: _Study, facts: dict[str, Any]) -> Leading:
+    """What the verdict is about: the graded activation on ordinary text, or firing where that is not scored."""
+    score, (text, *_) = facts["shown_scores"][0]
+
+    def means(predictor: str) -> list[dict[str, Any]]:
+        there = [row for row in facts["summary"] if (row["text"], row["predictor"]) == (text.name, predictor)]
+        return [row | {"units": row[UNITS_OF[score]]} for row in there]
+
+    sizes = database.frame(
+        """SELECT layer, n_rules, avg(pearson_r) AS pearson_r, count(pearson_r) AS units
+        FROM size_curve WHERE study = $study AND text = $text GROUP BY layer, n_rules ORDER BY layer""",
+        text=text.name,
+    )
+    few = sizes.filter(n_rules=SHOWN_RULES) if score is PEARSON_R else sizes.clear()
+    baselines = {entry: means(entry.name) for entry in facts["predictors"] if entry.role == "baseline"}
+    strengths = {
+        entry: sum(values) / len(values)
+        for entry, rows in baselines.items()
+        if (values := [row[score.name] for row in rows if row[score.name] is not None])
+    }
+    rival = max(strengths, key=lambda entry: strengths[entry], default=None)
+    compared = database.rows("graph_comparison", "layer", text=text.name, score=score.name)
+    return Leading(
+        score, text,
+        rules=SHOWN_RULES if len(few) else None, graphs=few.to_dicts() or means("graph"),
+        most_rules=max(sizes["n_rules"].to_list()) if len(few) else None,
+        rival=rival, rivals=baselines[rival] if rival else [],
+        verdicts={row["layer"]: row["verdict"] for row in compared if rival and row["baseline"] == rival.name},
+    )  # fmt: skip
 
 
 def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[..., Any]]:
@@ -167,7 +244,10 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     def examples() -> list[dict[str, Any]]:
         return _examples(database, facts["layers"], threshold)
 
-    pictures = (score_picture, curves_picture, calibration_picture, size_picture, reach_picture, examples)
+    def made_of() -> Any:
+        return class_use(database.frame, _vocabulary(database))
+
+    pictures = (score_picture, curves_picture, calibration_picture, size_picture, reach_picture, examples, made_of)
     return {function.__name__: function for function in pictures}
 
 
@@ -185,8 +265,7 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
             PARTITION BY layer ORDER BY top_f1 DESC NULLS LAST, n_nodes DESC, unit, sign)
         ORDER BY layer"""
     picked = [layers[0], layers[len(layers) // 2], layers[-1]]
-    tokens = "SELECT token FROM vocabulary WHERE study = $study ORDER BY token_id"
-    vocabulary = database.frame(tokens)["token"].to_list() if classes else []
+    vocabulary = _vocabulary(database) if classes else []
     found = []
     for unit in database.frame(query, layers=picked, classes=classes).iter_rows(named=True):
         key = {name: unit[name] for name in ("layer", "unit", "sign")}
@@ -204,5 +283,9 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
             if unit["random_pearson_r"] is not None:
                 told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"
             svg, rules = draw_graph(nodes, title=title, subtitle=told), rules.head(_EXAMPLE_RULES)
-        found.append({"name": name, "address": as_address(svg), "rules": rules.to_dicts(), "classes": classes})
+        found.append(key | {"name": name, "address": as_address(svg), "rules": rules.to_dicts(), "classes": classes})
     return found
+
+
+def _vocabulary(database: _Study) -> list[bytes]:
+    return database.frame("SELECT token FROM vocabulary WHERE study = $study ORDER BY token_id")["token"].to_list()

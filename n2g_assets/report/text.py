@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from n2g_assets.core.explorer import explorer_address
+from n2g_assets.core.units import unit_text
 from n2g_assets.method.tokens import clean_text
 from n2g_assets.report.class_layout import is_background, rules_fire
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 NONE = "–"
 """What stands where a value is not defined."""
+
+FEW_UNITS = 10
+"""A mean over fewer units is said to be one of few."""
+LAYERS_TOLD = 3
+"""Layers whose scores are told one by one in a sentence; of more, those with the highest and the lowest one."""
 
 _TOKENS, _CHARACTERS = 24, 160
 
@@ -142,10 +149,11 @@ def templates() -> "Environment":
         loader=loader, autoescape=escaped, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (
-        share, plain_share, interval, at_layer, percent, number, counted, listed, layers_listed, compared_layers, plain,
-        window, upper_first, shorten, at,
+        share, plain_share, interval, at_layer, by_layer, percent, number, counted, units_a_layer, listed,
+        layers_listed, compared_layers, plain, window, upper_first, shorten, at,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}
+    environment.globals |= {"explorer_address": explorer_address, "unit_text": unit_text}
     return environment
 
 
@@ -165,10 +173,35 @@ def interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
     return "" if low is None or high is None else f"[{share(low, digits)},\u00a0{share(high, digits)}]"
 
 
-def at_layer(row: Mapping[str, Any], name: str = "f1_all") -> str:
-    """A score with its interval and where it is reached: .53 [.47, .61] at layer 0."""
-    ends = interval(row, name, _digits(row[name]))
-    return f"{plain_share(row[name])} {ends + ' ' if ends else ''}at layer {row['layer']}"
+def few(units: int, per: str = "") -> str:
+    """What stands behind a mean of few units: (one unit only), (only 3 units a layer); nothing where they are more."""
+    if units >= FEW_UNITS:
+        return ""
+    said = {0: "of no unit", 1: f"one unit {per or 'only'}"}.get(units, f"only {units} units{' ' * bool(per)}{per}")
+    return f" ({said})"
+
+
+def at_layer(row: Mapping[str, Any], name: str, units: str = "") -> str:
+    """A mean with its interval and where it is reached: .53 [.47, .61] at layer 0.
+
+    Behind it stands that it is of few units, where ``units`` names the column with their number.
+    """
+    ends = interval(row, name, _digits(row[name])) if f"{name}_low" in row else ""
+    behind = few(row[units]) if units else ""
+    return f"{plain_share(row[name])} {ends + ' ' if ends else ''}at layer {row['layer']}{behind}"
+
+
+def by_layer(rows: Iterable[Mapping[str, Any]], name: str, units: str) -> str:
+    """Means of layers in a sentence: .87 at layer 0, .39 at layer 7 and .08 at layer 15 (only 3 units a layer).
+
+    Layers without the mean are left out; of more than ``LAYERS_TOLD`` layers only the highest and the lowest are told.
+    """
+    told = sorted((row for row in rows if row[name] is not None), key=lambda row: row["layer"])
+    numbers = {row[units] for row in told}
+    same = len(numbers) == 1 and len(told) > 1
+    ends = sorted(told, key=lambda row: -row[name])[:: max(1, len(told) - 1)] if len(told) > LAYERS_TOLD else []
+    parts = [at_layer(row, name, "" if same else units) for row in ends or told]
+    return ("between " if ends else "") + listed(parts) + (few(min(numbers), "a layer") if same else "")
 
 
 def reached(card: Mapping[str, Any]) -> str:
@@ -209,6 +242,12 @@ def upper_first(text: str) -> str:
 def spread(low: int, high: int) -> str:
     """A range of counts: 1,035–1,270, or the one count."""
     return number(low) if low == high else f"{low:,}–{high:,}"
+
+
+def units_a_layer(counts: Iterable[int]) -> str:
+    """Over how many units the means of layers are: 16 units a layer, 12–16 units a layer."""
+    there = list(counts)
+    return f"{spread(min(there), max(there))} unit{'' if max(there) == 1 else 's'} a layer"
 
 
 def listed(items: Iterable[object]) -> str:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from n2g_assets.assets.study import RANGE_END, RANGE_START
+from n2g_assets.core.explorer import explorer_address
 from n2g_assets.core.registry import STAGES
 from n2g_assets.core.tables import TABLES
 from n2g_assets_tests.assets.studies import (
@@ -72,11 +73,15 @@ def test_metadata_says_what_was_done(finished):
         assert metadata["preview"].records
         assert metadata["a graph"].startswith("![")
         assert "data:image/svg+xml;base64," in metadata["a graph"]
+        assert metadata["explorer"] == explorer_address("tiny", int(layer))
     for metadata in finished.metadata["evaluation"].values():
         for text in finished.study.texts:
             assert metadata[f"F1 by layer, {text}"].startswith("![")
             assert metadata[f"precision and recall, {text}"].startswith("![")
         assert metadata["calibration"].startswith("![")
+    pages = {layer: metadata["explorer"] for layer, metadata in finished.metadata["evaluation"].items()}
+    assert pages == {layer: explorer_address("tiny", int(layer)) for layer in LAYERS}
+    assert finished.metadata["warehouse"][None]["explorer"] == explorer_address("tiny")
     shown = {metadata["F1 by layer, top"] for metadata in finished.metadata["evaluation"].values()}
     assert len(shown) == 1  # one picture of all layers, not as many as were done when a layer was
 

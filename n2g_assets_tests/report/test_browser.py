@@ -1,5 +1,6 @@
 """How a browser shows pages and pictures: the one file whose tests need Chromium or Chrome."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,20 +29,28 @@ def browse(folder: Path, html: str, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
 
 
-def test_every_section_and_every_picture_is_shown(tmp_path, html):
-    """The page's own policy forbids scripts: a copy with one that measures the pictures shows that they load."""
-    measure = (
-        "<script>addEventListener('load', () => { document.title = [...document.images].map(picture => "
-        "[picture.naturalWidth, picture.clientWidth, picture.clientHeight].join('x')).join(' ') })</script>"
-    )
+MEASURE = """<script>addEventListener('load', () => {
+    const pictures = [...document.images].map(each => [each.naturalWidth, each.clientWidth, each.clientHeight])
+    const tables = [...document.querySelectorAll('.wide')].filter(each => each.scrollWidth > each.clientWidth)
+    const cut = tables.map(each => each.innerText)
+    document.body.style.width = '390px'
+    document.title = JSON.stringify({ pictures, cut, narrow: document.body.scrollWidth })
+})</script>"""
+"""Sizes of pictures, tables that are wider than the page, and how wide the page is that has only 390 pixels."""
+
+
+def test_every_section_and_every_picture_is_shown_and_nothing_is_cut(tmp_path, html):
+    """The page's own policy forbids scripts: a copy with one that measures shows that pictures load."""
     copy = html.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';", 1)
-    copy = copy.replace("</head>", measure + "</head>", 1)
-    found = Page(browse(tmp_path, copy, "--dump-dom", "--window-size=1100,900"))
+    copy = copy.replace("</head>", MEASURE + "</head>", 1)
+    found = Page(browse(tmp_path, copy, "--dump-dom", "--window-size=1280,900"))
     assert [title.strip() for title in found.words["h2"]] == SECTIONS
-    sizes = [[int(number) for number in size.split("x")] for size in found.words["title"][0].split()]
+    measured = json.loads(found.words["title"][0])
+    sizes = measured["pictures"]
     # F1, curves and calibration of each text, r of the two ordinary ones, reach, and an example
     assert len(sizes) == html.count("<figure>") == 4 * 3 + 2 + 2
     assert all(natural > 300 and width > 300 and height > 150 for natural, width, height in sizes)
+    assert (measured["cut"], measured["narrow"]) == ([], 390)
 
 
 def test_the_pages_policy_lets_no_script_run(tmp_path, html):

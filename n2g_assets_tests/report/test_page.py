@@ -18,8 +18,8 @@ from n2g_assets_tests.report.published import HOSTILE, LAYERS, UNITS, database, 
 from n2g_assets_tests.storage.helpers import rows
 
 SECTIONS = [
-    "Summary", "Protocol", "Results", "Reach", "Controls", "Rule tests", "Failures", "Counterexamples",
-    "Units and denominators", "Reproduce",
+    "Verdict", "What it rests on", "Where graphs win and where they fail", "Protocol", "Results", "Reach", "Controls",
+    "Rule tests", "Failures", "Counterexamples", "Units and denominators", "Reproduce",
 ]  # fmt: skip
 
 
@@ -84,6 +84,8 @@ def test_every_section_is_there_in_order_and_the_contents_point_at_them(html):
     assert len(set(ids)) == len(ids)
     inside = [link["href"][1:] for link in found.attributes("a") if link["href"].startswith("#")]
     assert set(inside) == set(ids)
+    first, contents = html.index('class="verdict"'), html.index("<nav")
+    assert first < html.index('id="rests-on"') < contents < html.index('id="where-graphs-fail"')
     assert found.open == []
 
 
@@ -123,7 +125,8 @@ def test_undefined_numbers_stand_as_a_dash_and_never_as_nan(html):
 
 def test_the_preset_paper_prints_its_table_and_no_section_of_what_was_not_done(paper):
     assert [title.strip() for title in Page(paper).words["h2"]] == [
-        "Summary", "Protocol", "Results", "Units and denominators", "Reproduce",
+        "Verdict", "What it rests on", "Where graphs win and where they fail", "Protocol", "Results",
+        "Units and denominators", "Reproduce",
     ]  # fmt: skip
     assert "As published for SoLU-6L" in text_of(paper)
     assert "Held-out text" not in text_of(paper)
@@ -144,7 +147,7 @@ def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
     checks = dict.fromkeys(("rule_tests", "reach", "failures", "counterexamples"))
     frames = study((0, 1, 2, 3, 7), **some, **{name: rows(name) for name in checks})
     text = text_of(page({"toy": frames}))
-    assert "Not evaluated yet: layers 1–3 and 7. Nothing below speaks of them." in text
+    assert "Not evaluated yet: layers 1–3 and 7. Nothing here speaks of them." in text
     for words in (
         "No rule was tested.",
         "Reach was not measured.",
@@ -170,23 +173,45 @@ def test_a_unit_with_a_graph_of_token_classes_is_shown_by_its_graph_of_few_rules
 
 
 # ------------------------------------------------------------------------------------------ sentences
-def test_the_summary_says_where_graphs_fail_and_what_became_of_the_units(html):
+def test_the_page_opens_with_its_verdict_and_what_it_rests_on(html):
+    (said,) = re.findall(r'<p class="verdict">(.*?)</p>', html)
+    assert said.startswith("On held-out text, graphs predict how strongly only 9 of 12 units of tiny-llama activate")
+    assert "the strongest baseline (skip-bigrams) reaches .43 at layer 0, .30 at layer 7 and .20 at layer 15" in said
     text = text_of(html)
-    assert "On held-out text, the graphs' mean r of predicted and actual activation is between .40 [.36, .44]" in text
-    assert "Baselines reach at most .35 (token lookup), .36 (n-gram), .42 (back-off n-gram) and .43" in text
-    assert "Held-out text, by r of the activation: the graph does not beat a token lookup at layers 0 and 7" in text
-    assert "On the units' own test contexts, the graphs' mean F1 of firing is between .60" in text
-    assert text.index("the graphs' mean r") < text.index("the graphs' mean F1")
-    assert text.index("by r of the activation: ") < text.index("The units' own test contexts: ")
-    assert re.search(
-        r"The units' own test contexts: the graph .*is worse than a token lookup at layer 15 \(−\.07", text
-    )
-    assert "is better at layers 0 and 7." in text
+    (first,) = tables(html)["Mean r on held-out text, with 95 % intervals, and how many units stand behind it."][:1]
+    assert first == ["0", "3", ".400 [.360,\xa0.440]", ".430 [.390,\xa0.470]", share((5 / 32) ** 0.1)]
+    assert "Out-of-domain text. The graphs' mean r is .32 [.28, .36] at layer 0, .22" in text
     assert "Of 12 units asked for, 9 went through every stage and 3 are dead; all stay in the denominator" in text
     assert "units fire on 83 % of 36 texts made to match a rule" in text
     assert "stay silent on 50 % of 18 texts with one context token changed" in text
     assert "9 of 18 rules (50 %) rest on one prompt" in text
     assert all(rule in text for rule in FAILURE_RULES.values())
+    points = [point.split(".")[0] for point in Page(html).words["li"] if "." in point]
+    assert len(points) == len(set(points))
+
+
+def test_a_table_says_by_text_score_and_rival_where_graphs_win_and_where_they_fail(html):
+    lines = tables(html)["The whole graphs against each rival, by layer."]
+    assert lines[0] == [
+        "Own test contexts", "F1", "token lookup", "layers 0 (.10 [.07,\xa0.13]) and 7 (.07 [.04,\xa0.10])", "–",
+        "layer 15 (−.07 [−.10,\xa0−.04])",
+    ]  # fmt: skip
+    at = [i for i, line in enumerate(lines) if len(line) == 6]
+    held_out = next(lines[i:] for i in at if lines[i][0] == "Held-out text")
+    assert held_out[0][1:] == ["r", "token lookup", "–", "layers 0 and 7", "layer 15"]
+    assert held_out[1] == ["r", "back-off n-gram", "–", "layers 0 and 7", "layer 15"]
+    text = text_of(html)
+    assert (
+        "Against the back-off n-gram the two intervals must lie apart. By r and AP they must always lie apart." in text
+    )
+    assert "suffix evidence" not in text
+    assert "A token graph is built from half of a unit's strongest contexts" in text
+    evidence = text_of(page({"toy": study((7,), method="evidence")}))
+    assert (
+        "Against suffix evidence the two intervals must lie apart. By r and AP they must always lie apart." in evidence
+    )
+    assert "A token graph is grown on all of the harvest but" in evidence
+    assert "back-off n-gram" not in evidence
 
 
 def test_one_unit_one_layer_and_one_rule_are_spoken_of_as_one():
@@ -194,41 +219,30 @@ def test_one_unit_one_layer_and_one_rule_are_spoken_of_as_one():
     frames["evaluation"] = frames["evaluation"].with_columns(n_firings=pl.lit(0, pl.Int64), f1=None)
     frames["rules"] = frames["rules"].filter(rule_id=1)
     text = text_of(page({"toy": frames}))
-    assert "explains 1 unit of layer 7 of tiny-llama" in text
-    assert "Of 1 unit 1 never fires there and counts 0 however rightly it is predicted silent" in text
+    assert "how strongly only one unit of tiny-llama activates with a mean r of .28 [.24, .32] at layer 7; the" in text
+    assert "the graphs' mean F1 of firing is .000 [.239, .319] at layer 7 (one unit only);" in text
     assert "The unit asked for went through every stage." in text
     assert "1 of 1 rule (100 %) rests on one prompt" in text
-    assert "(out-of-domain text; 1 unit)" in text
-    assert not re.search(r"\b1 (units|layers|rules|texts)\b|1 (of \d+ (units|rules) )?(never fire\b|rest\b)", text)
+    assert "on held-out text: means over 1 unit a layer." in text
+    assert not re.search(r"\b1 (units|layers|rules|texts)\b|1 of \d+ (units|rules) rest\b", text)
     assert "0 are dead" not in text
 
 
-def test_the_summary_compares_the_graph_with_the_rivals_of_the_studys_method(html):
-    by_evidence = text_of(page({"toy": study((7,), method="evidence")}))
-    assert "Baselines reach at most .24 (token lookup), .29 (suffix evidence) and .30 (skip-bigrams)." in by_evidence
-    assert "Against suffix evidence the two intervals must lie apart. By r they must always lie apart." in by_evidence
-    assert "The units' own test contexts: the graph does not beat suffix evidence at layer 7" in by_evidence
-    assert "A token graph is grown on all of the harvest but" in by_evidence
-    assert "back-off n-gram" not in by_evidence
-    by_paper = text_of(html)
-    assert "Against the back-off n-gram the two intervals must lie apart. By r they must always lie apart." in by_paper
-    assert "A token graph is built from half of a unit's strongest contexts" in by_paper
-    assert "suffix evidence" not in by_paper
-
-
-def test_one_of_many_units_never_fires_and_some_do(html):
-    def silenced(*units: int) -> str:
+def test_units_that_never_fire_bound_what_firing_can_reach(html):
+    def silenced(*units: int) -> list[str]:
         frames = study((7,))
         silent = pl.col("unit").is_in(units)
         firings = pl.when(silent).then(0).otherwise("n_firings")
         frames["evaluation"] = frames["evaluation"].with_columns(n_firings=firings)
-        return text_of(page({"toy": frames}))
+        (found,) = (
+            lines for caption, lines in tables(page({"toy": frames})).items() if caption.startswith("F1 of firing of")
+        )
+        return found[2]
 
-    assert "Of 3 units 1 never fires there and counts 0" in silenced(3)
-    two = silenced(3, 5)
-    assert "Of 3 units 2 never fire there and count 0 however rightly they are predicted silent" in two
-    assert "no predictor could reach more than .250" in two
-    assert "never fire" not in text_of(html)
+    ends = [".210 [.239,\xa0.319]"] * 2
+    assert silenced(3)[:6] == ["Held-out text", "3", "1", *ends, ".500"]
+    assert silenced(3, 5)[:6] == ["Held-out text", "3", "2", *ends, ".250"]
+    assert silenced()[:6] == ["Held-out text", "3", "0", *ends, ".750"]
 
 
 def test_a_graph_that_is_constant_on_ordinary_text_is_said_to_have_no_r():
@@ -238,14 +252,28 @@ def test_a_graph_that_is_constant_on_ordinary_text_is_said_to_have_no_r():
     )
     frames["evaluation"] = frames["evaluation"].with_columns(pearson_r=None)
     text = text_of(page({"toy": frames}, pictures=True))
-    assert "On held-out text, the graphs' predictions are constant: no r is defined." in text
-    assert "by r of the activation" not in text
+    assert "On held-out text, the graphs' predictions for only 3 of 4 units of tiny-llama are constant: no r is" in text
+    assert "Out-of-domain text. The graphs' predictions are constant: no r is defined." in text
+
+
+def test_a_study_of_which_nothing_could_be_scored_says_so():
+    frames = study((0,))
+    frames["evaluation"] = frames["evaluation"].clear()
+    frames["layer_scores"] = frames["layer_scores"].with_columns(
+        *(pl.lit(None, frames["layer_scores"][name].dtype).alias(name) for name in ("pearson_r", "f1")),
+        evaluated=pl.lit(0, pl.Int32),
+    )
+    text = text_of(page({"toy": frames}))
+    assert "None of the 4 units asked for could be scored on held-out text: nothing can be said yet of tiny" in text
+    assert "Out-of-domain text. No unit has a score there." in text
 
 
 def test_a_graph_that_beats_its_baselines_everywhere_is_said_to():
     some = scores((0,), (3,), ["graph", "token_lookup"], ["top"])
-    text = text_of(page({"toy": study((0,), **some)}))
-    assert "The units' own test contexts: the graph beats a token lookup at every layer evaluated." in text
+    html = page({"toy": study((0,), **some)})
+    assert "the strongest baseline (token lookup) reaches .17 at layer 0, and the graphs beat it." in text_of(html)
+    lines = tables(html)["The whole graphs against each rival, by layer."]
+    assert [line[-3:] for line in lines] == [["layer 0 (.10 [.07,\xa0.13])", "–", "–"], ["layer 0", "–", "–"]]
 
 
 def test_the_control_study_is_reported_with_its_units_where_it_is_published_and_its_lack_is_said(html):
@@ -255,22 +283,63 @@ def test_the_control_study_is_reported_with_its_units_where_it_is_published_and_
     both = {"toy": study((7,)), "drawn_anew": control}
     beside = page(both)
     sentence = (
-        "The control study drawn_anew (the same model with its weights drawn anew) reaches a mean F1 of at most .56 "
-        "[.52, .60] at layer 7 (the units' own test contexts; 1 unit), where the graphs of toy reach .56 on the same "
-        "unit."
+        "Graphs of the same model with its weights drawn anew (drawn_anew) reach a mean r of .28 [.24, .32] at layer 7 "
+        "(one unit only), where those of toy reach .28 at layer 7 (one unit only), on the units that both studies ask "
+        "for. By F1 of firing they reach at most .56 [.52, .60] at layer 7 (one unit only) on the units' own test "
+        "contexts, where those of toy reach .56."
     )
     assert sentence in text_of(beside)
     with database(**both) as connection:
         view = connection.sql("FROM controls WHERE control_study = 'drawn_anew' AND text = 'top'").pl()
     shown = tables(beside)["F1 of firing, mean over the units named: toy and its control study drawn_anew."][0]
-    graph, control = (share(view[name][0]) for name in ("graph_f1_all", "control_f1_all"))
-    assert [cell.split(" ")[0] for cell in shown] == ["Own", "7", "1", graph, "1", control]
+    graph, drawn = (share(view[name][0]) for name in ("graph_f1_all", "control_f1_all"))
+    assert [cell.split(" ")[0] for cell in shown] == ["Own", "7", "1", graph, "1", drawn]
     caption = "Pearson's r of the activation, mean over the units named: toy and its control study drawn_anew."
     assert [line[:3] for line in tables(beside)[caption]] == [
         ["Held-out text", "7", "1"],
         ["Out-of-domain text", "7", "1"],
     ]
+    (first,) = tables(beside)["Mean r on held-out text, with 95 % intervals, and how many units stand behind it."]
+    assert first[4:6] == [".279 [.239,\xa0.319]", "1"]
     assert "This study is the control of the study toy" in text_of(page(both, "drawn_anew"))
+
+
+def test_a_mean_r_of_a_control_counts_only_the_units_where_it_is_defined():
+    control = study((7,), (3, 5, 8), dead=())
+    control["studies"] = control["studies"].with_columns(control_of=pl.lit("toy"))
+    defined = pl.when(pl.col("unit") == 3).then("pearson_r")
+    control["evaluation"] = control["evaluation"].with_columns(pearson_r=defined)
+    html = page({"toy": study((7,)), "drawn_anew": control})
+    assert "(drawn_anew) reach a mean r of .28 [.24, .32] at layer 7 (one unit only), where those" in text_of(html)
+    caption = "Pearson's r of the activation, mean over the units named: toy and its control study drawn_anew."
+    assert [line[-2] for line in tables(html)[caption]] == ["1", "1"]
+
+
+def test_every_unit_that_is_named_leads_to_its_page_in_the_explorer(monkeypatch):
+    monkeypatch.setenv("N2G_EXPLORER", "https://example.org/n2g/")
+    negative = {
+        name: frame.with_columns(sign=pl.lit(-1, pl.Int8)) if "sign" in frame.columns else frame
+        for name, frame in study((7,)).items()
+    }
+    named = re.compile(r"layer (\d+), neuron (\d+)(, negative)?")
+    for frames, minus in ((study((7,)), ""), (negative, "-")):
+        html = page({"toy": frames})
+        outside = {link["href"] for link in Page(html).attributes("a") if not link["href"].startswith("#")}
+        root = "https://example.org/n2g/study/toy"
+        cells = [named.fullmatch(text.strip()) for text in Page(html).words["a"]]
+        assert outside == {
+            "https://arxiv.org/abs/2305.19911", root, *(f"{root}/7/{unit}{minus}" for unit in (3, 5, 8)),
+        }  # fmt: skip
+        assert {bool(found[3]) for found in cells if found} == {bool(minus)}
+        rows_ = re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)
+        assert all("<a href" in cell for cell in rows_ if named.search(cell))
+
+
+def test_it_is_said_how_the_shown_examples_were_chosen(html):
+    text = text_of(html)
+    assert "of the first, a middle and the last layer evaluated, the unit whose graph has the best F1 of firing" in text
+    assert "among the graphs of at most 40 nodes" in text
+    assert "the 5 of the largest difference, for each kind and text. They are the worst ones, not typical ones." in text
 
 
 def test_weights_of_four_bits_are_said_to_be_so(html):
@@ -292,7 +361,7 @@ def test_the_numbers_of_the_page_are_those_of_the_views(html):
             here = summary.filter(layer=int(line[0]))
             graph = here.filter(predictor="graph").row(0, named=True)
             ends = f"[{share(graph[f'{name}_low'])},\xa0{share(graph[f'{name}_high'])}]"
-            assert line[1] == f"{share(graph[name])} {ends}"
+            assert line[1:3] == ["3", f"{share(graph[name])} {ends}"]
     details = found["All scores on held-out text. Units: with a score, of those asked for."]
     assert len(details) == len(summary)
     graph = summary.filter(predictor="graph", layer=0).row(0, named=True)
@@ -340,4 +409,7 @@ def test_a_layer_without_a_unit_that_ever_fires_stands_among_the_others():
         pl.when(layer=0).then(pl.col(name)) if name != "evaluated" else pl.col(name) * (pl.col("layer") == 0)
         for name in ("evaluated", "f1", "pearson_r", "explained_variance", "average_precision")
     )
-    assert "the graphs' mean F1 of firing is between" in text_of(page({"toy": frames}))
+    text = text_of(page({"toy": frames}))
+    assert "only 3 of 8 units of tiny-llama activate with a mean r of .40 [.36, .44] at layer 0; the strongest" in text
+    assert "the graphs' mean F1 of firing is .30 [.36, .44] at layer 0 (only 3 units) and .000" in text
+    assert "at layer 7 (of no unit)" in text

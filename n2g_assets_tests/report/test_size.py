@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from unittest.mock import patch
 
 import polars as pl
@@ -60,8 +61,11 @@ def test_the_report_has_scores_by_number_of_rules_for_ordinary_text_and_own_cont
         "7", "3", ".12", ".25", ".38",
     ]  # fmt: skip
     captions = "".join(Page(html).words["figcaption"])
-    assert "Mean r by number of rules on held-out text, a line a layer." in captions
-    assert "graphs of 10 rules reach a mean r of .12 to .50; all evidence together" in text_of(html)
+    assert "Mean r by number of rules on held-out text, a line a layer: means over 3 units a layer." in captions
+    (verdict,) = re.findall(r'<p class="verdict">(.*?)</p>', html)
+    assert "graphs of 10 rules predict how strongly only 9 of 12 units" in verdict
+    assert ".50 at layer 0, .25 at layer 7 and .12 at layer 15 (only 3 units a layer); the strongest" in verdict
+    assert "and even with up to 30 rules the graphs are worse than it at layer 15" in verdict
 
 
 def test_the_papers_graphs_stand_beside_those_of_classes_on_the_units_of_both(html):
