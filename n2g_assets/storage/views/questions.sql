@@ -1,0 +1,235 @@
+-- Which units react to a token, to a token before another, and to the same token again.
+
+CREATE MACRO use_pairs(context, activating, how, same) AS TABLE
+WITH RECURSIVE context_tokens AS (
+    SELECT study, token_id, text, normalised FROM tokens_like(context, how := how) WHERE NOT same
+    UNION ALL
+    SELECT study, token_id, text, normalised FROM vocabulary WHERE same
+), activating_tokens AS (
+    SELECT study, token_id, text, normalised FROM tokens_like(activating, how := how) WHERE NOT same
+    UNION ALL
+    SELECT study, token_id, text, normalised FROM vocabulary WHERE same
+), contexts AS (
+    SELECT u.*, t.text
+    FROM token_uses AS u
+    JOIN context_tokens AS t USING (study, token_id)
+    WHERE u."offset" < 0
+), activatings AS (
+    SELECT u.*, t.text
+    FROM token_uses AS u
+    JOIN activating_tokens AS t USING (study, token_id)
+    WHERE u."offset" = 0
+), pairs AS MATERIALIZED (
+    SELECT
+        c.study,
+        c.layer,
+        c.unit,
+        c.sign,
+        c."offset",
+        c.text AS form,
+        a.text AS activating_form,
+        greatest(c.node_id, a.node_id) AS node_id,
+        least(c.node_id, a.node_id) AS above,
+        CASE WHEN c.node_id > a.node_id THEN a."offset" ELSE c."offset" END AS above_offset,
+        CASE WHEN c.node_id > a.node_id THEN a.token_id ELSE c.token_id END AS above_token,
+        CASE WHEN c.node_id > a.node_id THEN c.activation ELSE a.activation END AS activation,
+        CASE WHEN c.node_id > a.node_id THEN c.count ELSE a.count END AS count,
+        CASE WHEN c.node_id > a.node_id THEN c.rule_id ELSE a.rule_id END AS rule_id
+    FROM contexts AS c
+    JOIN activatings AS a USING (study, layer, unit, sign)
+    WHERE NOT same OR c.token_id = a.token_id
+), nodes AS MATERIALIZED (
+    SELECT study, layer, unit, sign, node_id, parent_id, "offset", all_but
+    FROM graph_nodes
+    SEMI JOIN pairs USING (study, layer, unit, sign)
+    WHERE rank IS NOT NULL
+), walks AS (
+    SELECT DISTINCT study, layer, unit, sign, node_id, above, node_id AS place FROM pairs
+    UNION ALL
+    SELECT w.study, w.layer, w.unit, w.sign, w.node_id, w.above, n.parent_id
+    FROM walks AS w
+    JOIN nodes AS n
+        ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
+    WHERE w.place > w.above
+), crossed AS (
+    SELECT w.study, w.layer, w.unit, w.sign, w.node_id, w.above, n."offset" AS above_offset, c.token_id AS above_token
+    FROM walks AS w
+    JOIN nodes AS n
+        ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
+    JOIN token_classes AS c
+        ON c.study = w.study AND c.layer = w.layer AND c.unit = w.unit AND c.sign = w.sign AND c.node_id = w.place - 1
+    WHERE n.all_but AND w.place > w.above
+), of_classes AS (
+    SELECT p.study, p.layer, p.unit, p.sign, p."offset", p.form, p.activating_form, p.activation, p.count, p.rule_id
+    FROM pairs AS p
+    SEMI JOIN (FROM walks WHERE place = above) AS w USING (study, layer, unit, sign, node_id, above)
+    ANTI JOIN crossed AS x USING (study, layer, unit, sign, node_id, above, above_offset, above_token)
+), steps AS (
+    SELECT study, layer, unit, sign, rule_id, activation, count, tokens[1] AS activating_bytes,
+        unnest(tokens[2:]) AS context_bytes, -generate_subscripts(tokens[2:], 1) AS "offset"
+    FROM rules
+    WHERE rank IS NULL
+), of_forms AS (
+    SELECT s.study, s.layer, s.unit, s.sign, s."offset", token_text(s.context_bytes), token_text(s.activating_bytes),
+        s.activation, s.count, s.rule_id
+    FROM steps AS s
+    SEMI JOIN context_tokens AS c ON c.study = s.study AND c.normalised = s.context_bytes
+    SEMI JOIN activating_tokens AS a ON a.study = s.study AND a.normalised = s.activating_bytes
+    WHERE NOT same OR s.context_bytes = s.activating_bytes
+)
+FROM of_classes
+UNION ALL
+FROM of_forms;
+COMMENT ON MACRO TABLE use_pairs IS 'The rules that want one token before another, both given as text (tokens_like); with same, every rule that wants its activating token before it again. Of graphs of token classes both stand in classes on one path, and activation is what is expected at the lower one with its token.';
+
+CREATE MACRO no_such_token(token, activating, how) AS TABLE
+SELECT CASE
+    WHEN NOT EXISTS (FROM vocabulary) THEN NULL
+    WHEN NOT token_known(token, how := how)
+        THEN error('No vocabulary of a published study has the token ''' || token || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
+    WHEN activating IS NOT NULL AND NOT token_known(activating, how := how)
+        THEN error('No vocabulary of a published study has the token ''' || activating || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
+END AS study;
+COMMENT ON MACRO TABLE no_such_token IS 'Ends a query with a sentence where no published vocabulary has a token; one row of NULL where one has.';
+
+CREATE MACRO units_on(token, how := 'form', controls := false) AS TABLE
+WITH uses AS (
+    SELECT
+        u.study,
+        u.layer,
+        u.unit,
+        u.sign,
+        u.node_id,
+        arg_max(t.text, (u.activation, -u.token_id)) AS form,
+        max(u.activation) AS activation,
+        arg_max(u.count, (u.activation, -u.token_id)) AS count,
+        max(u.n_rules) AS n_rules,
+        min(u.rule_id) AS rule_id
+    FROM token_uses AS u
+    JOIN tokens_like(token, how := how) AS t USING (study, token_id)
+    ANTI JOIN left_out(controls) USING (study)
+    WHERE u."offset" = 0
+    GROUP BY ALL
+), found AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        arg_max(form, (activation, -node_id)) AS form,
+        max(activation) AS activation,
+        arg_max(count, (activation, -node_id)) AS count,
+        CAST(sum(n_rules) AS BIGINT) AS n_rules,
+        min(rule_id) AS rule_id
+    FROM uses
+    GROUP BY ALL
+)
+SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
+FROM found AS f
+LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+UNION ALL BY NAME
+SELECT study FROM no_such_token(token, NULL, how) WHERE study IS NOT NULL
+ORDER BY activation DESC, study, layer, unit, sign DESC;
+COMMENT ON MACRO TABLE units_on IS 'The units whose graph has rules for an activating token given as text (how as in tokens_like), the largest expected normalised activation first: form is the token with which that is expected, count the harvested positions (of the paper''s graphs prompts) behind it, n_rules the rules whose last step is a class with the token at offset 0 (of the paper''s graphs, that begin with it), top_pattern the strongest of them. Of graphs of token classes those rules count that expect $used_from or more and more than without the class (token_uses). Controls are left out unless controls is true. A token that no vocabulary has ends in a sentence, one that no rule wants in no rows.';
+
+CREATE MACRO units_with_context(token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
+WITH uses AS (
+    SELECT u.study, u.layer, u.unit, u.sign, u."offset", t.text AS form, NULL AS activating_form, u.activation, u.count,
+        u.rule_id, u.node_id, u.n_rules
+    FROM token_uses AS u
+    JOIN tokens_like(token, how := how) AS t USING (study, token_id)
+    WHERE u."offset" < 0 AND activating IS NULL
+    UNION ALL
+    SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id, rule_id, 1
+    FROM use_pairs(token, coalesce(activating, ''), how, false)
+    WHERE activating IS NOT NULL
+), apart AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        "offset",
+        node_id,
+        arg_max(form, (activation, form)) AS form,
+        arg_max(activating_form, (activation, form)) AS activating_form,
+        max(activation) AS activation,
+        arg_max(count, (activation, form)) AS count,
+        max(n_rules) AS n_rules,
+        min(rule_id) AS rule_id
+    FROM uses
+    ANTI JOIN left_out(controls) USING (study)
+    WHERE "offset" <= -nearest AND (furthest IS NULL OR "offset" >= -furthest)
+    GROUP BY ALL
+), found AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        arg_max(form, (activation, "offset", -node_id)) AS form,
+        arg_max(activating_form, (activation, "offset", -node_id)) AS activating_form,
+        arg_max("offset", (activation, "offset", -node_id)) AS "offset",
+        max(activation) AS activation,
+        arg_max(count, (activation, "offset", -node_id)) AS count,
+        CAST(sum(n_rules) AS BIGINT) AS n_rules,
+        min(rule_id) AS rule_id
+    FROM apart
+    GROUP BY ALL
+)
+SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
+FROM found AS f
+LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+UNION ALL BY NAME
+SELECT study FROM no_such_token(token, activating, how) WHERE study IS NOT NULL
+ORDER BY activation DESC, study, layer, unit, sign DESC;
+COMMENT ON MACRO TABLE units_with_context IS 'The units with a rule that wants a token, given as text, before the activating one, nearest to furthest tokens before it (NULL: any), and with activating only where the rule wants that one too; otherwise as units_on. offset is the place of the strongest.';
+
+CREATE MACRO repeats(controls := false) AS TABLE
+WITH pairs AS (
+    FROM use_pairs('', '', 'exact', true) ANTI JOIN left_out(controls) USING (study)
+), found AS (
+    SELECT
+        study,
+        layer,
+        unit,
+        sign,
+        count(DISTINCT form) AS n_tokens,
+        arg_max(form, (activation, form)) AS form,
+        arg_max("offset", (activation, "offset")) AS "offset",
+        max(activation) AS activation,
+        count(DISTINCT rule_id) AS n_rules,
+        min(rule_id) AS rule_id
+    FROM pairs
+    GROUP BY ALL
+), tokens AS (
+    SELECT study, layer, unit, sign, count(DISTINCT token_id) AS n_activating
+    FROM token_uses
+    SEMI JOIN found USING (study, layer, unit, sign)
+    WHERE "offset" = 0
+    GROUP BY ALL
+)
+SELECT f.* EXCLUDE (rule_id), f.n_tokens / t.n_activating AS share, r.pattern AS top_pattern
+FROM found AS f
+JOIN tokens AS t USING (study, layer, unit, sign)
+LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+ORDER BY share DESC, activation DESC, study, layer, unit, sign DESC;
+COMMENT ON MACRO TABLE repeats IS 'The units with rules that want the activating token before it again (in-context repetition), those first in which most activating tokens (share) are repeated: n_tokens of them, such as form at offset. In a graph of token classes both classes hold the token, which says that it may be the same, not that it must. Controls are left out unless controls is true.';
+
+CREATE MACRO reach_of(of_study, of_layer, of_unit, of_sign := 1) AS TABLE
+SELECT
+    r.text,
+    r.last_tokens,
+    r.pearson_r,
+    r.average_precision,
+    r.f1,
+    e.pearson_r AS graph_pearson_r,
+    e.average_precision AS graph_average_precision,
+    e.f1 AS graph_f1
+FROM reach AS r
+LEFT JOIN evaluation AS e
+    ON e.study = r.study AND e.layer = r.layer AND e.unit = r.unit AND e.sign = r.sign AND e.text = r.text
+    AND e.predictor = 'graph'
+WHERE r.study = of_study AND r.layer = of_layer AND r.unit = of_unit AND r.sign = of_sign
+ORDER BY r.text, r.last_tokens;
+COMMENT ON MACRO TABLE reach_of IS 'How well the model itself, shown only BOS and the last tokens, reproduces one unit, and beside it how well the unit''s graph does.';
