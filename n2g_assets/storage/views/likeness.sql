@@ -187,11 +187,11 @@ WITH RECURSIVE strong AS MATERIALIZED (
     LEFT JOIN (SELECT w.* FROM walks AS w JOIN nodes AS n USING (study, layer, unit, sign, node_id) WHERE n.here) AS n
         USING (study, layer, unit, sign, rule_id)
 ), forms AS MATERIALIZED (
-    SELECT DISTINCT g.study, g.layer, g.unit, g.sign, g.part, bare_text(token_text(v.token)) AS form
+    SELECT DISTINCT g.study, g.layer, g.unit, g.sign, g.part, v.bare AS form
     FROM (SELECT DISTINCT study, layer, unit, sign, part FROM groups) AS g
     JOIN token_classes AS c
         ON c.study = g.study AND c.layer = g.layer AND c.unit = g.unit AND c.sign = g.sign AND c.node_id = g.part
-    JOIN vocabulary AS v ON v.study = c.study AND v.token_id = c.token_id
+    JOIN token_texts AS v ON v.study = c.study AND v.token_id = c.token_id
     WHERE c.count > 0
     UNION ALL
     SELECT DISTINCT study, layer, unit, sign, rule_id, token_text(form)

@@ -51,19 +51,26 @@ WITH RECURSIVE context_tokens AS (
     JOIN nodes AS n
         ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
     WHERE w.place > w.above
-), crossed AS (
-    SELECT w.study, w.layer, w.unit, w.sign, w.node_id, w.above, n."offset" AS above_offset, c.token_id AS above_token
+), crossings AS MATERIALIZED (
+    SELECT DISTINCT p.study, p.layer, p.unit, p.sign, p.node_id, p.above, p.above_token, w.place - 1 AS class_id
     FROM walks AS w
     JOIN nodes AS n
         ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
-    JOIN token_classes AS c
-        ON c.study = w.study AND c.layer = w.layer AND c.unit = w.unit AND c.sign = w.sign AND c.node_id = w.place - 1
+    JOIN pairs AS p
+        ON p.study = w.study AND p.layer = w.layer AND p.unit = w.unit AND p.sign = w.sign AND p.node_id = w.node_id
+        AND p.above = w.above AND p.above_offset = n."offset"
     WHERE n.all_but AND w.place > w.above
+), crossed AS (
+    SELECT x.*
+    FROM crossings AS x
+    JOIN token_classes AS c
+        ON c.study = x.study AND c.layer = x.layer AND c.unit = x.unit AND c.sign = x.sign AND c.node_id = x.class_id
+        AND c.token_id = x.above_token
 ), of_classes AS (
     SELECT p.study, p.layer, p.unit, p.sign, p."offset", p.form, p.activating_form, p.activation, p.count, p.rule_id
     FROM pairs AS p
     SEMI JOIN (FROM walks WHERE place = above) AS w USING (study, layer, unit, sign, node_id, above)
-    ANTI JOIN crossed AS x USING (study, layer, unit, sign, node_id, above, above_offset, above_token)
+    ANTI JOIN crossed AS x USING (study, layer, unit, sign, node_id, above, above_token)
 ), steps AS (
     SELECT study, layer, unit, sign, rule_id, activation, count, tokens[1] AS activating_bytes,
         unnest(tokens[2:]) AS context_bytes, -generate_subscripts(tokens[2:], 1) AS "offset"
@@ -82,17 +89,17 @@ UNION ALL
 FROM of_forms;
 COMMENT ON MACRO TABLE use_pairs IS 'The rules that want one token before another, both given as text (tokens_like); with same, every rule that wants its activating token before it again. Of graphs of token classes both stand in classes on one path, and activation is what is expected at the lower one with its token.';
 
-CREATE MACRO no_such_token(token, activating, how) AS TABLE
+CREATE MACRO no_such_token(of_token, activating, how) AS TABLE
 SELECT CASE
     WHEN NOT EXISTS (FROM vocabulary) THEN NULL
-    WHEN NOT token_known(token, how := how)
-        THEN error('No vocabulary of a published study has the token ''' || token || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
+    WHEN NOT token_known(of_token, how := how)
+        THEN error('No vocabulary of a published study has the token ''' || of_token || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
     WHEN activating IS NOT NULL AND NOT token_known(activating, how := how)
         THEN error('No vocabulary of a published study has the token ''' || activating || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
 END AS study;
 COMMENT ON MACRO TABLE no_such_token IS 'Ends a query with a sentence where no published vocabulary has a token; one row of NULL where one has.';
 
-CREATE MACRO units_on(token, how := 'form', controls := false) AS TABLE
+CREATE MACRO units_on(of_token, how := 'form', controls := false) AS TABLE
 WITH uses AS (
     SELECT
         u.study,
@@ -106,7 +113,7 @@ WITH uses AS (
         max(u.n_rules) AS n_rules,
         min(u.rule_id) AS rule_id
     FROM token_uses AS u
-    JOIN tokens_like(token, how := how) AS t USING (study, token_id)
+    JOIN tokens_like(of_token, how := how) AS t USING (study, token_id)
     ANTI JOIN left_out(controls) USING (study)
     WHERE u."offset" = 0
     GROUP BY ALL
@@ -128,20 +135,20 @@ SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
 FROM found AS f
 LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
 UNION ALL BY NAME
-SELECT study FROM no_such_token(token, NULL, how) WHERE study IS NOT NULL
+SELECT study FROM no_such_token(of_token, NULL, how) WHERE study IS NOT NULL
 ORDER BY activation DESC, study, layer, unit, sign DESC;
 COMMENT ON MACRO TABLE units_on IS 'The units whose graph has rules for an activating token given as text (how as in tokens_like), the largest expected normalised activation first: form is the token with which that is expected, count the harvested positions (of the paper''s graphs prompts) behind it, n_rules the rules whose last step is a class with the token at offset 0 (of the paper''s graphs, that begin with it), top_pattern the strongest of them. Of graphs of token classes those rules count that expect $used_from or more and more than without the class (token_uses). Controls are left out unless controls is true. A token that no vocabulary has ends in a sentence, one that no rule wants in no rows.';
 
-CREATE MACRO units_with_context(token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
+CREATE MACRO units_with_context(of_token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
 WITH uses AS (
     SELECT u.study, u.layer, u.unit, u.sign, u."offset", t.text AS form, NULL AS activating_form, u.activation, u.count,
         u.rule_id, u.node_id, u.n_rules
     FROM token_uses AS u
-    JOIN tokens_like(token, how := how) AS t USING (study, token_id)
+    JOIN tokens_like(of_token, how := how) AS t USING (study, token_id)
     WHERE u."offset" < 0 AND activating IS NULL
     UNION ALL
     SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id, rule_id, 1
-    FROM use_pairs(token, coalesce(activating, ''), how, false)
+    FROM use_pairs(of_token, coalesce(activating, ''), how, false)
     WHERE activating IS NOT NULL
 ), apart AS (
     SELECT
@@ -181,7 +188,7 @@ SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
 FROM found AS f
 LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
 UNION ALL BY NAME
-SELECT study FROM no_such_token(token, activating, how) WHERE study IS NOT NULL
+SELECT study FROM no_such_token(of_token, activating, how) WHERE study IS NOT NULL
 ORDER BY activation DESC, study, layer, unit, sign DESC;
 COMMENT ON MACRO TABLE units_with_context IS 'The units with a rule that wants a token, given as text, before the activating one, nearest to furthest tokens before it (NULL: any), and with activating only where the rule wants that one too; otherwise as units_on. offset is the place of the strongest.';
 

@@ -22,7 +22,8 @@ SELECT
     p.document_id,
     p.peak,
     p.activation,
-    string_agg(CASE WHEN p.position = p.peak THEN '[' || v.text || ']' ELSE v.text END, '' ORDER BY p.position) AS text,
+    string_agg(CASE WHEN p.position = p.peak THEN '[' || v.text || ']' ELSE replace(v.text, '␣', ' ') END, '' ORDER BY p.position)
+        AS text,
     list(v.text ORDER BY p.position) AS words,
     list(CAST(p.actual / p.a_max AS REAL) ORDER BY p.position) AS activations,
     list(v.token ORDER BY p.position) AS tokens

@@ -12,15 +12,23 @@ COMMENT ON MACRO TABLE token_forms IS 'The forms (BLOB) under which graphs of ea
 CREATE MACRO bare_text(of_text) AS coalesce(nullif(trim(lower(of_text)), ''), of_text);
 COMMENT ON MACRO bare_text IS 'A token''s text in lower case without the spaces around it, if there is more to it.';
 
+CREATE VIEW token_texts AS
+SELECT study, token_id, plain, bare_text(plain) AS bare
+FROM (SELECT study, token_id, token_text(token) AS plain FROM vocabulary);
+COMMENT ON VIEW token_texts IS 'The tokens of each study as text, as searches compare them.';
+COMMENT ON COLUMN token_texts.plain IS 'the token as text; bytes that are not UTF-8 appear as \xNN';
+COMMENT ON COLUMN token_texts.bare IS 'the same in lower case without the spaces around it, if there is more to it';
+
 CREATE MACRO tokens_like(pattern, how := 'form') AS TABLE
 SELECT v.study, v.token_id, v.text, v.token, v.normalised
 FROM vocabulary AS v
+JOIN token_texts AS t USING (study, token_id)
 WHERE CASE how
     WHEN 'form' THEN (v.study, v.normalised) IN (SELECT (f.study, f.form) FROM token_forms(pattern) AS f)
     WHEN 'exact' THEN v.token = encode(pattern) OR v.text = pattern
-    WHEN 'caseless' THEN bare_text(token_text(v.token)) = bare_text(pattern) OR v.text = pattern
-    WHEN 'prefix' THEN starts_with(bare_text(token_text(v.token)), bare_text(pattern))
-    WHEN 'regex' THEN regexp_matches(token_text(v.token), CASE WHEN how = 'regex' THEN pattern ELSE '' END)
+    WHEN 'caseless' THEN t.bare = bare_text(pattern) OR v.text = pattern
+    WHEN 'prefix' THEN starts_with(t.bare, bare_text(pattern))
+    WHEN 'regex' THEN regexp_matches(t.plain, CASE WHEN how = 'regex' THEN pattern ELSE '' END)
     ELSE error('how is form, exact, caseless, prefix or regex, not ''' || how || '''.')
 END;
 COMMENT ON MACRO TABLE tokens_like IS 'The tokens of each study that a text means. how: form, in any spelling that the study''s graphs match alike (token_forms); exact; caseless, in any case and with or without spaces around it; prefix, those that begin like this, in any case; regex, those in which a regular expression is found.';
