@@ -39,3 +39,7 @@ class MissingError(N2GError):
 
 class LimitError(N2GError):
     """A question to the published database takes too long, too much memory, or asks for too much at once."""
+
+
+class QuestionError(N2GError):
+    """What is asked of the published database cannot be understood, such as a regular expression."""

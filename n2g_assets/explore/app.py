@@ -24,15 +24,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from n2g_assets.core.errors import LimitError, MissingError, N2GError, StorageError
-from n2g_assets.explore import layer, studies, unit
+from n2g_assets.core.errors import LimitError, MissingError, N2GError, QuestionError, StorageError
+from n2g_assets.explore import layer, search, studies, unit
 from n2g_assets.explore.page import OfUnit, Page, address, unit_address
 from n2g_assets.explore.pictures import AskedPicture, unit_picture
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.report import text as wording
 
-PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES)
+PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *search.PAGES)
 """Every page, in the order in which addresses are matched."""
 
 HEADERS = {
@@ -44,7 +44,7 @@ HEADERS = {
 }
 """What every answer carries."""
 
-_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503))
+_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503), (QuestionError, 400))
 
 
 def build_app(database: Database) -> Starlette:

@@ -30,8 +30,7 @@ WITH RECURSIVE context_tokens AS (
         a.text AS activating_form,
         greatest(c.node_id, a.node_id) AS node_id,
         least(c.node_id, a.node_id) AS above,
-        CASE WHEN c.node_id > a.node_id THEN a."offset" ELSE c."offset" END AS above_offset,
-        CASE WHEN c.node_id > a.node_id THEN a.token_id ELSE c.token_id END AS above_token,
+        CASE WHEN c.node_id > a.node_id THEN a.shut ELSE c.shut END AS shut,
         CASE WHEN c.node_id > a.node_id THEN c.activation ELSE a.activation END AS activation,
         CASE WHEN c.node_id > a.node_id THEN c.count ELSE a.count END AS count,
         CASE WHEN c.node_id > a.node_id THEN c.rule_id ELSE a.rule_id END AS rule_id
@@ -39,7 +38,7 @@ WITH RECURSIVE context_tokens AS (
     JOIN activatings AS a USING (study, layer, unit, sign)
     WHERE NOT same OR c.token_id = a.token_id
 ), nodes AS MATERIALIZED (
-    SELECT study, layer, unit, sign, node_id, parent_id, "offset", all_but
+    SELECT study, layer, unit, sign, node_id, parent_id
     FROM graph_nodes
     SEMI JOIN pairs USING (study, layer, unit, sign)
     WHERE rank IS NOT NULL
@@ -51,26 +50,16 @@ WITH RECURSIVE context_tokens AS (
     JOIN nodes AS n
         ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
     WHERE w.place > w.above
-), crossings AS MATERIALIZED (
-    SELECT DISTINCT p.study, p.layer, p.unit, p.sign, p.node_id, p.above, p.above_token, w.place - 1 AS class_id
-    FROM walks AS w
-    JOIN nodes AS n
-        ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
-    JOIN pairs AS p
-        ON p.study = w.study AND p.layer = w.layer AND p.unit = w.unit AND p.sign = w.sign AND p.node_id = w.node_id
-        AND p.above = w.above AND p.above_offset = n."offset"
-    WHERE n.all_but AND w.place > w.above
-), crossed AS (
-    SELECT x.*
-    FROM crossings AS x
-    JOIN token_classes AS c
-        ON c.study = x.study AND c.layer = x.layer AND c.unit = x.unit AND c.sign = x.sign AND c.node_id = x.class_id
-        AND c.token_id = x.above_token
+), paths AS (
+    SELECT study, layer, unit, sign, node_id, above, list(place) AS places
+    FROM walks
+    GROUP BY ALL
+    HAVING list_contains(places, above)
 ), of_classes AS (
-    SELECT p.study, p.layer, p.unit, p.sign, p."offset", p.form, p.activating_form, p.activation, p.count, p.rule_id
-    FROM pairs AS p
-    SEMI JOIN (FROM walks WHERE place = above) AS w USING (study, layer, unit, sign, node_id, above)
-    ANTI JOIN crossed AS x USING (study, layer, unit, sign, node_id, above, above_token)
+    SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id
+    FROM pairs
+    JOIN paths USING (study, layer, unit, sign, node_id, above)
+    WHERE NOT list_has_any(places, shut)
 ), steps AS (
     SELECT study, layer, unit, sign, rule_id, activation, count, tokens[1] AS activating_bytes,
         unnest(tokens[2:]) AS context_bytes, -generate_subscripts(tokens[2:], 1) AS "offset"

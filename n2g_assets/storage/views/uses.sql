@@ -1,7 +1,7 @@
 -- What graphs make of tokens: an index by token, and each unit's heaviest tokens.
 
 CREATE VIEW token_uses AS
-WITH of_classes AS (
+WITH of_classes AS MATERIALIZED (
     SELECT
         g.study,
         c.token_id,
@@ -22,6 +22,14 @@ WITH of_classes AS (
     LEFT JOIN rules AS r
         ON r.study = g.study AND r.layer = g.layer AND r.unit = g.unit AND r.sign = g.sign AND r.end_node_id = g.node_id
     WHERE g.end_activation + c.deviation >= $used_from AND g.end_activation + c.deviation > p.activation
+), shut AS (
+    SELECT c.study, c.layer, c.unit, c.sign, g."offset", c.token_id, list(c.node_id + 1 ORDER BY c.node_id) AS shut
+    FROM token_classes AS c
+    JOIN graph_nodes AS g USING (study, layer, unit, sign, node_id)
+    SEMI JOIN of_classes AS o
+        ON o.study = c.study AND o.layer = c.layer AND o.unit = c.unit AND o.sign = c.sign
+        AND o."offset" = g."offset" AND o.token_id = c.token_id
+    GROUP BY ALL
 ), steps AS (
     SELECT study, layer, unit, sign, rule_id, end_node_id, activation, count,
         unnest(tokens) AS form, 1 - generate_subscripts(tokens, 1) AS "offset"
@@ -44,11 +52,12 @@ WITH of_classes AS (
     WHERE form IS NOT NULL
     GROUP BY ALL
 )
-SELECT study, token_id, "offset", layer, unit, sign, node_id, rule_id, activation, raised, count, n_rules
+SELECT study, token_id, "offset", layer, unit, sign, node_id, rule_id, activation, raised, count, n_rules, shut
 FROM of_classes
+JOIN shut USING (study, layer, unit, sign, "offset", token_id)
 UNION ALL
 SELECT f.study, v.token_id, f."offset", f.layer, f.unit, f.sign, f.node_id, f.rule_id, f.activation, f.activation,
-    f.count, f.n_rules
+    f.count, f.n_rules, CAST([] AS INTEGER[])
 FROM of_forms AS f
 JOIN vocabulary AS v ON v.study = f.study AND v.normalised = f.form;
 COMMENT ON VIEW token_uses IS 'Which units'' graphs want which token at which place, sorted by token: of graphs of token classes one row a class and token that raises the unit, to $used_from of a_max or more, of the paper''s one a unit, place and token.';
@@ -59,6 +68,7 @@ COMMENT ON COLUMN token_uses.rule_id IS 'the rule that ends with the class; of t
 COMMENT ON COLUMN token_uses.activation IS 'normalised activation that is expected with the token there; of the paper''s graphs the largest of the rules';
 COMMENT ON COLUMN token_uses.raised IS 'what that is above what is expected of the texts that the class divides; of the paper''s graphs, which expect 0 elsewhere, the same';
 COMMENT ON COLUMN token_uses.count IS 'harvested positions behind it, 0 where only the scan has the token; of the paper''s graphs prompts';
+COMMENT ON COLUMN token_uses.shut IS 'nodes, each taking all but a class, that no text with the token there passes; empty for the paper''s graphs';
 COMMENT ON COLUMN token_uses.n_rules IS 'rules that want the token there; 1 for a class';
 
 CREATE VIEW unit_vectors AS
