@@ -102,7 +102,7 @@ def _lit_unit(study: Study, lit: LitUp, unit: Lit) -> Answer:
     return {
         "layer": unit.layer, "unit": unit.unit, "sign": unit.sign, "address": unit_address(unit.unit, unit.sign),
         "name": unit_text(unit.layer, unit.unit, unit.sign), "starts": first > 1, "ends": stop < len(lit.token_ids),
-        "title": f"{study.name}, {unit_text(unit.layer, unit.unit, unit.sign)}",
+        "title": f"expects up to {float(unit.prediction.values[unit.position]):.2f} of its largest activation",
         "predicted": round(float(unit.prediction.values[unit.position]), 4), "position": unit.position,
         "tokens": [
             {

@@ -248,9 +248,11 @@ def light_up(
     )
     promising = study.database.frame(sql)
     nodes, classes = _graph_rows(study, promising, [int(token_ids[0]), *ids])
-    found, tried, end = [], 0, time.monotonic() + seconds
+    found, tried, end = [], 0, 0.0
     for layer_, unit, sign in promising.select(_KEY).iter_rows():
-        if tried and time.monotonic() > end:
+        if tried == 1:  # the first one may have to wait until the code is compiled
+            end = time.monotonic() + seconds
+        elif tried and time.monotonic() > end:
             break
         of_unit = {"layer": layer_, "unit": unit, "sign": sign}
         tried += 1

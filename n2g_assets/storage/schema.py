@@ -70,17 +70,16 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
 
 def keep_rows(connection: duckdb.DuckDBPyConnection) -> None:
     """Turns the views of ``KEPT``, which take long and are asked for often, into tables that look the same."""
-    for name, order in KEPT.items():
-        about = f"SELECT comment FROM duckdb_views() WHERE {_HERE} AND view_name = {literal(name)}"
-        comment = connection.execute(about).fetchall()[0][0]
-        columns = _columns(connection)[name]
-        connection.begin()
-        connection.execute(f"CREATE TABLE kept AS FROM {name} ORDER BY {order}")
+    columns = _columns(connection)
+    about = dict(connection.execute(f"SELECT view_name, comment FROM duckdb_views() WHERE {_HERE}").fetchall())
+    connection.begin()
+    for name in filter(about.get, KEPT):
+        comments = [_column_comment(name, column, comment or "") for column, _, comment in columns[name]]
+        connection.execute(f"CREATE TABLE kept AS FROM {name} ORDER BY {KEPT[name]}")
         connection.execute(f"DROP VIEW {name}")
         connection.execute(f"ALTER TABLE kept RENAME TO {name}")
-        connection.execute(f"COMMENT ON TABLE {name} IS {literal(comment)}")
-        connection.execute("\n".join(_column_comment(name, column, about or "") for column, _, about in columns))
-        connection.commit()
+        connection.execute("\n".join([f"COMMENT ON TABLE {name} IS {literal(about[name])};", *comments]))
+    connection.commit()
 
 
 def schema_sql() -> str:

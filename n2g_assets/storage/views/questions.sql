@@ -13,12 +13,12 @@ WITH RECURSIVE context_tokens AS (
     SELECT u.*, t.text
     FROM token_uses AS u
     JOIN context_tokens AS t USING (study, token_id)
-    WHERE u."offset" < 0
+    WHERE u."offset" < 0 AND u.shut IS NOT NULL
 ), activatings AS (
     SELECT u.*, t.text
     FROM token_uses AS u
     JOIN activating_tokens AS t USING (study, token_id)
-    WHERE u."offset" = 0
+    WHERE u."offset" = 0 AND u.shut IS NOT NULL
 ), pairs AS MATERIALIZED (
     SELECT
         c.study,
@@ -88,6 +88,9 @@ SELECT CASE
 END AS study;
 COMMENT ON MACRO TABLE no_such_token IS 'Ends a query with a sentence where no published vocabulary has a token; one row of NULL where one has.';
 
+CREATE MACRO matched_form(shut, text, normalised) AS CASE WHEN shut IS NULL THEN token_text(normalised) ELSE text END;
+COMMENT ON MACRO matched_form IS 'A token as its graph matches it: of the paper''s graphs (shut is NULL in token_uses) its form, of classes the token itself.';
+
 CREATE MACRO units_on(of_token, how := 'form', controls := false) AS TABLE
 WITH uses AS (
     SELECT
@@ -96,7 +99,7 @@ WITH uses AS (
         u.unit,
         u.sign,
         u.node_id,
-        arg_max(t.text, (u.activation, -u.token_id)) AS form,
+        arg_max(matched_form(u.shut, t.text, t.normalised), (u.activation, -u.token_id)) AS form,
         max(u.activation) AS activation,
         arg_max(u.count, (u.activation, -u.token_id)) AS count,
         max(u.n_rules) AS n_rules,
@@ -130,7 +133,7 @@ COMMENT ON MACRO TABLE units_on IS 'The units whose graph has rules for an activ
 
 CREATE MACRO units_with_context(of_token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
 WITH uses AS (
-    SELECT u.study, u.layer, u.unit, u.sign, u."offset", t.text AS form, NULL AS activating_form, u.activation, u.count,
+    SELECT u.study, u.layer, u.unit, u.sign, u."offset", matched_form(u.shut, t.text, t.normalised) AS form, NULL AS activating_form, u.activation, u.count,
         u.rule_id, u.node_id, u.n_rules
     FROM token_uses AS u
     JOIN tokens_like(of_token, how := how) AS t USING (study, token_id)

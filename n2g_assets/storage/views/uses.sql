@@ -35,6 +35,10 @@ WITH of_classes AS MATERIALIZED (
         unnest(tokens) AS form, 1 - generate_subscripts(tokens, 1) AS "offset"
     FROM rules
     WHERE rank IS NULL
+    UNION ALL
+    SELECT study, layer, unit, sign, NULL, node_id, activation, 0, token, 0
+    FROM graph_nodes
+    WHERE rank IS NULL AND kind = 'activating'
 ), of_forms AS (
     SELECT
         study,
@@ -43,11 +47,11 @@ WITH of_classes AS MATERIALIZED (
         layer,
         unit,
         sign,
-        arg_min(end_node_id, rule_id) AS node_id,
+        arg_min(end_node_id, coalesce(rule_id, 2147483647)) AS node_id,
         min(rule_id) AS rule_id,
         max(activation) AS activation,
         CAST(sum(count) AS INTEGER) AS count,
-        count(*) AS n_rules
+        count(rule_id) AS n_rules
     FROM steps
     WHERE form IS NOT NULL
     GROUP BY ALL
@@ -57,7 +61,7 @@ FROM of_classes
 JOIN shut USING (study, layer, unit, sign, "offset", token_id)
 UNION ALL
 SELECT f.study, v.token_id, f."offset", f.layer, f.unit, f.sign, f.node_id, f.rule_id, f.activation, f.activation,
-    f.count, f.n_rules, CAST([] AS INTEGER[])
+    f.count, f.n_rules, NULL
 FROM of_forms AS f
 JOIN vocabulary AS v ON v.study = f.study AND v.normalised = f.form;
 COMMENT ON VIEW token_uses IS 'Which units'' graphs want which token at which place, sorted by token: of graphs of token classes one row a class and token that raises the unit, to $used_from of a_max or more, of the paper''s one a unit, place and token.';
@@ -68,7 +72,7 @@ COMMENT ON COLUMN token_uses.rule_id IS 'the rule that ends with the class; of t
 COMMENT ON COLUMN token_uses.activation IS 'normalised activation that is expected with the token there; of the paper''s graphs the largest of the rules';
 COMMENT ON COLUMN token_uses.raised IS 'what that is above what is expected of the texts that the class divides; of the paper''s graphs, which expect 0 elsewhere, the same';
 COMMENT ON COLUMN token_uses.count IS 'harvested positions behind it, 0 where only the scan has the token; of the paper''s graphs prompts';
-COMMENT ON COLUMN token_uses.shut IS 'nodes, each taking all but a class, that no text with the token there passes; empty for the paper''s graphs';
+COMMENT ON COLUMN token_uses.shut IS 'nodes, each taking all but a class, that no text with the token there passes; NULL for the paper''s graphs';
 COMMENT ON COLUMN token_uses.n_rules IS 'rules that want the token there; 1 for a class';
 
 CREATE VIEW unit_vectors AS
