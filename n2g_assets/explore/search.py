@@ -5,7 +5,7 @@ Every search is an address, and shows the SQL that it ran.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from n2g_assets.core.errors import QuestionError
 from n2g_assets.core.units import unit_text
@@ -41,7 +41,7 @@ class AskedSearch(Asked):
     """Only units of this study; empty for all but controls."""
     layer: int | Literal[""] = Field(default="", union_mode="left_to_right")
     """Only units of this layer."""
-    least: float | Literal[""] = Field(default="", union_mode="left_to_right")
+    least: FiniteFloat | Literal[""] = Field(default="", union_mode="left_to_right")
     """Only units whose graph reaches this r on held-out text."""
     text: str = Field(default="", max_length=MOST_CHARACTERS)
     """A text: which units' graphs light up where."""

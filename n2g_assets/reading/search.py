@@ -72,29 +72,31 @@ class Search:
     @property
     def sql(self) -> str:
         """The query that finds the units, the strongest first."""
-        how = f"how := {literal(self.how)}" + (", controls := true" if self.study else "")
+        how, controls = literal(self.how), "true" if self.study else "false"
         if self.context:
-            asked = [literal(self.context)]
-            asked += [f"activating := {literal(self.activating)}"] if self.activating else []
-            asked += [f"nearest := {self.nearest}"] if self.nearest != 1 else []
-            asked += [] if self.furthest is None else [f"furthest := {self.furthest}"]
-            source = f"units_with_context({', '.join(asked)}, {how})"
+            activating = literal(self.activating) if self.activating else "NULL"
+            places = f"{self.nearest}, {'NULL' if self.furthest is None else self.furthest}"
+            source = f"found_with_context({literal(self.context)}, {activating}, {how}, {places}, {controls})"
         else:
-            source = f"units_on({literal(self.activating)}, {how})"
+            source = f"found_on({literal(self.activating)}, {how}, {controls})"
         wanted = [f"study = {literal(self.study)}"] if self.study else []
         wanted += [] if self.layer is None else [f"layer = {self.layer}"]
         wanted += [] if self.least_r is None else [f"random_pearson_r >= {self.least_r}"]
-        where = f"WHERE {' AND '.join(wanted)}\n" if wanted else ""
+        where = f"    WHERE {' AND '.join(wanted)}\n" if wanted else ""
+        order = "ORDER BY activation DESC, study, layer, unit, sign DESC"
         return (
-            f"SELECT u.*, c.random_pearson_r\nFROM {source} AS u\n"
-            f"LEFT JOIN fidelity_card AS c USING (study, layer, unit, sign)\n{where}"
-            f"ORDER BY u.activation DESC, study, layer, unit, sign DESC\nLIMIT {MOST_HITS}"
+            "SELECT h.* EXCLUDE (rule_row), r.pattern AS top_pattern\nFROM (\n"
+            f"    SELECT f.*, c.random_pearson_r\n    FROM {source} AS f\n"
+            f"    LEFT JOIN fidelity_card AS c USING (study, layer, unit, sign)\n{where}"
+            f"    {order}\n    LIMIT {MOST_HITS}\n) AS h\nLEFT JOIN rules AS r ON r.rowid = h.rule_row\n{order}"
         )
 
 
 class Known(NamedTuple):
     """What a token that is searched means."""
 
+    field: str
+    """activating or context."""
     given: str
     tokens: list[dict[str, Any]]
     """The tokens of the vocabularies that it means: ``text`` for reading, ``plain``, and whether a rule uses it."""
@@ -121,7 +123,7 @@ def find(database: Snapshot, search: Search) -> Found:
         QuestionError: a regular expression cannot be read.
         LimitError: it takes too long.
     """
-    known = [_known(database, search, given) for given in (search.activating, search.context) if given]
+    known = [_known(database, search, field) for field in ("activating", "context") if getattr(search, field)]
     unknown = [each.given for each in known if not each.tokens]
     hits = [] if unknown or not known else database.rows(search.sql)
     return Found(search.sql, hits, known, "" if hits or not known else _why(search, known, unknown))
@@ -138,7 +140,8 @@ def _why(search: Search, known: Sequence[Known], unknown: Sequence[str]) -> str:
     return f"The vocabulary has {tokens}, but no rule of the units asked for wants {'it' if len(known) == 1 else 'both'} {there}."
 
 
-def _known(database: Snapshot, search: Search, given: str) -> Known:
+def _known(database: Snapshot, search: Search, field: str) -> Known:
+    given: str = getattr(search, field)
     tokens = _tokens(database, search.study, given, search.how)
     near: list[dict[str, Any]] = []
     if not any(token["used"] for token in tokens) and search.how != "regex":
@@ -148,7 +151,7 @@ def _known(database: Snapshot, search: Search, given: str) -> Known:
                 found = _tokens(database, search.study, part, how)
                 near += [each for each in found if each["plain"] not in there]
                 there |= {each["plain"] for each in near}
-    return Known(given, tokens, near[:NEAR])
+    return Known(field, given, tokens, near[:NEAR])
 
 
 def _tokens(database: Snapshot, study: str, given: str, how: str) -> list[dict[str, Any]]:
@@ -250,9 +253,9 @@ def light_up(
     nodes, classes = _graph_rows(study, promising, [int(token_ids[0]), *ids])
     found, tried, end = [], 0, 0.0
     for layer_, unit, sign in promising.select(_KEY).iter_rows():
-        if tried == 1:  # the first one may have to wait until the code is compiled
+        if tried == 1:  # the first one may have had to wait until the code was compiled
             end = time.monotonic() + seconds
-        elif tried and time.monotonic() > end:
+        if tried and time.monotonic() >= end:
             break
         of_unit = {"layer": layer_, "unit": unit, "sign": sign}
         tried += 1

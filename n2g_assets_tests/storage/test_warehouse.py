@@ -26,6 +26,8 @@ VIEWS |= {"reach_summary", "size_summary", "method_comparison", "token_texts", "
 VIEWS |= {"top_context_text", "graph_node_text", "rule_text"}
 MACROS = {
     "bare_text(of_text)", "class_nodes_of(token)", "families(least, controls)",
+    "found_on(of_token, how, controls)",
+    "found_with_context(of_token, activating, how, nearest, furthest, controls)",
     "graph_rules(of_study, of_layer, of_unit, of_sign, n_rules)", "left_out(with_controls)",
     "marked_text(of_study, ids)", "matched_form(shut, text, normalised)", "no_such_token(of_token, activating, how)",
     "polysemantic(min_components, controls)", "reach_of(of_study, of_layer, of_unit, of_sign)", "repeats(controls)",

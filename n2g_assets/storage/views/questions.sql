@@ -1,7 +1,7 @@
 -- Which units react to a token, to a token before another, and to the same token again.
 
 CREATE MACRO use_pairs(context, activating, how, same) AS TABLE
-WITH RECURSIVE context_tokens AS (
+WITH context_tokens AS (
     SELECT study, token_id, text, normalised FROM tokens_like(context, how := how) WHERE NOT same
     UNION ALL
     SELECT study, token_id, text, normalised FROM vocabulary WHERE same
@@ -19,7 +19,7 @@ WITH RECURSIVE context_tokens AS (
     FROM token_uses AS u
     JOIN activating_tokens AS t USING (study, token_id)
     WHERE u."offset" = 0 AND u.shut IS NOT NULL
-), pairs AS MATERIALIZED (
+), of_classes AS (
     SELECT
         c.study,
         c.layer,
@@ -28,46 +28,25 @@ WITH RECURSIVE context_tokens AS (
         c."offset",
         c.text AS form,
         a.text AS activating_form,
-        greatest(c.node_id, a.node_id) AS node_id,
-        least(c.node_id, a.node_id) AS above,
-        CASE WHEN c.node_id > a.node_id THEN a.shut ELSE c.shut END AS shut,
         CASE WHEN c.node_id > a.node_id THEN c.activation ELSE a.activation END AS activation,
         CASE WHEN c.node_id > a.node_id THEN c.count ELSE a.count END AS count,
-        CASE WHEN c.node_id > a.node_id THEN c.rule_id ELSE a.rule_id END AS rule_id
+        CASE WHEN c.node_id > a.node_id THEN c.rule_id ELSE a.rule_id END AS rule_id,
+        CASE WHEN c.node_id > a.node_id THEN c.rule_row ELSE a.rule_row END AS rule_row
     FROM contexts AS c
     JOIN activatings AS a USING (study, layer, unit, sign)
-    WHERE NOT same OR c.token_id = a.token_id
-), nodes AS MATERIALIZED (
-    SELECT study, layer, unit, sign, node_id, parent_id
-    FROM graph_nodes
-    SEMI JOIN pairs USING (study, layer, unit, sign)
-    WHERE rank IS NOT NULL
-), walks AS (
-    SELECT DISTINCT study, layer, unit, sign, node_id, above, node_id AS place FROM pairs
-    UNION ALL
-    SELECT w.study, w.layer, w.unit, w.sign, w.node_id, w.above, n.parent_id
-    FROM walks AS w
-    JOIN nodes AS n
-        ON n.study = w.study AND n.layer = w.layer AND n.unit = w.unit AND n.sign = w.sign AND n.node_id = w.place
-    WHERE w.place > w.above
-), paths AS (
-    SELECT study, layer, unit, sign, node_id, above, list(place) AS places
-    FROM walks
-    GROUP BY ALL
-    HAVING list_contains(places, above)
-), of_classes AS (
-    SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id
-    FROM pairs
-    JOIN paths USING (study, layer, unit, sign, node_id, above)
-    WHERE NOT list_has_any(places, shut)
+    WHERE (NOT same OR c.token_id = a.token_id)
+        AND CASE
+            WHEN c.node_id > a.node_id THEN list_contains(c.above, a.node_id) AND NOT list_has_any(c.above, a.shut)
+            ELSE list_contains(a.above, c.node_id) AND NOT list_has_any(a.above, c.shut)
+        END
 ), steps AS (
-    SELECT study, layer, unit, sign, rule_id, activation, count, tokens[1] AS activating_bytes,
+    SELECT study, layer, unit, sign, rule_id, rowid AS rule_row, activation, count, tokens[1] AS activating_bytes,
         unnest(tokens[2:]) AS context_bytes, -generate_subscripts(tokens[2:], 1) AS "offset"
     FROM rules
     WHERE rank IS NULL
 ), of_forms AS (
     SELECT s.study, s.layer, s.unit, s.sign, s."offset", token_text(s.context_bytes), token_text(s.activating_bytes),
-        s.activation, s.count, s.rule_id
+        s.activation, s.count, s.rule_id, s.rule_row
     FROM steps AS s
     SEMI JOIN context_tokens AS c ON c.study = s.study AND c.normalised = s.context_bytes
     SEMI JOIN activating_tokens AS a ON a.study = s.study AND a.normalised = s.activating_bytes
@@ -91,7 +70,7 @@ COMMENT ON MACRO TABLE no_such_token IS 'Ends a query with a sentence where no p
 CREATE MACRO matched_form(shut, text, normalised) AS CASE WHEN shut IS NULL THEN token_text(normalised) ELSE text END;
 COMMENT ON MACRO matched_form IS 'A token as its graph matches it: of the paper''s graphs (shut is NULL in token_uses) its form, of classes the token itself.';
 
-CREATE MACRO units_on(of_token, how := 'form', controls := false) AS TABLE
+CREATE MACRO found_on(of_token, how, controls) AS TABLE
 WITH uses AS (
     SELECT
         u.study,
@@ -103,43 +82,46 @@ WITH uses AS (
         max(u.activation) AS activation,
         arg_max(u.count, (u.activation, -u.token_id)) AS count,
         max(u.n_rules) AS n_rules,
-        min(u.rule_id) AS rule_id
+        min(u.rule_id) AS rule_id,
+        arg_min(u.rule_row, u.rule_id) AS rule_row
     FROM token_uses AS u
     JOIN tokens_like(of_token, how := how) AS t USING (study, token_id)
-    ANTI JOIN left_out(controls) USING (study)
     WHERE u."offset" = 0
     GROUP BY ALL
-), found AS (
-    SELECT
-        study,
-        layer,
-        unit,
-        sign,
-        arg_max(form, (activation, -node_id)) AS form,
-        max(activation) AS activation,
-        arg_max(count, (activation, -node_id)) AS count,
-        CAST(sum(n_rules) AS BIGINT) AS n_rules,
-        min(rule_id) AS rule_id
-    FROM uses
-    GROUP BY ALL
 )
-SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
-FROM found AS f
-LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+SELECT
+    study,
+    layer,
+    unit,
+    sign,
+    arg_max(form, (activation, -node_id)) AS form,
+    max(activation) AS activation,
+    arg_max(count, (activation, -node_id)) AS count,
+    CAST(sum(n_rules) AS BIGINT) AS n_rules,
+    arg_min(rule_row, rule_id) AS rule_row
+FROM uses
+ANTI JOIN left_out(controls) USING (study)
+GROUP BY ALL;
+COMMENT ON MACRO TABLE found_on IS 'What units_on finds, with rule_row in the place of the pattern, in no order.';
+
+CREATE MACRO units_on(of_token, how := 'form', controls := false) AS TABLE
+SELECT f.* EXCLUDE (rule_row), r.pattern AS top_pattern
+FROM found_on(of_token, how, controls) AS f
+LEFT JOIN rules AS r ON r.rowid = f.rule_row
 UNION ALL BY NAME
 SELECT study FROM no_such_token(of_token, NULL, how) WHERE study IS NOT NULL
 ORDER BY activation DESC, study, layer, unit, sign DESC;
 COMMENT ON MACRO TABLE units_on IS 'The units whose graph has rules for an activating token given as text (how as in tokens_like), the largest expected normalised activation first: form is the token with which that is expected, count the harvested positions (of the paper''s graphs prompts) behind it, n_rules the rules whose last step is a class with the token at offset 0 (of the paper''s graphs, that begin with it), top_pattern the strongest of them. Of graphs of token classes those rules count that expect $used_from or more and more than without the class (token_uses). Controls are left out unless controls is true. A token that no vocabulary has ends in a sentence, one that no rule wants in no rows.';
 
-CREATE MACRO units_with_context(of_token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
+CREATE MACRO found_with_context(of_token, activating, how, nearest, furthest, controls) AS TABLE
 WITH uses AS (
-    SELECT u.study, u.layer, u.unit, u.sign, u."offset", matched_form(u.shut, t.text, t.normalised) AS form, NULL AS activating_form, u.activation, u.count,
-        u.rule_id, u.node_id, u.n_rules
+    SELECT u.study, u.layer, u.unit, u.sign, u."offset", matched_form(u.shut, t.text, t.normalised) AS form,
+        NULL AS activating_form, u.activation, u.count, u.rule_id, u.rule_row, u.node_id, u.n_rules
     FROM token_uses AS u
     JOIN tokens_like(of_token, how := how) AS t USING (study, token_id)
     WHERE u."offset" < 0 AND activating IS NULL
     UNION ALL
-    SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id, rule_id, 1
+    SELECT study, layer, unit, sign, "offset", form, activating_form, activation, count, rule_id, rule_row, rule_id, 1
     FROM use_pairs(of_token, coalesce(activating, ''), how, false)
     WHERE activating IS NOT NULL
 ), apart AS (
@@ -155,30 +137,33 @@ WITH uses AS (
         max(activation) AS activation,
         arg_max(count, (activation, form)) AS count,
         max(n_rules) AS n_rules,
-        min(rule_id) AS rule_id
+        min(rule_id) AS rule_id,
+        arg_min(rule_row, rule_id) AS rule_row
     FROM uses
-    ANTI JOIN left_out(controls) USING (study)
     WHERE "offset" <= -nearest AND (furthest IS NULL OR "offset" >= -furthest)
     GROUP BY ALL
-), found AS (
-    SELECT
-        study,
-        layer,
-        unit,
-        sign,
-        arg_max(form, (activation, "offset", -node_id)) AS form,
-        arg_max(activating_form, (activation, "offset", -node_id)) AS activating_form,
-        arg_max("offset", (activation, "offset", -node_id)) AS "offset",
-        max(activation) AS activation,
-        arg_max(count, (activation, "offset", -node_id)) AS count,
-        CAST(sum(n_rules) AS BIGINT) AS n_rules,
-        min(rule_id) AS rule_id
-    FROM apart
-    GROUP BY ALL
 )
-SELECT f.* EXCLUDE (rule_id), r.pattern AS top_pattern
-FROM found AS f
-LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+SELECT
+    study,
+    layer,
+    unit,
+    sign,
+    arg_max(form, (activation, "offset", -node_id)) AS form,
+    arg_max(activating_form, (activation, "offset", -node_id)) AS activating_form,
+    arg_max("offset", (activation, "offset", -node_id)) AS "offset",
+    max(activation) AS activation,
+    arg_max(count, (activation, "offset", -node_id)) AS count,
+    CAST(sum(n_rules) AS BIGINT) AS n_rules,
+    arg_min(rule_row, rule_id) AS rule_row
+FROM apart
+ANTI JOIN left_out(controls) USING (study)
+GROUP BY ALL;
+COMMENT ON MACRO TABLE found_with_context IS 'What units_with_context finds, with rule_row in the place of the pattern, in no order.';
+
+CREATE MACRO units_with_context(of_token, activating := NULL, how := 'form', nearest := 1, furthest := NULL, controls := false) AS TABLE
+SELECT f.* EXCLUDE (rule_row), r.pattern AS top_pattern
+FROM found_with_context(of_token, activating, how, nearest, furthest, controls) AS f
+LEFT JOIN rules AS r ON r.rowid = f.rule_row
 UNION ALL BY NAME
 SELECT study FROM no_such_token(of_token, activating, how) WHERE study IS NOT NULL
 ORDER BY activation DESC, study, layer, unit, sign DESC;
@@ -198,7 +183,7 @@ WITH pairs AS (
         arg_max("offset", (activation, "offset")) AS "offset",
         max(activation) AS activation,
         count(DISTINCT rule_id) AS n_rules,
-        min(rule_id) AS rule_id
+        arg_min(rule_row, rule_id) AS rule_row
     FROM pairs
     GROUP BY ALL
 ), tokens AS (
@@ -208,10 +193,10 @@ WITH pairs AS (
     WHERE "offset" = 0
     GROUP BY ALL
 )
-SELECT f.* EXCLUDE (rule_id), f.n_tokens / t.n_activating AS share, r.pattern AS top_pattern
+SELECT f.* EXCLUDE (rule_row), f.n_tokens / t.n_activating AS share, r.pattern AS top_pattern
 FROM found AS f
 JOIN tokens AS t USING (study, layer, unit, sign)
-LEFT JOIN rules AS r USING (study, layer, unit, sign, rule_id)
+LEFT JOIN rules AS r ON r.rowid = f.rule_row
 ORDER BY share DESC, activation DESC, study, layer, unit, sign DESC;
 COMMENT ON MACRO TABLE repeats IS 'The units with rules that want the activating token before it again (in-context repetition), those first in which most activating tokens (share) are repeated: n_tokens of them, such as form at offset. In a graph of token classes both classes hold the token, which says that it may be the same, not that it must. Controls are left out unless controls is true.';
 

@@ -1,7 +1,7 @@
 -- What graphs make of tokens: an index by token, and each unit's heaviest tokens.
 
 CREATE VIEW token_uses AS
-WITH of_classes AS MATERIALIZED (
+WITH RECURSIVE of_classes AS MATERIALIZED (
     SELECT
         g.study,
         c.token_id,
@@ -11,6 +11,7 @@ WITH of_classes AS MATERIALIZED (
         g.sign,
         g.node_id,
         r.rule_id,
+        r.rowid AS rule_row,
         CAST(g.end_activation + c.deviation AS REAL) AS activation,
         CAST(g.end_activation + c.deviation - p.activation AS REAL) AS raised,
         c.count,
@@ -30,13 +31,26 @@ WITH of_classes AS MATERIALIZED (
         ON o.study = c.study AND o.layer = c.layer AND o.unit = c.unit AND o.sign = c.sign
         AND o."offset" = g."offset" AND o.token_id = c.token_id
     GROUP BY ALL
+), walks AS (
+    SELECT DISTINCT study, layer, unit, sign, node_id, node_id AS place FROM of_classes
+    UNION ALL
+    SELECT w.study, w.layer, w.unit, w.sign, w.node_id, g.parent_id
+    FROM walks AS w
+    JOIN graph_nodes AS g
+        ON g.study = w.study AND g.layer = w.layer AND g.unit = w.unit AND g.sign = w.sign AND g.node_id = w.place
+    WHERE g.parent_id IS NOT NULL
+), paths AS (
+    SELECT study, layer, unit, sign, node_id, list(place ORDER BY place) AS above
+    FROM walks
+    WHERE place < node_id
+    GROUP BY ALL
 ), steps AS (
-    SELECT study, layer, unit, sign, rule_id, end_node_id, activation, count,
+    SELECT study, layer, unit, sign, rule_id, rowid AS rule_row, end_node_id, activation, count,
         unnest(tokens) AS form, 1 - generate_subscripts(tokens, 1) AS "offset"
     FROM rules
     WHERE rank IS NULL
     UNION ALL
-    SELECT study, layer, unit, sign, NULL, node_id, activation, 0, token, 0
+    SELECT study, layer, unit, sign, NULL, NULL, node_id, activation, 0, token, 0
     FROM graph_nodes
     WHERE rank IS NULL AND kind = 'activating'
 ), of_forms AS (
@@ -49,6 +63,7 @@ WITH of_classes AS MATERIALIZED (
         sign,
         arg_min(end_node_id, coalesce(rule_id, 2147483647)) AS node_id,
         min(rule_id) AS rule_id,
+        arg_min(rule_row, rule_id) AS rule_row,
         max(activation) AS activation,
         CAST(sum(count) AS INTEGER) AS count,
         count(rule_id) AS n_rules
@@ -56,12 +71,14 @@ WITH of_classes AS MATERIALIZED (
     WHERE form IS NOT NULL
     GROUP BY ALL
 )
-SELECT study, token_id, "offset", layer, unit, sign, node_id, rule_id, activation, raised, count, n_rules, shut
+SELECT study, token_id, "offset", layer, unit, sign, node_id, rule_id, rule_row, activation, raised, count, n_rules,
+    above, shut
 FROM of_classes
 JOIN shut USING (study, layer, unit, sign, "offset", token_id)
+JOIN paths USING (study, layer, unit, sign, node_id)
 UNION ALL
-SELECT f.study, v.token_id, f."offset", f.layer, f.unit, f.sign, f.node_id, f.rule_id, f.activation, f.activation,
-    f.count, f.n_rules, NULL
+SELECT f.study, v.token_id, f."offset", f.layer, f.unit, f.sign, f.node_id, f.rule_id, f.rule_row, f.activation,
+    f.activation, f.count, f.n_rules, NULL, NULL
 FROM of_forms AS f
 JOIN vocabulary AS v ON v.study = f.study AND v.normalised = f.form;
 COMMENT ON VIEW token_uses IS 'Which units'' graphs want which token at which place, sorted by token: of graphs of token classes one row a class and token that raises the unit, to $used_from of a_max or more, of the paper''s one a unit, place and token.';
@@ -72,6 +89,8 @@ COMMENT ON COLUMN token_uses.rule_id IS 'the rule that ends with the class; of t
 COMMENT ON COLUMN token_uses.activation IS 'normalised activation that is expected with the token there; of the paper''s graphs the largest of the rules';
 COMMENT ON COLUMN token_uses.raised IS 'what that is above what is expected of the texts that the class divides; of the paper''s graphs, which expect 0 elsewhere, the same';
 COMMENT ON COLUMN token_uses.count IS 'harvested positions behind it, 0 where only the scan has the token; of the paper''s graphs prompts';
+COMMENT ON COLUMN token_uses.rule_row IS 'rowid of that rule in rules, where its pattern is found fastest';
+COMMENT ON COLUMN token_uses.above IS 'nodes above the class; NULL for the paper''s graphs';
 COMMENT ON COLUMN token_uses.shut IS 'nodes, each taking all but a class, that no text with the token there passes; NULL for the paper''s graphs';
 COMMENT ON COLUMN token_uses.n_rules IS 'rules that want the token there; 1 for a class';
 
