@@ -44,7 +44,12 @@ HEADERS = {
 }
 """What every answer carries."""
 
-_STATUS: tuple[tuple[type[N2GError], int], ...] = ((MissingError, 404), (LimitError, 503), (StorageError, 503), (QuestionError, 400))
+_STATUS: tuple[tuple[type[N2GError], int], ...] = (
+    (MissingError, 404),
+    (LimitError, 503),
+    (StorageError, 503),
+    (QuestionError, 400),
+)
 
 
 def build_app(database: Database) -> Starlette:

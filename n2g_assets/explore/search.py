@@ -3,9 +3,9 @@
 Every search is an address, and shows the SQL that it ran.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from n2g_assets.core.errors import QuestionError
 from n2g_assets.core.units import unit_text
@@ -22,6 +22,10 @@ SHOWN = 30
 """Units that a text lights up and that are shown."""
 
 
+_Blank = BeforeValidator(lambda value: None if value == "" else value)
+"""A field of a form that is left empty asks nothing."""
+
+
 class AskedSearch(Asked):
     """What is searched."""
 
@@ -35,13 +39,13 @@ class AskedSearch(Asked):
     """caseless (any case, with or without spaces around it), exact, prefix, or regex (a regular expression)."""
     nearest: int = Field(default=1, ge=1, le=1000)
     """Fewest places that the context token stands before the activating one."""
-    furthest: int | Literal[""] = Field(default="", union_mode="left_to_right")
+    furthest: Annotated[int | None, _Blank] = Field(default=None, ge=1, le=1000)
     """Most places; empty for any."""
     study: str = Field(default="", max_length=200)
     """Only units of this study; empty for all but controls."""
-    layer: int | Literal[""] = Field(default="", union_mode="left_to_right")
+    layer: Annotated[int | None, _Blank] = Field(default=None, ge=0, le=10**6)
     """Only units of this layer."""
-    least: FiniteFloat | Literal[""] = Field(default="", union_mode="left_to_right")
+    least: Annotated[FiniteFloat | None, _Blank] = None
     """Only units whose graph reaches this r on held-out text."""
     text: str = Field(default="", max_length=MOST_CHARACTERS)
     """A text: which units' graphs light up where."""
@@ -49,19 +53,15 @@ class AskedSearch(Asked):
     @property
     def search(self) -> Search:
         """The search by tokens."""
-        if self.furthest != "" and self.furthest < self.nearest:
+        if self.furthest is not None and self.furthest < self.nearest:
             raise QuestionError(
                 f"No token stands at least {self.nearest} and at most {self.furthest} places before another: make the "
                 "first number the smaller one."
             )
         return Search(
-            self.activating or self.q, self.context, self.how, self.nearest, _known(self.furthest), self.study,
-            _known(self.layer), _known(self.least),
+            self.activating or self.q, self.context, self.how, self.nearest, self.furthest, self.study, self.layer,
+            self.least,
         )  # fmt: skip
-
-
-def _known(value: Any) -> Any:
-    return None if value == "" else value
 
 
 def _search(database: Snapshot, asked: AskedSearch) -> Answer:

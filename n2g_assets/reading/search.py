@@ -1,7 +1,7 @@
 """Searches of a published database: whose rules want a token, or a token before another, and whom a text lights up.
 
-1. A ``Search`` is what somebody asks. Its ``sql`` answers it with literal values, so that it can be shown and copied: it
-   is the very text that is run.
+1. A ``Search`` is what somebody asks. Its ``sql`` answers it with literal values, so that it can be shown and copied:
+   it is the very text that is run.
 2. Where nothing is found, ``find`` says whether no vocabulary has the token or no rule wants it, and what is near.
 3. ``light_up`` predicts a text with the graphs of the units whose activating classes hold its tokens, the most
    promising first, until its time is over.
@@ -137,7 +137,8 @@ def _why(search: Search, known: Sequence[Known], unknown: Sequence[str]) -> str:
         return f"There is no token {wanted} in {where}."
     tokens = " and ".join(f"“{display_text(each.given.encode())}”" for each in known)
     there = "there" if search.context else "as its activating token"
-    return f"The vocabulary has {tokens}, but no rule of the units asked for wants {'it' if len(known) == 1 else 'both'} {there}."
+    wanted = "it" if len(known) == 1 else "both"
+    return f"The vocabulary has {tokens}, but no rule of the units asked for wants {wanted} {there}."
 
 
 def _known(database: Snapshot, search: Search, field: str) -> Known:

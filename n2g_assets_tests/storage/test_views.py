@@ -193,7 +193,9 @@ def test_units_on_finds_a_token_in_any_of_its_spellings_strongest_first(
 
 
 @pytest.mark.parametrize("token", ["' OR 1 = 1 --", "excep", "[", ""])
-@pytest.mark.parametrize("query", ["FROM units_on({})", "SELECT layer FROM units_with_context({}) WHERE study = 'demo'"])
+@pytest.mark.parametrize(
+    "query", ["FROM units_on({})", "SELECT layer FROM units_with_context({}) WHERE study = 'demo'"]
+)
 def test_a_token_that_no_vocabulary_has_ends_in_a_sentence(home: Home, token: str, query: str) -> None:
     quoted = "'" + token.replace("'", "''") + "'"
     with pytest.raises(duckdb.InvalidInputException, match="No vocabulary of a published study has the token"):

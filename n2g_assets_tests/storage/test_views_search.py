@@ -47,7 +47,9 @@ def classes() -> Frames:
 
 def study(control_of: str | None = None) -> Frames:
     keys = [{"layer": layer, "unit": unit} for layer, unit in UNITS]
-    names = [{"token_id": i, "token": token, "text": token.decode().replace(" ", "␣")} for i, token in enumerate(TOKENS)]
+    names = [
+        {"token_id": i, "token": token, "text": token.decode().replace(" ", "␣")} for i, token in enumerate(TOKENS)
+    ]
     strong = [
         {"layer": layer, "unit": unit, "rank": rank, "context_id": "d:0", "position": position, "activation": 2.0}
         for (layer, unit), positions in POSITIONS.items()
@@ -114,7 +116,9 @@ def test_another_way_is_refused_with_those_there_are(connection) -> None:
 
 def test_a_use_is_a_token_that_raises_the_unit_to_a_tenth_or_more(connection) -> None:
     columns = 'token_id, "offset", node_id, round(activation, 2), round(raised, 2), count, shut'
-    found = ask(connection, f"SELECT {columns} FROM token_uses WHERE study = 'toy' AND layer = 0 AND unit = 1 ORDER BY ALL")
+    found = ask(
+        connection, f"SELECT {columns} FROM token_uses WHERE study = 'toy' AND layer = 0 AND unit = 1 ORDER BY ALL"
+    )
     assert found == [
         (EXCEPT, 0, 1, pytest.approx(0.9), pytest.approx(0.86), 60, [2]),
         (TRY, 0, 1, pytest.approx(0.3), pytest.approx(0.26), 40, [2]),
@@ -124,15 +128,23 @@ def test_a_use_is_a_token_that_raises_the_unit_to_a_tenth_or_more(connection) ->
 
 def test_controls_are_left_out_unless_they_are_asked_for(connection) -> None:
     for source in ("units_on('try'{})", "units_with_context(':'{})", "similar_units('toy', 0, 1{})"):
-        studies = [ask(connection, f"SELECT DISTINCT study FROM {source.format(more)} ORDER BY ALL") for more in ("", ", controls := true")]
+        studies = [
+            ask(connection, f"SELECT DISTINCT study FROM {source.format(more)} ORDER BY ALL")
+            for more in ("", ", controls := true")
+        ]
         assert studies == [[("toy",)], [("toy",), ("twin",)]], source
     for source in ("repeats({})", "subset_pairs({})", "polysemantic({})", "families({})", "similar_pairs({})"):
-        studies = [ask(connection, f"SELECT DISTINCT study FROM {source.format(more)} ORDER BY ALL") for more in ("", "controls := true")]
+        studies = [
+            ask(connection, f"SELECT DISTINCT study FROM {source.format(more)} ORDER BY ALL")
+            for more in ("", "controls := true")
+        ]
         assert studies == [[("toy",)], [("toy",), ("twin",)]], source
 
 
 def test_units_on_the_strongest_first_with_count_and_rules(connection) -> None:
-    found = ask(connection, "SELECT layer, unit, round(activation, 2), count, n_rules FROM units_on(' except', how := 'exact')")
+    found = ask(
+        connection, "SELECT layer, unit, round(activation, 2), count, n_rules FROM units_on(' except', how := 'exact')"
+    )
     assert found == [
         (0, 1, pytest.approx(0.9), 60, 1), (0, 2, pytest.approx(0.9), 60, 1), (3, 6, pytest.approx(0.9), 50, 1),
         (3, 5, pytest.approx(0.8), 10, 2), (3, 4, pytest.approx(0.5), 10, 1),
@@ -148,7 +160,8 @@ def test_units_with_context_in_a_range_of_places(connection) -> None:
 
 
 def test_a_context_before_a_token_stands_on_one_path_with_it(connection) -> None:
-    query = "SELECT layer, unit, form, activating_form, \"offset\", round(activation, 2) FROM units_with_context({}) ORDER BY ALL"
+    columns = 'layer, unit, form, activating_form, "offset", round(activation, 2)'
+    query = f"SELECT {columns} FROM units_with_context({{}}) ORDER BY ALL"
     found = ask(connection, query.format("' except', activating := 'try'"))
     assert found == [(3, 4, "␣except", "try", -2, pytest.approx(0.9)), (3, 5, "␣except", "try", -1, pytest.approx(0.7))]
     found = ask(connection, query.format("' except', activating := ' except'"))
@@ -166,17 +179,25 @@ def test_repeats_and_pairs_of_the_papers_rules() -> None:
         {"rule_id": 0, "pattern": "b [a]", "tokens": [b"a", b"b"], "activation": 0.9, "count": 2},
         {"rule_id": 1, "pattern": "a * [a]", "tokens": [b"a", None, b"a"], "activation": 0.7, "count": 3},
     ]
-    words = [{"token_id": i, "token": token, "normalised": token, "text": token.decode()} for i, token in enumerate((b"a", b"b"))]
+    words = [
+        {"token_id": i, "token": token, "normalised": token, "text": token.decode()}
+        for i, token in enumerate((b"a", b"b"))
+    ]
     with database(paper={"rules": rows("rules", *rules), "vocabulary": rows("vocabulary", *words)}) as connection:
         columns = 'form, "offset", round(activation, 1), n_tokens, share, top_pattern'
         assert ask(connection, f"SELECT {columns} FROM repeats()") == [("a", -2, pytest.approx(0.7), 1, 1.0, "a * [a]")]
-        found = ask(connection, "SELECT form, activating_form, \"offset\", count FROM units_with_context('b', activating := 'a')")
+        found = ask(
+            connection,
+            "SELECT form, activating_form, \"offset\", count FROM units_with_context('b', activating := 'a')",
+        )
         assert found == [("b", "a", -1, 2)]
         assert ask(connection, "FROM units_with_context('a', activating := 'b')") == []
 
 
 def test_similar_units_by_rules_and_by_positions(connection) -> None:
-    found = ask(connection, "SELECT layer, unit, rule_cosine, position_cosine, shared_positions FROM similar_units('toy', 0, 1)")
+    found = ask(
+        connection, "SELECT layer, unit, rule_cosine, position_cosine, shared_positions FROM similar_units('toy', 0, 1)"
+    )
     length = sqrt(54**2 + 12**2 + 27**2)  # count times activation of except, try and the colon
     assert found[0] == (0, 2, pytest.approx(54 / length, abs=1e-6), pytest.approx(5 / sqrt(50)), 5)
     [other] = [row[2:] for row in found if row[:2] == (3, 6)]
@@ -186,11 +207,17 @@ def test_similar_units_by_rules_and_by_positions(connection) -> None:
 @pytest.mark.parametrize("least", [0.01, 0.5, 0.8, 0.999])
 def test_similar_pairs_are_all_whose_cosine_is_large_enough(connection, least: float) -> None:
     vector = "SELECT layer, unit, \"offset\", token, weight FROM unit_vectors WHERE study = 'toy'"
-    every = ask(connection, f"""
+    every = ask(
+        connection,
+        f"""
         SELECT a.layer, a.unit, b.layer, b.unit, sum(a.weight * b.weight::DOUBLE) AS cosine
         FROM ({vector}) AS a JOIN ({vector}) AS b USING ("offset", token)
-        WHERE (a.layer, a.unit) < (b.layer, b.unit) GROUP BY ALL HAVING cosine >= {least} ORDER BY ALL""")
-    found = ask(connection, f"SELECT layer, unit, other_layer, other_unit, rule_cosine FROM similar_pairs(least := {least}) ORDER BY ALL")
+        WHERE (a.layer, a.unit) < (b.layer, b.unit) GROUP BY ALL HAVING cosine >= {least} ORDER BY ALL""",
+    )
+    found = ask(
+        connection,
+        f"SELECT layer, unit, other_layer, other_unit, rule_cosine FROM similar_pairs(least := {least}) ORDER BY ALL",
+    )
     assert [row[:4] for row in found] == [row[:4] for row in every]
     assert [row[4] for row in found] == pytest.approx([row[4] for row in every])
 
@@ -209,7 +236,9 @@ def test_a_chain_of_similar_units_is_one_family() -> None:
         chain = [Split(0, 0, [(unit + 1, 10, 0.9), (unit + 2, 10, 0.9)], Side(0.9, 20), Side(0.0, 99))]
         for name, frame in class_frames(chain, names, Side(0.01, 999)).items():
             frames.setdefault(name, []).append(frame.with_columns(layer=pl.lit(unit), unit=pl.lit(unit)))
-    words = [{"token_id": i, "token": token, "normalised": token, "text": token.decode()} for i, token in enumerate(names)]
+    words = [
+        {"token_id": i, "token": token, "normalised": token, "text": token.decode()} for i, token in enumerate(names)
+    ]
     whole = {name: pl.concat(each) for name, each in frames.items()} | {"vocabulary": rows("vocabulary", *words)}
     with database(toy=whole) as connection:
         assert len(ask(connection, "FROM similar_pairs(least := 0.49)")) == 11
@@ -243,8 +272,11 @@ def test_top_contexts_nodes_and_rules_as_text(connection) -> None:
     assert found == [("\n:[␣except]", ["\n", ":", "␣except"], [0.0, 0.5, 1.0], [b"\n", b":", b" except"])]
     nodes = "SELECT node_id, text, n_tokens, tokens FROM graph_node_text WHERE study = 'toy' AND layer = 0 AND unit = 1"
     assert ask(connection, nodes)[:4] == [
-        (0, "*", 0, []), (1, "{␣except|try}", 2, [b" except", b"try"]), (2, "{not ␣except|try}", 2, [b" except", b"try"]),
+        (0, "*", 0, []), (1, "{␣except|try}", 2, [b" except", b"try"]),
+        (2, "{not ␣except|try}", 2, [b" except", b"try"]),
         (3, "{:}", 1, [b":"]),
     ]  # fmt: skip
-    rule = "SELECT \"offset\", ends_with, tokens FROM rule_text WHERE study = 'toy' AND layer = 0 AND unit = 1 AND rule_id = 0"
+    rule = """
+        SELECT "offset", ends_with, tokens FROM rule_text
+        WHERE study = 'toy' AND layer = 0 AND unit = 1 AND rule_id = 0"""
     assert ask(connection, rule) == [(-1, "{:}", [b":"])]
