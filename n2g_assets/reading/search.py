@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import duckdb
 import numpy as np
 import polars as pl
 from jaxtyping import Int32
@@ -66,8 +65,6 @@ class Search:
         for text in (self.activating, self.context):
             if "\0" in text:
                 raise QuestionError("A token that is searched cannot hold the character of code 0: leave it out.")
-            if self.how == "regex":
-                _check_pattern(text)
 
     @property
     def sql(self) -> str:
@@ -123,6 +120,8 @@ def find(database: Snapshot, search: Search) -> Found:
         QuestionError: a regular expression cannot be read.
         LimitError: it takes too long.
     """
+    for pattern in (search.activating, search.context) if search.how == "regex" else ():
+        _check_pattern(database, pattern)
     known = [_known(database, search, field) for field in ("activating", "context") if getattr(search, field)]
     unknown = [each.given for each in known if not each.tokens]
     hits = [] if unknown or not known else database.rows(search.sql)
@@ -172,15 +171,12 @@ def _tokens(database: Snapshot, study: str, given: str, how: str) -> list[dict[s
     )
 
 
-def _check_pattern(pattern: str) -> None:
-    try:
-        duckdb.execute("SELECT regexp_matches('', $pattern)", {"pattern": pattern}).fetchall()
-    except duckdb.Error as error:
-        said = str(error).split(": ", 1)[-1].splitlines()[0]
+def _check_pattern(database: Snapshot, pattern: str) -> None:
+    if said := database.refusal("SELECT regexp_matches('', $pattern)", pattern=pattern):
         raise QuestionError(
             f"The regular expression {pattern!r:.80} cannot be read ({said:.80}): write a backslash before a sign that "
             "stands for itself, such as \\( or \\*."
-        ) from error
+        )
 
 
 # -------------------------------------------------------------------------------------------- by a text

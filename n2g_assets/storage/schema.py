@@ -34,6 +34,7 @@ KEPT = {
     "unit_status": _OF_UNIT, "unit_summary": _OF_UNIT, "fidelity_card": _OF_UNIT,
     "token_texts": "study, token_id",
     "token_uses": 'study, token_id, "offset" DESC, activation DESC, layer, unit, sign', "unit_vectors": _OF_UNIT,
+    "strong_lengths": _OF_UNIT,
 }  # fmt: skip
 """The views whose rows are kept as tables, each after those that it reads, and the order of their rows."""
 

@@ -188,4 +188,4 @@ def test_a_text_stops_when_its_time_is_over(published) -> None:
 def test_a_search_without_tokens_asks_nothing(published) -> None:
     assert find(published.snapshot(), Search()).hits == []
     with pytest.raises(QuestionError):
-        Search(context="[", how="regex")
+        find(published.snapshot(), Search(context="[", how="regex"))

@@ -23,7 +23,7 @@ VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
 VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
 VIEWS |= {"reach_summary", "size_summary", "method_comparison", "token_texts", "token_uses", "unit_vectors"}
-VIEWS |= {"top_context_text", "graph_node_text", "rule_text"}
+VIEWS |= {"strong_lengths", "top_context_text", "graph_node_text", "rule_text"}
 MACROS = {
     "bare_text(of_text)", "class_nodes_of(token)", "families(least, controls)",
     "found_on(of_token, how, controls)",

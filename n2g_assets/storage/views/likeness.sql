@@ -1,5 +1,12 @@
 -- Which units are like each other, and which fall apart: by their rules, and by the positions where they are strongest.
 
+CREATE VIEW strong_lengths AS
+SELECT study, layer, unit, sign, sqrt(sum(CAST(activation AS DOUBLE) * activation)) AS length
+FROM activations
+GROUP BY ALL;
+COMMENT ON VIEW strong_lengths IS 'The length of the vector of each unit''s activations at its strongest positions (activations).';
+COMMENT ON COLUMN strong_lengths.length IS 'square root of the sum of their squares';
+
 CREATE MACRO similar_units(of_study, of_layer, of_unit, of_sign := 1, controls := false) AS TABLE
 WITH own_rules AS (
     SELECT "offset", token, weight
@@ -19,22 +26,20 @@ WITH own_rules AS (
     FROM contexts AS c
     JOIN contexts AS o USING (context_id, token_ids)
     WHERE c.study = of_study
-), shared AS (
-    SELECT a.study, a.layer, a.unit, a.sign, count(*) AS shared_positions, sum(a.activation * o.activation) AS product
+), met AS MATERIALIZED (
+    SELECT a.study, a.layer, a.unit, a.sign, context_id, a.activation * o.activation AS product
     FROM activations AS a
     JOIN own_positions AS o USING (context_id, position)
+), shared AS MATERIALIZED (
+    SELECT study, layer, unit, sign, count(*) AS shared_positions, sum(product) AS product
+    FROM met
     SEMI JOIN same_contexts USING (study, context_id)
-    GROUP BY ALL
-), lengths AS (
-    SELECT study, layer, unit, sign, sqrt(sum(CAST(activation AS DOUBLE) * activation)) AS length
-    FROM activations
-    SEMI JOIN shared USING (study, layer, unit, sign)
     GROUP BY ALL
 ), by_positions AS (
     SELECT study, layer, unit, sign, shared_positions,
         product / nullif(length * (SELECT sqrt(sum(activation * activation)) FROM own_positions), 0) AS position_cosine
     FROM shared
-    JOIN lengths USING (study, layer, unit, sign)
+    JOIN strong_lengths USING (study, layer, unit, sign)
 )
 SELECT study, layer, unit, sign, coalesce(rule_cosine, 0) AS rule_cosine,
     coalesce(position_cosine, 0) AS position_cosine, coalesce(shared_positions, 0) AS shared_positions, top_pattern
