@@ -55,7 +55,8 @@ def study(control_of: str | None = None) -> Frames:
         for (layer, unit), positions in POSITIONS.items()
         for rank, position in enumerate(positions)
     ]
-    settings = json.dumps({"method": {"firing_threshold": 0.5, "preset": "evidence"}})
+    method, subject = {"firing_threshold": 0.5, "preset": "evidence"}, {"source": "local", "path": "nowhere"}
+    settings = json.dumps({"method": method, "subject": subject})
     return classes() | {
         "studies": rows("studies", {"settings": settings, "versions": "{}", "control_of": control_of}),
         "vocabulary": rows("vocabulary", *(name | {"normalised": name["token"]} for name in names)),
