@@ -104,11 +104,12 @@ def init() -> None:
 @command("n2g explore --port 9000")
 @click.option("--port", default=8777, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-def explore(port: int, host: str) -> None:
+@click.option("--with-model", is_flag=True, help="Load the subject model: what units really do on texts of your own.")
+def explore(port: int, host: str, with_model: bool) -> None:
     """Serve the pages of all published studies."""
     from n2g_assets.cli import serving
 
-    serving.explore(host, port)
+    serving.explore(host, port, with_model=with_model)
 
 
 @command("n2g studies")

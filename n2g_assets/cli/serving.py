@@ -11,14 +11,15 @@ from n2g_assets.cli.output import say
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.explore.app import build_app
+from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
 CONNECTIONS = 512
 """Open at once, idle ones too; what comes on top of them is told to try again (503)."""
 
 
-def explore(host: str, port: int) -> None:
-    """Serve until it is interrupted.
+def explore(host: str, port: int, *, with_model: bool = False) -> None:
+    """Serve until it is interrupted; ``with_model`` loads subject models for texts of the reader's own.
 
     Raises:
         StorageError: nothing is published yet.
@@ -32,12 +33,19 @@ def explore(host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         try:
             say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
+            app = build_app(database, _measure() if with_model else None)
             config = uvicorn.Config(
-                build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+                app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
             )
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
+
+
+def _measure() -> Measure:
+    from n2g_assets.reading.measuring import Measuring
+
+    return Measuring()
 
 
 def listening(host: str, port: int) -> socket.socket:
