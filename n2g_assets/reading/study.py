@@ -270,6 +270,13 @@ class Unit:
             for row in self.study.rows(query, **self.key)
         ]  # fmt: skip
 
+    def output_tokens(self) -> pl.DataFrame:
+        """The tokens whose logits it raises and lowers most (the table ``output_tokens``), with their texts."""
+        query = f"""
+            SELECT direction, rank, token_id, text, effect FROM output_tokens JOIN vocabulary USING (study, token_id)
+            WHERE {UNIT} ORDER BY direction DESC, rank"""
+        return self.study.frame(query, **self.key)
+
 
 _TENTHS = (
     "weakest tenth",
