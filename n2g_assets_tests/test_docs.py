@@ -1,15 +1,14 @@
 """The documentation says what the code says, and what it shows can be run."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from n2g_assets.core.home import Home
 from n2g_assets.core.registry import PREDICTORS, STAGES, TEXTS
 from n2g_assets.docs import FOLDER, PAGES, SETTINGS, rendered
-from n2g_assets.storage.slices import SliceStore
-from n2g_assets.storage.warehouse import open_database, publish
+from n2g_assets.storage.schema import keep_rows
+from n2g_assets_tests.report.published import database, study
+from n2g_assets_tests.storage.helpers import rows
 
 ROOT = FOLDER.parent
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(FOLDER.glob("*.md"))]
@@ -49,10 +48,14 @@ def queries() -> list[str]:
     return [query for page in WRITTEN for query in blocks.findall(page.read_text(encoding="utf-8"))]
 
 
-def test_every_query_of_the_pages_runs(tmp_path: Path):
-    home = Home(tmp_path)
-    publish(SliceStore(home))
+def test_every_query_of_the_pages_runs():
     assert len(queries()) > 12
-    with open_database(home) as database:
+    names = ["in", "of", "the", "import", "of"]
+    words = [
+        {"token_id": i, "token": word.encode(), "normalised": word.encode(), "text": word}
+        for i, word in enumerate(names)
+    ]
+    with database(demo=study() | {"vocabulary": rows("vocabulary", *words)}) as connection:
+        keep_rows(connection)
         for query in queries():
-            database.execute(query).fetchall()
+            connection.execute(query).fetchall()

@@ -45,7 +45,7 @@ class LimitError(N2GError):
 
 
 class QueryError(N2GError):
-    """A statement in SQL is mistaken, or does something else than read."""
+    """A statement in SQL or what a search asks for is mistaken, or does something else than read."""
 
 
 def short_reason(error: BaseException) -> str:

@@ -21,6 +21,13 @@ THRESHOLDS: tuple[ThresholdKind, ...] = get_args(ThresholdKind)
 SHOWN_RULES = 10
 """Rules of the best graph that is shown of a unit, and whose rules are tested, where graphs are of token classes."""
 
+STRONG_SHARE = 1 / 2
+"""A rule is strong that expects this share of what its unit's strongest does."""
+COMPONENT_SHARE = 1 / 5
+"""A component of rules counts that holds this share of the unit's firings."""
+USED_FROM = 0.1
+"""A graph of token classes uses a token, for searches, with which it expects this share of a_max."""
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Int32
 
-from n2g_assets.core.registry import SHOWN_RULES
+from n2g_assets.core.registry import COMPONENT_SHARE, SHOWN_RULES, STRONG_SHARE
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.texts import DocumentText
 from n2g_assets.method.class_rows import classes_of, graph_of_rows
@@ -28,8 +28,7 @@ CONTEXT_UNMATCHED, VALUE_LOW = "context unmatched", "value too low"
 whose token some rule has, but no rule matches; one on which a rule matches that predicts less than firing."""
 
 # What FAILURE_RULES calls a third, half, fewer than half and so on.
-UNREDUCED_SHARE, UNKNOWN_SHARE, RIGHT_SHARE, PEAK_SHARE, COMPONENT_SHARE = 1 / 3, 1 / 2, 1 / 2, 1 / 2, 1 / 5
-STRONG_SHARE = 1 / 2
+UNREDUCED_SHARE, UNKNOWN_SHARE, RIGHT_SHARE, PEAK_SHARE = 1 / 3, 1 / 2, 1 / 2, 1 / 2
 LOW_RECALL, MIN_MISSES, MIN_ALARMS = 1 / 2, 3, 5
 
 FAILURE_RULES: dict[str, str] = {

@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.core.explorer import unit_address
-from n2g_assets.explore import compare, layer, studies, unit
+from n2g_assets.explore import compare, layer, search, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
@@ -37,7 +37,7 @@ from n2g_assets.reading.plain import plain
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.report import text as wording
 
-PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES)
+PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
 """Every page, in the order in which addresses are matched."""
 
 HEADERS = {

@@ -94,6 +94,14 @@ class Snapshot:
         """As ``frame``, each row by the names of its columns."""
         return self.frame(query, **values).to_dicts()
 
+    def refusal(self, query: str, **values: Any) -> str:
+        """What DuckDB has against a query, in its own words; empty where it runs."""
+        try:
+            self.frame(query, **values)
+        except duckdb.Error as error:
+            return str(error).split(": ", 1)[-1].splitlines()[0]
+        return ""
+
     def remembered(self, key: object, make: Callable[[], Value]) -> Value:
         """What ``make`` gives, made once for this file; for what many pages need, such as a vocabulary."""
         with self._remembering:

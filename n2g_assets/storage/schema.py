@@ -1,8 +1,8 @@
 """What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
 
 1. Tables and reference tables are made from ``core/tables.py``.
-2. Views and macros stand in ``views/*.sql``. There ``$texts``, ``$baselines`` and ``$shown_rules`` are those of the
-   registry.
+2. Views and macros stand in ``views/*.sql``. There ``$texts``, ``$baselines``, ``$shown_rules`` and so on are those of
+   the registry. Some views are kept as tables once all rows are there.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
    tables; a column with the same name from the first table or view after FROM or JOIN that has it; a column that is
    named after a text, a predictor or both and a column of ``evaluation`` (``random_f1``, ``ngram_f1``,
@@ -24,8 +24,19 @@ from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("units", "tokens", "failures", "layers", "methods", "summaries")
+VIEWS = (
+    "units", "tokens", "failures", "layers", "methods", "summaries", "uses", "questions", "likeness", "texts",
+)  # fmt: skip
 """The files of ``views/``, in the order in which they are run."""
+
+_OF_UNIT = "study, layer, unit, sign DESC"
+KEPT = {
+    "unit_status": _OF_UNIT, "unit_summary": _OF_UNIT, "fidelity_card": _OF_UNIT,
+    "token_texts": "study, token_id",
+    "token_uses": 'study, token_id, "offset" DESC, activation DESC, layer, unit, sign', "unit_vectors": _OF_UNIT,
+    "strong_lengths": _OF_UNIT,
+}  # fmt: skip
+"""The views whose rows are kept as tables, each after those that it reads, and the order of their rows."""
 
 _HERE = "database_name = current_database() AND schema_name = 'main' AND NOT internal"
 
@@ -60,6 +71,20 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("PRAGMA enable_optimizer")
 
 
+def keep_rows(connection: duckdb.DuckDBPyConnection) -> None:
+    """Turns the views of ``KEPT``, which take long and are asked for often, into tables that look the same."""
+    columns = _columns(connection)
+    about = dict(connection.execute(f"SELECT view_name, comment FROM duckdb_views() WHERE {_HERE}").fetchall())
+    connection.begin()
+    for name in filter(about.get, KEPT):
+        comments = [_column_comment(name, column, comment or "") for column, _, comment in columns[name]]
+        connection.execute(f"CREATE TABLE kept AS FROM {name} ORDER BY {KEPT[name]}")
+        connection.execute(f"DROP VIEW {name}")
+        connection.execute(f"ALTER TABLE kept RENAME TO {name}")
+        connection.execute("\n".join([f"COMMENT ON TABLE {name} IS {literal(about[name])};", *comments]))
+    connection.commit()
+
+
 def schema_sql() -> str:
     """The statements that make the tables and their comments."""
     return "\n".join(map(_table_sql, [*published_tables(), *REFERENCES.values()]))
@@ -72,8 +97,9 @@ def views_sql() -> str:
     texts = [literal(text.name) for text in registry.TEXTS]
     baselines = [literal(predictor.name) for predictor in registry.PREDICTORS if predictor.role == "baseline"]
     return Template(text).substitute(
-        texts=", ".join(texts), baselines=", ".join(baselines), shown_rules=registry.SHOWN_RULES
-    )
+        texts=", ".join(texts), baselines=", ".join(baselines), shown_rules=registry.SHOWN_RULES,
+        strong_share=registry.STRONG_SHARE, component_share=registry.COMPONENT_SHARE, used_from=registry.USED_FROM,
+    )  # fmt: skip
 
 
 def view_descriptions(connection: duckdb.DuckDBPyConnection) -> list[View]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 
 from n2g_assets.core import registry
@@ -181,7 +182,6 @@ def test_problem_units_names_the_first_stage_that_ended_a_unit(home: Home) -> No
         ("<ff>", [("demo", 1)]),
         ("All", [("demo", 5)]),
         ("Rare", []),
-        ("' OR 1 = 1 --", []),
     ],
 )
 def test_units_on_finds_a_token_in_any_of_its_spellings_strongest_first(
@@ -190,6 +190,17 @@ def test_units_on_finds_a_token_in_any_of_its_spellings_strongest_first(
     assert ask(home, "SELECT study, unit FROM units_on(?)", token) == units
     quoted = token.replace("'", "''")
     assert ask(home, f"SELECT study, unit FROM units_on('{quoted}')") == units
+
+
+@pytest.mark.parametrize("token", ["' OR 1 = 1 --", "excep", "[", ""])
+@pytest.mark.parametrize(
+    "query", ["FROM units_on({})", "SELECT layer FROM units_with_context({}) WHERE study = 'demo'"]
+)
+def test_a_token_that_no_vocabulary_has_ends_in_a_sentence(home: Home, token: str, query: str) -> None:
+    quoted = "'" + token.replace("'", "''") + "'"
+    with pytest.raises(duckdb.InvalidInputException, match="No vocabulary of a published study has the token"):
+        ask(home, query.format(quoted))
+    assert ask(home, f"SELECT token_known({quoted}), token_known('Rare')") == [(False, True)]
 
 
 def test_units_on_shows_the_rules_of_that_token(home: Home) -> None:

@@ -82,7 +82,7 @@ def test_rule_support_counts_prompts_of_the_papers_rules_and_documents_of_those_
 
 def test_units_on_finds_a_token_in_a_class_at_offset_0(connection) -> None:
     found = ask(connection, f"SELECT study, unit, form, {VALUE}, n_rules, top_pattern FROM units_on('except')")
-    assert found == [("paper", 7, "except", 0.8, 2, ": [except]"), ("classes", 7, "except", 0.6, 1, LIKED)]
+    assert found == [("classes", 7, " except", 0.9, 1, LIKED), ("paper", 7, "except", 0.8, 2, ": [except]")]
     assert ask(connection, "FROM units_on('1')") == []  # lowers the unit
     assert ask(connection, "FROM units_on('of')") == []  # in no class at offset 0
 

@@ -1,4 +1,4 @@
--- Tokens: which units react to a token, and token ids as readable text.
+-- Tokens: which tokens a text may mean, and which units react to them.
 
 CREATE MACRO token_forms(token) AS TABLE
 SELECT DISTINCT v.study, v.normalised AS form, token_text(v.normalised) AS form_text
@@ -9,6 +9,37 @@ WHERE v.token = encode(token)
    OR (v.token = encode(' ' || token) AND v.normalised <> v.token);
 COMMENT ON MACRO TABLE token_forms IS 'The forms (BLOB) under which graphs of each study match a token given as text: with or without its leading space where the study normalises tokens, or as vocabulary.text shows it.';
 
+CREATE MACRO bare_text(of_text) AS coalesce(nullif(trim(lower(of_text)), ''), of_text);
+COMMENT ON MACRO bare_text IS 'A token''s text in lower case without the spaces around it, if there is more to it.';
+
+CREATE VIEW token_texts AS
+SELECT study, token_id, plain, bare_text(plain) AS bare
+FROM (SELECT study, token_id, token_text(token) AS plain FROM vocabulary);
+COMMENT ON VIEW token_texts IS 'The tokens of each study as text, as searches compare them.';
+COMMENT ON COLUMN token_texts.plain IS 'the token as text; bytes that are not UTF-8 appear as \xNN';
+COMMENT ON COLUMN token_texts.bare IS 'the same in lower case without the spaces around it, if there is more to it';
+
+CREATE MACRO tokens_like(pattern, how := 'form') AS TABLE
+SELECT v.study, v.token_id, v.text, v.token, v.normalised
+FROM vocabulary AS v
+JOIN token_texts AS t USING (study, token_id)
+WHERE CASE how
+    WHEN 'form' THEN (v.study, v.normalised) IN (SELECT (f.study, f.form) FROM token_forms(pattern) AS f)
+    WHEN 'exact' THEN v.token = encode(pattern) OR v.text = pattern
+    WHEN 'caseless' THEN t.bare = bare_text(pattern) OR v.text = pattern
+    WHEN 'prefix' THEN starts_with(t.bare, bare_text(pattern))
+    WHEN 'regex' THEN regexp_matches(t.plain, CASE WHEN how = 'regex' THEN pattern ELSE '' END)
+    ELSE error('how is form, exact, caseless, prefix or regex, not ''' || how || '''.')
+END;
+COMMENT ON MACRO TABLE tokens_like IS 'The tokens of each study that a text means. how: form, in any spelling that the study''s graphs match alike (token_forms); exact; caseless, in any case and with or without spaces around it; prefix, those that begin like this, in any case; regex, those in which a regular expression is found.';
+
+CREATE MACRO token_known(pattern, how := 'form') AS EXISTS (FROM tokens_like(pattern, how := how));
+COMMENT ON MACRO token_known IS 'Whether the vocabulary of any study has a token, as tokens_like finds it.';
+
+CREATE MACRO left_out(with_controls) AS TABLE
+SELECT study FROM studies WHERE control_of IS NOT NULL AND NOT with_controls;
+COMMENT ON MACRO TABLE left_out IS 'The studies that macros leave out: controls, unless they are asked for.';
+
 CREATE MACRO class_nodes_of(token) AS TABLE
 SELECT g.study, g.layer, g.unit, g.sign, f.form_text AS form, g.node_id, g."offset", g.activation
 FROM token_forms(token) AS f
@@ -18,60 +49,6 @@ JOIN graph_nodes AS g
     ON g.study = c.study AND g.layer = c.layer AND g.unit = c.unit AND g.sign = c.sign AND g.node_id = c.node_id
 GROUP BY ALL;
 COMMENT ON MACRO TABLE class_nodes_of IS 'The classes, in graphs of token classes of any size, that hold a token given as text, with the offset at which they want it and the normalised activation that is expected there.';
-
-CREATE MACRO units_on(token) AS TABLE
-WITH found AS (
-    SELECT
-        g.study,
-        g.layer,
-        g.unit,
-        g.sign,
-        f.form_text AS form,
-        g.activation,
-        count(r.rule_id) AS n_rules,
-        arg_min(r.pattern, r.rule_id) AS top_pattern
-    FROM token_forms(token) AS f
-    JOIN graph_nodes AS g ON g.study = f.study AND g.kind = 'activating' AND g.token = f.form
-    LEFT JOIN rules AS r
-        ON r.study = g.study AND r.layer = g.layer AND r.unit = g.unit AND r.sign = g.sign AND r.tokens[1] = g.token
-    GROUP BY g.study, g.layer, g.unit, g.sign, f.form_text, g.node_id, g.activation
-    UNION ALL
-    SELECT c.study, c.layer, c.unit, c.sign, c.form, max(c.activation), count(*), arg_min(r.pattern, r.rule_id)
-    FROM class_nodes_of(token) AS c
-    JOIN rules AS r
-        ON r.study = c.study AND r.layer = c.layer AND r.unit = c.unit AND r.sign = c.sign AND r.end_node_id = c.node_id
-    WHERE c."offset" = 0 AND c.activation > 0
-    GROUP BY ALL
-)
-FROM found
-ORDER BY activation DESC, study, layer, unit, sign DESC;
-COMMENT ON MACRO TABLE units_on IS 'The units whose graph has an activating node for a token given as text, strongest (largest normalised activation) first, with the number of their rules on it and the strongest of those. Of graphs of token classes, of any size, those rules count whose last step is a class with the token at offset 0 and which expect more than 0.';
-
-CREATE MACRO units_with_context(token) AS TABLE
-WITH found AS (
-    SELECT
-        r.study,
-        r.layer,
-        r.unit,
-        r.sign,
-        f.form_text AS form,
-        max(r.activation) AS activation,
-        count(*) AS n_rules,
-        arg_min(r.pattern, r.rule_id) AS top_pattern
-    FROM token_forms(token) AS f
-    JOIN rules AS r ON r.study = f.study AND list_contains(r.tokens[2:], f.form)
-    GROUP BY r.study, r.layer, r.unit, r.sign, f.form_text
-    UNION ALL
-    SELECT c.study, c.layer, c.unit, c.sign, c.form, max(c.activation), count(*), arg_min(r.pattern, r.rule_id)
-    FROM class_nodes_of(token) AS c
-    JOIN rules AS r
-        ON r.study = c.study AND r.layer = c.layer AND r.unit = c.unit AND r.sign = c.sign AND r.end_node_id = c.node_id
-    WHERE c."offset" < 0 AND c.activation > 0
-    GROUP BY ALL
-)
-FROM found
-ORDER BY activation DESC, study, layer, unit, sign DESC;
-COMMENT ON MACRO TABLE units_with_context IS 'The units with a rule that needs a token, given as text, before the activating one; strongest rule first, with the number of such rules. Of graphs of token classes, of any size, those rules count whose last step is a class with the token there and which expect more than 0.';
 
 CREATE MACRO marked_text(of_study, ids) AS (
     SELECT string_agg(CASE WHEN t.place = t.n THEN '[' || t.word || ']' ELSE t.word END, '' ORDER BY t.place)

@@ -1,0 +1,277 @@
+"""Searches of a published database: whose rules want a token, or a token before another, and whom a text lights up.
+
+1. A ``Search`` is what somebody asks. Its ``sql`` answers it with literal values, so that it can be shown and copied:
+   it is the very text that is run.
+2. Where nothing is found, ``find`` says whether no vocabulary has the token or no rule wants it, and what is near.
+3. ``light_up`` predicts a text with the graphs of the units whose activating classes hold its tokens, the most
+   promising first, until its time is over.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32
+
+from n2g_assets.core.errors import QueryError
+from n2g_assets.method.tokens import display_text
+from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.graph import Prediction, graph_of
+from n2g_assets.reading.study import Study
+from n2g_assets.storage.schema import literal
+
+How = Literal["caseless", "exact", "prefix", "regex"]
+"""How tokens are compared, as in the macro ``tokens_like``."""
+
+MOST_HITS = 200
+"""Units that a search finds at the most."""
+MOST_TOKENS = 512
+"""Tokens of a text that are read."""
+MOST_UNITS = 300
+"""Units whose graphs are tried on a text."""
+SECONDS = 4.0
+"""Time for that."""
+NEAR = 8
+"""Near forms of a token that are named."""
+
+_KEY = ["layer", "unit", "sign"]
+_WORDS = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?[^\s\w]+| ?_+|\s+(?!\S)|\s+")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Units whose rules want one token, or one before another."""
+
+    activating: str = ""
+    """Token on which the unit fires; empty: any."""
+    context: str = ""
+    """Token before it; empty: none is asked for."""
+    how: How = "caseless"
+    nearest: int = 1
+    """Fewest places that the context token stands before the activating one."""
+    furthest: int | None = None
+    """Most places; None: any."""
+    study: str = ""
+    """Empty: all but controls."""
+    layer: int | None = None
+    least_r: float | None = None
+    """Least Pearson's r of the unit's graph on held-out text."""
+
+    def __post_init__(self) -> None:
+        for text in (self.activating, self.context):
+            if "\0" in text:
+                raise QueryError("A token that is searched cannot hold the character of code 0: leave it out.")
+
+    @property
+    def sql(self) -> str:
+        """The query that finds the units, the strongest first."""
+        how, controls = literal(self.how), "true" if self.study else "false"
+        if self.context:
+            activating = literal(self.activating) if self.activating else "NULL"
+            places = f"{self.nearest}, {'NULL' if self.furthest is None else self.furthest}"
+            source = f"found_with_context({literal(self.context)}, {activating}, {how}, {places}, {controls})"
+        else:
+            source = f"found_on({literal(self.activating)}, {how}, {controls})"
+        wanted = [f"study = {literal(self.study)}"] if self.study else []
+        wanted += [] if self.layer is None else [f"layer = {self.layer}"]
+        wanted += [] if self.least_r is None else [f"random_pearson_r >= {self.least_r}"]
+        where = f"    WHERE {' AND '.join(wanted)}\n" if wanted else ""
+        order = "ORDER BY activation DESC, study, layer, unit, sign DESC"
+        return (
+            "SELECT h.* EXCLUDE (rule_row), r.pattern AS top_pattern\nFROM (\n"
+            f"    SELECT f.*, c.random_pearson_r\n    FROM {source} AS f\n"
+            f"    LEFT JOIN fidelity_card AS c USING (study, layer, unit, sign)\n{where}"
+            f"    {order}\n    LIMIT {MOST_HITS}\n) AS h\nLEFT JOIN rules AS r ON r.rowid = h.rule_row\n{order}"
+        )
+
+
+class Known(NamedTuple):
+    """What a token that is searched means."""
+
+    field: str
+    """activating or context."""
+    given: str
+    tokens: list[dict[str, Any]]
+    """The tokens of the vocabularies that it means: ``text`` for reading, ``plain``, and whether a rule uses it."""
+    near: list[dict[str, Any]]
+    """Tokens that are like it, where it means none or none that is used."""
+
+
+class Found(NamedTuple):
+    """What a search finds."""
+
+    sql: str
+    hits: list[dict[str, Any]]
+    """Units, the strongest first."""
+    known: list[Known]
+    """What each token means that is searched, the activating one first."""
+    why_nothing: str
+    """Why nothing is found, in one sentence; empty where something is."""
+
+
+def find(database: Snapshot, search: Search) -> Found:
+    """The units that a search finds.
+
+    Raises:
+        QueryError: a regular expression cannot be read.
+        LimitError: it takes too long.
+    """
+    for pattern in (search.activating, search.context) if search.how == "regex" else ():
+        _check_pattern(database, pattern)
+    known = [_known(database, search, field) for field in ("activating", "context") if getattr(search, field)]
+    unknown = [each.given for each in known if not each.tokens]
+    hits = [] if unknown or not known else database.rows(search.sql)
+    return Found(search.sql, hits, known, "" if hits or not known else _why(search, known, unknown))
+
+
+def _why(search: Search, known: Sequence[Known], unknown: Sequence[str]) -> str:
+    where = f"the vocabulary of {search.study}" if search.study else "any published vocabulary"
+    if unknown:
+        token = f"“{display_text(unknown[0].encode())}”"
+        wanted = {"regex": f"in which {token} is found", "prefix": f"that begins with {token}"}.get(search.how, token)
+        return f"There is no token {wanted} in {where}."
+    tokens = " and ".join(f"“{display_text(each.given.encode())}”" for each in known)
+    there = "there" if search.context else "as its activating token"
+    wanted = "it" if len(known) == 1 else "both"
+    return f"The vocabulary has {tokens}, but no rule of the units asked for wants {wanted} {there}."
+
+
+def _known(database: Snapshot, search: Search, field: str) -> Known:
+    given: str = getattr(search, field)
+    tokens = _tokens(database, search.study, given, search.how)
+    near: list[dict[str, Any]] = []
+    if not any(token["used"] for token in tokens) and search.how != "regex":
+        there = {token["plain"] for token in tokens}
+        for how, part in (("caseless", given), ("prefix", given), ("prefix", given.strip()[: len(given.strip()) // 2])):
+            if part and len(near) < NEAR:
+                found = _tokens(database, search.study, part, how)
+                near += [each for each in found if each["plain"] not in there]
+                there |= {each["plain"] for each in near}
+    return Known(field, given, tokens, near[:NEAR])
+
+
+def _tokens(database: Snapshot, study: str, given: str, how: str) -> list[dict[str, Any]]:
+    """The tokens that a text means, those that rules use first, each once."""
+    return database.rows(
+        f"""
+        WITH meant AS (
+            SELECT study, token_id, text, plain FROM tokens_like({literal(given)}, how := {literal(how)})
+            JOIN token_texts USING (study, token_id) WHERE $study = '' OR study = $study
+        ), uses AS (
+            SELECT study, token_id, true AS used FROM token_uses JOIN meant USING (study, token_id) GROUP BY ALL
+        )
+        SELECT text, plain, min(token_id) AS token_id, coalesce(bool_or(used), false) AS used
+        FROM meant LEFT JOIN uses USING (study, token_id)
+        GROUP BY text, plain ORDER BY used DESC, len(plain), token_id LIMIT 50""",
+        study=study,
+    )
+
+
+def _check_pattern(database: Snapshot, pattern: str) -> None:
+    if said := database.refusal("SELECT regexp_matches('', $pattern)", pattern=pattern):
+        raise QueryError(
+            f"The regular expression {pattern!r:.80} cannot be read ({said:.80}): write a backslash before a sign that "
+            "stands for itself, such as \\( or \\*."
+        )
+
+
+# -------------------------------------------------------------------------------------------- by a text
+class Lit(NamedTuple):
+    """A unit whose graph expects something of a text."""
+
+    layer: int
+    unit: int
+    sign: int
+    position: int
+    """Where it expects most."""
+    prediction: Prediction
+
+
+class LitUp(NamedTuple):
+    """Whom a text lights up."""
+
+    sql: str
+    """The query that finds whose graphs are tried."""
+    token_ids: Int32[np.ndarray, " length"]
+    units: list[Lit]
+    """Units whose graphs expect something, most first."""
+    tried: int
+    promising: int
+    """Units that were tried, and that there were to try; at the most ``MOST_UNITS``."""
+
+
+def longest_tokens(study: Study, text: str) -> Int32[np.ndarray, " length"]:
+    """A text cut into the longest tokens of the vocabulary, word by word, BOS first, at the most ``MOST_TOKENS``.
+
+    For a word that is a token this is the model's own cut; others may fall apart differently there.
+    """
+    number = study.database.remembered(("numbers", study.name), lambda: _numbers(study))
+    longest = study.database.remembered(("longest", study.name), lambda: max(map(len, number), default=1))
+    found = [study.vocabulary.bos_id]
+    for word in _WORDS.findall(text):
+        rest = word.encode("utf-8", "replace")
+        while rest and len(found) < MOST_TOKENS:
+            size = next((n for n in range(min(longest, len(rest)), 0, -1) if rest[:n] in number), 0)
+            if size:
+                found.append(number[rest[:size]])
+            rest = rest[size or 1 :]
+    return np.array(found, np.int32)
+
+
+def _numbers(study: Study) -> dict[bytes, int]:
+    tokens = list(enumerate(study.vocabulary.tokens))
+    return {token: token_id for token_id, token in reversed(tokens) if token}
+
+
+def light_up(
+    study: Study, token_ids: Int32[np.ndarray, " length"], *, layer: int | None = None, seconds: float = SECONDS
+) -> LitUp:
+    """The units of a study whose graphs expect most of a text.
+
+    Args:
+        study: whose units and graphs.
+        token_ids: the text, BOS at position 0.
+        layer: only units of this layer; None for all.
+        seconds: time for predicting; at least one unit is tried.
+    """
+    ids = sorted(set(token_ids[1:].tolist()))
+    listed = ", ".join(map(str, ids)) or "NULL"
+    where = f"study = {literal(study.name)}" + ("" if layer is None else f" AND layer = {layer}")
+    sql = (
+        f"SELECT layer, unit, sign, max(activation) AS activation\nFROM token_uses\n"
+        f'WHERE {where} AND "offset" = 0 AND token_id IN ({listed})\n'
+        f"GROUP BY layer, unit, sign\nORDER BY activation DESC, layer, unit, sign DESC\nLIMIT {MOST_UNITS}"
+    )
+    promising = study.database.frame(sql)
+    nodes, classes = _graph_rows(study, promising, [int(token_ids[0]), *ids])
+    found, tried, end = [], 0, 0.0
+    for layer_, unit, sign in promising.select(_KEY).iter_rows():
+        if tried == 1:  # the first one may have had to wait until the code was compiled
+            end = time.monotonic() + seconds
+        if tried and time.monotonic() >= end:
+            break
+        of_unit = {"layer": layer_, "unit": unit, "sign": sign}
+        tried += 1
+        graph = graph_of(nodes.filter(**of_unit), classes.filter(**of_unit), study.vocabulary)
+        prediction = graph.predict_ids(token_ids)
+        position = int(np.argmax(prediction.values))
+        if prediction.values[position] > 0:
+            found.append(Lit(layer_, unit, sign, position, prediction))
+    found.sort(key=lambda lit: (-float(lit.prediction.values[lit.position]), lit.layer, lit.unit, -lit.sign))
+    return LitUp(sql, token_ids, found, tried, promising.height)
+
+
+def _graph_rows(study: Study, units: pl.DataFrame, token_ids: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The nodes of the units' graphs, and of their classes the tokens of the text alone."""
+    layers, numbers = (", ".join(map(str, units[name].unique().to_list())) or "NULL" for name in ("layer", "unit"))
+    where = f"WHERE study = $study AND layer IN ({layers}) AND unit IN ({numbers})"
+    nodes = study.frame(f"FROM graph_nodes {where} ORDER BY layer, unit, sign, node_id")
+    classes = study.frame(
+        f"FROM token_classes {where} AND token_id IN ({', '.join(map(str, token_ids))}) "
+        "ORDER BY layer, unit, sign, node_id, token_id"
+    )
+    return nodes, classes

@@ -1,0 +1,191 @@
+"""The search page: hits, filters, the SQL it ran, empty answers, hostile input, and texts that light units up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+from starlette.testclient import TestClient
+
+from n2g_assets.core.errors import QueryError
+from n2g_assets.explore.app import build_app
+from n2g_assets.reading.database import Database
+from n2g_assets.reading.search import MOST_TOKENS, Search, find, light_up, longest_tokens
+from n2g_assets.reading.study import Study
+from n2g_assets.storage.schema import keep_rows
+from n2g_assets_tests.report.published import database
+from n2g_assets_tests.storage.helpers import rows
+from n2g_assets_tests.storage.test_views_search import study
+
+HOSTILE = [
+    "'; DROP TABLE rules; --",
+    "<script>alert(1)</script>",
+    "\u202e\u200b",
+    "%",
+    "$study",
+    "{{ 1 }}",
+    "\\",
+    " ",
+    "é" * 199,
+]
+
+
+@pytest.fixture(scope="module")
+def published() -> Database:
+    model = {"subject_models": rows("subject_models", {"model": "tiny", "bos_id": 0, "mask_id": 1})}
+    with database(toy=study() | model, twin=study(control_of="toy") | model) as connection:
+        keep_rows(connection)
+        [(path,)] = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()
+    return Database(Path(path))
+
+
+@pytest.fixture(scope="module")
+def client(published: Database) -> TestClient:
+    return TestClient(build_app(published))
+
+
+def asked(client: TestClient, **query: object) -> dict:
+    response = client.get("/api/search", params=query)
+    assert response.status_code == 200, response.text
+    assert client.get("/search", params=query).status_code == 200
+    return response.json()
+
+
+def units(answer: dict) -> list[tuple[int, int]]:
+    return [(hit["layer"], hit["unit"]) for hit in answer["hits"]]
+
+
+def test_a_search_of_an_activating_token_shows_units_rules_and_the_sql_that_gives_them(client, published) -> None:
+    answer = asked(client, activating="EXCEPT")
+    assert units(answer) == [(0, 1), (0, 2), (3, 6), (3, 5), (3, 4)]
+    assert {hit["study"] for hit in answer["hits"]} == {"toy"}
+    with duckdb.connect(str(published.path), read_only=True) as connection:
+        found = connection.sql(answer["sql"])
+        assert found.columns[:5] == ["study", "layer", "unit", "sign", "form"]
+        assert [row[1:3] for row in found.fetchall()] == units(answer)
+    page = client.get("/search", params={"activating": "EXCEPT"}).text
+    assert 'href="/study/toy/0/1"' in page
+    assert "found_on(&#39;EXCEPT&#39;, &#39;caseless&#39;, false)" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"q": " except", "how": "exact", "layer": 3}, [(3, 6), (3, 5), (3, 4)]),
+        ({"activating": "try"}, [(3, 4), (3, 5), (0, 1)]),
+        ({"context": ":"}, [(0, 1)]),
+        ({"context": "except"}, [(3, 4), (3, 5)]),
+        ({"context": "except", "nearest": 2}, [(3, 4)]),
+        ({"context": "except", "furthest": 1}, [(3, 5)]),
+        ({"context": "except", "activating": "except"}, [(3, 4)]),
+        ({"context": "^[ex ]+cept$", "how": "regex", "activating": "t.y"}, [(3, 4), (3, 5)]),
+        ({"activating": "tr", "how": "prefix", "study": "twin", "layer": 0}, [(0, 1)]),
+        ({"activating": "except", "least": 0.5}, []),
+    ],
+)
+def test_searches_by_token_place_kind_and_filter(client, query: dict, found: list) -> None:
+    assert units(asked(client, **query)) == found
+
+
+def test_the_least_r_keeps_those_that_reach_it(client) -> None:
+    assert units(asked(client, activating="except", least=0.4)) == [(0, 1)]
+    assert units(asked(client, activating="except", least=0.41)) == []
+
+
+def test_an_unknown_token_and_an_unused_one_get_different_answers_and_near_forms(client) -> None:
+    unknown = asked(client, activating="exceptional", how="exact")
+    assert unknown["why_nothing"] == "There is no token “exceptional” in any published vocabulary."
+    assert [near["text"] for near in unknown["known"][0]["near"]] == ["␣except", "Except"]
+    unused = asked(client, activating="Except", how="exact")
+    assert unused["why_nothing"] == (
+        "The vocabulary has “Except”, but no rule of the units asked for wants it as its activating token."
+    )
+    assert [(near["text"], near["used"]) for near in unused["known"][0]["near"]] == [("␣except", True)]
+    page = client.get("/search", params={"activating": "Except", "how": "exact"}).text
+    assert "/search?activating=+except" in page
+    both = asked(client, activating=":", context="try")
+    assert both["why_nothing"].endswith("but no rule of the units asked for wants both there.")
+    prefix = asked(client, activating="zz", how="prefix", study="toy")
+    assert prefix["why_nothing"] == "There is no token that begins with “zz” in the vocabulary of toy."
+
+
+@pytest.mark.parametrize("how", ["caseless", "exact", "prefix"])
+@pytest.mark.parametrize("token", HOSTILE)
+def test_hostile_tokens_are_only_searched_for(client, token: str, how: str) -> None:
+    for field in ("activating", "context", "q"):
+        response = client.get("/search", params={field: token, "how": how})
+        assert response.status_code == 200
+        assert "<script>alert" not in response.text
+    assert client.get("/api/search", params={"text": token}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"activating": "(", "how": "regex"}, "The regular expression '(' cannot be read (missing ): ()"),
+        ({"context": "a{2,1}", "how": "regex"}, "The regular expression 'a{2,1}' cannot be read ("),
+        ({"activating": "a\0"}, "cannot hold the character of code 0"),
+        ({"activating": "a" * 201}, "'activating' in the address cannot be"),
+        ({"text": "a" * 20_001}, "'text' in the address cannot be"),
+        ({"context": "a", "nearest": 3, "furthest": 1}, "No token stands at least 3 and at most 1 places before"),
+        ({"how": "sql"}, "'how' in the address cannot be 'sql'"),
+        ({"least": "inf", "q": "a"}, "'least' in the address cannot be 'inf'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(client, query: dict, sentence: str) -> None:
+    response = client.get("/api/search", params=query)
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+
+
+def test_an_unknown_study_is_said(client) -> None:
+    response = client.get("/search", params={"q": "a", "study": "nobody"})
+    assert response.status_code == 404
+    assert "choose one of toy, twin" in response.text
+
+
+def test_every_page_has_the_box(client) -> None:
+    assert 'action="/search"' in client.get("/").text
+    assert 'action="/search"' in client.get("/nowhere").text
+
+
+def test_a_text_is_cut_into_the_longest_tokens(published) -> None:
+    toy = Study(published.snapshot(), "toy")
+    assert longest_tokens(toy, "try: except of the\n3 Except").tolist() == [0, 3, 4, 2, 10, 9, 5, 8, 11]
+    assert longest_tokens(toy, "tr☃y").tolist() == [0]  # no token: nothing to read
+    assert len(longest_tokens(toy, "3" * 5000)) == MOST_TOKENS
+
+
+def test_a_text_lights_up_units_where_their_graphs_expect_most(client, published) -> None:
+    toy = Study(published.snapshot(), "toy")
+    lit = light_up(toy, longest_tokens(toy, "try except: except"))
+    found = {(each.layer, each.unit): each for each in lit.units}
+    assert lit.tried == lit.promising == 5
+    for (
+        layer,
+        unit,
+    ), each in found.items():  # the same as with the whole graph, of which only the text's tokens are read
+        whole = toy.unit(layer, unit).graph.predict_ids(lit.token_ids)
+        assert each.prediction.values.tolist() == whole.values.tolist()
+        assert each.position == whole.values.argmax()
+    assert [float(each.prediction.values.max()) for each in lit.units] == sorted(
+        (float(each.prediction.values.max()) for each in lit.units), reverse=True
+    )
+    assert found[3, 4].position == 4  # except, two before it except
+    answer = asked(client, text="try except: except", layer=3)
+    assert {unit["layer"] for unit in answer["lit"]["units"]} == {3}
+    assert asked(client, text="of of")["lit"]["units"] == []
+
+
+def test_a_text_stops_when_its_time_is_over(published) -> None:
+    toy = Study(published.snapshot(), "toy")
+    lit = light_up(toy, longest_tokens(toy, "try except"), seconds=-1)
+    assert (lit.tried, lit.promising) == (1, 5)
+
+
+def test_a_search_without_tokens_asks_nothing(published) -> None:
+    assert find(published.snapshot(), Search()).hits == []
+    with pytest.raises(QueryError):
+        find(published.snapshot(), Search(context="[", how="regex"))
