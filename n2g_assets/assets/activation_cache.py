@@ -2,7 +2,8 @@
 
 Asked for some layers, it harvests every layer of the study up to the deepest asked that is not cached yet: the pass
 costs the same; where ``layers_at_once`` bounds the disk, only the asked ones. What the study's units did at every token
-is kept; the rows are chosen afterwards, on whole arrays.
+is kept; the rows are chosen afterwards, on whole arrays. What the units write to the logits needs no pass, and is kept
+beside it as a slice of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from n2g_assets.assets.stage import LayerStage
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
+from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
@@ -44,7 +46,7 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:
     """The layers that the pass reads where a run asks for some."""
     numbers = session.settings.layer_numbers
-    stale = [layer for layer in numbers if not session.is_fresh(STAGE.tables, _input_hash(session, layer), layer)]
+    stale = [layer for layer in numbers if not session.is_fresh(_HARVESTED, _input_hash(session, layer), layer)]
     asked = [layer for layer in layers if layer in stale]
     if not asked or session.settings.layers_at_once != "all":
         return asked
@@ -68,8 +70,9 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
     units, input_hash = session.units(layer), _input_hash(session, layer)
     with session.holding(f"activation_cache-{layer}"):
         reused = session.bring_up_to_date(
-            STAGE.tables, frames, layer=layer, input_hash=input_hash, code_version=STAGE.code_version
+            _HARVESTED, frames, layer=layer, input_hash=input_hash, code_version=STAGE.code_version
         )
+        reused_outputs = _bring_outputs_up_to_date(session, layer, units)
         stats = session.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)
         reason = pl.format("a_max is {}: the unit is never positive in the harvest.", "max")
         dead = pl.col("max") <= 0
@@ -88,11 +91,25 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         )
         manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
-        reused=reused, computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
+        reused=reused and reused_outputs, computed=0 if reused else len(units), kept=len(units) if reused else 0, carried=0,
         seconds=manifests[STAGE.tables[0]].seconds, ledger=dict(ledger.group_by("status").len().iter_rows()),
         rows={table: manifest.rows for table, manifest in manifests.items()},
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},
     )  # fmt: skip
+
+
+def _bring_outputs_up_to_date(session: Session, layer: int, units: Sequence[Unit]) -> bool:
+    """What the units write depends on the weights alone: nothing of the harvest is in its hash, nor it in that one."""
+
+    def frames() -> dict[str, pl.DataFrame]:
+        from n2g_assets.model.output import output_tokens
+
+        return {_OUTPUTS: output_tokens(session.subject(), layer, units)}
+
+    inputs = {"version": _OUTPUTS_VERSION, "model": session.model_hash, "layer": layer, "units": units}
+    return session.bring_up_to_date(
+        [_OUTPUTS], frames, layer=layer, input_hash=hash_json(inputs), code_version=_OUTPUTS_VERSION
+    )
 
 
 def _measure_again(
@@ -118,10 +135,13 @@ STAGE = LayerStage(
     name="activation_cache",
     description="One forward pass through the harvested documents for all layers together: what the study's units did "
     "at every token, and from it their statistics, strongest positions and strongest contexts. New documents and new "
-    "units cost a pass for them alone.",
+    "units cost a pass for them alone. Beside it, from the weights, the tokens that each unit raises and lowers.",
     code_version="4",
     work=_work,
     prepare=_prepare,
     preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
     kinds={"torch", "parquet"},
 )
+_OUTPUTS, _OUTPUTS_VERSION = "output_tokens", "1"
+_HARVESTED = tuple(table for table in STAGE.tables if table != _OUTPUTS)
+"""The tables that the pass gives."""

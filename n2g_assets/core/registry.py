@@ -93,7 +93,10 @@ class Predictor:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("activation_cache", ("neuron_stats", "activations", "top_contexts"), ("corpus_tokens", "subject_model")),
+    Stage(
+        "activation_cache", ("neuron_stats", "activations", "top_contexts", "output_tokens"),
+        ("corpus_tokens", "subject_model"),
+    ),
     Stage("top_examples", ("top_examples",), ("activation_cache", "corpus_tokens")),
     Stage("pruned_examples", ("pruned_examples", "saliencies"), ("top_examples",)),
     Stage("augmented_examples", ("augmented_examples",), ("pruned_examples",), methods=("paper",)),

@@ -111,6 +111,18 @@ _TABLES = (
         _c("activation", pl.Float32, "activation at the peak"),
         _n("activations", _REALS, "activation at every position; NULL in rows that an older version wrote"),
     ),
+    unit_table("output_tokens", "token whose logit a unit raises or lowers most (units of mlp.hook_post)",
+        ("direction", "rank"),
+        _c("direction", pl.String, "raised or lowered"),
+        _c("rank", pl.Int32, "0 is raised, or lowered, most"),
+        _c("token_id", pl.Int32, "token id"),
+        _c(
+            "effect", pl.Float32,
+            "what 1 of the unit's activation adds to the token's logit, less the mean over the vocabulary: its row of "
+            "the output matrix, times its sign, through the weights of the norms behind it and the unembedding; what "
+            "these norms divide by is left out, it differs from text to text",
+        ),
+    ),
     unit_table("top_examples", "top context of a unit", ("rank",),
         _c("rank", pl.Int32, "0 is the strongest"),
         _c("context_id", pl.String, "context"),

@@ -84,6 +84,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
         "FROM slices WHERE study = $study AND layer = $layer ORDER BY table_name", layer=unit.layer
     )
     found["failures"] = unit.rows("failures", order="kind")
+    found["writes"] = _writes(unit)
     found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
 
@@ -135,6 +136,12 @@ def _counterexamples(unit: Unit) -> list[Example]:
         )
         for row in unit.study.rows(query, **unit.key)
     ]  # fmt: skip
+
+
+def _writes(unit: Unit) -> list[dict[str, Any]]:
+    """The tokens that it raises and those that it lowers most; none where its units write no logits."""
+    parts = unit.output_tokens().partition_by("direction", maintain_order=True)
+    return [{"direction": part["direction"][0], "tokens": part.drop("direction", "rank").to_dicts()} for part in parts]
 
 
 def _rule(database: Snapshot, asked: AskedRule) -> Answer:

@@ -227,6 +227,30 @@ def test_layers_in_groups_give_the_same_rows_and_leave_no_evidence(finished, tmp
         assert_frame_equal(rows.sort(key), before.sort(key), abs_tol=1e-4)  # other units share the batches
 
 
+def test_a_home_from_before_gets_what_its_units_write_without_another_pass(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    before = rows_of(home, "output_tokens")
+    shutil.rmtree(home / "slices" / "output_tokens")
+    shutil.rmtree(home / "cache" / "evidence")
+    session = session_of(finished.study, home)
+    session.harvest = Mock()
+    reports = run_stage(session, "activation_cache")
+    session.harvest.assert_not_called()
+    assert not any(reused(reports).values())
+    assert [report.computed for report in reports.values()] == [0, 0, 0]
+    assert_frame_equal(rows_of(home, "output_tokens"), before)
+    assert all(reused(run_stage(session, "activation_cache")).values())
+
+
+def test_another_harvest_leaves_what_the_units_write(finished, tmp_path):
+    home = finished.copy_home(tmp_path)
+    session = session_of(changed(finished.study, harvest__strongest=8), home)
+    written = {layer: session.manifest("output_tokens", layer).written_at for layer in range(3)}
+    run_stage(session, "activation_cache")
+    assert {layer: session.manifest("output_tokens", layer).written_at for layer in range(3)} == written
+    assert rows_of(home, "activations").group_by("layer", "unit", "sign").len()["len"].max() == 8
+
+
 def test_more_layers_in_one_run_than_the_study_bounds_are_refused(finished, tmp_path):
     session = session_of(changed(finished.study, layers_at_once=2), finished.copy_home(tmp_path))
     with pytest.raises(SettingsError, match="3 layers, but layers_at_once is 2: start it with n2g run"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -10,10 +11,14 @@ import re
 import duckdb
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from n2g_assets import cli
 from n2g_assets.core.errors import LimitError
+from n2g_assets.core.explorer import unit_address
 from n2g_assets.core.home import Home
+from n2g_assets.explore.app import build_app
+from n2g_assets.method.tokens import display_text
 from n2g_assets.model.installed import tokenizer_file
 from n2g_assets.reading import text as own_text
 from n2g_assets.reading.database import Database
@@ -90,6 +95,22 @@ def test_predict_says_the_value_and_the_rule_of_every_token(published, unit, cap
     assert any(each["rule"] for each in found)
     assert cli.main(["predict", *key, text]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(found)
+
+
+def test_what_a_unit_writes_is_on_its_page_and_in_its_json(published, study, unit):
+    found = unit.output_tokens()
+    assert found.group_by("direction", maintain_order=True).len().rows() == [("raised", 10), ("lowered", 10)]
+    effects = found["effect"].to_list()
+    assert effects == sorted(effects[:10], reverse=True) + sorted(effects[10:])
+    texts = [study.vocabulary.tokens[token] for token in found["token_id"]]
+    assert found["text"].to_list() == [display_text(text) for text in texts]
+    address = f"/study/tiny/{unit.layer}/{unit_address(unit.number, unit.sign)}"
+    with TestClient(build_app(Database(published.home / "n2g.duckdb"))) as client:
+        raised, lowered = client.get(f"/api{address}").json()["writes"]
+        page = client.get(address).text
+    assert [each["token_id"] for part in (raised, lowered) for each in part["tokens"]] == found["token_id"].to_list()
+    section = page.partition('id="writes"')[2].partition("</section>")[0]
+    assert re.findall(r'class="token">(.*?)</span>', section, re.S) == [html.escape(text) for text in found["text"]]
 
 
 def test_a_text_is_read_as_the_pipeline_reads_documents(published, study):
