@@ -81,7 +81,8 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     ]  # fmt: skip
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
     found["slices"] = study.rows(
-        "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name", layer=unit.layer
+        "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
+        layer=unit.layer,
     )
     found["failures"] = unit.rows("failures", order="kind")
     found["writes"] = _writes(unit)

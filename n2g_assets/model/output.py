@@ -88,9 +88,7 @@ def _frame(block: Sequence[Unit], direction: str, token_ids: Tensor, effects: Te
     return pl.DataFrame(columns, schema=_SCHEMA)
 
 
-def _writing(
-    model: SubjectModel, layer: int
-) -> tuple[Float32[Tensor, "d_mlp d_model"], list[torch.nn.Module]] | None:
+def _writing(model: SubjectModel, layer: int) -> tuple[Float32[Tensor, "d_mlp d_model"], list[torch.nn.Module]] | None:
     """The output matrix that reads the hook, a row a neuron, and the modules between it and the unembedding."""
     from transformers.pytorch_utils import Conv1D
 
