@@ -34,7 +34,7 @@ from n2g_assets.explore.page import Page, address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain
-from n2g_assets.reading.study import Study, Unit
+from n2g_assets.reading.study import Study
 from n2g_assets.report import text as wording
 
 PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
@@ -75,7 +75,7 @@ def build_app(database: Database, measure: Measure | None = None) -> Starlette:
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(GZipMiddleware, minimum_size=2000)],
+        middleware=[Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)],
         exception_handlers={404: _not_found},
     )
 
@@ -156,7 +156,7 @@ def _link(path: str, **values: Any) -> str:
 
 
 def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
-    found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
+    found = Study(snapshot, unit["study"]).unit(unit["layer"], unit["unit"], unit["sign"])
     key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
 
     def rule(node: int, offset: int) -> str:
