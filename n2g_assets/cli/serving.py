@@ -1,16 +1,18 @@
 """``n2g explore``: the pages of the published database, on this machine unless told otherwise."""
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import threading
 
 import click
 import uvicorn
 
 from n2g_assets.cli.output import say
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
-from n2g_assets.explore.app import build_app
+from n2g_assets.explore.app import build_app, warm_up
 from n2g_assets.reading.database import Database
 
 CONNECTIONS = 512
@@ -31,6 +33,7 @@ def explore(host: str, port: int) -> None:
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
         try:
+            threading.Thread(target=_warm_up, args=(database,), daemon=True).start()
             say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
             config = uvicorn.Config(
                 build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
@@ -38,6 +41,11 @@ def explore(host: str, port: int) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
+
+
+def _warm_up(database: Database) -> None:
+    with contextlib.suppress(N2GError):  # a page says it
+        warm_up(database)
 
 
 def listening(host: str, port: int) -> socket.socket:

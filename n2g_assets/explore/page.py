@@ -31,7 +31,7 @@ class Asked(BaseModel):
 class OfStudy(Asked):
     """A page of one study."""
 
-    study: str
+    study: str = Field(max_length=200)
     """Name of the study."""
 
     def the_study(self, database: Snapshot) -> Study:

@@ -51,6 +51,8 @@ class Database:
         with self._lock:
             stamp = self._stamp()
             if self._open is None or self._open[0] != stamp:
+                if self._open is not None:
+                    self._open[1].forget()
                 self._open = stamp, Snapshot(self.path)
             return self._open[1]
 
@@ -60,6 +62,10 @@ class Database:
         except FileNotFoundError:
             self._open = None
             raise StorageError(f"{self.path} is not there yet: run a study first, such as with n2g demo.") from None
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be looked at ({error.strerror}): mend its folder, or name another with $N2G_HOME."
+            ) from error
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
@@ -131,6 +137,11 @@ class Snapshot:
             value: Value = found.value
             return value
 
+    def forget(self) -> None:
+        """Lets go of what is remembered, so that the file is closed once nobody reads it any more."""
+        with self._remembering:
+            self._remembered.clear()
+
     @cached_property
     def columns(self) -> dict[str, dict[str, str]]:
         """By table and view its columns, each with its comment."""
@@ -165,5 +176,15 @@ class Snapshot:
             ) from error
         except duckdb.OutOfMemoryException as error:
             raise LimitError(f"The query took more than {MEMORY_LIMIT} of memory: ask for less.") from error
+        except (
+            duckdb.IOException,
+            duckdb.InternalException,
+            duckdb.FatalException,
+            duckdb.SerializationException,
+        ) as error:
+            raise StorageError(
+                f"{self.path} is damaged ({str(error).splitlines()[0]}): publish it again with a run of any of its "
+                "studies."
+            ) from error
         finally:
             self._queries.release()
