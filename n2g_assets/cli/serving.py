@@ -1,16 +1,18 @@
 """``n2g explore``: the pages of the published database, on this machine unless told otherwise."""
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import threading
 
 import click
 import uvicorn
 
 from n2g_assets.cli.output import say
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
-from n2g_assets.explore.app import build_app
+from n2g_assets.explore.app import build_app, warm_up
 from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
@@ -32,6 +34,7 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
         try:
+            threading.Thread(target=_warm_up, args=(database,), daemon=True).start()
             say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
             app = build_app(database, _measure() if with_model else None)
             config = uvicorn.Config(
@@ -46,6 +49,11 @@ def _measure() -> Measure:
     from n2g_assets.reading.measuring import Measuring
 
     return Measuring()
+
+
+def _warm_up(database: Database) -> None:
+    with contextlib.suppress(N2GError):  # a page says it
+        warm_up(database)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -17,12 +17,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.core.explorer import unit_address
@@ -34,7 +36,7 @@ from n2g_assets.explore.page import Page, address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain
-from n2g_assets.reading.study import Study, Unit
+from n2g_assets.reading.study import Study
 from n2g_assets.report import text as wording
 
 PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
@@ -75,9 +77,34 @@ def build_app(database: Database, measure: Measure | None = None) -> Starlette:
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(GZipMiddleware, minimum_size=2000)],
-        exception_handlers={404: _not_found},
+        middleware=[Middleware(_WithHeaders), Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)],
+        exception_handlers={404: _not_found, 405: _not_allowed, 500: _failed},
     )
+
+
+class _WithHeaders:
+    """Puts ``HEADERS`` on every answer, files and refusals too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def warm_up(database: Database) -> None:
+    """Reads and compiles what the first page of a unit needs, which takes seconds; without units nothing."""
+    snapshot = database.snapshot()
+    found = snapshot.rows("SELECT study, layer, unit, sign FROM unit_status WHERE status = 'ok' LIMIT 1")
+    for row in found:
+        asked = unit.AskedUnit(study=row["study"], layer=row["layer"], unit=unit_address(row["unit"], row["sign"]))
+        answer = unit.unit_answer(snapshot, asked)
+        _inline(snapshot, answer)
 
 
 Answering = Callable[[Snapshot, Any, Request], Response]
@@ -93,7 +120,6 @@ def _answer(database: Database, asked: type[Any], respond: Answering) -> Callabl
         except N2GError as error:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
             response = _problem(request, status, str(error))
-        response.headers.update(HEADERS)
         return response
 
     return endpoint
@@ -131,8 +157,21 @@ def _problem(request: Request, status: int, sentence: str) -> Response:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    response = _problem(request, 404, f"There is no page at {request.url.path}: begin at the list of studies.")
-    response.headers.update(HEADERS)
+    return _problem(request, 404, f"There is no page at {request.url.path:.100}: begin at the list of studies.")
+
+
+def _not_allowed(request: Request, error: Exception) -> Response:
+    response = _problem(request, 405, f"Pages are only read: ask with GET or HEAD, not with {request.method:.20}.")
+    response.headers["Allow"] = "GET, HEAD"
+    return response
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    sentence = (
+        f"This page could not be made ({type(error).__name__}): the terminal of n2g explore says where it failed."
+    )
+    response = _problem(request, 500, sentence)
+    response.headers.update(HEADERS)  # it is sent past the middleware
     return response
 
 
@@ -156,7 +195,7 @@ def _link(path: str, **values: Any) -> str:
 
 
 def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
-    found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
+    found = Study(snapshot, unit["study"]).unit(unit["layer"], unit["unit"], unit["sign"])
     key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
 
     def rule(node: int, offset: int) -> str:

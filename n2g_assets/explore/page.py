@@ -31,7 +31,7 @@ class Asked(BaseModel):
 class OfStudy(Asked):
     """A page of one study."""
 
-    study: str
+    study: str = Field(max_length=200)
     """Name of the study."""
 
     def the_study(self, database: Snapshot) -> Study:
@@ -54,8 +54,8 @@ class OfUnit(OfLayer):
 
     def the_unit(self, database: Snapshot) -> Unit:
         """The unit; MissingError where it is not there."""
-        return Unit(
-            self.the_study(database), self.layer, int(self.unit.rstrip("-")), SIGNS[self.unit.lstrip("0123456789")]
+        return self.the_study(database).unit(
+            self.layer, int(self.unit.rstrip("-")), SIGNS[self.unit.lstrip("0123456789")]
         )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import STUDY
 from n2g_assets.explore.page import Answer, Asked, OfStudy, Page
 from n2g_assets.reading.database import Snapshot
@@ -21,6 +22,10 @@ def all_studies(database: Snapshot) -> list[dict[str, Any]]:
 
 
 def _row(study: Study) -> dict[str, Any]:
+    return study.database.remembered(("row", study.name), lambda: _read_row(study))
+
+
+def _read_row(study: Study) -> dict[str, Any]:
     counts = study.rows("""
         SELECT count(*) AS units, count(*) FILTER (status = 'ok') AS ok FROM unit_status WHERE study = $study""")[0]
     written = study.rows("SELECT max(written_at) AS written_at FROM slices WHERE study = $study")[0]
@@ -28,10 +33,17 @@ def _row(study: Study) -> dict[str, Any]:
         SELECT list(DISTINCT source ORDER BY source) AS sources, sum(tokens)::BIGINT AS tokens
         FROM corpus_summary WHERE study = $study""")[0]
     return {
-        "study": study.name, "control_of": study.control_of, "model": study.model["model"],
+        "study": study.name, "control_of": study.control_of, "model": _model_name(study),
         "method": study.settings["method"].get("preset"), "layers": study.layers, "scores": _headline(study),
         "written_at": f"{written['written_at']:%Y-%m-%d %H:%M}" if written["written_at"] else None,
     } | counts | corpus  # fmt: skip
+
+
+def _model_name(study: Study) -> str | None:
+    try:
+        return str(study.model["model"])
+    except MissingError:  # its slice was not published: the other studies are shown all the same
+        return None
 
 
 def _headline(study: Study) -> list[dict[str, Any]]:
@@ -43,6 +55,10 @@ def _headline(study: Study) -> list[dict[str, Any]]:
 
 def _study(database: Snapshot, asked: OfStudy) -> Answer:
     study = asked.the_study(database)
+    return database.remembered(("page", study.name), lambda: _read_study(study))
+
+
+def _read_study(study: Study) -> Answer:
     return {
         "study": study.name, "control_of": study.control_of, "summary": _row(study), "model": study.model,
         "layers": study.rows("""

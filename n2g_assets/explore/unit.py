@@ -16,6 +16,7 @@ from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.study import UNIT as OF_UNIT
 from n2g_assets.reading.study import Example, Unit
 
 SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
@@ -116,19 +117,20 @@ def _key(found: Any) -> dict[str, Any] | None:
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:
     known = named(PREDICTORS)
-    rows = [row for row in unit.rows("evaluation", order="text") if row["predictor"] in known]
+    query = f"SELECT {', '.join(_SCORES)} FROM evaluation WHERE {OF_UNIT} ORDER BY text"
+    rows = [row for row in unit.study.rows(query, **unit.key) if row["predictor"] in known]
     order = list(known)
     return [
-        {name: row[name] for name in _SCORES} | {"label": known[predictor].label, "role": known[predictor].role}
+        row | {"label": known[predictor].label, "role": known[predictor].role}
         for row, predictor in sorted(((row, row["predictor"]) for row in rows), key=lambda each: order.index(each[1]))
     ]
 
 
 def _counterexamples(unit: Unit) -> list[Example]:
-    query = """
+    query = f"""
         SELECT kind, text, rank, position, predicted, actual, cause, c.token_ids
         FROM counterexamples JOIN contexts AS c USING (study, context_id)
-        WHERE study = $study AND layer = $layer AND unit = $unit AND sign = $sign ORDER BY rank, text DESC, kind"""
+        WHERE {OF_UNIT} ORDER BY rank, text DESC, kind"""
     return [
         Example(
             f"{row['kind'].replace('_', ' ')} on {row['text'].replace('_', '-')} text: "

@@ -5,7 +5,7 @@ share inside against share outside.
 """
 
 import keyword
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -31,8 +31,9 @@ FEWEST = 3
 """A smaller class has no name: its tokens say it all."""
 
 
-def token_properties(vocabulary: Sequence[bytes]) -> Bool[np.ndarray, "properties vocabulary"]:
-    """Which tokens have which of ``PROPERTIES``."""
+@lru_cache(maxsize=4)
+def token_properties(vocabulary: tuple[bytes, ...]) -> Bool[np.ndarray, "properties vocabulary"]:
+    """Which tokens have which of ``PROPERTIES``; many pictures ask it of one vocabulary."""
     texts = pl.Series([token.decode(errors="replace") for token in vocabulary], dtype=pl.String)
     return np.array([texts.str.contains(property_).to_numpy() for property_ in PROPERTIES.values()])
 

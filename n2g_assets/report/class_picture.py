@@ -139,7 +139,7 @@ def draw_classes(
     """
     layout = lay_out_classes(graph_nodes, token_classes, n_rules=n_rules, threshold=threshold)
     scale = _ROOMY if len(layout.rules) <= _ROOMY_ROWS and len(layout.offsets) <= _ROOMY_COLUMNS else _DENSE
-    words = _Words(vocabulary, token_properties(vocabulary))
+    words = _Words(vocabulary, token_properties(tuple(vocabulary)))
     columns = _columns(layout, words, scale)
     numbers = _BAR + _VALUE + 3 * _NUMBER
     inside = max(sum(columns.values()) + _GAP * (len(columns) + 1) + numbers, _LEAST_WIDTH)
