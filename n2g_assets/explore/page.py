@@ -7,16 +7,21 @@ is declared once, as a pydantic model: it checks the address, and the descriptio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from n2g_assets.core.explorer import UNIT
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, Unit
 
 Answer = dict[str, Any]
 """Values that JSON knows."""
+
+RULE = f"{UNIT}/rule/{{node}}"
+"""Path of the page about a rule of a unit's graph."""
 
 SIGNS = {"": 1, "-": -1}
 """How an address writes the sign of a unit, behind its number."""
@@ -54,9 +59,13 @@ class OfUnit(OfLayer):
 
     def the_unit(self, database: Snapshot) -> Unit:
         """The unit; MissingError where it is not there."""
-        return Unit(
-            self.the_study(database), self.layer, int(self.unit.rstrip("-")), SIGNS[self.unit.lstrip("0123456789")]
-        )
+        return _unit(database, self.study, self.layer, self.unit)
+
+
+@lru_cache(maxsize=16)
+def _unit(database: Snapshot, study: str, layer: int, unit: str) -> Unit:
+    """A unit, whose graph and scores are read once for its pages of all sizes."""
+    return Unit(Study(database, study), layer, int(unit.rstrip("-")), SIGNS[unit.lstrip("0123456789")])
 
 
 @dataclass(frozen=True)
