@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -27,17 +25,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
-from n2g_assets.core.explorer import unit_address
 from n2g_assets.explore import compare, layer, search, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
-from n2g_assets.explore.page import Page, address
-from n2g_assets.explore.tokens import shade
+from n2g_assets.explore.page import Page
+from n2g_assets.explore.rendering import environment
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain
-from n2g_assets.reading.study import Study
-from n2g_assets.report import text as wording
 
 PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
 """Every page, in the order in which addresses are matched."""
@@ -50,6 +45,8 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 """What every answer carries."""
+
+_TEMPLATES = environment()
 
 _STATUS: tuple[tuple[type[N2GError], int], ...] = (
     (MissingError, 404),
@@ -135,7 +132,7 @@ def _html(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Respo
     answer = page.answer(snapshot, asked)
     twin = f"/api{request.url.path}".rstrip("/") + (f"?{request.url.query}" if request.url.query else "")
     context = {"asked": asked, "snapshot": snapshot, "twin": twin, "here": request.url.path, "answer": answer}
-    html = templates().get_template(page.template).render(answer | context)
+    html = _TEMPLATES.get_template(page.template).render(answer | context)
     return HTMLResponse(html)
 
 
@@ -152,7 +149,7 @@ def _file(download: Download, snapshot: Snapshot, asked: Any, request: Request) 
 def _problem(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api"):
         return JSONResponse({"error": sentence}, status)
-    html = templates().get_template("problem.html").render(status=status, sentence=sentence, twin="", here="")
+    html = _TEMPLATES.get_template("problem.html").render(status=status, sentence=sentence, twin="", here="")
     return HTMLResponse(html, status)
 
 
@@ -173,35 +170,3 @@ def _failed(request: Request, error: Exception) -> Response:
     response = _problem(request, 500, sentence)
     response.headers.update(HEADERS)  # it is sent past the middleware
     return response
-
-
-def templates() -> Environment:
-    """The templates of all pages, with what they may call."""
-    return _templates
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("n2g_assets.explore"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text}
-    environment.globals |= {"link": _link, "shade": shade, "picture": _inline, "unit_address": unit_address}
-    return environment
-
-
-def _link(path: str, **values: Any) -> str:
-    return address(path, values)
-
-
-def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
-    found = Study(snapshot, unit["study"]).unit(unit["layer"], unit["unit"], unit["sign"])
-    key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
-
-    def rule(node: int, offset: int) -> str:
-        return address("/study/{study}/{layer}/{unit}/rule/{node}", {**key, "node": node}) + f"#o{-offset}"
-
-    return Markup(found.svg(unit["rules"], rule))  # our own SVG, in which every token is escaped
-
-
-_templates = _environment()

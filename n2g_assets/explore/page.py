@@ -12,11 +12,15 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from n2g_assets.core.explorer import UNIT
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, Unit
 
 Answer = dict[str, Any]
 """Values that JSON knows."""
+
+RULE = f"{UNIT}/rule/{{node}}"
+"""Path of the page about a rule of a unit's graph."""
 
 SIGNS = {"": 1, "-": -1}
 """How an address writes the sign of a unit, behind its number."""

@@ -1,5 +1,6 @@
 """The list of studies, and the page of one: its scores by layer, and what it is made from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from n2g_assets.core.errors import MissingError
@@ -16,9 +17,9 @@ def _studies(database: Snapshot, asked: Asked) -> Answer:
     return {"studies": all_studies(database)}
 
 
-def all_studies(database: Snapshot) -> list[dict[str, Any]]:
-    """Every published study: model, corpus, units, and the scores of its graphs by layer."""
-    return [_row(Study(database, name)) for name in study_names(database)]
+def all_studies(database: Snapshot, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Every published study, or those named: model, corpus, units, and the scores of its graphs by layer."""
+    return [_row(Study(database, name)) for name in (study_names(database) if names is None else names)]
 
 
 def _row(study: Study) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import UNIT, unit_address
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore.page import Answer, OfUnit, Page
+from n2g_assets.explore.page import RULE, Answer, OfUnit, Page
 from n2g_assets.explore.tokens import shown_example
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -69,7 +69,8 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     )
     largest = unit.graph.n_rules
     found["largest"] = largest
-    found["offered"] = [size for size in SIZES if size < largest] + ([largest] if study.has_classes and largest else [])
+    sizes_of_classes = [*(size for size in SIZES if size < largest), largest] if largest else []
+    found["offered"] = sizes_of_classes if study.has_classes else []  # a graph of the paper has one size
     tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
     found["rule_rows"] = [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(asked.rules).to_dicts()]
     found["scores"] = _scores(unit)
@@ -192,7 +193,7 @@ PAGES = (
         "A unit: its graph, rules, examples and scores",
     ),
     Page(
-        "/study/{study}/{layer}/{unit}/rule/{node}", AskedRule, _rule, "rule.html",
+        RULE, AskedRule, _rule, "rule.html",
         "A rule of a unit's graph: the tokens of its classes, with counts and means",
     ),
 )  # fmt: skip

@@ -29,7 +29,7 @@ def normalise(token: bytes) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**17)  # a vocabulary; pages show the same tokens again and again
 def display_text(token: bytes) -> str:
     """A token for reading: white space made visible, broken bytes and invisible characters shown by their code."""
     if not token:
