@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
+from n2g_assets.core.explorer import unit_address
 from n2g_assets.explore import compare, layer, search, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
@@ -100,8 +101,8 @@ def warm_up(database: Database) -> None:
     found = snapshot.rows("SELECT study, layer, unit, sign FROM unit_status WHERE status = 'ok' LIMIT 1")
     for row in found:
         asked = unit.AskedUnit(study=row["study"], layer=row["layer"], unit=unit_address(row["unit"], row["sign"]))
-        answer = unit.unit_answer(snapshot, asked)
-        _inline(snapshot, answer)
+        unit.unit_answer(snapshot, asked)
+        asked.the_unit(snapshot).svg()
 
 
 Answering = Callable[[Snapshot, Any, Request], Response]

@@ -34,10 +34,6 @@ UNIT = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
 """The condition that a row is of one unit; a ``Unit`` gives the values."""
 
 
-_STUDIES = "FROM studies SEMI JOIN subject_models USING (study)"
-"""A study whose model is not published yet has only begun."""
-
-
 def open_study(name: str, home: Home | None = None) -> "Study":
     """A published study.
 
@@ -61,7 +57,7 @@ class Study:
         self.home = Home(database.path.parent)
         """Where it is published."""
         found = database.remembered(
-            ("study", name), lambda: database.rows(f"{_STUDIES} WHERE study = $name", name=name)
+            ("study", name), lambda: database.rows("FROM studies WHERE study = $name", name=name)
         )
         if not found:
             names = ", ".join(study_names(database)) or "none"
@@ -144,7 +140,7 @@ class Study:
 
 def study_names(database: Snapshot) -> list[str]:
     """The published studies; controls behind the others."""
-    rows = database.frame(f"SELECT study {_STUDIES} ORDER BY control_of IS NOT NULL, study")
+    rows = database.frame("SELECT study FROM studies ORDER BY control_of IS NOT NULL, study")
     return rows["study"].to_list()
 
 
