@@ -53,7 +53,8 @@ def copies_sql(layers: int) -> str:
     """Which unit each copy is of, and by how many places its tokens are moved."""
     return f"""
         CREATE TEMP TABLE units AS
-        SELECT layer AS from_layer, unit AS from_unit, sign, row_number() OVER (ORDER BY layer, unit, sign) - 1 AS number
+        SELECT layer AS from_layer, unit AS from_unit, sign,
+            row_number() OVER (ORDER BY layer, unit, sign) - 1 AS number
         FROM old.unit_status WHERE study = $study AND status = 'ok';
         CREATE TEMP TABLE copies AS
         SELECT CAST(l.layer AS INTEGER) AS layer, CAST(u.unit AS INTEGER) AS unit, from_layer, from_unit, sign,
