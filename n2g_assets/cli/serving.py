@@ -16,6 +16,8 @@ from n2g_assets.explore.app import build_app, warm_up
 from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
+_WARMING = 60.0
+"""Seconds that the end waits for what is read at the start."""
 CONNECTIONS = 512
 """Open at once, idle ones too; what comes on top of them is told to try again (503)."""
 
@@ -33,8 +35,9 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
         if not _is_this_machine(listener.getsockname()[0]):
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
+        warming = threading.Thread(target=_warm_up, args=(database,), daemon=True)
         try:
-            threading.Thread(target=_warm_up, args=(database,), daemon=True).start()
+            warming.start()
             say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
             app = build_app(database, _measure() if with_model else None)
             config = uvicorn.Config(
@@ -43,6 +46,8 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
+        finally:
+            warming.join(_WARMING)  # an interpreter that ends below a query aborts
 
 
 def _measure() -> Measure:
