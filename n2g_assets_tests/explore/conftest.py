@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
-import uvicorn
 
 from n2g_assets.core.home import Home
-from n2g_assets.explore.app import build_app
-from n2g_assets.reading.database import Database
 from n2g_assets.storage.slices import SliceStore
 from n2g_assets.storage.warehouse import publish
 from n2g_assets_tests.assets.conftest import FinishedRun, finished, finished_evidence
-from n2g_assets_tests.browser import BROWSER, need_browser
+from n2g_assets_tests.browser import chromium, need_browser, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -49,27 +43,13 @@ def both(finished: FinishedRun, finished_evidence: FinishedRun, tmp_path_factory
 @pytest.fixture(scope="session")
 def site(both: Home) -> Iterator[str]:
     """The address of the explorer over ``both``."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        application = build_app(Database(both.database))
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
+    with served(both) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window, which reaches nothing but this machine."""
+    """One for all tests."""
     need_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+    with chromium() as opened:
         yield opened
-        opened.close()
