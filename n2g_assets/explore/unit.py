@@ -84,6 +84,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
         "FROM slices WHERE study = $study AND layer = $layer ORDER BY table_name", layer=unit.layer
     )
     found["failures"] = unit.rows("failures", order="kind")
+    found["explanations"] = unit.explanations().to_dicts()
     found["writes"] = _writes(unit)
     found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
@@ -115,12 +116,18 @@ def _key(found: Any) -> dict[str, Any] | None:
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:
     known = named(PREDICTORS)
-    rows = [row for row in unit.rows("evaluation", order="text") if row["predictor"] in known]
     order = list(known)
-    return [
-        {name: row[name] for name in _SCORES} | {"label": known[predictor].label, "role": known[predictor].role}
-        for row, predictor in sorted(((row, row["predictor"]) for row in rows), key=lambda each: order.index(each[1]))
-    ]
+
+    def place(row: dict[str, Any]) -> tuple[int, str]:
+        name = row["predictor"]
+        return order.index(name) if name in known else len(order), name
+
+    def said(name: str) -> dict[str, str]:
+        ours = known.get(name)
+        return {"label": ours.label, "role": ours.role} if ours else {"label": name, "role": "explanation"}
+
+    rows = sorted(unit.rows("evaluation", order="text"), key=place)
+    return [{name: row[name] for name in _SCORES} | said(row["predictor"]) for row in rows]
 
 
 def _counterexamples(unit: Unit) -> list[Example]:
