@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from n2g_assets.core import settings, sources
+from n2g_assets.core import explained, settings, sources
 from n2g_assets.core.tables import REFERENCES, TABLES
 from n2g_assets.report.text import templates
 from n2g_assets.storage.warehouse import described_views
@@ -30,6 +30,9 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "attributes.harvest": settings.HarvestSettings,
     "attributes.method": settings.MethodSettings,
     "attributes.evaluation": settings.EvaluationSettings,
+    "attributes.explanations, an entry with source: predictions": explained.PredictedActivations,
+    "attributes.explanations, an entry with source: python": explained.PredictingFunction,
+    "attributes.explanations, an entry with source: texts": explained.ExplanationTexts,
 }
 """Where in a ``defs.yaml`` the settings of each model stand."""
 

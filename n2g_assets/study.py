@@ -23,6 +23,7 @@ from n2g_assets.core.settings import StudySettings
 from n2g_assets.core.study_file import Mistake, Place, StudyFile, mistakes_of
 from n2g_assets.core.yaml_schema import yaml_schema
 from n2g_assets.corpus.sources import check_source
+from n2g_assets.explanations.study import check_explanation
 
 __all__ = ["LAYER_STAGES", "N2GStudy", "read_study", "shipped_studies", "shipped_study", "study_definitions"]
 
@@ -182,6 +183,7 @@ def _not_there(study: Study) -> Iterator[Mistake]:
     settings = study.settings
     checks: list[tuple[Place, Callable[[Any, Path], None], Any]] = [(("subject",), check_subject, settings.subject)]
     checks += [(("corpus", number), check_source, source) for number, source in enumerate(settings.corpus)]
+    checks += [(("explanations", number), check_explanation, each) for number, each in enumerate(settings.explanations)]
     if settings.method.proposer == "masked_lm":
         checks.append((("method", "masked_lm"), check_masked_lm, settings.method.masked_lm))
     for part, check, named in checks:

@@ -19,6 +19,7 @@ ORDER = [
     "model",
     "evidence",
     "evaluation",
+    "explanations",
     "report",
     "reading",
     "explore",

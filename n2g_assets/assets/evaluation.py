@@ -6,6 +6,7 @@ are a slice with an input hash of its own.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
@@ -28,6 +29,7 @@ from n2g_assets.evaluation.layer_scores import layer_scores
 from n2g_assets.evaluation.material import GRAPH_TABLES, UNIT_INPUTS, LayerMaterial, SharedMaterial
 from n2g_assets.evaluation.predictors.graph_shuffled import shuffled_partners
 from n2g_assets.evaluation.texts import DocumentText
+from n2g_assets.explanations.study import LayerExplanations
 from n2g_assets.method.class_graphs import Read
 from n2g_assets.method.results import BlockResult
 from n2g_assets.report.plots import (
@@ -43,6 +45,7 @@ from n2g_assets.storage.slices import SliceKey
 from n2g_assets.storage.stages import StageReport
 
 _MEANS_CODE_VERSION = "2"
+_EXPLANATIONS_CODE_VERSION = "1"
 _PREVIEWED = (
     "threshold",
     "pearson_r",
@@ -57,8 +60,18 @@ _PREVIEWED = (
 
 
 def _work(session: Session, layer: int, show: Progress) -> StageReport:
-    scoring = LayerScoring(session, layer)
-    report = fill_layer(
+    with LayerScoring(session, layer) as scoring:
+        report = _fill(session, layer, scoring, show)
+        _write_explanations(session, layer, scoring.explanations)
+    _write_means(session, layer)
+    session.drop_evidence(layer)
+    session.layers_together = tuple(other for other in session.layers_together if other != layer)
+    return report
+
+
+def _fill(session: Session, layer: int, scoring: "LayerScoring", show: Progress) -> StageReport:
+    explained = session.explanation_hashes
+    return fill_layer(
         session, STAGE, layer, show,
         inputs=[table for table in UNIT_INPUTS if table != "rule_tests" or "rule_tests" in session.study.stages],
         settings=[session.settings.method.part(ScoredMethod), session.settings.evaluation.part(ScoreSettings)],
@@ -66,20 +79,39 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         also=session.learning.inputs(layer) | {
             "texts": session.text_hashes, "predictors": session.study.predictors,
             "method": session.settings.method.preset,
-        },
+        } | ({"explanations": explained} if session.settings.scored_explanations else {}),
         also_by_unit=scoring.partner_hashes,
     )  # fmt: skip
-    _write_means(session, layer)
-    session.drop_evidence(layer)
-    session.layers_together = tuple(other for other in session.layers_together if other != layer)
-    return report
 
 
-class LayerScoring:
+class LayerScoring(AbstractContextManager["LayerScoring"]):
     """Scores the units of a layer block by block; what all blocks share is read when it is first needed."""
 
     def __init__(self, session: Session, layer: int) -> None:
         self.session, self.layer = session, layer
+
+    def __exit__(self, *error: object) -> None:
+        """Close what explanations opened."""
+        if "explanations" in self.__dict__:
+            self.explanations.__exit__(*error)
+
+    @cached_property
+    def explanations(self) -> LayerExplanations:
+        """Other people's explanations of the layer's units."""
+        session = self.session
+        tops = session.read("top_examples", self.layer, columns=["context_id", "split", "token_ids"])
+        scored = [*session.held_out_contexts.values(), tops.filter(split="test")]
+        return LayerExplanations(
+            session.settings.explanations, session.study.folder, self.layer,
+            asked={layer: session.units(layer) for layer in session.settings.layer_numbers},
+            contexts=session.read("contexts").select("context_id", length=pl.col("token_ids").list.len()),
+            token_ids={
+                context_id: np.array(token_ids, np.int32)
+                for frame in scored
+                for context_id, token_ids in frame.select("context_id", "token_ids").iter_rows()
+            },
+            tokens=session.vocabulary.tokens,
+        )  # fmt: skip
 
     def compute(
         self,
@@ -102,7 +134,7 @@ class LayerScoring:
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
             read=self._read, read_harvest=self._read_harvest, partners=self._partners,
-            predictors=session.study.predictors, evaluation=evaluation,
+            predictors=session.study.predictors, evaluation=evaluation, given=self.explanations.of_unit,
         )  # fmt: skip
         return evaluate_units(units, material)
 
@@ -140,6 +172,28 @@ class LayerScoring:
 
     def _read(self, text: str, unit: Unit) -> np.ndarray:
         return self.session.cached_texts(self.layer)[text].of_unit(self.layer, unit)
+
+
+def _write_explanations(session: Session, layer: int, explanations: LayerExplanations) -> None:
+    """Brings the slice ``explanations`` up to date, where there are some or were."""
+    there = session.store.manifest(SliceKey("explanations", session.study.name, layer)) is not None
+    if not session.settings.explanations and not there:
+        return
+
+    def rows() -> dict[str, pl.DataFrame]:
+        whole = [id for frame in session.held_out_contexts.values() for id in frame["context_id"]]
+        tops = session.read("top_examples", layer, columns=["unit", "sign", "context_id", "split"]).filter(split="test")
+        own = {unit: tops.filter(**unit.key())["context_id"].to_list() for unit in session.units(layer)}
+        scored = {unit: list(dict.fromkeys([*whole, *context_ids])) for unit, context_ids in own.items()}
+        return {"explanations": explanations.rows(scored)}
+
+    inputs = [
+        _EXPLANATIONS_CODE_VERSION, session.explanation_hashes, session.text_hashes, session.units(layer),
+        session.manifest("top_examples", layer).content_hash,
+    ]  # fmt: skip
+    session.bring_up_to_date(
+        ["explanations"], rows, layer=layer, input_hash=hash_json(inputs), code_version=_EXPLANATIONS_CODE_VERSION
+    )
 
 
 def _write_means(session: Session, layer: int) -> None:

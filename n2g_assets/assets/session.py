@@ -26,6 +26,7 @@ from n2g_assets.core.units import Unit, select_units
 from n2g_assets.corpus.contexts import first_documents, held_out_texts
 from n2g_assets.evaluation.reach import Windows, cut_windows
 from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.explanations.study import explanation_hash
 from n2g_assets.method.probing import Prober, Vocabulary
 from n2g_assets.model.folder import model_identity
 from n2g_assets.storage.cache import Cache
@@ -110,6 +111,11 @@ class Session:
     def cluster_of(self) -> dict[str, str]:
         """By document, the cluster of its near-duplicates."""
         return dict(self.read("documents", columns=["document_id", "cluster_id"]).iter_rows())
+
+    @cached_property
+    def explanation_hashes(self) -> dict[str, Any]:
+        """By name, what other people's explanations depend on."""
+        return {each.name: explanation_hash(each, self.study.folder) for each in self.settings.explanations}
 
     def bring_up_to_date(
         self, tables: Sequence[str], rows: Callable[[], Mapping[str, pl.DataFrame]], *, input_hash: str,

@@ -40,8 +40,8 @@ class Study:
 
     @property
     def predictors(self) -> tuple[str, ...]:
-        """The predictors that are scored."""
-        return tuple(self._of_study(registry.PREDICTORS))
+        """The predictors that are scored: ours, and explanations of others."""
+        return (*self._of_study(registry.PREDICTORS), *self.settings.scored_explanations)
 
     def _of_study(self, entries: Sequence[registry.Entry]) -> dict[str, registry.Entry]:
         return registry.named(registry.of_study(entries, self.settings.preset, self.settings.method.preset))

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from n2g_assets.core import registry
+from n2g_assets.core.explained import AnyStudyExplanation, PredictingExplanation
 from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
 from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings
 
@@ -293,6 +294,18 @@ class StudySettings(Settings):
     """The method."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """On what the graphs are scored."""
+    explanations: list[AnyStudyExplanation] = Field(default=[])
+    """Other people's explanations of the same units: those that predict are scored beside the graphs on the same texts,
+    and what they say in words stands on the page of a unit."""
+
+    @field_validator("explanations")
+    @classmethod
+    def _explanations_differ(cls, explanations: list[AnyStudyExplanation]) -> list[AnyStudyExplanation]:
+        names = [each.name for each in explanations]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two explanations have the name '{twice}': give one of them another.")
+        return explanations
 
     @model_validator(mode="after")
     def _layers_make_sense(self) -> Self:
@@ -356,6 +369,11 @@ class StudySettings(Settings):
     def layer_numbers(self) -> list[int]:
         """The layers in ascending order."""
         return sorted(self.layers) if isinstance(self.layers, list) else list(range(self.layers))
+
+    @property
+    def scored_explanations(self) -> tuple[str, ...]:
+        """The names of the explanations that predict."""
+        return tuple(each.name for each in self.explanations if isinstance(each, PredictingExplanation))
 
     @property
     def sign_numbers(self) -> list[int]:

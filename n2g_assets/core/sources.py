@@ -98,6 +98,13 @@ class HubSource(CorpusSource):
     """Column that holds the text, or lists of token ids of the subject model's tokenizer, such as ``input_ids``."""
 
 
+def module_and_name(function: str) -> str:
+    """Refuses what does not name a function."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", function):
+        raise ValueError(f"write module and name, such as package.module:name, not '{function}'.")
+    return function
+
+
 class PythonSource(CorpusSource):
     """What a function yields: texts, lists of token ids, or mappings with one of them and a name and a kind."""
 
@@ -107,12 +114,7 @@ class PythonSource(CorpusSource):
     arguments: dict[str, JsonValue] = Field(default={})
     """What the function is called with, by name."""
 
-    @field_validator("function")
-    @classmethod
-    def _names_module_and_function(cls, function: str) -> str:
-        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", function):
-            raise ValueError(f"write module and name, such as package.module:name, not '{function}'.")
-        return function
+    _names_module_and_function = field_validator("function")(module_and_name)
 
 
 AnyCorpusSource = Annotated[NamedSource | FilesSource | HubSource | PythonSource, Field(discriminator="source")]

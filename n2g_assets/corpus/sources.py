@@ -21,7 +21,7 @@ from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, Nam
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import check_path, find_files, full_path, inspect_file, read_files
 from n2g_assets.corpus.formats import file_format, shown
-from n2g_assets.corpus.functions import check_function
+from n2g_assets.corpus.functions import function_of
 from n2g_assets.corpus.hub import check_hub_name, find_listing, read_hub
 from n2g_assets.corpus.rows import RawDocument
 from n2g_assets.corpus.yielded import keep_yielded, read_yielded
@@ -62,7 +62,7 @@ def check_source(source: AnyCorpusSource, study_folder: Path) -> None:
     elif isinstance(source, HubSource):
         check_hub_name(source.name)
     elif isinstance(source, PythonSource):
-        check_function(source, study_folder)
+        function_of(source, study_folder).check()
     else:
         check_path(source.path, study_folder)
 

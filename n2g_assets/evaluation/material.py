@@ -35,11 +35,13 @@ UNIT_INPUTS = (
 class Predictor(Protocol):
     """Says how strongly a unit activates on each token of a text.
 
-    It may have two attributes more:
+    It may have three attributes more:
 
     - ``ngram_n``: the n of an n-gram (column ``evaluation.ngram_n``).
     - ``left_out``: what it predicts at every token of the harvest, as if it had not seen that token's document. Without
       it the predictor is fitted again on half of the documents (``thresholds``).
+    - ``from_outside``: whether somebody else's explanation says it, which knows nothing of the harvest: it is predicted
+      to fire from where the unit itself fires.
     """
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
@@ -87,6 +89,8 @@ class LayerMaterial:
     """By unit, the one whose graph is its shuffled control."""
     predictors: Sequence[str]
     evaluation: ScoreSettings
+    given: Callable[[Unit], Mapping[str, Predictor]] = lambda unit: {}
+    """What other people's explanations predict of a unit, by name."""
 
     def of_unit(self, table: str, unit: Unit) -> pl.DataFrame:
         """The rows of one unit in one of the tables."""
@@ -112,6 +116,8 @@ class UnitMaterial:
     """The unit's activation (times the sign, not normalised) at every token of ``shared.harvest()``."""
     partner_rows: Mapping[str, pl.DataFrame] | None
     """The rows of the graph of the unit's partner (``graph_shuffled``) by table; None where there is no other graph."""
+    given: Mapping[str, Predictor] = field(default_factory=dict)
+    """What other people's explanations predict of it, by name."""
 
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -10,7 +10,8 @@ predictions are means and so lie below the peaks that they stand for, it is chos
    that may be learnt from, for ``top`` over those of the unit's train contexts. What is predicted least is never said
    to fire.
 
-Every predictor is treated alike, controls too, and no test document is looked at.
+Every predictor of ours is treated alike, controls too, and no test document is looked at. Somebody else's explanation
+predicts on the texts that are scored alone, so that of it too the threshold is the unit's own.
 """
 
 from collections.abc import Mapping
@@ -42,10 +43,10 @@ def choose_thresholds(
 ) -> dict[str, dict[ThresholdKind, Threshold]]:
     """By predictor and kind of text, its threshold for the unit that it was fitted on."""
     given = material.shared.method.firing_threshold
-    if material.shared.preset == "paper":
-        return {name: dict.fromkeys(THRESHOLDS, Threshold(given)) for name in predictors}
     return {
-        name: thresholds_of(left_out_predictions(name, predictor, material), material)
+        name: dict.fromkeys(THRESHOLDS, Threshold(given))
+        if material.shared.preset == "paper" or getattr(predictor, "from_outside", False)
+        else thresholds_of(left_out_predictions(name, predictor, material), material)
         for name, predictor in predictors.items()
     }
 

@@ -87,6 +87,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
         layer=unit.layer,
     )
     found["failures"] = unit.rows("failures", order="kind")
+    found["explanations"] = unit.explanations().to_dicts()
     found["writes"] = _writes(unit)
     found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
@@ -118,13 +119,19 @@ def _key(found: Any) -> dict[str, Any] | None:
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:
     known = named(PREDICTORS)
-    query = f"SELECT {', '.join(_SCORES)} FROM evaluation WHERE {OF_UNIT} ORDER BY text"
-    rows = [row for row in unit.study.rows(query, **unit.key) if row["predictor"] in known]
     order = list(known)
-    return [
-        row | {"label": known[predictor].label, "role": known[predictor].role}
-        for row, predictor in sorted(((row, row["predictor"]) for row in rows), key=lambda each: order.index(each[1]))
-    ]
+
+    def place(row: dict[str, Any]) -> tuple[int, str]:
+        name = row["predictor"]
+        return order.index(name) if name in known else len(order), name
+
+    def said(name: str) -> dict[str, str]:
+        ours = known.get(name)
+        return {"label": ours.label, "role": ours.role} if ours else {"label": name, "role": "explanation"}
+
+    query = f"SELECT {', '.join(_SCORES)} FROM evaluation WHERE {OF_UNIT} ORDER BY text"
+    rows = sorted(unit.study.rows(query, **unit.key), key=place)
+    return [row | said(row["predictor"]) for row in rows]
 
 
 def _counterexamples(unit: Unit) -> list[Example]:

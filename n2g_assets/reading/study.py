@@ -293,6 +293,10 @@ class Unit:
             WHERE {UNIT} ORDER BY direction DESC, rank"""
         return self.study.frame(query, **self.key)
 
+    def explanations(self) -> pl.DataFrame:
+        """What other people's explanations say of it, and how much each predicts (the table ``explanations``)."""
+        return self.frame("explanations", order="explanation, place").drop("study", "layer", "unit", "sign")
+
 
 _TENTHS = (
     "weakest tenth",

@@ -88,7 +88,7 @@ def styles(predictors: Iterable[str]) -> list[Predictor]:
     """The declarations of these predictors in their fixed order; unknown ones come last, by name, in grey."""
     known, names = named(PREDICTORS), set(predictors)
     unknown = [
-        Predictor(name, clean_text(name).replace("_", " "), "baseline", MUTED, "P", "")
+        Predictor(name, clean_text(name).replace("_", " "), "explanation", MUTED, "P", "")
         for name in sorted(names - set(known))
     ]
     return [*(entry for name, entry in known.items() if name in names), *unknown]

@@ -7,7 +7,11 @@ on. A new predictor is a new module here and its line in the registry.
 from collections.abc import Iterable
 from importlib import import_module
 
+from n2g_assets.core.registry import PREDICTORS, named
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
+
+ours = frozenset(named(PREDICTORS))
+"""Those that have a module here."""
 
 
 def fit_predictors(names: Iterable[str], material: UnitMaterial) -> dict[str, Predictor]:
@@ -16,5 +20,9 @@ def fit_predictors(names: Iterable[str], material: UnitMaterial) -> dict[str, Pr
     Raises:
         ModuleNotFoundError: a name has no module here.
     """
-    fitted = {name: import_module(f"{__name__}.{name}").fit(material) for name in names}
+    fitted = {
+        name: material.given[name] if name in material.given else import_module(f"{__name__}.{name}").fit(material)
+        for name in names
+        if name in material.given or name in ours
+    }
     return {name: predictor for name, predictor in fitted.items() if predictor is not None}

@@ -1,0 +1,1 @@
+"""Explanations that others have of a study's units: their words, and what they predict of each token."""
