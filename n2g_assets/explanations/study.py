@@ -1,4 +1,4 @@
-"""The explanations that a study names, for one layer: what each predicts of a unit, and the rows of ``explanations``."""
+"""The explanations that a study names, for one layer: what each predicts, and the rows of ``explanations``."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
