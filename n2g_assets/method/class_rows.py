@@ -54,10 +54,11 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
     for step in graph.path(node):
         offset = int(graph.offsets[step])
         if not graph.all_but[step]:
-            given.setdefault(offset, _by_weight(graph, step))
+            if offset not in given:
+                given[offset] = graph.by_weight(step)
             added.setdefault(offset, []).append(step)
         elif offset not in given:
-            excluded.setdefault(offset, []).insert(0, _by_weight(graph, step - 1))
+            excluded.setdefault(offset, []).insert(0, graph.by_weight(step - 1))
     found = []
     for offset in sorted(given.keys() | excluded.keys(), reverse=True):
         parts = excluded.get(offset, [])
@@ -78,12 +79,6 @@ def _deviations(graph: ClassGraph, node: int, tokens: Int32[np.ndarray, " member
     inside = np.isin(tokens, graph.tokens[members])
     found[inside] = graph.deviations[members][np.searchsorted(graph.tokens[members], tokens[inside])]
     return found
-
-
-def _by_weight(graph: ClassGraph, node: int) -> Weighted:
-    members = graph.members(node)
-    tokens, weights = graph.by_weight
-    return tokens[members], weights[members]
 
 
 def _ordered(tokens: Int32[np.ndarray, " members"], weights: Float64[np.ndarray, " members"]) -> Weighted:

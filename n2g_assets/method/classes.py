@@ -173,18 +173,24 @@ class ClassGraph:
         ends, expected = self.walk(text.token_ids, text.positions, [FOREVER])
         return expected[0], ends[0]
 
-    @cached_property
-    def by_weight(self) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
-        """The members of each class again, those first that matter most, and how much each matters.
+    def by_weight(self, node: int) -> tuple[Int32[np.ndarray, " members"], Float64[np.ndarray, " members"]]:
+        """The members of a class, those first that matter most, and how much each matters.
 
         That is the squared distance of its mean from what the parent expects, times its count. Those that the harvest
         does not have come last.
         """
-        node = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        distance = self.means.astype(np.float64) - self.values[self.parents[node]]
-        weights = self.counts * distance**2
-        order = np.lexsort((-(distance**2), -weights, node))
-        return self.tokens[order], weights[order]
+        if node not in self._sorted:
+            members = self.members(node)
+            distance = self.means[members].astype(np.float64) - self.values[self.parents[node]]
+            weights = self.counts[members] * distance**2
+            order = np.lexsort((-(distance**2), -weights))
+            self._sorted[node] = self.tokens[members][order], weights[order]
+        return self._sorted[node]
+
+    @cached_property
+    def _sorted(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """What ``by_weight`` has given, by node."""
+        return {}
 
     @cached_property
     def _members(self) -> tuple[UInt8[np.ndarray, "splits bytes"], Int32[np.ndarray, " nodes"]]:

@@ -7,7 +7,9 @@
 3. Every query has a time limit, and few run at once: more of them wait.
 """
 
+import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ SECONDS = 30.0
 """A query that takes longer is ended."""
 AT_ONCE = 4
 """Queries of a snapshot that run at the same time."""
+WATCH_SECONDS = 0.05
+"""How often it is looked for queries whose time is over."""
 MOST_REMEMBERED = 48
 """Things that a snapshot remembers; of more, what was not asked for for the longest time is forgotten."""
 
@@ -78,15 +82,57 @@ class _Remembered:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class _Watch:
+    """Ends queries whose time is over: one thread for all that run, since to start one takes as long as a small query.
+
+    It ends with the last of them, so that it keeps nothing open.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[duckdb.DuckDBPyConnection, float] = {}
+        self._lock = threading.Lock()
+        self._watches = False
+
+    @contextmanager
+    def limited(self, cursor: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+        """What runs on a cursor inside is interrupted after so many seconds, and never what runs on it later."""
+        with self._lock:
+            self._running[cursor] = time.monotonic() + seconds
+            if not self._watches:
+                threading.Thread(target=self._watch).start()
+                self._watches = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._running[cursor]
+
+    def _watch(self) -> None:
+        while self._goes_on():
+            time.sleep(WATCH_SECONDS)
+
+    def _goes_on(self) -> bool:
+        """Interrupts what is late; whether anything runs."""
+        with self._lock:
+            for cursor, end in self._running.items():
+                if time.monotonic() > end:
+                    cursor.interrupt()
+            self._watches = bool(self._running)
+            return self._watches
+
+
+_WATCH = _Watch()
+
+
 class Snapshot:
     """The published file as it was when it was opened; threads may share it."""
 
     def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
         self.path, self.seconds = path, seconds
-        self._queries = threading.BoundedSemaphore(AT_ONCE)
         self._remembered: OrderedDict[object, _Remembered] = OrderedDict()
         self._remembering = threading.Lock()
-        connection = duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "threads": 2})
+        limits = {"memory_limit": MEMORY_LIMIT, "threads": 2, "temp_directory": ""}  # no question may fill the disk
+        connection = duckdb.connect(":memory:", config=limits)
         try:
             connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
         except duckdb.Error as error:
@@ -97,6 +143,11 @@ class Snapshot:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         self._connection = connection
+        self._cursors: queue.LifoQueue[duckdb.DuckDBPyConnection] = queue.LifoQueue()
+        for _ in range(AT_ONCE):
+            cursor = connection.cursor()
+            cursor.execute("USE n2g")
+            self._cursors.put(cursor)
 
     def frame(self, query: str, **values: Any) -> pl.DataFrame:
         """The rows of a query, in which ``$name`` stands for each of ``values``.
@@ -155,18 +206,16 @@ class Snapshot:
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor of its own for one query, which a timer ends."""
-        if not self._queries.acquire(timeout=self.seconds):
-            raise LimitError(f"All {AT_ONCE} queries at once were taken for {self.seconds:g} seconds: try again later.")
+        """A cursor for one query, which ends when its time is over."""
         try:
-            with self._connection.cursor() as cursor:
-                cursor.execute("USE n2g")
-                timer = threading.Timer(self.seconds, cursor.interrupt)
-                timer.start()
-                try:
-                    yield cursor
-                finally:
-                    timer.cancel()
+            cursor = self._cursors.get(timeout=self.seconds)
+        except queue.Empty:
+            raise LimitError(
+                f"All {AT_ONCE} queries at once were taken for {self.seconds:g} seconds: try again later."
+            ) from None
+        try:
+            with _WATCH.limited(cursor, self.seconds):
+                yield cursor
         except duckdb.InterruptException as error:
             raise LimitError(f"The query took more than {self.seconds:g} seconds: ask for less.") from error
         except (duckdb.CatalogException, duckdb.BinderException) as error:
@@ -187,4 +236,4 @@ class Snapshot:
                 "studies."
             ) from error
         finally:
-            self._queries.release()
+            self._cursors.put(cursor)

@@ -49,8 +49,8 @@ def _tokens(unit: "Unit", row: dict[str, Any]) -> list[str]:
     if graph is None:
         return [] if row["token"] is None else [display_text(row["token"])]
     node = row["node_id"] - 1 if row["all_but"] else row["node_id"]  # all but the class of the node before it
-    tokens, _ = graph.by_weight
-    return [display_text(vocabulary.tokens[token]) for token in tokens[graph.members(node)]]
+    tokens, _ = graph.by_weight(node)
+    return [display_text(vocabulary.tokens[token]) for token in tokens]
 
 
 def graph_networkx(unit: "Unit", n_rules: int) -> "nx.DiGraph":

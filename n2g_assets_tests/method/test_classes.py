@@ -275,13 +275,13 @@ def test_what_is_said_of_a_rule_is_said_of_text_where_text_supports_it(harvest):
             assert count == len(at)
             if at:
                 assert mean == pytest.approx(harvest.values[at].mean(), abs=1e-5)
-    tokens, weights = found.by_weight
+    tokens, weights = found.by_weight(1)
     means = dict(zip(found.tokens[found.members(1)].tolist(), found.means[found.members(1)], strict=True))
     counts = dict(zip(found.tokens[found.members(1)].tolist(), found.counts[found.members(1)], strict=True))
-    ordered = [counts[token] > 0 for token in tokens[found.members(1)].tolist()]
+    ordered = [counts[token] > 0 for token in tokens.tolist()]
     assert ordered == sorted(ordered, reverse=True)
-    assert not weights[found.members(1)][np.logical_not(ordered)].any()
-    unseen = [token for token in tokens[found.members(1)].tolist() if not counts[token]]
+    assert not weights[np.logical_not(ordered)].any()
+    unseen = [token for token in tokens.tolist() if not counts[token]]
     assert unseen == sorted(unseen, key=lambda token: -abs(means[token] - found.values[0]))
 
 
