@@ -164,6 +164,20 @@ def predict(
     reading.predict(study, layer, unit, int(sign), text, tokenizer, as_json)
 
 
+@command("n2g export-contexts contexts.parquet --study demo")
+@click.argument("out", type=click.Path(dir_okay=False))
+@click.option("--study", required=True, help="A published study.")
+def export_contexts(out: str, study: str) -> None:
+    """Write the contexts on which units are scored.
+
+    OUT is a Parquet file, with a row a context: its texts, its token ids and its tokens. What an explanation predicts
+    there is scored by the study's setting 'explanations' (docs/settings.md).
+    """
+    from n2g_assets.cli import reading
+
+    reading.export_contexts(study, out)
+
+
 # ------------------------------------------------------------------------------------------ cleaning
 @command("n2g clean --yes")
 @click.argument("study", required=False)

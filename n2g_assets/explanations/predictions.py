@@ -7,6 +7,7 @@ the study; those of contexts on which the unit is not scored are of no use and d
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class GivenPredictions:
 def contexts_of(text: EncodedText) -> list[slice]:
     """Where each context of a text stands in it."""
     starts = [*np.flatnonzero(text.positions == 0).tolist(), len(text)]
-    return [slice(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 def check_predictions(path: Path) -> None:

@@ -88,9 +88,7 @@ def _frame(block: Sequence[Unit], direction: str, token_ids: Tensor, effects: Te
     return pl.DataFrame(columns, schema=_SCHEMA)
 
 
-def _writing(
-    model: SubjectModel, layer: int
-) -> tuple[Float32[Tensor, "d_mlp d_model"], list[torch.nn.Module]] | None:
+def _writing(model: SubjectModel, layer: int) -> tuple[Float32[Tensor, "d_mlp d_model"], list[torch.nn.Module]] | None:
     """The output matrix that reads the hook, a row a neuron, and the modules between it and the unembedding."""
     from transformers.pytorch_utils import Conv1D
 
@@ -103,7 +101,8 @@ def _writing(
     calls = _calls(model)
     written = next(call.gave for call in calls if call.module is matrix)
     behind = [call.module for call in calls if _same(call.read, written) and not _same(call.gave, written)]
-    end, before = next(call.read for call in calls if call.module is model.unembedding), []
+    before: list[torch.nn.Module] = []
+    end = next(call.read for call in calls if call.module is model.unembedding)
     while call := next((each for each in calls if _same(each.gave, end) and not _same(each.read, end)), None):
         before.insert(0, call.module)
         end = call.read
