@@ -91,8 +91,9 @@ def _work(session: Session, layer: int, show: Progress) -> StageReport:
         )
         manifests = {table: session.manifest(table, layer) for table in STAGE.tables}
     return StageReport(
-        reused=reused and reused_outputs, computed=0 if reused else len(units), kept=len(units) if reused else 0,
-        carried=0, seconds=manifests[STAGE.tables[0]].seconds, ledger=dict(ledger.group_by("status").len().iter_rows()),
+        reused=reused and reused_outputs, computed=0 if reused else len(units),
+        kept=len(units) if reused else 0, carried=0,
+        seconds=manifests[STAGE.tables[0]].seconds, ledger=dict(ledger.group_by("status").len().iter_rows()),
         rows={table: manifest.rows for table, manifest in manifests.items()},
         content_hashes={table: manifest.content_hash for table, manifest in manifests.items()},
     )  # fmt: skip

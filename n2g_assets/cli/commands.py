@@ -186,6 +186,20 @@ def export_site(out: Path, studies: tuple[str, ...], force: bool) -> None:
     exporting.export_site(out, studies, force)
 
 
+@command("n2g export-contexts contexts.parquet --study demo")
+@click.argument("out", type=click.Path(dir_okay=False))
+@click.option("--study", required=True, help="A published study.")
+def export_contexts(out: str, study: str) -> None:
+    """Write the contexts on which units are scored.
+
+    OUT is a Parquet file, with a row a context: its texts, its token ids and its tokens. What an explanation predicts
+    there is scored by the study's setting 'explanations' (docs/settings.md).
+    """
+    from n2g_assets.cli import reading
+
+    reading.export_contexts(study, out)
+
+
 # ------------------------------------------------------------------------------------------ cleaning
 @command("n2g clean --yes")
 @click.argument("study", required=False)

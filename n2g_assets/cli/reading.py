@@ -8,6 +8,7 @@ import click
 import polars as pl
 
 from n2g_assets.cli.output import clean, say, say_json, table_text
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 
 
@@ -90,3 +91,17 @@ def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer
         for each in found
     ]  # fmt: skip
     say(table_text(["token", "predicted", "", "rule"], rows))
+
+
+def export_contexts(study: str, out: str) -> None:
+    """Write the contexts on which a study's units are scored."""
+    from n2g_assets.reading.contexts import scored_contexts
+    from n2g_assets.reading.study import open_study
+    from n2g_assets.storage.files import write_atomically
+
+    frame = scored_contexts(open_study(study, Home.from_environment()))
+    if not Path(out).absolute().parent.is_dir():
+        raise StorageError(f"There is no folder {Path(out).absolute().parent}: make it, or name another file.")
+    write_atomically(Path(out), frame.write_parquet)
+    tokens = int(frame["token_ids"].list.len().sum()) - frame.height
+    say(f"{out}: {frame.height:,} contexts, {tokens:,} tokens to predict.")

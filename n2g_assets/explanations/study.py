@@ -1,4 +1,4 @@
-"""The explanations that a study names, for one layer: what each predicts, and the rows of ``explanations``."""
+"""The explanations that a study names, for one layer: what each predicts of a unit, and rows of ``explanations``."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,9 @@ from n2g_assets.storage.hashing import file_sha256
 class Predicts(Protocol):
     """What an explanation is to the evaluation."""
 
-    from_outside: bool
+    @property
+    def from_outside(self) -> bool:
+        """It is not learnt from the harvest."""
 
     def predict(self, text: EncodedText) -> Float32[np.ndarray, " tokens"]:
         """Predicted normalised activation of every token."""

@@ -85,6 +85,6 @@ def _number(row: Mapping[str, Any], names: tuple[str, ...], where: str, what: st
     if isinstance(value, bool) or not isinstance(value, int):
         cure = "give a whole number"
         if isinstance(value, str) and "-" in value:  # Neuronpedia's name of a set of latents
-            cure = "that is a set of an autoencoder's latents, no neurons of the layer, so leave its lines out"
+            cure = "it is a set of an autoencoder's latents, which are no neurons of the layer: leave its lines out"
         raise RowsError(f"{where}: the {what} is {json.dumps(value)[:40]}: {cure}.")
     return value

@@ -101,8 +101,8 @@ def _writing(model: SubjectModel, layer: int) -> tuple[Float32[Tensor, "d_mlp d_
     calls = _calls(model)
     written = next(call.gave for call in calls if call.module is matrix)
     behind = [call.module for call in calls if _same(call.read, written) and not _same(call.gave, written)]
-    end = next(call.read for call in calls if call.module is model.unembedding)
     before: list[torch.nn.Module] = []
+    end = next(call.read for call in calls if call.module is model.unembedding)
     while call := next((each for each in calls if _same(each.gave, end) and not _same(each.read, end)), None):
         before.insert(0, call.module)
         end = call.read

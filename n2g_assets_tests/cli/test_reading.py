@@ -10,6 +10,7 @@ import re
 
 import duckdb
 import numpy as np
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
@@ -111,6 +112,25 @@ def test_what_a_unit_writes_is_on_its_page_and_in_its_json(published, study, uni
     assert [each["token_id"] for part in (raised, lowered) for each in part["tokens"]] == found["token_id"].to_list()
     section = page.partition('id="writes"')[2].partition("</section>")[0]
     assert re.findall(r'class="token">(.*?)</span>', section, re.S) == [html.escape(text) for text in found["text"]]
+
+
+def test_export_contexts_writes_all_tokens_on_which_a_unit_is_scored(published, study, unit, tmp_path, capsys):
+    out = tmp_path / "contexts.parquet"
+    assert cli.main(["export-contexts", str(out), "--study", "tiny"]) == 0
+    found = pl.read_parquet(out)
+    n_tokens = int((found["token_ids"].list.len() - 1).sum())
+    assert capsys.readouterr().out == f"{out}: {found.height:,} contexts, {n_tokens:,} tokens to predict.\n"
+    scored = dict(unit.scores().filter(predictor="graph").select("text", "n_tokens").iter_rows())
+    mine = pl.struct(layer=unit.layer, unit=unit.number, sign=unit.sign)
+    for text, count in scored.items():
+        own = found.filter(pl.col("texts").list.contains(text))
+        if text == "top":
+            own = own.filter(pl.col("units").list.eval(pl.element() == mine).list.any())
+        assert text == "quantiles" or (own["token_ids"].list.len() - 1).sum() == count
+    first = found.row(0, named=True)
+    assert first["tokens"] == [display_text(study.vocabulary.tokens[token]) for token in first["token_ids"]]
+    assert cli.main(["export-contexts", str(tmp_path / "no" / "x.parquet"), "--study", "tiny"]) == 1
+    assert capsys.readouterr().err == f"There is no folder {tmp_path / 'no'}: make it, or name another file.\n"
 
 
 def test_a_text_is_read_as_the_pipeline_reads_documents(published, study):

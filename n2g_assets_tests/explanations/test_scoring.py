@@ -7,7 +7,13 @@ import json
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from starlette.testclient import TestClient
 
+from n2g_assets.core.home import Home
+from n2g_assets.explore.app import build_app
+from n2g_assets.reading.database import Database
+from n2g_assets.reading.study import open_study
+from n2g_assets.storage.warehouse import publish
 from n2g_assets_tests.assets.studies import changed, reused, rows_of, run_stage, session_of
 
 LAYER = 1
@@ -78,3 +84,13 @@ def test_what_a_file_and_a_function_predict_is_scored_beside_the_graph(finished,
     means = rows_of(home, "layer_scores", layer=LAYER)
     assert set(means.filter(predictor="oracle")["evaluated"]) == {1}
     assert all(reused(run_stage(session_of(study, home), "evaluation", [LAYER])).values())
+
+    publish(session.store)
+    with TestClient(build_app(Database(home / "n2g.duckdb"))) as client:
+        answer = client.get(f"/api/study/tiny/{LAYER}/{first.number}").json()
+        page = client.get(f"/study/tiny/{LAYER}/{first.number}").text
+    assert {row["predictor"] for row in open_study("tiny", Home(home)).scores().to_dicts()} >= {"oracle", "lengths"}
+    assert {(row["label"], row["role"]) for row in answer["scores"]} >= {("oracle", "explanation")}
+    assert [row["explanation"] for row in answer["explanations"]] == ["lengths", "oracle", "published"]
+    assert "<q>likes it</q>" in page
+    assert f"predicts {len(rows):,} of " in page
