@@ -20,7 +20,7 @@ from n2g_assets.assets.session import Session
 from n2g_assets.core.home import MINIMUM_FREE_BYTES
 from n2g_assets.evidence.plan import DTYPES, plan_evidence
 from n2g_assets.evidence.suffixes import BYTES as SUFFIX_BYTES
-from n2g_assets.report.text import counted, layers_listed, table_text
+from n2g_assets.report.text import counted, human_bytes, layers_listed, table_text
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.slices import SliceKey
 
@@ -144,10 +144,3 @@ def _units_without(session: Session, table: str, layer: int) -> int:
     manifest = session.store.manifest(SliceKey(table, session.study.name, layer))
     done = manifest.unit_hashes if manifest else {}
     return sum(str(unit) not in done for unit in session.units(layer))
-
-
-def human_bytes(count: float) -> str:
-    """In the largest unit of which there is one, such as 1.4 GB."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    power = min(max(len(f"{count:.0f}") - 1, 0) // 3, len(units) - 1)
-    return f"{count / 1000**power:.{1 if power else 0}f} {units[power]}"

@@ -1,9 +1,9 @@
 """``n2g clean``: what can be removed from the home, with sizes."""
 
 from n2g_assets.assets.cleaning import Removable, check_unused, removable, remove, size_of
-from n2g_assets.assets.plan import human_bytes
 from n2g_assets.cli.output import say, say_json, table_text
 from n2g_assets.core.home import Home
+from n2g_assets.report.text import human_bytes
 from n2g_assets.storage.slices import SliceStore
 
 

@@ -7,6 +7,7 @@ interrupted. Nothing heavy is imported before a command needs it, so that help a
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -104,11 +105,12 @@ def init() -> None:
 @command("n2g explore --port 9000")
 @click.option("--port", default=8777, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-def explore(port: int, host: str) -> None:
+@click.option("--with-model", is_flag=True, help="Load the subject model: what units really do on texts of your own.")
+def explore(port: int, host: str, with_model: bool) -> None:
     """Serve the pages of all published studies."""
     from n2g_assets.cli import serving
 
-    serving.explore(host, port)
+    serving.explore(host, port, with_model=with_model)
 
 
 @command("n2g studies")
@@ -162,6 +164,26 @@ def predict(
 
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if text is None else text
     reading.predict(study, layer, unit, int(sign), text, tokenizer, as_json)
+
+
+# ------------------------------------------------------------------------------------------ exporting
+out_argument = click.argument("out", type=click.Path(path_type=Path))
+force_option = click.option("--force", is_flag=True, help="Replace an earlier export in OUT.")
+
+
+@command("n2g export-site site --study demo")
+@out_argument
+@click.option("--study", "studies", required=True, multiple=True, help="A published study; may be given several times.")
+@force_option
+def export_site(out: Path, studies: tuple[str, ...], force: bool) -> None:
+    """Write studies as static pages that can be hosted anywhere.
+
+    OUT is a new folder. Its index.html opens from a disk as well. Trying a text, comparing and searching by context are
+    left to n2g explore.
+    """
+    from n2g_assets.cli import exporting
+
+    exporting.export_site(out, studies, force)
 
 
 @command("n2g export-contexts contexts.parquet --study demo")

@@ -1,24 +1,29 @@
 """``n2g explore``: the pages of the published database, on this machine unless told otherwise."""
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import threading
 
 import click
 import uvicorn
 
 from n2g_assets.cli.output import say
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
-from n2g_assets.explore.app import build_app
+from n2g_assets.explore.app import build_app, warm_up
+from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
+_WARMING = 60.0
+"""Seconds that the end waits for what is read at the start."""
 CONNECTIONS = 512
 """Open at once, idle ones too; what comes on top of them is told to try again (503)."""
 
 
-def explore(host: str, port: int) -> None:
-    """Serve until it is interrupted.
+def explore(host: str, port: int, *, with_model: bool = False) -> None:
+    """Serve until it is interrupted; ``with_model`` loads subject models for texts of the reader's own.
 
     Raises:
         StorageError: nothing is published yet.
@@ -30,14 +35,30 @@ def explore(host: str, port: int) -> None:
         if not _is_this_machine(listener.getsockname()[0]):
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
+        warming = threading.Thread(target=_warm_up, args=(database,), daemon=True)
         try:
+            warming.start()
             say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
+            app = build_app(database, _measure() if with_model else None)
             config = uvicorn.Config(
-                build_app(database), log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+                app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
             )
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
+        finally:
+            warming.join(_WARMING)  # an interpreter that ends below a query aborts
+
+
+def _measure() -> Measure:
+    from n2g_assets.reading.measuring import Measuring
+
+    return Measuring()
+
+
+def _warm_up(database: Database) -> None:
+    with contextlib.suppress(N2GError):  # a page says it
+        warm_up(database)
 
 
 def listening(host: str, port: int) -> socket.socket:

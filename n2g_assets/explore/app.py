@@ -13,16 +13,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.core.explorer import unit_address
@@ -30,12 +30,10 @@ from n2g_assets.explore import compare, layer, search, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
-from n2g_assets.explore.page import Page, address
-from n2g_assets.explore.tokens import shade
+from n2g_assets.explore.page import Page
+from n2g_assets.explore.rendering import environment
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain
-from n2g_assets.reading.study import Study, Unit
-from n2g_assets.report import text as wording
 
 PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
 """Every page, in the order in which addresses are matched."""
@@ -48,6 +46,8 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 """What every answer carries."""
+
+_TEMPLATES = environment()
 
 _STATUS: tuple[tuple[type[N2GError], int], ...] = (
     (MissingError, 404),
@@ -75,9 +75,34 @@ def build_app(database: Database, measure: Measure | None = None) -> Starlette:
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(GZipMiddleware, minimum_size=2000)],
-        exception_handlers={404: _not_found},
+        middleware=[Middleware(_WithHeaders), Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)],
+        exception_handlers={404: _not_found, 405: _not_allowed, 500: _failed},
     )
+
+
+class _WithHeaders:
+    """Puts ``HEADERS`` on every answer, files and refusals too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def warm_up(database: Database) -> None:
+    """Reads and compiles what the first page of a unit needs, which takes seconds; without units nothing."""
+    snapshot = database.snapshot()
+    found = snapshot.rows("SELECT study, layer, unit, sign FROM unit_status WHERE status = 'ok' LIMIT 1")
+    for row in found:
+        asked = unit.AskedUnit(study=row["study"], layer=row["layer"], unit=unit_address(row["unit"], row["sign"]))
+        unit.unit_answer(snapshot, asked)
+        asked.the_unit(snapshot).svg()
 
 
 Answering = Callable[[Snapshot, Any, Request], Response]
@@ -93,7 +118,6 @@ def _answer(database: Database, asked: type[Any], respond: Answering) -> Callabl
         except N2GError as error:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
             response = _problem(request, status, str(error))
-        response.headers.update(HEADERS)
         return response
 
     return endpoint
@@ -109,7 +133,7 @@ def _html(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Respo
     answer = page.answer(snapshot, asked)
     twin = f"/api{request.url.path}".rstrip("/") + (f"?{request.url.query}" if request.url.query else "")
     context = {"asked": asked, "snapshot": snapshot, "twin": twin, "here": request.url.path, "answer": answer}
-    html = templates().get_template(page.template).render(answer | context)
+    html = _TEMPLATES.get_template(page.template).render(answer | context)
     return HTMLResponse(html)
 
 
@@ -126,43 +150,24 @@ def _file(download: Download, snapshot: Snapshot, asked: Any, request: Request) 
 def _problem(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api"):
         return JSONResponse({"error": sentence}, status)
-    html = templates().get_template("problem.html").render(status=status, sentence=sentence, twin="", here="")
+    html = _TEMPLATES.get_template("problem.html").render(status=status, sentence=sentence, twin="", here="")
     return HTMLResponse(html, status)
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    response = _problem(request, 404, f"There is no page at {request.url.path}: begin at the list of studies.")
-    response.headers.update(HEADERS)
+    return _problem(request, 404, f"There is no page at {request.url.path:.100}: begin at the list of studies.")
+
+
+def _not_allowed(request: Request, error: Exception) -> Response:
+    response = _problem(request, 405, f"Pages are only read: ask with GET or HEAD, not with {request.method:.20}.")
+    response.headers["Allow"] = "GET, HEAD"
     return response
 
 
-def templates() -> Environment:
-    """The templates of all pages, with what they may call."""
-    return _templates
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("n2g_assets.explore"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text}
-    environment.globals |= {"link": _link, "shade": shade, "picture": _inline, "unit_address": unit_address}
-    return environment
-
-
-def _link(path: str, **values: Any) -> str:
-    return address(path, values)
-
-
-def _inline(snapshot: Snapshot, unit: dict[str, Any]) -> Markup:
-    found = Unit(Study(snapshot, unit["study"]), unit["layer"], unit["unit"], unit["sign"])
-    key = {"study": unit["study"], "layer": unit["layer"], "unit": unit_address(unit["unit"], unit["sign"])}
-
-    def rule(node: int, offset: int) -> str:
-        return address("/study/{study}/{layer}/{unit}/rule/{node}", {**key, "node": node}) + f"#o{-offset}"
-
-    return Markup(found.svg(unit["rules"], rule))  # our own SVG, in which every token is escaped
-
-
-_templates = _environment()
+def _failed(request: Request, error: Exception) -> Response:
+    sentence = (
+        f"This page could not be made ({type(error).__name__}): the terminal of n2g explore says where it failed."
+    )
+    response = _problem(request, 500, sentence)
+    response.headers.update(HEADERS)  # it is sent past the middleware
+    return response

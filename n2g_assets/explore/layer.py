@@ -3,7 +3,7 @@
 from typing import Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import LAYER
@@ -29,7 +29,7 @@ class AskedLayer(OfLayer):
     """Only units whose strongest rule holds this text."""
     status: Literal["", "ok", "dead", "too_few_contexts", "failed"] = ""
     """Only units of this status."""
-    least: float | None = None
+    least: FiniteFloat | None = None
     """Only units whose value in the column of ``sort`` is at least this."""
     page: int = Field(default=1, ge=1, le=10**6)
     """Page, from 1."""
@@ -54,9 +54,12 @@ def units_of(database: Snapshot, asked: AskedLayer) -> pl.DataFrame:
 
 def _layer(database: Snapshot, asked: AskedLayer) -> Answer:
     found = units_of(database, asked)
+    pages = max(1, -(-len(found) // PER_PAGE))
+    if asked.page > pages:
+        raise MissingError(f"The units asked for fill {pages} pages: there is no page {asked.page}.")
     return {
         "study": asked.study, "layer": asked.layer, "layers": asked.the_study(database).layers, "found": len(found),
-        "page": asked.page, "pages": max(1, -(-len(found) // PER_PAGE)),
+        "page": asked.page, "pages": pages,
         "units": found.slice(PER_PAGE * (asked.page - 1), PER_PAGE).to_dicts(),
     }  # fmt: skip
 

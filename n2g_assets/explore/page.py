@@ -12,11 +12,15 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from n2g_assets.core.explorer import UNIT
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, Unit
 
 Answer = dict[str, Any]
 """Values that JSON knows."""
+
+RULE = f"{UNIT}/rule/{{node}}"
+"""Path of the page about a rule of a unit's graph."""
 
 SIGNS = {"": 1, "-": -1}
 """How an address writes the sign of a unit, behind its number."""
@@ -31,7 +35,7 @@ class Asked(BaseModel):
 class OfStudy(Asked):
     """A page of one study."""
 
-    study: str
+    study: str = Field(max_length=200)
     """Name of the study."""
 
     def the_study(self, database: Snapshot) -> Study:
@@ -54,8 +58,8 @@ class OfUnit(OfLayer):
 
     def the_unit(self, database: Snapshot) -> Unit:
         """The unit; MissingError where it is not there."""
-        return Unit(
-            self.the_study(database), self.layer, int(self.unit.rstrip("-")), SIGNS[self.unit.lstrip("0123456789")]
+        return self.the_study(database).unit(
+            self.layer, int(self.unit.rstrip("-")), SIGNS[self.unit.lstrip("0123456789")]
         )
 
 

@@ -1,7 +1,9 @@
 """The list of studies, and the page of one: its scores by layer, and what it is made from."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import STUDY
 from n2g_assets.explore.page import Answer, Asked, OfStudy, Page
 from n2g_assets.reading.database import Snapshot
@@ -15,12 +17,16 @@ def _studies(database: Snapshot, asked: Asked) -> Answer:
     return {"studies": all_studies(database)}
 
 
-def all_studies(database: Snapshot) -> list[dict[str, Any]]:
-    """Every published study: model, corpus, units, and the scores of its graphs by layer."""
-    return [_row(Study(database, name)) for name in study_names(database)]
+def all_studies(database: Snapshot, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Every published study, or those named: model, corpus, units, and the scores of its graphs by layer."""
+    return [_row(Study(database, name)) for name in (study_names(database) if names is None else names)]
 
 
 def _row(study: Study) -> dict[str, Any]:
+    return study.database.remembered(("row", study.name), lambda: _read_row(study))
+
+
+def _read_row(study: Study) -> dict[str, Any]:
     counts = study.rows("""
         SELECT count(*) AS units, count(*) FILTER (status = 'ok') AS ok FROM unit_status WHERE study = $study""")[0]
     written = study.rows("SELECT max(written_at) AS written_at FROM slices WHERE study = $study")[0]
@@ -28,10 +34,17 @@ def _row(study: Study) -> dict[str, Any]:
         SELECT list(DISTINCT source ORDER BY source) AS sources, sum(tokens)::BIGINT AS tokens
         FROM corpus_summary WHERE study = $study""")[0]
     return {
-        "study": study.name, "control_of": study.control_of, "model": study.model["model"],
+        "study": study.name, "control_of": study.control_of, "model": _model_name(study),
         "method": study.settings["method"].get("preset"), "layers": study.layers, "scores": _headline(study),
         "written_at": f"{written['written_at']:%Y-%m-%d %H:%M}" if written["written_at"] else None,
     } | counts | corpus  # fmt: skip
+
+
+def _model_name(study: Study) -> str | None:
+    try:
+        return str(study.model["model"])
+    except MissingError:  # its slice was not published: the other studies are shown all the same
+        return None
 
 
 def _headline(study: Study) -> list[dict[str, Any]]:
@@ -43,6 +56,10 @@ def _headline(study: Study) -> list[dict[str, Any]]:
 
 def _study(database: Snapshot, asked: OfStudy) -> Answer:
     study = asked.the_study(database)
+    return database.remembered(("page", study.name), lambda: _read_study(study))
+
+
+def _read_study(study: Study) -> Answer:
     return {
         "study": study.name, "control_of": study.control_of, "summary": _row(study), "model": study.model,
         "layers": study.rows("""

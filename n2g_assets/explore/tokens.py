@@ -37,7 +37,7 @@ def shown_tokens(
         {
             "position": place, "token_id": int(token_ids[place]),
             "text": display_text(vocabulary.tokens[token_ids[place]]),
-            "actual": None if actual is None else _rounded(actual[place]),
+            "actual": None if actual is None or np.isnan(actual[place]) else _rounded(actual[place]),
             "predicted": _rounded(prediction.values[place]), "node": int(prediction.nodes[place]), "peak": False,
         }
         for place in places

@@ -9,13 +9,14 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import UNIT, unit_address
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore.page import Answer, OfUnit, Page
+from n2g_assets.explore.page import RULE, Answer, OfUnit, Page
 from n2g_assets.explore.tokens import shown_example
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.study import UNIT as OF_UNIT
 from n2g_assets.reading.study import Example, Unit
 
 SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
@@ -68,7 +69,8 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     )
     largest = unit.graph.n_rules
     found["largest"] = largest
-    found["offered"] = [size for size in SIZES if size < largest] + ([largest] if study.has_classes and largest else [])
+    sizes_of_classes = [*(size for size in SIZES if size < largest), largest] if largest else []
+    found["offered"] = sizes_of_classes if study.has_classes else []  # a graph of the paper has one size
     tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
     found["rule_rows"] = [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(asked.rules).to_dicts()]
     found["scores"] = _scores(unit)
@@ -81,7 +83,8 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     ]  # fmt: skip
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
     found["slices"] = study.rows(
-        "FROM slices WHERE study = $study AND layer = $layer ORDER BY table_name", layer=unit.layer
+        "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
+        layer=unit.layer,
     )
     found["failures"] = unit.rows("failures", order="kind")
     found["explanations"] = unit.explanations().to_dicts()
@@ -126,15 +129,16 @@ def _scores(unit: Unit) -> list[dict[str, Any]]:
         ours = known.get(name)
         return {"label": ours.label, "role": ours.role} if ours else {"label": name, "role": "explanation"}
 
-    rows = sorted(unit.rows("evaluation", order="text"), key=place)
-    return [{name: row[name] for name in _SCORES} | said(row["predictor"]) for row in rows]
+    query = f"SELECT {', '.join(_SCORES)} FROM evaluation WHERE {OF_UNIT} ORDER BY text"
+    rows = sorted(unit.study.rows(query, **unit.key), key=place)
+    return [row | said(row["predictor"]) for row in rows]
 
 
 def _counterexamples(unit: Unit) -> list[Example]:
-    query = """
+    query = f"""
         SELECT kind, text, rank, position, predicted, actual, cause, c.token_ids
         FROM counterexamples JOIN contexts AS c USING (study, context_id)
-        WHERE study = $study AND layer = $layer AND unit = $unit AND sign = $sign ORDER BY rank, text DESC, kind"""
+        WHERE {OF_UNIT} ORDER BY rank, text DESC, kind"""
     return [
         Example(
             f"{row['kind'].replace('_', ' ')} on {row['text'].replace('_', '-')} text: "
@@ -196,7 +200,7 @@ PAGES = (
         "A unit: its graph, rules, examples and scores",
     ),
     Page(
-        "/study/{study}/{layer}/{unit}/rule/{node}", AskedRule, _rule, "rule.html",
+        RULE, AskedRule, _rule, "rule.html",
         "A rule of a unit's graph: the tokens of its classes, with counts and means",
     ),
 )  # fmt: skip

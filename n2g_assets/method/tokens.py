@@ -4,6 +4,7 @@ Model text is untrusted text: whatever could move a cursor, reverse a line or hi
 """
 
 import unicodedata
+from functools import lru_cache
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _ESCAPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
@@ -28,6 +29,7 @@ def normalise(token: bytes) -> bytes:
     return text.encode()
 
 
+@lru_cache(maxsize=2**17)  # a vocabulary; pages show the same tokens again and again
 def display_text(token: bytes) -> str:
     """A token for reading: white space made visible, broken bytes and invisible characters shown by their code."""
     if not token:

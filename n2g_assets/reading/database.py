@@ -8,8 +8,10 @@
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +28,8 @@ SECONDS = 30.0
 """A query that takes longer is ended."""
 AT_ONCE = 4
 """Queries of a snapshot that run at the same time."""
+MOST_REMEMBERED = 48
+"""Things that a snapshot remembers; of more, what was not asked for for the longest time is forgotten."""
 
 Value = TypeVar("Value")
 
@@ -47,6 +51,8 @@ class Database:
         with self._lock:
             stamp = self._stamp()
             if self._open is None or self._open[0] != stamp:
+                if self._open is not None:
+                    self._open[1].forget()
                 self._open = stamp, Snapshot(self.path)
             return self._open[1]
 
@@ -56,7 +62,20 @@ class Database:
         except FileNotFoundError:
             self._open = None
             raise StorageError(f"{self.path} is not there yet: run a study first, such as with n2g demo.") from None
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be looked at ({error.strerror}): mend its folder, or name another with $N2G_HOME."
+            ) from error
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@dataclass
+class _Remembered:
+    """A thing that the first one who asks for it makes while others who ask for it wait."""
+
+    made: bool = False
+    value: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Snapshot:
@@ -65,8 +84,8 @@ class Snapshot:
     def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
         self.path, self.seconds = path, seconds
         self._queries = threading.BoundedSemaphore(AT_ONCE)
-        self._remembered: dict[object, Any] = {}
-        self._remembering = threading.RLock()
+        self._remembered: OrderedDict[object, _Remembered] = OrderedDict()
+        self._remembering = threading.Lock()
         connection = duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "threads": 2})
         try:
             connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
@@ -91,8 +110,11 @@ class Snapshot:
             return cursor.sql(query, params=values).pl()
 
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
-        """As ``frame``, each row by the names of its columns."""
-        return self.frame(query, **values).to_dicts()
+        """As ``frame``, each row by the names of its columns: of few rows in a third of the time."""
+        with self._cursor() as cursor:
+            found = cursor.execute(query, values)
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def refusal(self, query: str, **values: Any) -> str:
         """What DuckDB has against a query, in its own words; empty where it runs."""
@@ -105,10 +127,20 @@ class Snapshot:
     def remembered(self, key: object, make: Callable[[], Value]) -> Value:
         """What ``make`` gives, made once for this file; for what many pages need, such as a vocabulary."""
         with self._remembering:
-            if key not in self._remembered:
-                self._remembered[key] = make()
-            value: Value = self._remembered[key]
+            found = self._remembered.setdefault(key, _Remembered())
+            self._remembered.move_to_end(key)
+            while len(self._remembered) > MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
+        with found.lock:
+            if not found.made:
+                found.value, found.made = make(), True
+            value: Value = found.value
             return value
+
+    def forget(self) -> None:
+        """Lets go of what is remembered, so that the file is closed once nobody reads it any more."""
+        with self._remembering:
+            self._remembered.clear()
 
     @cached_property
     def columns(self) -> dict[str, dict[str, str]]:
@@ -144,5 +176,15 @@ class Snapshot:
             ) from error
         except duckdb.OutOfMemoryException as error:
             raise LimitError(f"The query took more than {MEMORY_LIMIT} of memory: ask for less.") from error
+        except (
+            duckdb.IOException,
+            duckdb.InternalException,
+            duckdb.FatalException,
+            duckdb.SerializationException,
+        ) as error:
+            raise StorageError(
+                f"{self.path} is damaged ({str(error).splitlines()[0]}): publish it again with a run of any of its "
+                "studies."
+            ) from error
         finally:
             self._queries.release()

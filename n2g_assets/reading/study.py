@@ -81,8 +81,18 @@ class Study:
 
     @cached_property
     def model(self) -> dict[str, Any]:
-        """Its row of ``subject_models``."""
-        return self.rows("FROM subject_models WHERE study = $study")[0]
+        """Its row of ``subject_models``.
+
+        Raises:
+            MissingError: it is not published.
+        """
+        found = self.rows("FROM subject_models WHERE study = $study")
+        if not found:
+            raise MissingError(
+                f"The model of study {self.name!r} is not published: materialize its subject_model and its warehouse "
+                "again."
+            )
+        return found[0]
 
     @cached_property
     def layers(self) -> list[int]:
@@ -100,7 +110,7 @@ class Study:
 
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         """As ``frame``, each row by the names of its columns."""
-        return self.frame(query, **values).to_dicts()
+        return self.database.rows(query, study=self.name, **values)
 
     def units(self) -> pl.DataFrame:
         """Every unit on one line with its scores (the view ``fidelity_card``)."""
@@ -116,7 +126,8 @@ class Study:
         Raises:
             MissingError: the study does not ask about it.
         """
-        return Unit(self, layer, number, sign)
+        key = (self.name, layer, number, sign)
+        return self.database.remembered(key, lambda: Unit(self, layer, number, sign))
 
     def encode(self, text: str) -> Int32[np.ndarray, " length"]:
         """A text as its model reads it (``text.encode``)."""
@@ -152,7 +163,7 @@ class Unit:
 
     def __init__(self, study: Study, layer: int, number: int, sign: int = 1) -> None:
         self.study, self.layer, self.number, self.sign = study, layer, number, sign
-        found = self.rows("unit_status")
+        found = self.rows("unit_status", order="sign")
         if not found:
             there = ", ".join(map(str, study.layers)) or "none"
             raise MissingError(
@@ -175,21 +186,25 @@ class Unit:
 
     def frame(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> pl.DataFrame:
         """Its rows of a table or view that meet a condition, in which ``$name`` stands for each of ``values``."""
-        return self.study.frame(f"FROM {table} WHERE {UNIT} AND ({where}) ORDER BY {order}", **self.key, **values)
+        return self.study.frame(self._query(table, where, order), **self.key, **values)
 
     def rows(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> list[dict[str, Any]]:
         """As ``frame``, each row by the names of its columns."""
-        return self.frame(table, where, order, **values).to_dicts()
+        return self.study.rows(self._query(table, where, order), **self.key, **values)
+
+    @staticmethod
+    def _query(table: str, where: str, order: str) -> str:
+        return f"FROM {table} WHERE {UNIT} AND ({where}) ORDER BY {order}"
 
     @cached_property
     def card(self) -> dict[str, Any]:
         """Its row of ``fidelity_card``."""
-        return self.rows("fidelity_card")[0]
+        return self.rows("fidelity_card", order="sign")[0]
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
         """Its row of ``neuron_stats``; empty where it has none."""
-        return next(iter(self.rows("neuron_stats")), {})
+        return next(iter(self.rows("neuron_stats", order="sign")), {})
 
     @property
     def a_max(self) -> float:
@@ -199,7 +214,8 @@ class Unit:
     @cached_property
     def graph(self) -> Graph:
         """Its token graph, of all its rules."""
-        return graph_of(self.frame("graph_nodes"), self.frame("token_classes"), self.study.vocabulary)
+        nodes = self.frame("graph_nodes", order="node_id")
+        return graph_of(nodes, self.frame("token_classes", order="node_id"), self.study.vocabulary)
 
     def predict(self, text: str, n_rules: int | None = None) -> pl.DataFrame:
         """What its graph says about every token of a text (``text.predict_text``), a row a token."""

@@ -5,11 +5,12 @@ share inside against share outside.
 """
 
 import keyword
-from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Bool, Float64, Int32, Int64
 
 PROPERTIES = {
     "line ends": r"[\n\r]",
@@ -31,16 +32,26 @@ FEWEST = 3
 """A smaller class has no name: its tokens say it all."""
 
 
-def token_properties(vocabulary: Sequence[bytes]) -> Bool[np.ndarray, "properties vocabulary"]:
-    """Which tokens have which of ``PROPERTIES``."""
+class Properties(NamedTuple):
+    """Which tokens of a vocabulary have which of ``PROPERTIES``."""
+
+    has: Bool[np.ndarray, "properties vocabulary"]
+    tokens: Int64[np.ndarray, " properties"]
+    """How many tokens have each."""
+
+
+@lru_cache(maxsize=4)
+def token_properties(vocabulary: tuple[bytes, ...]) -> Properties:
+    """Which tokens have which of ``PROPERTIES``; many pictures ask it of one vocabulary."""
     texts = pl.Series([token.decode(errors="replace") for token in vocabulary], dtype=pl.String)
-    return np.array([texts.str.contains(property_).to_numpy() for property_ in PROPERTIES.values()])
+    has = np.array([texts.str.contains(property_).to_numpy() for property_ in PROPERTIES.values()])
+    return Properties(has, has.sum(axis=1))
 
 
 def class_name(
     tokens: Int32[np.ndarray, " members"],
     weights: Float64[np.ndarray, " members"],
-    properties: Bool[np.ndarray, "properties vocabulary"],
+    properties: Properties,
 ) -> str | None:
     """The first of ``PROPERTIES`` that describes a class.
 
@@ -52,9 +63,9 @@ def class_name(
     """
     if len(tokens) < FEWEST or not weights.sum() > 0:
         return None
-    has = properties[:, tokens]
+    has = properties.has[:, tokens]
     inside = np.minimum(has.mean(axis=1), has @ (weights / weights.sum()))
-    others = max(1, properties.shape[1] - len(tokens))
-    outside = (properties.sum(axis=1) - has.sum(axis=1)) / others
+    others = max(1, properties.has.shape[1] - len(tokens))
+    outside = (properties.tokens - has.sum(axis=1)) / others
     fits = (inside >= INSIDE) & (inside - outside >= APART)
     return list(PROPERTIES)[int(fits.argmax())] if fits.any() else None

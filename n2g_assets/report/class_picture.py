@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
 
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.class_layout import Background, Cell, ClassLayout, lay_out_classes
-from n2g_assets.report.class_names import class_name, token_properties
+from n2g_assets.report.class_names import Properties, class_name, token_properties
 from n2g_assets.report.svg import BOLD, PLAIN, render_svg
 from n2g_assets.report.text import counted, percent, share, shorten, text_width
 
@@ -139,7 +138,7 @@ def draw_classes(
     """
     layout = lay_out_classes(graph_nodes, token_classes, n_rules=n_rules, threshold=threshold)
     scale = _ROOMY if len(layout.rules) <= _ROOMY_ROWS and len(layout.offsets) <= _ROOMY_COLUMNS else _DENSE
-    words = _Words(vocabulary, token_properties(vocabulary))
+    words = _Words(vocabulary, token_properties(tuple(vocabulary)))
     columns = _columns(layout, words, scale)
     numbers = _BAR + _VALUE + 3 * _NUMBER
     inside = max(sum(columns.values()) + _GAP * (len(columns) + 1) + numbers, _LEAST_WIDTH)
@@ -175,7 +174,7 @@ def draw_classes(
 class _Words:
     """What is written of classes."""
 
-    def __init__(self, vocabulary: Sequence[bytes], properties: Bool[np.ndarray, "properties vocabulary"]) -> None:
+    def __init__(self, vocabulary: Sequence[bytes], properties: Properties) -> None:
         self._vocabulary, self._properties = vocabulary, properties
 
     def token(self, token_id: int) -> str:
@@ -195,7 +194,8 @@ class _Words:
         )
         more = f"  and {len(found.tokens) - tokens:,} more" if len(found.tokens) > tokens else ""
         importance = "" if cell.importance is None else f"; importance {cell.importance:.2f}"
-        return f"{self.lead(cell) + ': ' if self.lead(cell) else ''}{shown}{more}{importance}"
+        lead = self.lead(cell)
+        return f"{lead + ': ' if lead else ''}{shown}{more}{importance}"
 
 
 def _note(layout: ClassLayout) -> str:

@@ -83,7 +83,7 @@ def class_use(frame: Frame, vocabulary: Sequence[bytes]) -> ClassUse:
     chosen = (
         keys[np.unique(np.linspace(0, len(keys) - 1, MOST_UNITS).round().astype(int)).tolist()] if len(keys) else keys
     )
-    properties = token_properties(vocabulary)
+    properties = token_properties(tuple(vocabulary))
     layers = {layer: LayerUse(layer) for layer in chosen["layer"].unique().sort()}
     names = {name: Name(name) for name in (*PROPERTIES, _unnamed(FEWEST - 1), _unnamed(FEWEST))}
     for (layer, number, sign), nodes, members in _graphs(frame, chosen):

@@ -312,3 +312,10 @@ def _readable(text: bytes) -> str:
 
 def _digits(value: float | None) -> int:
     return 2 if value is None or abs(value) >= 0.095 else 3
+
+
+def human_bytes(count: float) -> str:
+    """In the largest unit of which there is one, such as 1.4 GB."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    power = min(max(len(f"{count:.0f}") - 1, 0) // 3, len(units) - 1)
+    return f"{count / 1000**power:.{1 if power else 0}f} {units[power]}"

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 LOCK_TIMEOUT = 3600.0
 """Seconds that a run waits for another one's lock before it gives up with a message."""
 
+EXPORTED = ".n2g-export"
+"""Empty file in a folder that an export wrote: such a folder may be replaced."""
+
 _WRITER_LOCK = ".lock"
 _OLD_SECONDS = 3600.0
 _SETTLED_NS = 100_000_000
@@ -47,8 +50,10 @@ _LIBRARIES = {"polars", "duckdb", "_duckdb", "safetensors"}
 
 # ------------------------------------------------------------------------------------------ writing
 @contextmanager
-def temporary_folder(target: Path) -> Iterator[Path]:
+def temporary_folder(target: Path, otherwise: str = "set N2G_HOME to one that is") -> Iterator[Path]:
     """A temporary folder beside ``target``, for what is to be moved there; removed when the block ends.
+
+    ``otherwise`` says what else helps where its folder cannot be written.
 
     Raises:
         StorageError: the disk is full, or the folder of ``target`` cannot be written.
@@ -56,7 +61,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    with _clear_errors(target):
+    with _clear_errors(target, otherwise):
         target.parent.mkdir(parents=True, exist_ok=True)
         while True:
             folder = target.parent / f".{secrets.token_hex(8)}.tmp"
@@ -70,6 +75,37 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             lock.release()
+
+
+@contextmanager
+def new_folder(target: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to fill, which stands at ``target`` once the block ends well, and nowhere if it does not.
+
+    Args:
+        target: not there yet, or empty.
+        force: an earlier folder of this function may be there, which is replaced.
+
+    Raises:
+        StorageError: something else is there, or it cannot be written.
+    """
+    if target.is_dir():
+        holds = {path.name for path in target.iterdir()}
+        if holds and not force:
+            raise StorageError(f"{target} is not empty: name another folder, or add --force to replace it.")
+        if holds and EXPORTED not in holds:
+            raise StorageError(
+                f"{target} holds no earlier export, and is not replaced: name another folder, or empty this one first."
+            )
+    elif os.path.lexists(target):
+        raise StorageError(f"{target} is a file: name a folder.")
+    with temporary_folder(target, "name another") as folder:
+        new = folder / "new"
+        new.mkdir()
+        (new / EXPORTED).touch()
+        yield new
+        if target.exists():
+            os.replace(target, folder / "old")
+        os.replace(new, target)
 
 
 def discard(path: Path) -> None:
@@ -174,7 +210,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def _clear_errors(target: Path) -> Iterator[None]:
+def _clear_errors(target: Path, otherwise: str = "set N2G_HOME to one that is") -> Iterator[None]:
     """Turns what the file system says about writing ``target`` into an error with a cure."""
     try:
         yield
@@ -189,7 +225,7 @@ def _clear_errors(target: Path) -> Iterator[None]:
             if named.is_relative_to(target.parent) or target.is_relative_to(named):
                 raise StorageError(
                     f"{target.name} cannot be written in {target.parent} ({error.strerror or error}): "
-                    "make the folder writable, or set N2G_HOME to one that is."
+                    f"make the folder writable, or {otherwise}."
                 ) from error
         raise
 

@@ -15,12 +15,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import activation_cache, corpus_tokens, subject_model
-from n2g_assets.assets.plan import human_bytes, plan_text
+from n2g_assets.assets.plan import plan_text
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.setting import CHANGES_NO_ROW
 from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings
 from n2g_assets.core.tables import TABLES
+from n2g_assets.report.text import human_bytes
 from n2g_assets_tests.assets.studies import (
     HARVEST,
     changed,

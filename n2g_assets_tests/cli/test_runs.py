@@ -16,12 +16,12 @@ import pytest
 from n2g_assets import cli
 from n2g_assets.assets import subject_model
 from n2g_assets.assets.instance import prepare_instance
-from n2g_assets.assets.plan import human_bytes
 from n2g_assets.assets.study import Study
 from n2g_assets.cli import runs
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
+from n2g_assets.report.text import human_bytes
 from n2g_assets_tests.assets.studies import HARVEST, no_progress, session_of, tiny_study
 
 

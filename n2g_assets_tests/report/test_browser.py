@@ -1,17 +1,19 @@
-"""How a browser shows pages and pictures: the one file whose tests need Chromium or Chrome."""
+"""How a browser shows the report and its pictures."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from n2g_assets_tests.browser import BROWSER, need_browser
 from n2g_assets_tests.report.published import HOSTILE, page, study
 from n2g_assets_tests.report.test_page import SECTIONS, Page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed")
+
+@pytest.fixture(scope="module", autouse=True)
+def _browser() -> None:
+    need_browser()
 
 
 @pytest.fixture(scope="module")

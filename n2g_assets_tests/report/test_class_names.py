@@ -22,7 +22,7 @@ VOCABULARY = [*WORDS, *PIECES, *(token for tokens in KINDS.values() for token in
 
 def name(tokens: list[bytes], weights: list[float] | None = None, vocabulary: list[bytes] = VOCABULARY) -> str | None:
     ids = np.array([vocabulary.index(token) for token in tokens], np.int32)
-    return class_name(ids, np.array(weights or [1.0] * len(ids)), token_properties(vocabulary))
+    return class_name(ids, np.array(weights or [1.0] * len(ids)), token_properties(tuple(vocabulary)))
 
 
 @pytest.mark.parametrize("expected", KINDS)

@@ -28,15 +28,15 @@ document.addEventListener("keydown", (event) => {
 
 // ---- folding: a heading folds its section
 for (const heading of all("section > h2")) {
-  heading.dataset.fold = "";
-  heading.tabIndex = 0;
-  heading.setAttribute("role", "button");
-  const section = heading.parentElement;
-  const show = () => heading.setAttribute("aria-expanded", String(!section.classList.contains("folded")));
-  const fold = () => { section.classList.toggle("folded"); show(); };
-  show();
-  heading.addEventListener("click", fold);
-  heading.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); fold(); } });
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "fold";
+  button.append(...heading.childNodes);
+  heading.append(button);
+  button.setAttribute("aria-expanded", "true");
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-expanded", String(!heading.parentElement.classList.toggle("folded")));
+  });
 }
 
 // ---- a token and the rule that spoke there light up together

@@ -1,0 +1,34 @@
+"""``n2g export-site`` and ``export-neuronpedia``: studies as files for others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from n2g_assets.cli.output import say
+from n2g_assets.core.home import Home
+from n2g_assets.core.progress import Progress
+from n2g_assets.explore.site import export_site as write_site
+from n2g_assets.reading.database import Database
+from n2g_assets.report.text import human_bytes
+
+
+def export_site(out: Path, studies: Sequence[str], force: bool) -> None:
+    """Write the pages of studies to a folder, and say where they begin and how large they are."""
+    database = Database(Home.from_environment().database).snapshot()
+    with _bar("pages") as progress:
+        written = write_site(database, studies, out.absolute(), progress, force=force)
+    say(f"{human_bytes(written)} in {out}: open {out / 'index.html'}, or host the folder anywhere.")
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Progress]:
+    """A bar on a terminal, and nothing elsewhere."""
+    with tqdm(unit=f" {what}", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

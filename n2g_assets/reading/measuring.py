@@ -1,0 +1,69 @@
+"""What a unit really does on a text: the subject model of a study, loaded at the first question and kept.
+
+It answers one question at a time. A text is cut where the model stops reading.
+"""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32, Int32
+from pydantic import TypeAdapter
+
+from n2g_assets.core.errors import StorageError
+from n2g_assets.core.settings import HarvestSettings
+from n2g_assets.core.sources import SubjectSettings
+from n2g_assets.core.units import Unit as Asked
+from n2g_assets.reading.study import Study, Unit
+
+if TYPE_CHECKING:
+    from n2g_assets.model.model import SubjectModel
+
+_BATCH_TOKENS = 4096
+
+
+class Measuring:
+    """Runs the subject models of studies; the one that was asked last stays loaded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, SubjectModel] | None = None
+
+    def __call__(self, unit: Unit, token_ids: Int32[np.ndarray, " length"]) -> Float32[np.ndarray, " length"]:
+        """The unit's activation, times its sign, at every position of a context; NaN behind what the model reads.
+
+        Raises:
+            N2GError: the model cannot be loaded here, or is not the one that the study explains.
+        """
+        from n2g_assets.model.batching import TokenBudget
+        from n2g_assets.model.prober import LayerProber
+
+        with self._lock:
+            model = self._model(unit.study)
+            read = token_ids[: model.max_context + model.unread]
+            prober = LayerProber(model, unit.layer, TokenBudget(_BATCH_TOKENS))
+            [found] = prober.activations([read], [Asked(unit.number, unit.sign)])
+        return np.append(found, np.full(len(token_ids) - len(read), np.nan, np.float32))
+
+    def _model(self, study: Study) -> "SubjectModel":
+        from n2g_assets.model.folder import model_identity
+        from n2g_assets.model.load import load_subject
+        from n2g_assets.model.sources import resolve_subject
+
+        identity = model_identity(study.model)
+        if self._loaded is None or self._loaded[0] != identity:
+            self._loaded = None  # memory holds one
+            settings = study.settings
+            subject = TypeAdapter(SubjectSettings).validate_python(settings["subject"])
+            files = resolve_subject(subject, study_folder=Path.cwd(), home=study.home)
+            model = load_subject(
+                files, settings["hook"], HarvestSettings.model_validate(settings["harvest"]),
+                settings["method"]["mask_token"], bos=settings["bos"],
+            )  # fmt: skip
+            if model_identity(model.facts) != identity:
+                raise StorageError(
+                    f"The subject model of study '{study.name}' is another one by now: run the study again."
+                )
+            self._loaded = identity, model
+        return self._loaded[1]
