@@ -134,7 +134,7 @@ class LayerScoring(AbstractContextManager["LayerScoring"]):
         material = LayerMaterial(
             shared, layer=layer, rows={**rows, **absent, **graphs}, a_max=a_max, texts=self._texts,
             read=self._read, read_harvest=self._read_harvest, partners=self._partners,
-            predictors=session.study.predictors, evaluation=evaluation, given=self.explanations.of_unit,
+            predictors=session.study.fitted_predictors, evaluation=evaluation, given=self.explanations.of_unit,
         )  # fmt: skip
         return evaluate_units(units, material)
 

@@ -41,7 +41,12 @@ class Study:
     @property
     def predictors(self) -> tuple[str, ...]:
         """The predictors that are scored: ours, and explanations of others."""
-        return (*self._of_study(registry.PREDICTORS), *self.settings.scored_explanations)
+        return (*self.fitted_predictors, *self.settings.scored_explanations)
+
+    @property
+    def fitted_predictors(self) -> tuple[str, ...]:
+        """Ours, which are learnt from the harvest."""
+        return tuple(self._of_study(registry.PREDICTORS))
 
     def _of_study(self, entries: Sequence[registry.Entry]) -> dict[str, registry.Entry]:
         return registry.named(registry.of_study(entries, self.settings.preset, self.settings.method.preset))

@@ -87,9 +87,8 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         left_out=test_text.document_ids,
         read_harvest=cache(lambda: material.read_harvest(unit)),
         partner_rows=None if partner is None else {name: material.of_unit(name, partner) for name in GRAPH_TABLES},
-        given=material.given(unit),
     )
-    predictors = fit_predictors(material.predictors, known)
+    predictors = {**fit_predictors(material.predictors, known), **material.given(unit)}
     thresholds = choose_thresholds(predictors, known)
     curve = SizeCurve(predictors.get("graph"), known)
     scores: list[dict[str, Any]] = []

@@ -116,8 +116,6 @@ class UnitMaterial:
     """The unit's activation (times the sign, not normalised) at every token of ``shared.harvest()``."""
     partner_rows: Mapping[str, pl.DataFrame] | None
     """The rows of the graph of the unit's partner (``graph_shuffled``) by table; None where there is no other graph."""
-    given: Mapping[str, Predictor] = field(default_factory=dict)
-    """What other people's explanations predict of it, by name."""
 
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 

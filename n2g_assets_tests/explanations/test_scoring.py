@@ -13,6 +13,7 @@ from n2g_assets.core.home import Home
 from n2g_assets.explore.app import build_app
 from n2g_assets.reading.database import Database
 from n2g_assets.reading.study import open_study
+from n2g_assets.report.text import count_text
 from n2g_assets.storage.warehouse import publish
 from n2g_assets_tests.assets.studies import changed, reused, rows_of, run_stage, session_of
 
@@ -93,4 +94,4 @@ def test_what_a_file_and_a_function_predict_is_scored_beside_the_graph(finished,
     assert {(row["label"], row["role"]) for row in answer["scores"]} >= {("oracle", "explanation")}
     assert [row["explanation"] for row in answer["explanations"]] == ["lengths", "oracle", "published"]
     assert "<q>likes it</q>" in page
-    assert f"predicts {len(rows):,} of " in page
+    assert f"predicts {count_text(len(rows))} of " in page

@@ -7,24 +7,14 @@ on. A new predictor is a new module here and its line in the registry.
 from collections.abc import Iterable
 from importlib import import_module
 
-from n2g_assets.core.registry import PREDICTORS, named
 from n2g_assets.evaluation.material import Predictor, UnitMaterial
-
-_OURS = frozenset(named(PREDICTORS))
-"""Those that have a module here."""
 
 
 def fit_predictors(names: Iterable[str], material: UnitMaterial) -> dict[str, Predictor]:
     """The predictors of these names, fitted on one unit; those that have nothing to fit on are left out.
 
-    Other people's explanations are given, not fitted; those that do not speak of the unit are left out.
-
     Raises:
         ModuleNotFoundError: a name has no module here.
     """
-    fitted = {
-        name: material.given[name] if name in material.given else import_module(f"{__name__}.{name}").fit(material)
-        for name in names
-        if name in material.given or name in _OURS
-    }
+    fitted = {name: import_module(f"{__name__}.{name}").fit(material) for name in names}
     return {name: predictor for name, predictor in fitted.items() if predictor is not None}
