@@ -228,7 +228,7 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     """
     name, texts = session.study.name, [named(TEXTS)[text] for text in session.study.texts]
     means = session.read("layer_scores", layer).drop("study")
-    metadata: dict[str, Any] = dict(explorer_link(name, layer))
+    metadata: dict[str, Any] = {}
     for score, its_texts in shown_scores(texts):
         for text, predictor in product(its_texts, ("graph", "token_lookup")):
             for row in means.filter(text=text.name, predictor=predictor).iter_rows(named=True):
@@ -249,7 +249,7 @@ def _figures(session: Session, layer: int) -> Mapping[str, Any]:
     shown = "random" if "random" in set(evaluation["text"]) else "top"
     figure = calibration(evaluation.filter(text=shown), title=f"{name}: calibration, layer {layer}, text {shown}")
     metadata["calibration"] = dg.MetadataValue.md(as_markdown_image(figure))
-    return metadata
+    return metadata | explorer_link(name, layer)
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
+import sys
 import threading
 
 import click
@@ -16,8 +18,6 @@ from n2g_assets.explore.app import build_app, warm_up
 from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
-_WARMING = 60.0
-"""Seconds that the end waits for what is read at the start."""
 CONNECTIONS = 512
 """Open at once, idle ones too; what comes on top of them is told to try again (503)."""
 
@@ -46,8 +46,9 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
-        finally:
-            warming.join(_WARMING)  # an interpreter that ends below a query aborts
+        if warming.is_alive():  # an interpreter that ends below compiled code aborts
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def _measure() -> Measure:

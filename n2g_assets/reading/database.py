@@ -131,8 +131,10 @@ class Snapshot:
         self.path, self.seconds = path, seconds
         self._remembered: OrderedDict[object, _Remembered] = OrderedDict()
         self._remembering = threading.Lock()
-        limits = {"memory_limit": MEMORY_LIMIT, "threads": 2, "temp_directory": ""}  # no question may fill the disk
-        connection = duckdb.connect(":memory:", config=limits)
+        connection = duckdb.connect(
+            ":memory:",
+            config={"memory_limit": MEMORY_LIMIT, "threads": 2, "temp_directory": ""},  # no question may fill the disk
+        )
         try:
             connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
         except duckdb.Error as error:
