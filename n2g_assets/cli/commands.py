@@ -95,7 +95,7 @@ def ui(port: int) -> int:
 
 @command('eval "$(n2g init)"')
 def init() -> None:
-    """Make the home ready, and print the line that lets dg use it."""
+    """Make the home ready, and print the line that dg needs."""
     from n2g_assets.cli import runs
 
     runs.say_environment()
@@ -176,7 +176,7 @@ force_option = click.option("--force", is_flag=True, help="Replace an earlier ex
 @click.option("--study", "studies", required=True, multiple=True, help="A published study; may be given several times.")
 @force_option
 def export_site(out: Path, studies: tuple[str, ...], force: bool) -> None:
-    """Write studies as static pages that can be hosted anywhere.
+    """Write studies as static pages, to be hosted anywhere.
 
     OUT is a new folder. Its index.html opens from a disk as well. Trying a text, comparing and searching by context are
     left to n2g explore.
