@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from n2g_assets.core.errors import N2GError
-from n2g_assets.core.registry import TEXTS, named
+from n2g_assets.core.registry import STAGES, TEXTS, named
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.document_counts import DocumentCounts, count_documents, document_rows
@@ -35,15 +35,7 @@ from n2g_assets.evaluation.texts import DocumentText, draw_quantiles, drawn_rows
 from n2g_assets.evaluation.thresholds import choose_thresholds
 from n2g_assets.method.results import BlockResult, Outcome, finish_block, unit_frame
 
-_TABLES = (
-    "evaluation",
-    "size_curve",
-    "thresholds",
-    "document_scores",
-    "strength_examples",
-    "counterexamples",
-    "failures",
-)
+_TABLES = named(STAGES)["evaluation"].tables
 
 
 def evaluate_units(units: Sequence[Unit], material: LayerMaterial) -> BlockResult:
@@ -129,8 +121,13 @@ def _evaluate_unit(unit: Unit, material: LayerMaterial) -> dict[str, pl.DataFram
         {**unit.key(), "predictor": predictor, "kind": kind, **asdict(own)}
         for predictor, by_kind in thresholds.items() for kind, own in by_kind.items()
     ])  # fmt: skip
-    sizes = unit_frame("size_curve", curve.rows)
     known.forget()
-    shown = unit_frame("strength_examples", examples)
-    found = evaluation, sizes, chosen, document_rows(unit, counted), shown, counterexamples, failures
-    return dict(zip(_TABLES, found, strict=True))
+    return {
+        "evaluation": evaluation,
+        "size_curve": unit_frame("size_curve", curve.rows),
+        "thresholds": chosen,
+        "document_scores": document_rows(unit, counted),
+        "strength_examples": unit_frame("strength_examples", examples),
+        "counterexamples": counterexamples,
+        "failures": failures,
+    }

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from n2g_assets.core.errors import RowsError, SourceError, short_reason
 from n2g_assets.core.units import Unit
+from n2g_assets.explanations.lines import row_of
 from n2g_assets.method.text import EncodedText
 
 _SCHEMA = {
@@ -159,11 +160,9 @@ def _unreadable(path: Path, error: BaseException) -> SourceError:
 
 def _line_fault(line: bytes) -> str | None:
     try:
-        row = json.loads(line)
+        row = row_of(line)
     except ValueError as error:
-        return f"this is no JSON ({short_reason(error)}): write one object a line"
-    if not isinstance(row, dict):
-        return "this is no JSON object: write one a line"
+        return str(error)
     for name, dtype in _SCHEMA.items():
         value = row.get(name)
         kinds = str if dtype == pl.String else int if dtype == pl.Int64 else (int, float)

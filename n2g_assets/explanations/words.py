@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from n2g_assets.core.errors import RowsError, SourceError, short_reason
 from n2g_assets.core.units import Unit
+from n2g_assets.explanations.lines import row_of
 
 _LAYER, _UNIT = ("layer", "layer_index"), ("unit", "neuron", "index", "neuron_index")
 _TEXT = ("text", "description", "explanation")
@@ -58,11 +59,9 @@ def read_words(path: Path) -> Iterator[Words]:
 
 def _words(line: str, where: str) -> Iterator[Words]:
     try:
-        row = json.loads(line)
+        row = row_of(line)
     except ValueError as error:
-        raise RowsError(f"{where}: this is no JSON ({short_reason(error)}): write one object a line.") from error
-    if not isinstance(row, dict):
-        raise RowsError(f"{where}: this is no JSON object: write one a line.")
+        raise RowsError(f"{where}: {error}.") from error
     place = row["neuron_id"] if isinstance(row.get("neuron_id"), dict) else row
     layer = _number(place, _LAYER, where, "layer")
     unit = Unit(_number(place, _UNIT, where, "unit"), -1 if row.get("sign") == -1 else 1)

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from pydantic import Field
 
+from n2g_assets.core.explorer import UNIT
 from n2g_assets.core.registry import SHOWN_RULES
-from n2g_assets.explore.page import Answer, OfUnit, Page
+from n2g_assets.explore.page import Answer, OfUnit, Page, Rules, unit_facts
 from n2g_assets.explore.tokens import shown_tokens
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Unit
@@ -28,7 +29,7 @@ class AskedText(OfUnit):
 
     text: str = Field(default="", max_length=MOST_CHARACTERS)
     """The text; it is read as the model reads it, BOS first."""
-    rules: int = Field(default=SHOWN_RULES, ge=1, le=1000)
+    rules: Rules = SHOWN_RULES
     """Rules of the graph."""
 
 
@@ -37,8 +38,7 @@ def attempt_page(measure: Measure | None) -> Page:
 
     def answer(database: Snapshot, asked: AskedText) -> Answer:
         unit = asked.the_unit(database)
-        found: Answer = {
-            "study": unit.study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
+        found: Answer = unit_facts(unit) | {
             "rules": asked.rules, "measured": measure is not None, "tokens": [], "rule_rows": [],
         }  # fmt: skip
         if asked.text:
@@ -54,7 +54,7 @@ def attempt_page(measure: Measure | None) -> Page:
         return found
 
     return Page(
-        "/study/{study}/{layer}/{unit}/try", AskedText, answer, "try.html",
+        f"{UNIT}/try", AskedText, answer, "try.html",
         "What a unit's graph expects of a text, token by token, and which rule says so",
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.registry import SHOWN_RULES
-from n2g_assets.explore.page import Answer, Asked, Page
+from n2g_assets.explore.page import Answer, Asked, Page, Rules
 from n2g_assets.explore.unit import AskedUnit, unit_answer
 from n2g_assets.reading.database import Snapshot
 
@@ -16,7 +16,7 @@ class AskedPair(Asked):
     """The first, such as ``demo/7/372``."""
     b: str = Field(default="", max_length=300)
     """The second."""
-    rules: int = Field(default=SHOWN_RULES, ge=1, le=1000)
+    rules: Rules = SHOWN_RULES
     """Rules of both graphs."""
 
     def units(self) -> list[AskedUnit]:

@@ -9,19 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-from pydantic import Field
-
+from n2g_assets.core.explorer import LAYER, UNIT
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.explore.layer import AskedLayer, units_of
-from n2g_assets.explore.page import Asked, OfUnit
+from n2g_assets.explore.page import Asked, OfUnit, Rules
 from n2g_assets.reading.database import Snapshot
 
 
 class AskedGraph(OfUnit):
     """A unit's graph as a file."""
 
-    rules: int = Field(default=SHOWN_RULES, ge=1, le=1000)
+    rules: Rules = SHOWN_RULES
     """Rules of the graph; of a graph of the paper the strongest nodes are drawn."""
 
 
@@ -68,17 +66,10 @@ def _parquet(database: Snapshot, asked: AskedLayer) -> bytes:
 
 
 def _csv(database: Snapshot, asked: AskedLayer) -> bytes:
-    return csv_bytes(units_of(database, asked))
+    return units_of(database, asked).write_csv().encode()
 
 
-def csv_bytes(frame: pl.DataFrame) -> bytes:
-    """A frame as CSV; lists are written as JSON."""
-    lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
-    texts = [pl.col(name).map_elements(lambda cell: json.dumps(cell.to_list()), pl.String) for name in lists]
-    return frame.with_columns(texts).write_csv().encode()
-
-
-_GRAPH, _LAYER = "/study/{study}/{layer}/{unit}/graph", "/study/{study}/{layer}/units"
+_GRAPH, _LAYER = f"{UNIT}/graph", f"{LAYER}/units"
 
 DOWNLOADS = (
     Download(f"{_GRAPH}.svg", AskedGraph, _svg, _named("svg"), "image/svg+xml", shown=True),

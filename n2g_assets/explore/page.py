@@ -7,7 +7,7 @@ is declared once, as a pydantic model: it checks the address, and the descriptio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,9 @@ Answer = dict[str, Any]
 
 RULE = f"{UNIT}/rule/{{node}}"
 """Path of the page about a rule of a unit's graph."""
+
+Rules = Annotated[int, Field(ge=1, le=1000)]
+"""How many rules of a graph can be asked for."""
 
 SIGNS = {"": 1, "-": -1}
 """How an address writes the sign of a unit, behind its number."""
@@ -80,12 +83,21 @@ class Page:
     @property
     def in_path(self) -> list[str]:
         """The fields of ``asked`` that stand in the address."""
-        return re.findall(r"\{(\w+)\}", self.path)
+        return _named_in(self.path)
+
+
+def unit_facts(unit: Unit) -> Answer:
+    """Which unit a page is about."""
+    return {"study": unit.study.name, **unit.key, "name": str(unit)}
+
+
+def _named_in(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", path)
 
 
 def address(path: str, values: Mapping[str, Any]) -> str:
     """The address of a page: values that its path names go into it, the others behind it; None is left out."""
-    named = re.findall(r"\{(\w+)\}", path)
+    named = _named_in(path)
     for name in named:
         path = path.replace("{" + name + "}", quote(str(values[name]), safe=""))
     rest = [(name, str(value)) for name, value in values.items() if name not in named and value not in (None, "")]

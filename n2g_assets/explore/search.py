@@ -11,8 +11,7 @@ from n2g_assets.core.errors import MissingError, QueryError
 from n2g_assets.core.explorer import unit_address
 from n2g_assets.core.units import unit_text
 from n2g_assets.explore.page import Answer, Asked, Page
-from n2g_assets.explore.tokens import AFTER, BEFORE
-from n2g_assets.method.tokens import display_text
+from n2g_assets.explore.tokens import shown_window
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.search import MOST_TOKENS, How, Lit, LitUp, Search, find, light_up, longest_tokens
 from n2g_assets.reading.study import Study, study_names
@@ -102,23 +101,12 @@ def _lit(study: Study, lit: LitUp) -> Answer:
 
 
 def _lit_unit(study: Study, lit: LitUp, unit: Lit) -> Answer:
-    first, stop = max(1, unit.position - BEFORE), min(len(lit.token_ids), unit.position + AFTER + 1)
-    tokens = study.vocabulary.tokens
+    expected = float(unit.prediction.values[unit.position])
     return {
         "layer": unit.layer, "unit": unit.unit, "sign": unit.sign, "address": unit_address(unit.unit, unit.sign),
-        "name": unit_text(unit.layer, unit.unit, unit.sign), "starts": first > 1, "ends": stop < len(lit.token_ids),
-        "title": f"expects up to {float(unit.prediction.values[unit.position]):.2f} of its largest activation",
-        "predicted": round(float(unit.prediction.values[unit.position]), 4), "position": unit.position,
-        "tokens": [
-            {
-                "position": place, "token_id": int(lit.token_ids[place]),
-                "text": display_text(tokens[lit.token_ids[place]]), "actual": None,
-                "predicted": round(float(unit.prediction.values[place]), 4), "node": int(unit.prediction.nodes[place]),
-                "peak": place == unit.position,
-            }
-            for place in range(first, stop)
-        ],
-    }  # fmt: skip
+        "name": unit_text(unit.layer, unit.unit, unit.sign), "position": unit.position,
+        "title": f"expects up to {expected:.2f} of its largest activation", "predicted": round(expected, 4),
+    } | shown_window(lit.token_ids, unit.position, None, unit.prediction, study.vocabulary)  # fmt: skip
 
 
 PAGES = (

@@ -16,13 +16,23 @@ BEFORE, AFTER = 32, 8
 
 def shown_example(example: Example, graph: Graph, n_rules: int | None = None) -> dict[str, Any]:
     """An example as plain data: its tokens around the position in question, from the first one that is text."""
-    first, stop = max(1, example.peak - BEFORE), min(len(example.token_ids), example.peak + AFTER + 1)
     prediction = graph.predict_ids(example.token_ids, n_rules)
-    tokens = shown_tokens(example.token_ids, range(first, stop), example.activations, prediction, graph.vocabulary)
-    tokens[example.peak - first]["peak"] = True
-    return {
-        "title": example.title, "starts": first > 1, "ends": stop < len(example.token_ids), "tokens": tokens,
-    }  # fmt: skip
+    window = shown_window(example.token_ids, example.peak, example.activations, prediction, graph.vocabulary)
+    return {"title": example.title} | window
+
+
+def shown_window(
+    token_ids: Int32[np.ndarray, " length"],
+    peak: int,
+    actual: Float32[np.ndarray, " length"] | None,
+    prediction: Prediction,
+    vocabulary: Vocabulary,
+) -> dict[str, Any]:
+    """The tokens of a context around a position, and whether text before and behind them is left out."""
+    first, stop = max(1, peak - BEFORE), min(len(token_ids), peak + AFTER + 1)
+    tokens = shown_tokens(token_ids, range(first, stop), actual, prediction, vocabulary)
+    tokens[peak - first]["peak"] = True
+    return {"starts": first > 1, "ends": stop < len(token_ids), "tokens": tokens}
 
 
 def shown_tokens(

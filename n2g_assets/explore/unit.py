@@ -9,7 +9,7 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import UNIT, unit_address
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore.page import RULE, Answer, OfUnit, Page
+from n2g_assets.explore.page import RULE, Answer, OfUnit, Page, Rules, unit_facts
 from n2g_assets.explore.tokens import shown_example
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -30,14 +30,11 @@ _SCORES = (
 SHOWN_TOKENS = 100
 """Tokens of a class that the page of a rule shows, unless all are asked for."""
 
-MOST_RULES = 1000
-"""No picture shows more."""
-
 
 class AskedUnit(OfUnit):
     """A unit and the size of its graph."""
 
-    rules: int = Field(default=SHOWN_RULES, ge=1, le=MOST_RULES)
+    rules: Rules = SHOWN_RULES
     """Rules of its graph that is shown."""
     examples: int = Field(default=6, ge=0, le=100)
     """Examples that are shown."""
@@ -56,8 +53,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     """What the page of a unit shows."""
     unit = asked.the_unit(database)
     study = unit.study
-    found: Answer = {
-        "study": study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
+    found: Answer = unit_facts(unit) | {
         "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "rules": asked.rules,
         "classes": study.has_classes, "card": unit.card, "statistics": unit.statistics,
     }  # fmt: skip
@@ -161,8 +157,7 @@ def _rule(database: Snapshot, asked: AskedRule) -> Answer:
     if not rules:
         raise MissingError(f"No rule of {unit} of study {unit.study.name!r} ends at node {asked.node}.")
     graph, shown = unit.graph.of_classes, None if asked.all else SHOWN_TOKENS
-    return {
-        "study": unit.study.name, "layer": unit.layer, "unit": unit.number, "sign": unit.sign, "name": str(unit),
+    return unit_facts(unit) | {
         "rule": {name: value for name, value in rules[0].items() if name != "tokens"},
         "classes": [] if graph is None else _classes(graph, unit.study.vocabulary, asked.node, shown),
     }  # fmt: skip

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +35,19 @@ MOST_REMEMBERED = 48
 """Things that a snapshot remembers; of more, what was not asked for for the longest time is forgotten."""
 
 Value = TypeVar("Value")
+
+
+def not_there(path: Path) -> StorageError:
+    """The error of a file that no run has published yet."""
+    return StorageError(f"{path} is not there yet: run a study first, such as with n2g demo.")
+
+
+def not_opened(path: Path, reason: object) -> StorageError:
+    """The error of a file that DuckDB refuses."""
+    return StorageError(
+        f"{path} cannot be opened ({reason}): close the program that writes to it, or publish it again with a run of "
+        "any of its studies."
+    )
 
 
 class Database:
@@ -65,7 +77,7 @@ class Database:
             found = self.path.stat()
         except FileNotFoundError:
             self._open = None
-            raise StorageError(f"{self.path} is not there yet: run a study first, such as with n2g demo.") from None
+            raise not_there(self.path) from None
         except OSError as error:
             raise StorageError(
                 f"{self.path} cannot be looked at ({error.strerror}): mend its folder, or name another with $N2G_HOME."
@@ -138,10 +150,7 @@ class Snapshot:
         try:
             connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
         except duckdb.Error as error:
-            raise StorageError(
-                f"{path} cannot be opened ({error}): close the program that writes to it, or publish it again with a "
-                "run of any of its studies."
-            ) from error
+            raise not_opened(path, error) from error
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         self._connection = connection
@@ -194,17 +203,6 @@ class Snapshot:
         """Lets go of what is remembered, so that the file is closed once nobody reads it any more."""
         with self._remembering:
             self._remembered.clear()
-
-    @cached_property
-    def columns(self) -> dict[str, dict[str, str]]:
-        """By table and view its columns, each with its comment."""
-        found: dict[str, dict[str, str]] = {}
-        query = """
-            SELECT table_name, column_name, comment FROM duckdb_columns() WHERE database_name = 'n2g'
-            ORDER BY table_name, column_index"""
-        for table, column, comment in self.frame(query).iter_rows():
-            found.setdefault(table, {})[column] = comment or ""
-        return found
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

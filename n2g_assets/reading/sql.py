@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from n2g_assets.core.errors import LimitError, QueryError, StorageError
+from n2g_assets.core.errors import LimitError, QueryError
+from n2g_assets.reading.database import not_opened, not_there
 
 ROWS = 1_000
 """Rows of an answer, unless more are asked for."""
@@ -61,7 +62,7 @@ def run_sql(path: Path, text: str, *, rows: int = ROWS, seconds: float = SECONDS
         StorageError: nothing is published, or the file cannot be opened.
     """
     if not path.exists():
-        raise StorageError(f"{path} is not there yet: run a study first, such as with n2g demo.")
+        raise not_there(path)
     asked = {
         "path": str(path), "text": text, "rows": min(rows, MOST_ROWS), "seconds": seconds, "memory": memory,
         "bytes": MOST_BYTES,
@@ -87,8 +88,5 @@ def run_sql(path: Path, text: str, *, rows: int = ROWS, seconds: float = SECONDS
         "time": LimitError(too_long),
         "memory": LimitError(f"The statement took more than {memory / 2**30:g} GiB of memory: ask for less."),
         "bytes": LimitError(f"The rows take more than {MOST_BYTES / 2**20:g} MiB: ask for fewer rows or columns."),
-        "file": StorageError(
-            f"{path} cannot be opened ({said.get('message')}): close the program that writes to it, or publish it "
-            "again with a run of any of its studies."
-        ),
+        "file": not_opened(path, said.get("message")),
     }[said["failed"]]

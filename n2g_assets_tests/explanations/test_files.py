@@ -86,6 +86,7 @@ def test_a_wrong_row_is_one_sentence_with_file_and_line(write, wrong, said):
     ("line", "said"),
     [
         ('{"layer": 0,', "this is no JSON ("),
+        ('{"layer": ' + "[" * 100_000, "this is no JSON ("),
         ("[1]", "this is no JSON object: write one a line."),
         (json.dumps(ROW | {"unit": 2.5}), "unit is 2.5: give a whole number."),
         (json.dumps(ROW | {"value": "high"}), 'value is "high": give a number.'),
@@ -134,6 +135,7 @@ def test_words_are_read_as_neuronpedia_and_openai_published_them(tmp_path):
     ("line", "said"),
     [
         ("{", "this is no JSON"),
+        ('{"text": ' + "[" * 100_000, "this is no JSON ("),
         ("3", "this is no JSON object: write one a line."),
         ('{"layer": 1, "text": "x"}', "the unit is null: give a whole number."),
         ('{"layer": 1, "unit": 1}', "there is no explanation: give it as text, description, explanation."),

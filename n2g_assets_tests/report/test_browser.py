@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from n2g_assets_tests.browser import BROWSER, need_browser
+from n2g_assets_tests.report.parsed import Page
 from n2g_assets_tests.report.published import HOSTILE, page, study
-from n2g_assets_tests.report.test_page import SECTIONS, Page
+from n2g_assets_tests.report.test_page import SECTIONS
 
 
 @pytest.fixture(scope="module", autouse=True)

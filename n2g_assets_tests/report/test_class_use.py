@@ -10,8 +10,8 @@ import pytest
 from n2g_assets.report import class_use as module
 from n2g_assets.report.class_use import class_use
 from n2g_assets_tests.report.class_graphs import TOKENS, Side, Split, class_frames, example
+from n2g_assets_tests.report.parsed import tables
 from n2g_assets_tests.report.published import database, page, study
-from n2g_assets_tests.report.test_page import tables
 from n2g_assets_tests.storage.helpers import rows
 
 SINGLE = class_frames([Split(0, 0, [(9, 60, 0.9)], Side(0.6, 100, 60), Side(0.0, 900))], TOKENS, Side(0.04, 1000, 60))

@@ -11,8 +11,8 @@ import pytest
 from n2g_assets.core.home import Home
 from n2g_assets.report.size_plots import r_by_rules
 from n2g_assets.report.summary import study_summary
+from n2g_assets_tests.report.parsed import Page, tables, text_of
 from n2g_assets_tests.report.published import LAYERS, NO_PLOTS, UNITS, Frames, database, page, study
-from n2g_assets_tests.report.test_page import Page, tables, text_of
 from n2g_assets_tests.report.test_plots import HOSTILE, assert_sound, group, lines, marks, words
 from n2g_assets_tests.storage.helpers import rows
 
