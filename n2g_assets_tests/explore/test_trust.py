@@ -18,7 +18,7 @@ import pytest
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import LimitError, StorageError
 from n2g_assets.explore.app import HEADERS, build_app
 from n2g_assets.explore.page import address
 from n2g_assets.method.tokens import display_text
@@ -333,6 +333,20 @@ def test_pages_asked_for_while_runs_publish_are_whole_and_of_one_file(file, tmp_
         done.set()
         seen = set().union(*(each.result() for each in reading))
     assert len(seen) > 1
+
+
+def test_no_question_takes_more_time_or_memory_than_there_is_or_writes_to_the_disk(file, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("n2g_assets.reading.database.MEMORY_LIMIT", "40MB")
+    snapshot = Database(file).snapshot()
+    with pytest.raises(LimitError, match="more than 40MB of memory: ask for less"):
+        snapshot.rows("SELECT count(DISTINCT range) AS n FROM range(10000000)")
+    assert list(tmp_path.iterdir()) == []
+    snapshot.seconds = 0.1
+    for _ in range(2):
+        with pytest.raises(LimitError, match=r"more than 0\.1 seconds"):
+            snapshot.rows("SELECT sum(a.range * b.range) AS n FROM range(1000000) AS a, range(1000000) AS b")
+        assert snapshot.rows("SELECT 1 AS n") == [{"n": 1}]  # the next one on the same cursor is not ended
 
 
 def test_what_is_remembered_is_bounded_and_goes_with_its_file(file, tmp_path) -> None:
