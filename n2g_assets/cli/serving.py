@@ -3,10 +3,7 @@
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
-import sys
-import threading
 
 import click
 import uvicorn
@@ -35,20 +32,16 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
         if not _is_this_machine(listener.getsockname()[0]):
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
-        warming = threading.Thread(target=_warm_up, args=(database,), daemon=True)
         try:
-            warming.start()
-            say(f"Explorer: http://{shown}:{port}  (Ctrl-C stops it)")
+            with contextlib.suppress(N2GError):  # a page says it
+                warm_up(database)
             app = build_app(database, _measure() if with_model else None)
             config = uvicorn.Config(
                 app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, f"http://{shown}:{port}").run(sockets=[listener])
         except KeyboardInterrupt:
             say("")
-        if warming.is_alive():  # an interpreter that ends below compiled code aborts
-            sys.stdout.flush()
-            os._exit(0)
 
 
 def _measure() -> Measure:
@@ -57,9 +50,16 @@ def _measure() -> Measure:
     return Measuring()
 
 
-def _warm_up(database: Database) -> None:
-    with contextlib.suppress(N2GError):  # a page says it
-        warm_up(database)
+class _Server(uvicorn.Server):
+    """Says its address once it answers, and a Ctrl-C ends it in order."""
+
+    def __init__(self, config: uvicorn.Config, address: str) -> None:
+        super().__init__(config)
+        self._address = address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        say(f"Explorer: {self._address}  (Ctrl-C stops it)")
 
 
 def listening(host: str, port: int) -> socket.socket:
