@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from n2g_assets.assets.resource import SHARED
+from n2g_assets.assets.shared import with_resources
 from n2g_assets.assets.study import Study
 from n2g_assets.core.study_file import check_files
 from n2g_assets.study import study_definitions
@@ -14,7 +14,7 @@ from n2g_assets.study import study_definitions
 
 def build_defs(studies: Sequence[Study], *, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """A fresh code location of these studies; ``resources`` replace the shared ones (the home is ``n2g``)."""
-    shared = dg.Definitions(resources={**(SHARED.resources or {}), **(resources or {})}, executor=SHARED.executor)
+    shared = with_resources(resources or {})
     return dg.Definitions.merge(*(study_definitions(study) for study in studies), shared)
 
 

@@ -15,8 +15,9 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, reach, subject_model, unit_stages
-from n2g_assets.assets.resource import SHARED
-from n2g_assets.assets.stage import layer_asset, whole_asset
+from n2g_assets.assets.executors import executor_of
+from n2g_assets.assets.shared import shared_definitions
+from n2g_assets.assets.steps import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.settings import StudySettings
@@ -100,7 +101,7 @@ class N2GStudy(StudySettings, dg.Component, dg.Resolvable):
         if self._file is not None:
             studies = context.component_tree.get_all_components(of_type=N2GStudy)
             _check_named(study, self._file, [other._file.path for other in studies if other._file is not None])
-        return dg.Definitions.merge(study_definitions(study), SHARED)
+        return dg.Definitions.merge(study_definitions(study), shared_definitions())
 
 
 # ------------------------------------------------------------------------------------------ reading a file
@@ -233,7 +234,7 @@ def study_definitions(study: Study) -> dg.Definitions:
         selection=dg.AssetSelection.groups(study.name),
         description=f"Everything of study '{study.name}' ({len(study.partition_layers)} layers), from the model to the "
         "database and the report; what is fresh is reused. A run that names no layer takes all of them.",
-        executor_def=dg.in_process_executor,
+        executor_def=executor_of(study.settings.executor),
         run_tags=study.all_layers_tags,
         metadata=study.job_metadata,
     )

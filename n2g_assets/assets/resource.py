@@ -15,6 +15,11 @@ from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import sweep
 
 
+def home_at(folder: str) -> Home:
+    """The home in a folder; empty means that of the environment."""
+    return Home(Path(folder).expanduser().resolve()) if folder else Home.from_environment()
+
+
 class N2GResource(dg.ConfigurableResource):
     """Where everything is kept."""
 
@@ -38,17 +43,10 @@ class N2GResource(dg.ConfigurableResource):
             SettingsError: ``$N2G_EXPLORER``, to which results link, is no address.
         """
         explorer_root()
-        home = Home(Path(self.home).expanduser().resolve()) if self.home else Home.from_environment()
+        home = home_at(self.home)
         home.check_writable()
         _sweep_once(home.root)
         return home
-
-
-SHARED = dg.Definitions(resources={"n2g": N2GResource()}, executor=dg.in_process_executor)
-"""What every study brings to its code location; several studies bring the same objects, which Dagster merges.
-
-All steps of a run execute in one process, since they share the loaded model.
-"""
 
 
 _sweep_once = cache(lambda root: sweep(Home(root)))

@@ -16,6 +16,10 @@ from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, sha
 from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings
 
 
+Executor = Literal["in_process", "multiprocess", "celery"]
+"""Where the steps of a run execute."""
+
+
 # ------------------------------------------------------------------------------------------ units
 class NeuronSample(Settings):
     """A random sample of a layer's neurons; samples are nested: the first n of one seeded order."""
@@ -281,6 +285,9 @@ class StudySettings(Settings):
     bounds the disk: when a layer is evaluated, what the model did on it is dropped; a run of more layers is refused."""
     keep_evidence: bool = False
     """Keep it all the same, where ``layers_at_once`` is a count; with ``all`` it is always kept."""
+    executor: Executor | None = None
+    """Where the steps of the study's runs execute: ``in_process``, ``multiprocess`` or ``celery``; without one as
+    ``$N2G_EXECUTOR`` says, and in the run's own process where that is not set either."""
     control_of: str | None = None
     """Name of the study whose control this one is: the same study with ``subject.reinitialise`` set, mostly a smaller
     one. The view ``controls`` and the report of that study set the two side by side on the units that both have."""
