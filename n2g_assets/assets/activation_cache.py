@@ -6,24 +6,32 @@ is kept; the rows are chosen afterwards, on whole arrays. What the units write t
 beside it as a slice of its own.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage
+from n2g_assets.assets.stage import Ahead, LayerStage
+from n2g_assets.assets.study import groups
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.plan import plan_evidence
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
+
+
+_MOST_PIECES = 200
+"""Of a corpus; a step each, and a run of many more steps is slow to look at."""
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -41,6 +49,41 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
         scanned = [layer for layer in harvested if session.learning.is_scanned(layer)]
         if scanned:
             session.evidence(session.learning.scan_corpus, scanned, show)
+
+
+class _Piece(NamedTuple):
+    """Shards of the harvest or of the scan, and the layers that are read on them."""
+
+    scans: bool
+    shards: Mapping[str, Sequence[str]]
+    """By shard id, its documents."""
+    layers: Sequence[int]
+
+
+def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
+    """Groups of the shards that some layers' evidence lacks."""
+    session.learning.check()
+    harvested = to_harvest(session, layers)
+    scanned = [layer for layer in harvested if session.learning.is_scanned(layer)]
+    pieces = []
+    for scans, stale in ((False, harvested), (True, scanned)):
+        if stale:
+            corpus = session.learning.scan_corpus if scans else session.corpus
+            settings = session.text_settings if scans else session.settings.harvest
+            plan = plan_evidence(session.model_row, corpus, session.neurons(stale), settings, Cache(session.home))
+            lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
+            for part in groups(list(lacking.items()), math.ceil(len(lacking) / _MOST_PIECES) or 1):
+                pieces.append(_Piece(scans, dict(part), stale))
+    return pieces
+
+
+def _read_piece(session: Session, piece: _Piece, show: Progress) -> None:
+    contexts = session.learning.scan if piece.scans else session.contexts
+    settings = session.text_settings if piece.scans else session.settings.harvest
+    for number, (shard_id, documents) in enumerate(piece.shards.items()):
+        show(number, len(piece.shards))
+        corpus = TokenCorpus.from_frame(contexts.filter(pl.col("document_id").is_in(documents)))
+        session.evidence(corpus, piece.layers, lambda done, total: None, settings, shard_id=shard_id)
 
 
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:
@@ -139,6 +182,8 @@ STAGE = LayerStage(
     "units cost a pass for them alone. Beside it, from the weights, the tokens that each unit raises and lowers.",
     code_version="4",
     work=_work,
+    ahead=Ahead(_pieces, _read_piece),
+    runs_model=True,
     prepare=_prepare,
     preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
     kinds={"torch", "parquet"},

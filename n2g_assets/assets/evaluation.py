@@ -17,7 +17,7 @@ import polars as pl
 
 from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes, read_together
+from n2g_assets.assets.stage import LayerStage, fill_layer, input_hashes, large_layers, read_together
 from n2g_assets.assets.study import groups
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import TEXTS, named
@@ -278,6 +278,8 @@ STAGE = LayerStage(
     "intervals.",
     code_version="8",
     work=_work,
+    ahead=large_layers(_work),
+    runs_model=True,
     prepare=read_together,
     extra=_figures,
     preview_columns=["unit", "sign", "predictor", "text", *_PREVIEWED],

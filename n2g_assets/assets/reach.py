@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
+from n2g_assets.assets.stage import LayerStage, fill_layer, large_layers, read_together
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import Firing, ReachSettings
 from n2g_assets.core.units import Unit
@@ -59,6 +59,8 @@ STAGE = LayerStage(
     "each unit is at all, and the measure for an explanation that looks at so many tokens.",
     code_version="1",
     work=_work,
+    ahead=large_layers(_work),
+    runs_model=True,
     prepare=read_together,
     extra=_figures,
     preview_columns=["unit", "sign", "text", "last_tokens", "pearson_r", "explained_variance", "f1", "n_firings"],

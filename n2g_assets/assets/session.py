@@ -47,6 +47,8 @@ class Session:
         self.study, self.home, self.log, self.retry_failed = study, home, log, retry_failed
         self.settings: StudySettings = study.settings
         self.store = SliceStore(home)
+        self.share: Sequence[Unit] | None = None
+        """Units of a layer that are to be computed and no more, or None."""
         self.layers_together: tuple[int, ...] = ()
         """Layers that are still to be scored, whose units are read on a text together."""
         self._harvested: dict[int, Evidence] = {}
@@ -205,7 +207,7 @@ class Session:
 
     def evidence(
         self, corpus: TokenCorpus, layers: Sequence[int], show: Progress, settings: HarvestSettings | None = None,
-        cache: Cache | None = None,
+        cache: Cache | None = None, shard_id: str = "",
     ) -> Evidence:  # fmt: skip
         """The activations of the units of some layers on a corpus; one pass reads those that are not kept yet.
 
@@ -215,8 +217,9 @@ class Session:
 
         neurons, settings = self.neurons(layers), settings or self.text_settings
         return read_evidence(
-            self.subject(settings.dtype), corpus, neurons, settings, cache=cache or Cache(self.home), progress=show
-        )
+            self.subject(settings.dtype), corpus, neurons, settings, cache=cache or Cache(self.home), progress=show,
+            shard_id=shard_id,
+        )  # fmt: skip
 
     @property
     def text_settings(self) -> HarvestSettings:

@@ -3,6 +3,7 @@ units are brought up to date. ``steps`` makes Dagster's assets of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from n2g_assets.storage.stages import StageReport, fill_units
 
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""
+_UNITS_A_PIECE = 512
+"""Units of a large layer that a step computes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,28 @@ class LayerStage:
         return named(STAGES)[self.name].upstream
 
 
+class DoneAhead(Exception):  # noqa: N818  # it ends the work of a stage that is asked for a share alone
+    """The units of a share are computed, and nothing else is to be done."""
+
+
+def large_layers(work: Callable[[Session, int, Progress], object]) -> Ahead:
+    """Blocks of the units of large layers: by them the work of a layer, which ``fill_layer`` does, is done ahead."""
+
+    def pieces(session: Session, layers: Sequence[int]) -> list[tuple[int, Sequence[Unit]]]:
+        parts = {layer: groups(session.units(layer), _UNITS_A_PIECE) for layer in layers}
+        return [(layer, part) for layer, some in parts.items() if len(some) > 1 for part in some]
+
+    def do(session: Session, piece: tuple[int, Sequence[Unit]], show: Progress) -> None:
+        layer, session.share = piece
+        try:
+            with suppress(DoneAhead):
+                work(session, layer, show)
+        finally:
+            session.share = None
+
+    return Ahead(pieces, do)
+
+
 def fill_layer(
     session: Session, stage: LayerStage, layer: int, show: Progress, *, inputs: Sequence[str],
     settings: Sequence[Settings], compute: Callable[..., BlockResult], also: Any = None,
@@ -119,7 +144,7 @@ def fill_layer(
         rows = {name: session.read(name, layer, units=block) for name in inputs}
         return compute(block, rows, {unit: a_max[unit] for unit in block}, *settings)
 
-    return fill_units(
+    report = fill_units(
         session.store,
         stage=stage.name, tables=stage.tables, study=session.study.name, layer=layer, code_version=stage.code_version,
         settings_hash=hash_json([session.model_hash, [part.hashed() for part in settings], also]),
@@ -129,8 +154,11 @@ def fill_layer(
         },
         carried={Unit(number, sign): Outcome(*how) for number, sign, *how in ended.iter_rows()},
         compute=compute_block, block_size=session.settings.method.units_per_block, progress=show,
-        retry_failed=session.retry_failed,
+        retry_failed=session.retry_failed, share=session.share,
     )  # fmt: skip
+    if report is None:
+        raise DoneAhead
+    return report
 
 
 def read_together(session: Session, layers: Sequence[int], show: Progress) -> None:

@@ -96,6 +96,7 @@ STAGE = WholeStage(
     "give the same logits and activations in transformers and in TransformerLens.",
     code_version="2",
     work=_work,
+    runs_model=True,
     tables=("subject_models", "vocabulary", "studies"),
     kinds={"torch", "huggingface"},
 )

@@ -14,7 +14,7 @@ from n2g_assets.assets.learning import graph_threads
 from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.proposer import proposer_identity, proposer_of
 from n2g_assets.assets.session import Session
-from n2g_assets.assets.stage import LayerStage, fill_layer, read_together
+from n2g_assets.assets.stage import LayerStage, fill_layer, large_layers, read_together
 from n2g_assets.core import settings as parts
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.units import Unit, unit_text
@@ -50,7 +50,7 @@ def _unit_stage(
             compute=partial(compute, session, layer), also=also(session),
         )  # fmt: skip
 
-    stage = LayerStage(name=name, work=work, **about)
+    stage = LayerStage(name=name, work=work, ahead=large_layers(work), **about)
     return stage
 
 
@@ -79,6 +79,7 @@ PRUNED_EXAMPLES = _unit_stage(
     description="Each train context cut to the shortest text on which the unit still fires half as strongly at its "
     "peak, with the importance of every kept token, found by masking.",
     code_version="1",
+    runs_model=True,
     preview_columns=["unit", "sign", "rank", "kept_share", "reduced", "peak", "token_ids"],
 )
 
@@ -93,6 +94,7 @@ AUGMENTED_EXAMPLES = _unit_stage(
     description="Variants of each pruned prompt with one important token exchanged for a likely substitute, and "
     "whether the unit still fires on them.",
     code_version="1",
+    runs_model=True,
     preview_columns=["unit", "sign", "rank", "position", "original_id", "substitute", "activation", "kept"],
 )
 
@@ -149,6 +151,7 @@ NEURON_GRAPHS = LayerStage(
     "of tokens learnt from all that the harvest saw, or (method.preset: paper) a trie of pruned prompts.",
     code_version=GROWTH_VERSION,
     work=_build,
+    ahead=large_layers(_build),
     prepare=read_together,
     extra=_picture,
     preview_columns=["unit", "sign", "rule_id", "pattern", "activation", "count"],
@@ -189,6 +192,8 @@ RULE_TESTS = LayerStage(
     "make the unit fire, and with one of them exchanged, moved or removed it should stay silent.",
     code_version="5",
     work=_try,
+    ahead=large_layers(_try),
+    runs_model=True,
     preview_columns=["unit", "sign", "rule_id", "predicted", "otherwise", "match_mean", "near_miss_mean", "held"],
 )
 

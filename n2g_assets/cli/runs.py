@@ -230,7 +230,7 @@ def _execute(
 
 
 def _asset_of(event: dg.DagsterEvent) -> str:
-    return (event.step_key or "").replace("__", "/")
+    return (event.step_key or "").partition(".")[0].replace("__", "/")
 
 
 def _cause(event: dg.DagsterEvent) -> str:

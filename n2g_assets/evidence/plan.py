@@ -57,14 +57,15 @@ def plan_evidence(
     cache: Cache,
     *,
     trusting: bool = False,
+    shard_id: str = "",
 ) -> Plan:
     """What ``read_evidence`` takes over and what it runs; ``trusting`` looks at no file, which can take long.
 
-    ``facts`` is the model's row of ``subject_models``.
+    ``facts`` is the model's row of ``subject_models``. Where the corpus is one shard, its id saves looking at others.
     """
     wanted = {layer: np.unique(np.asarray(asked, np.int32)) for layer, asked in neurons.items()}
     kinds = [entry_kind(facts, settings, layer) for layer in wanted]
-    listing = {(kind, key): about for kind in kinds for key, about in cache.listing(kind).items()}
+    listing = {(kind, key): about for kind in kinds for key, about in cache.listing(kind, shard_id).items()}
     shards = plan_shards(corpus, listing.values(), wanted, settings.shard_tokens)
     files: Files = defaultdict(list)
     left = {(layer, shard.shard_id): asked for shard in shards for layer, asked in wanted.items()}

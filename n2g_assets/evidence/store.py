@@ -116,6 +116,7 @@ def read_evidence(
     *,
     cache: Cache,
     progress: Progress | None = None,
+    shard_id: str = "",
 ) -> Evidence:
     """Read the activations of some neurons on a corpus, or take over what is on disk.
 
@@ -126,6 +127,7 @@ def read_evidence(
         settings: All are read but those of the corpus; what another dtype or precision gave is kept apart.
         cache: Where they are kept; corpora, studies and models may share it.
         progress: Told the tokens done and the tokens to run.
+        shard_id: Of the corpus, where it is one shard: then entries of others are not looked at.
 
     Raises:
         SubjectError: The model lacks a layer or neuron, or the device has no memory left for a single context.
@@ -136,7 +138,7 @@ def read_evidence(
         raise ValueError(f"The model is in {model.dtype}, but the pass is to be in {settings.dtype}.")
     for layer, asked in neurons.items():
         model.check_study([layer], asked, int(corpus.lengths.max(initial=0)))
-    plan = plan_evidence(model.facts, corpus, neurons, settings, cache)
+    plan = plan_evidence(model.facts, corpus, neurons, settings, cache, shard_id=shard_id)
     _check_disk(plan, settings.evidence_dtype, cache.home.root)
     done = run = 0
     failed, most = dict[int, str](), max((sum(map(len, lacks.values())) for _, lacks in plan.work), default=0)

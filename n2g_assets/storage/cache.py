@@ -122,10 +122,13 @@ class Cache:
         with files.hold_lock(self.home.locks, f"cache/{kind}/{key}"):
             return self.find(kind, key) or self.write(kind, key, fill, about)
 
-    def listing(self, kind: str) -> dict[str, dict[str, Any]]:
-        """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``)."""
+    def listing(self, kind: str, beginning: str = "") -> dict[str, dict[str, Any]]:
+        """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``).
+
+        Of those alone whose key begins so.
+        """
         found = {}
-        for folder in sorted(self.folder(kind).glob("*")):
+        for folder in sorted(self.folder(kind).glob(f"{beginning}*")):
             with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or the folder of a writer
                 found[folder.name] = self._read_about(kind, folder.name)[0]
         return found

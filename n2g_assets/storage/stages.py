@@ -18,6 +18,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def fill_units(
     block_size: int,
     progress: Progress = lambda done, total: None,
     retry_failed: bool = False,
-) -> StageReport:
+    share: Collection[Unit] | None = None,
+) -> StageReport | None:
     """Brings the slices of one stage and layer up to date; a second run of the same waits for the first.
 
     Args:
@@ -98,6 +100,7 @@ def fill_units(
         block_size: units of a block; does not change the rows.
         progress: called with units done and units asked for, at the start and after each block.
         retry_failed: compute units again that failed in this stage before; else they keep that status.
+        share: do no more than compute these units, for a call without a share that follows; gives None.
 
     Raises:
         StorageError: another run holds the slice, the disk is full, or rows do not fit their table.
@@ -118,7 +121,7 @@ def fill_units(
     ledger = SliceKey("ledger", study, layer, stage)
     keys = [SliceKey(table, study, layer) for table in tables]
     cache, blocks_kind = Cache(store.home), f"blocks/{stage}/{study}/{layer}"
-    with store.lock(f"{stage}/{study}/{layer}"):
+    with store.lock(f"{stage}/{study}/{layer}") if share is None else nullcontext():
         manifests = [store.manifest(key) for key in (*keys, ledger)]
         before = _stored_outcomes(store, ledger, manifests, hashes)
         again = {unit for unit in before if retry_failed and before[unit].status == "failed"} - ended.keys()
@@ -128,13 +131,15 @@ def fill_units(
         blocks = _read_checkpoints(cache, blocks_kind, hashes, outcomes.keys() | again)
         for _, finished in blocks:
             outcomes |= finished
-        missing = [unit for unit in units if unit not in outcomes]
+        missing = [unit for unit in units if unit not in outcomes and (share is None or unit in share)]
         progress(len(outcomes), len(units))
         for start in range(0, len(missing), block_size):
             result = _attempt(compute, missing[start : start + block_size], keys, ledger)
             blocks.append((_write_checkpoint(cache, blocks_kind, hashes, result), result.ledger))
             outcomes |= result.ledger
             progress(len(outcomes), len(units))
+        if share is not None:
+            return None
         if not reused:
             about: dict[str, Any] = {
                 "input_hash": input_hash,

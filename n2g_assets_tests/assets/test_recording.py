@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 
 from n2g_assets.assets.resource import N2GResource
-from n2g_assets.assets.stage import LayerStage, layer_asset
+from n2g_assets.assets.shared import with_resources
+from n2g_assets.assets.stage import LayerStage
+from n2g_assets.assets.steps import layer_asset
 from n2g_assets.assets.study import Study
 from n2g_assets.core.settings import StudySettings
 from n2g_assets.storage.stages import StageReport
@@ -35,7 +37,7 @@ def run_stage_that(work, tmp_path, instance) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [layer_asset(study, stage)],
         instance=instance,
-        resources={"n2g": N2GResource(home=str(tmp_path / "home"))},
+        resources=with_resources({"n2g": N2GResource(home=str(tmp_path / "home"))}).resources,
         tags=study.all_layers_tags,
         raise_on_error=False,
     )

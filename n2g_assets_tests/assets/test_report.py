@@ -8,7 +8,7 @@ import pytest
 
 from n2g_assets.assets.publishing import REPORT, commands_of
 from n2g_assets.assets.resource import N2GResource
-from n2g_assets.assets.stage import whole_asset
+from n2g_assets.assets.steps import whole_asset
 from n2g_assets.study import shipped_study
 from n2g_assets_tests.assets.conftest import FinishedRun
 
