@@ -186,6 +186,24 @@ def export_site(out: Path, studies: tuple[str, ...], force: bool) -> None:
     exporting.export_site(out, studies, force)
 
 
+@command("n2g export-neuronpedia neuronpedia --study demo")
+@out_argument
+@click.option("--study", required=True, help="A published study.")
+@click.option(
+    "--model-id", help="Neuronpedia's name of the model, such as gpt2-small.  [default: the study's name of it]"
+)
+@force_option
+def export_neuronpedia(out: Path, study: str, model_id: str | None, force: bool) -> None:
+    """Write a study as the files that Neuronpedia imports.
+
+    OUT is a new folder. It holds each unit with the tokens that it raises and lowers, its strongest contexts, an
+    explanation made of its rules, and the scores of these rules.
+    """
+    from n2g_assets.cli import exporting
+
+    exporting.export_neuronpedia(out, study, model_id, force)
+
+
 @command("n2g export-contexts contexts.parquet --study demo")
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--study", required=True, help="A published study.")

@@ -64,7 +64,8 @@ def _a_token(study) -> str:
     """On which a unit fires."""
     query = """
         SELECT plain FROM token_uses JOIN token_texts USING (study, token_id)
-        WHERE study = $study AND "offset" = 0 AND activation > 0 AND plain <> '' ORDER BY activation DESC, plain LIMIT 1"""
+        WHERE study = $study AND "offset" = 0 AND activation > 0 AND plain <> ''
+        ORDER BY activation DESC, plain LIMIT 1"""
     return str(study.frame(query).item())
 
 
