@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -34,14 +35,11 @@ def executed(notebook: NotebookNode, home: Home) -> NotebookNode:
     Raises:
         CellExecutionError: one fails.
     """
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernel would warn that nobody can debug it
-    environment = os.environ | {"N2G_HOME": str(home.root)}
+    metadata = deepcopy(notebook.metadata)
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel would warn that nobody can debug it
     client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", record_timing=False)
-    done: NotebookNode = client.execute(env=environment)
-    for name in ("language_info", "kernelspec"):  # they name this machine's Python
-        done.metadata.pop(name, None)
-    done.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    done.metadata["language_info"] = {"name": "python"}
+    done: NotebookNode = client.execute(env=os.environ | quiet | {"N2G_HOME": str(home.root)})
+    done.metadata = metadata  # that of the kernel says which Python this machine has
     return done
 
 
