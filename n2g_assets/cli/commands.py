@@ -75,7 +75,7 @@ def run(study: str, layers: str | None) -> int:
 @study_argument
 @layers_option
 def plan(study: str, layers: str | None) -> int:
-    """Say what a run takes: passes, tokens, disk, memory, time.
+    """Say what a run takes: passes, disk, memory, time.
 
     STUDY is its name, or any study's defs.yaml. Its model and its corpus are read for that.
     """

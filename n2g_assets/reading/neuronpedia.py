@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
-from n2g_assets.core.units import unit_text
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.storage.files import new_folder
 
@@ -129,18 +130,14 @@ def _activations(unit: Unit, key: Row) -> Iterator[Row]:
 
 def _explanation(unit: Unit, key: Row) -> Row | None:
     """The rules that expect something, strongest first; None where none does."""
-    rules = unit.rules().filter(unit.rules()["activation"] >= USED_FROM)
+    rules = unit.rules().filter(pl.col("activation") >= USED_FROM)
     if rules.is_empty():
         return None
     texts = [f"{pattern} ({value:.2f})" for pattern, value in rules.select("pattern", "activation").iter_rows()]
     return {"id": _id(*key.values(), "explanation")} | key | {
         "authorId": CREATOR, "description": "; ".join(texts), "typeName": EXPLANATION,
-        "explanationModelName": EXPLANATION, "notes": f"{unit.study.name}, {unit_text(**_names(unit))}",
+        "explanationModelName": EXPLANATION, "notes": f"{unit.study.name}, {unit}",
     }  # fmt: skip
-
-
-def _names(unit: Unit) -> dict[str, int]:
-    return {"layer": unit.layer, "number": unit.number, "sign": unit.sign}
 
 
 def _scores(unit: Unit, explanation: str) -> Iterator[Row]:
