@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from n2g_assets.core.home import Home
 
@@ -37,8 +39,10 @@ def executed(notebook: NotebookNode, home: Home) -> NotebookNode:
     """
     metadata = deepcopy(notebook.metadata)
     quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel would warn that nobody can debug it
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", record_timing=False)
-    done: NotebookNode = client.execute(env=os.environ | quiet | {"N2G_HOME": str(home.root)})
+    with TemporaryDirectory() as folder:
+        no_port = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", record_timing=False, config=no_port)
+        done: NotebookNode = client.execute(env=os.environ | quiet | {"N2G_HOME": str(home.root)})
     done.metadata = metadata  # that of the kernel says which Python this machine has
     return done
 
