@@ -58,7 +58,7 @@ def test_the_notebook_runs_on_any_study(classes, notebook):
 
 def test_the_stored_notebook_has_outputs_is_small_and_names_no_machine():
     stored = NOTEBOOK.read_text(encoding="utf-8")
-    assert stored.count('"image/svg+xml"') >= 4
+    assert stored.count('"image/svg+xml"') >= 4, "run python -m n2g_assets_tests.notebook after make demo"
     assert len(stored) < 600_000
     assert not re.findall(r"/(?:home|root|tmp|work|Users)/", stored)
     code = [cell for cell in without_outputs(NOTEBOOK).cells if cell.cell_type == "code"]
