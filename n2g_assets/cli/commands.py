@@ -75,7 +75,7 @@ def run(study: str, layers: str | None) -> int:
 @study_argument
 @layers_option
 def plan(study: str, layers: str | None) -> int:
-    """Say what a run takes: passes, tokens, disk, memory, time.
+    """Say what a run takes: passes, disk, memory, time.
 
     STUDY is its name, or any study's defs.yaml. Its model and its corpus are read for that.
     """
@@ -184,6 +184,24 @@ def export_site(out: Path, studies: tuple[str, ...], force: bool) -> None:
     from n2g_assets.cli import exporting
 
     exporting.export_site(out, studies, force)
+
+
+@command("n2g export-neuronpedia neuronpedia --study demo")
+@out_argument
+@click.option("--study", required=True, help="A published study.")
+@click.option(
+    "--model-id", help="Neuronpedia's name of the model, such as gpt2-small.  [default: the study's name of it]"
+)
+@force_option
+def export_neuronpedia(out: Path, study: str, model_id: str | None, force: bool) -> None:
+    """Write a study as the files that Neuronpedia imports.
+
+    OUT is a new folder. It holds each unit with the tokens that it raises and lowers, its strongest contexts, an
+    explanation made of its rules, and the scores of these rules.
+    """
+    from n2g_assets.cli import exporting
+
+    exporting.export_neuronpedia(out, study, model_id, force)
 
 
 @command("n2g export-contexts contexts.parquet --study demo")

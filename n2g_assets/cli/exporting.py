@@ -11,6 +11,8 @@ from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
 from n2g_assets.explore.site import export_site as write_site
 from n2g_assets.reading.database import Database
+from n2g_assets.reading.neuronpedia import export_neuronpedia as write_neuronpedia
+from n2g_assets.reading.study import open_study
 from n2g_assets.report.text import human_bytes
 
 
@@ -20,6 +22,14 @@ def export_site(out: Path, studies: Sequence[str], force: bool) -> None:
     with _bar("pages") as progress:
         written = write_site(database, studies, out.absolute(), progress, force=force)
     say(f"{human_bytes(written)} in {out}: open {out / 'index.html'}, or host the folder anywhere.")
+
+
+def export_neuronpedia(out: Path, study: str, model: str | None, force: bool) -> None:
+    """Write a study to a folder as Neuronpedia imports it, and say how large it is."""
+    found = open_study(study, Home.from_environment())
+    with _bar("units") as progress:
+        written = write_neuronpedia(found, out.absolute(), progress, model=model, force=force)
+    say(f"{human_bytes(written)} in {out}: a folder for each layer, and config beside them (docs/explorer.md).")
 
 
 @contextmanager

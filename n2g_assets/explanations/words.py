@@ -43,7 +43,7 @@ def read_words(path: Path) -> Iterator[Words]:
 
     Raises:
         SourceError: There is no file, or one cannot be read.
-        RowsError: A line has no layer, no unit or no text.
+        RowsError: A line has no layer, no unit or no text; one whose text is empty says nothing.
     """
     for file in files_of(path):
         try:
@@ -66,11 +66,13 @@ def _words(line: str, where: str) -> Iterator[Words]:
     layer = _number(place, _LAYER, where, "layer")
     unit = Unit(_number(place, _UNIT, where, "unit"), -1 if row.get("sign") == -1 else 1)
     scored = row.get("scored_explanations")
-    said = [_first(each, _TEXT) for each in (scored if isinstance(scored, list) else [row]) if isinstance(each, dict)]
-    texts = [text.strip() for text in said if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise RowsError(f"{where}: there is no explanation: give it as {', '.join(_TEXT)}.")
-    yield from (Words(layer, unit, text) for text in texts)
+    places = scored if isinstance(scored, list) else [row]
+    said = [_first(each, _TEXT) if isinstance(each, dict) else None for each in places]
+    for text in said:
+        if not isinstance(text, str):
+            raise RowsError(f"{where}: there is no explanation: give it as {', '.join(_TEXT)}.")
+        if text.strip():  # what was published has empty ones too
+            yield Words(layer, unit, text.strip())
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:

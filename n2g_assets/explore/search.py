@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, FiniteFloat
 
-from n2g_assets.core.errors import MissingError, QueryError
 from n2g_assets.core.explorer import unit_address
 from n2g_assets.core.units import unit_text
 from n2g_assets.explore.page import Answer, Asked, Page
 from n2g_assets.explore.tokens import shown_window
 from n2g_assets.reading.database import Snapshot
-from n2g_assets.reading.search import MOST_TOKENS, How, Lit, LitUp, Search, find, light_up, longest_tokens
+from n2g_assets.reading.search import How, Lit, LitUp, Search, find, light_up, read_tokens
 from n2g_assets.reading.study import Study, study_names
 
 MOST_CHARACTERS = 20_000
@@ -53,11 +52,6 @@ class AskedSearch(Asked):
     @property
     def search(self) -> Search:
         """The search by tokens."""
-        if self.furthest is not None and self.furthest < self.nearest:
-            raise QueryError(
-                f"No token stands at least {self.nearest} and at most {self.furthest} places before another: make the "
-                "first number the smaller one."
-            )
         return Search(
             self.activating or self.q, self.context, self.how, self.nearest, self.furthest, self.study, self.layer,
             self.least,
@@ -80,10 +74,7 @@ def _search(database: Snapshot, asked: AskedSearch) -> Answer:
         }  # fmt: skip
     elif asked.text.strip() and names:
         study = study or Study(database, names[0])
-        try:
-            token_ids, exact = study.encode(asked.text)[: 1 + MOST_TOKENS], True
-        except MissingError:  # the tokenizer is on another machine
-            token_ids, exact = longest_tokens(study, asked.text), False
+        token_ids, exact = read_tokens(study, asked.text)
         lit = light_up(study, token_ids, layer=search.layer)
         answer |= {"sql": lit.sql, "lit": _lit(study, lit) | {"exact": exact}}
     return answer

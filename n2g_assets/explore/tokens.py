@@ -7,8 +7,8 @@ from jaxtyping import Float32, Int32
 
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
+from n2g_assets.reading.examples import Example
 from n2g_assets.reading.graph import Graph, Prediction
-from n2g_assets.reading.study import Example
 
 BEFORE, AFTER = 32, 8
 """Tokens that are shown around the position in question."""

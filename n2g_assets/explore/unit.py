@@ -16,8 +16,8 @@ from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
-from n2g_assets.reading.study import UNIT as OF_UNIT
-from n2g_assets.reading.study import Example, Unit
+from n2g_assets.reading.examples import UNIT as OF_UNIT
+from n2g_assets.reading.study import Unit
 
 SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
 """Sizes of graphs that the page offers, as far as the unit's graph grows."""
@@ -75,7 +75,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     found |= {"n_top": len(top), "top": [shown_example(each, unit.graph, n_rules) for each in top[: asked.examples]]}
     found["strengths"] = [shown_example(each, unit.graph, n_rules) for each in unit.strength_examples()]
     found["counterexamples"] = [
-        shown_example(each, unit.graph, n_rules) for each in _counterexamples(unit)[: asked.examples]
+        shown_example(each, unit.graph, n_rules) for each in unit.counterexamples()[: asked.examples]
     ]  # fmt: skip
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
     found["slices"] = study.rows(
@@ -128,21 +128,6 @@ def _scores(unit: Unit) -> list[dict[str, Any]]:
     query = f"SELECT {', '.join(_SCORES)} FROM evaluation WHERE {OF_UNIT} ORDER BY text"
     rows = sorted(unit.study.rows(query, **unit.key), key=place)
     return [row | said(row["predictor"]) for row in rows]
-
-
-def _counterexamples(unit: Unit) -> list[Example]:
-    query = f"""
-        SELECT kind, text, rank, position, predicted, actual, cause, c.token_ids
-        FROM counterexamples JOIN contexts AS c USING (study, context_id)
-        WHERE {OF_UNIT} ORDER BY rank, text DESC, kind"""
-    return [
-        Example(
-            f"{row['kind'].replace('_', ' ')} on {row['text'].replace('_', '-')} text: "
-            f"expected {row['predicted']:.2f}, was {row['actual']:.2f} ({row['cause']})",
-            np.array(row["token_ids"], np.int32), None, row["position"],
-        )
-        for row in unit.study.rows(query, **unit.key)
-    ]  # fmt: skip
 
 
 def _writes(unit: Unit) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 import duckdb
 import polars as pl
 
-from n2g_assets.core.errors import LimitError, StorageError
-from n2g_assets.storage.schema import literal
+from n2g_assets.core.errors import LimitError, QueryError, StorageError, short_reason
+from n2g_assets.storage.schema import literal, published_tables
+from n2g_assets.storage.warehouse import described_views
 
 MEMORY_LIMIT = "1GB"
 """Memory of all queries of a snapshot together."""
@@ -165,8 +166,9 @@ class Snapshot:
 
         Raises:
             LimitError: it takes too long or too much memory.
+            QueryError: it names what is not there, or is no SQL.
             StorageError: the file lacks a table or a column, since another version published it.
-            duckdb.Error: it cannot be run.
+            duckdb.Error: it fails on the rows, such as at a text that is no number.
         """
         with self._cursor() as cursor:
             return cursor.sql(query, params=values).pl()
@@ -218,11 +220,15 @@ class Snapshot:
                 yield cursor
         except duckdb.InterruptException as error:
             raise LimitError(f"The query took more than {self.seconds:g} seconds: ask for less.") from error
-        except (duckdb.CatalogException, duckdb.BinderException) as error:
-            raise StorageError(
-                f"{self.path} was published by another version ({str(error).splitlines()[0]}): publish it again with a "
-                "run of any of its studies."
-            ) from error
+        except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException) as error:
+            said = str(error).splitlines()
+            if self._is_of_another_version(cursor):
+                raise StorageError(
+                    f"{self.path} was published by another version ({said[0]}): publish it again with a run of any of "
+                    "its studies."
+                ) from error
+            reason = short_reason(Exception(" ".join(said[:2])))
+            raise QueryError(f"The query cannot be run ({reason}): correct it.") from error
         except duckdb.OutOfMemoryException as error:
             raise LimitError(f"The query took more than {MEMORY_LIMIT} of memory: ask for less.") from error
         except (
@@ -237,3 +243,11 @@ class Snapshot:
             ) from error
         finally:
             self._cursors.put(cursor)
+
+    @staticmethod
+    def _is_of_another_version(cursor: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the file lacks a column of a table or a view that this version publishes."""
+        found = cursor.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'n2g'")
+        published = {(table.name, column) for table in published_tables() for column in table.schema}
+        published |= {(view.name, column) for view in described_views() for column, *_ in view.columns}
+        return not published <= set(found.fetchall())

@@ -1,7 +1,7 @@
 """A unit's token graph as it is published, of either kind: it predicts, and says which rule spoke."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,10 @@ from n2g_assets.method.classes import FOREVER, ClassGraph
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
+from n2g_assets.reading.text import PREDICTED, predict_text
+
+if TYPE_CHECKING:
+    from n2g_assets.reading.study import Unit
 
 
 class Prediction(NamedTuple):
@@ -23,9 +27,9 @@ class Prediction(NamedTuple):
     """``graph_nodes.node_id`` at which the rule that spoke ends; -1 where none did."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
-    """The token graph of one unit."""
+    """A token graph."""
 
     nodes: pl.DataFrame
     """Its rows of ``graph_nodes``, of its largest graph."""
@@ -65,3 +69,42 @@ def graph_of(nodes: pl.DataFrame, classes: pl.DataFrame, vocabulary: Vocabulary)
     if nodes["rank"].null_count() == 0:
         return Graph(nodes, classes, vocabulary, graph_of_rows(nodes, classes, vocabulary.bos_id), None)
     return Graph(nodes, classes, vocabulary, None, TokenGraph.from_rows(nodes, vocabulary))
+
+
+@dataclass(frozen=True, repr=False)
+class UnitGraph(Graph):
+    """The token graph of a unit of a study, which predicts texts and shows itself."""
+
+    unit: "Unit"
+
+    def predict(self, text: str, n_rules: int | None = None) -> pl.DataFrame:
+        """What it says about every token of a text, a row a token.
+
+        Args:
+            text: of any length up to ``text.MOST_CHARACTERS``.
+            n_rules: the graph of how many rules is asked; None for the largest. A graph of the paper has one size.
+
+        Returns:
+            ``position``, ``token_id``, ``text`` of the token for reading, ``predicted`` as a share of the unit's
+            largest activation, and ``rule_id`` and ``rule``, the rule that spoke; NULL where none did.
+
+        Raises:
+            N2GError: as ``text.encode``.
+        """
+        return pl.DataFrame(predict_text(self.unit, text, n_rules=n_rules), schema=PREDICTED)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Graph of {self.unit} of study {self.unit.study.name}: {self.n_rules} rules, {self.nodes.height} nodes>"
+        )
+
+    def _repr_svg_(self) -> str:
+        """Its picture, for notebooks: the unit's."""
+        return self.unit.svg()
+
+
+def unit_graph(unit: "Unit") -> UnitGraph:
+    """The graph of a unit, of all its rules."""
+    nodes, classes = unit.frame("graph_nodes", order="node_id"), unit.frame("token_classes", order="node_id")
+    graph = graph_of(nodes, classes, unit.study.vocabulary)
+    return UnitGraph(nodes, classes, graph.vocabulary, graph.of_classes, graph.trie, unit)

@@ -11,18 +11,20 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int32
 
-from n2g_assets.core.errors import QueryError
+from n2g_assets.core.errors import MissingError, QueryError
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.graph import Prediction, graph_of
-from n2g_assets.reading.study import Study
 from n2g_assets.storage.schema import literal
+
+if TYPE_CHECKING:
+    from n2g_assets.reading.study import Study
 
 How = Literal["caseless", "exact", "prefix", "regex"]
 """How tokens are compared, as in the macro ``tokens_like``."""
@@ -65,6 +67,13 @@ class Search:
         for text in (self.activating, self.context):
             if "\0" in text:
                 raise QueryError("A token that is searched cannot hold the character of code 0: leave it out.")
+        if self.how not in get_args(How):
+            raise QueryError(f"Tokens cannot be compared {self.how!r:.40}: choose one of {', '.join(get_args(How))}.")
+        if self.nearest < 1 or (self.furthest is not None and self.furthest < self.nearest):
+            raise QueryError(
+                f"No token stands at least {self.nearest} and at most {self.furthest} places before another: make the "
+                "first number at least 1 and the smaller one."
+            )
 
     @property
     def sql(self) -> str:
@@ -204,7 +213,7 @@ class LitUp(NamedTuple):
     """Units that were tried, and that there were to try; at the most ``MOST_UNITS``."""
 
 
-def longest_tokens(study: Study, text: str) -> Int32[np.ndarray, " length"]:
+def longest_tokens(study: "Study", text: str) -> Int32[np.ndarray, " length"]:
     """A text cut into the longest tokens of the vocabulary, word by word, BOS first, at the most ``MOST_TOKENS``.
 
     For a word that is a token this is the model's own cut; others may fall apart differently there.
@@ -222,13 +231,24 @@ def longest_tokens(study: Study, text: str) -> Int32[np.ndarray, " length"]:
     return np.array(found, np.int32)
 
 
-def _numbers(study: Study) -> dict[bytes, int]:
+def read_tokens(study: "Study", text: str) -> tuple[Int32[np.ndarray, " length"], bool]:
+    """A text's first ``MOST_TOKENS`` tokens, BOS first, and whether they are the model's own cut.
+
+    They are not where its tokenizer is on another machine (``longest_tokens``).
+    """
+    try:
+        return study.encode(text)[: 1 + MOST_TOKENS], True
+    except MissingError:
+        return longest_tokens(study, text), False
+
+
+def _numbers(study: "Study") -> dict[bytes, int]:
     tokens = list(enumerate(study.vocabulary.tokens))
     return {token: token_id for token_id, token in reversed(tokens) if token}
 
 
 def light_up(
-    study: Study, token_ids: Int32[np.ndarray, " length"], *, layer: int | None = None, seconds: float = SECONDS
+    study: "Study", token_ids: Int32[np.ndarray, " length"], *, layer: int | None = None, seconds: float = SECONDS
 ) -> LitUp:
     """The units of a study whose graphs expect most of a text.
 
@@ -265,7 +285,7 @@ def light_up(
     return LitUp(sql, token_ids, found, tried, promising.height)
 
 
-def _graph_rows(study: Study, units: pl.DataFrame, token_ids: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _graph_rows(study: "Study", units: pl.DataFrame, token_ids: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The nodes of the units' graphs, and of their classes the tokens of the text alone."""
     layers, numbers = (", ".join(map(str, units[name].unique().to_list())) or "NULL" for name in ("layer", "unit"))
     where = f"WHERE study = $study AND layer IN ({layers}) AND unit IN ({numbers})"
@@ -275,3 +295,42 @@ def _graph_rows(study: Study, units: pl.DataFrame, token_ids: list[int]) -> tupl
         "ORDER BY layer, unit, sign, node_id, token_id"
     )
     return nodes, classes
+
+
+# -------------------------------------------------------------------------------------------- as a frame
+def search_study(study: "Study", search: Search, text: str) -> pl.DataFrame:
+    """What ``Study.search`` gives: a row a unit, the strongest first.
+
+    Raises:
+        MissingError: the vocabulary has no such token.
+        QueryError: nothing is asked, tokens as well as a text, or something mistaken.
+        LimitError: it takes too long.
+    """
+    by_tokens = bool(search.activating or search.context)
+    if by_tokens == bool(text.strip()):
+        raise QueryError("Search either by tokens (activating, context) or by a text: give one of the two.")
+    if not by_tokens:
+        return _lit_frame(study, search, text)
+    found = find(study.database, search)
+    if any(not each.tokens for each in found.known):
+        raise MissingError(found.why_nothing)
+    return study.database.frame(found.sql).drop("study")
+
+
+def _lit_frame(study: "Study", search: Search, text: str) -> pl.DataFrame:
+    token_ids, _ = read_tokens(study, text)
+    lit = light_up(study, token_ids, layer=search.layer)
+    rows = [
+        (
+            each.layer, each.unit, each.sign, each.position,
+            display_text(study.vocabulary.tokens[token_ids[each.position]]),
+            float(each.prediction.values[each.position]),
+        )
+        for each in lit.units
+    ]  # fmt: skip
+    schema = dict.fromkeys(_KEY, pl.Int32) | {
+        "sign": pl.Int8, "position": pl.Int32, "token": pl.String, "predicted": pl.Float32,
+    }  # fmt: skip
+    known = study.units().select(*_KEY, "random_pearson_r", "top_pattern")
+    found = pl.DataFrame(rows, schema=schema, orient="row").join(known, on=_KEY, how="left", maintain_order="left")
+    return found if search.least_r is None else found.filter(pl.col("random_pearson_r") >= search.least_r)

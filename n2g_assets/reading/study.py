@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +19,17 @@ from n2g_assets.core.units import unit_text
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.reading.database import Database, Snapshot
+from n2g_assets.reading.examples import UNIT, Example, counterexamples, strength_examples, top_contexts
 from n2g_assets.reading.exports import graph_data, graph_dot, graph_networkx
-from n2g_assets.reading.graph import Graph, graph_of
-from n2g_assets.reading.text import PREDICTED, encode, predict_text
+from n2g_assets.reading.graph import UnitGraph, unit_graph
+from n2g_assets.reading.search import How, Search, search_study
+from n2g_assets.reading.text import encode
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.svg import draw_graph
-from n2g_assets.report.text import share
+from n2g_assets.report.text import layers_listed, share
 
 if TYPE_CHECKING:
     import networkx as nx
-
-UNIT = "study = $study AND layer = $layer AND unit = $unit AND sign = $sign"
-"""The condition that a row is of one unit; a ``Unit`` gives the values."""
 
 
 def open_study(name: str, home: Home | None = None) -> "Study":
@@ -69,6 +67,9 @@ class Study:
         self.versions: dict[str, str] = json.loads(found[0]["versions"])
         """Versions of the packages that it was made with."""
 
+    def __repr__(self) -> str:
+        return f"<Study {self.name}: {self.model['model']}, {layers_listed(self.layers)}>"
+
     @property
     def threshold(self) -> float:
         """Normalised activation from which a unit fires."""
@@ -105,12 +106,20 @@ class Study:
         return self.database.remembered(("vocabulary", self.name), self._read_vocabulary)
 
     def frame(self, query: str, **values: Any) -> pl.DataFrame:
-        """The rows of a query in which ``$study`` is the study's name."""
-        return self.database.frame(query, study=self.name, **values)
+        """The rows of a query in SQL, in which ``$study`` is the study's name, and ``$name`` each of ``values``.
+
+        Raises:
+            QueryError: it names what is not there, or is no SQL.
+            LimitError: it takes too long or too much memory.
+        """
+        return self.database.frame(query, **self._named(query), **values)
 
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         """As ``frame``, each row by the names of its columns."""
-        return self.database.rows(query, study=self.name, **values)
+        return self.database.rows(query, **self._named(query), **values)
+
+    def _named(self, query: str) -> dict[str, str]:
+        return {"study": self.name} if "$study" in query else {}
 
     def units(self) -> pl.DataFrame:
         """Every unit on one line with its scores (the view ``fidelity_card``)."""
@@ -129,6 +138,44 @@ class Study:
         key = (self.name, layer, number, sign)
         return self.database.remembered(key, lambda: Unit(self, layer, number, sign))
 
+    def search(
+        self,
+        activating: str = "",
+        *,
+        context: str = "",
+        how: How = "caseless",
+        nearest: int = 1,
+        furthest: int | None = None,
+        layer: int | None = None,
+        least_r: float | None = None,
+        text: str = "",
+    ) -> pl.DataFrame:
+        """Units by the tokens that their rules want, or by a text of one's own, as on the explorer's search page.
+
+        Args:
+            activating: token on which the unit fires; empty for any.
+            context: token that stands before it; empty for none.
+            how: tokens are compared caseless (any case, with or without spaces around them), exact, by their prefix,
+                or as a regex (a regular expression).
+            nearest: fewest places that ``context`` stands before ``activating``.
+            furthest: most places; None for any.
+            layer: only units of this layer.
+            least_r: only units whose graph reaches this Pearson's r on held-out text.
+            text: instead of tokens: which units' graphs light up where.
+
+        Returns:
+            A row a unit, the strongest first, with what its graph expects: ``activation`` and ``top_pattern`` of a
+            search by tokens, ``predicted``, ``position`` and ``token`` of a search by a text. No rows where no rule
+            of the units wants these tokens.
+
+        Raises:
+            MissingError: the vocabulary has no such token.
+            QueryError: nothing is asked, or what is asked is mistaken.
+            LimitError: it takes too long.
+        """
+        asked = Search(activating, context, how, nearest, furthest, self.name, layer, least_r)
+        return search_study(self, asked, text)
+
     def encode(self, text: str) -> Int32[np.ndarray, " length"]:
         """A text as its model reads it (``text.encode``)."""
         return encode(self, text)
@@ -142,20 +189,6 @@ def study_names(database: Snapshot) -> list[str]:
     """The published studies; controls behind the others."""
     rows = database.frame("SELECT study FROM studies ORDER BY control_of IS NOT NULL, study")
     return rows["study"].to_list()
-
-
-@dataclass(frozen=True)
-class Example:
-    """A context with what a unit does in it."""
-
-    title: str
-    """What it is one of, and where it comes from."""
-    token_ids: Int32[np.ndarray, " length"]
-    """Position 0 is not text."""
-    activations: np.ndarray | None
-    """The unit's activation at every position, as a share of a_max; None where the database does not have it."""
-    peak: int
-    """The position in question."""
 
 
 class Unit:
@@ -178,6 +211,12 @@ class Unit:
     def __str__(self) -> str:
         """It for reading, such as ``layer 7, neuron 12``."""
         return unit_text(self.layer, self.number, self.sign)
+
+    def __repr__(self) -> str:
+        if self.status != "ok":
+            return f"<Unit {self} of study {self.study.name}: {self.status}>"
+        r, pattern = share(self.card["random_pearson_r"], 2), self.card["top_pattern"] or "nothing"
+        return f"<Unit {self} of study {self.study.name}: r {r} on held-out text, fires most on {pattern}>"
 
     @property
     def key(self) -> dict[str, int]:
@@ -212,14 +251,13 @@ class Unit:
         return float(self.statistics.get("max") or 0.0)
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> UnitGraph:
         """Its token graph, of all its rules."""
-        nodes = self.frame("graph_nodes", order="node_id")
-        return graph_of(nodes, self.frame("token_classes", order="node_id"), self.study.vocabulary)
+        return unit_graph(self)
 
     def predict(self, text: str, n_rules: int | None = None) -> pl.DataFrame:
-        """What its graph says about every token of a text (``text.predict_text``), a row a token."""
-        return pl.DataFrame(predict_text(self, text, n_rules=n_rules), schema=PREDICTED)
+        """What its graph says about every token of a text (``UnitGraph.predict``), a row a token."""
+        return self.graph.predict(text, n_rules)
 
     def svg(self, n_rules: int = SHOWN_RULES, link: Callable[[int, int], str] = lambda node, offset: "") -> str:
         """The picture of its best graph of ``n_rules`` rules; of a graph of the paper the strongest nodes.
@@ -235,6 +273,10 @@ class Unit:
             self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
             title=title, subtitle=subtitle, n_rules=n_rules, link=link,
         )  # fmt: skip
+
+    def _repr_svg_(self) -> str:
+        """Its picture, for notebooks."""
+        return self.svg()
 
     def to_json(self, n_rules: int = SHOWN_RULES) -> dict[str, Any]:
         """Its graph as plain data (``exports.graph_data``)."""
@@ -262,29 +304,15 @@ class Unit:
 
     def top_contexts(self) -> list[Example]:
         """Its strongest contexts with their activations, strongest first."""
-        rows = self.rows("top_examples", order="rank")
-        return [
-            Example(
-                f"number {row['rank'] + 1}, {row['split']}", np.array(row["token_ids"], np.int32),
-                np.array(row["activations"], np.float32) / self.a_max, row["peak"],
-            )
-            for row in rows
-        ]  # fmt: skip
+        return top_contexts(self)
 
     def strength_examples(self) -> list[Example]:
         """Contexts of held-out text of every strength, the strongest first; none where no such text is scored."""
-        query = f"""
-            SELECT tenth, position, activation, activations, token_ids
-            FROM strength_examples JOIN contexts USING (study, context_id) WHERE {UNIT} ORDER BY tenth DESC"""
-        return [
-            Example(
-                f"from the {_TENTHS[row['tenth']]} of its positive activations on held-out text: "
-                f"{row['activation'] / self.a_max:.2f}",
-                np.array(row["token_ids"], np.int32), np.array(row["activations"], np.float32) / self.a_max,
-                row["position"],
-            )
-            for row in self.study.rows(query, **self.key)
-        ]  # fmt: skip
+        return strength_examples(self)
+
+    def counterexamples(self) -> list[Example]:
+        """Contexts of held-out text in which its graph is most wrong, the worst of each kind first."""
+        return counterexamples(self)
 
     def output_tokens(self) -> pl.DataFrame:
         """The tokens whose logits it raises and lowers most (the table ``output_tokens``), with their texts."""
@@ -296,10 +324,3 @@ class Unit:
     def explanations(self) -> pl.DataFrame:
         """What other people's explanations say of it, and how much each predicts (the table ``explanations``)."""
         return self.frame("explanations", order="explanation, place").drop("study", "layer", "unit", "sign")
-
-
-_TENTHS = (
-    "weakest tenth",
-    *(f"{n} tenth" for n in ("2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")),
-    "strongest tenth",
-)

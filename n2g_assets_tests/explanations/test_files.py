@@ -117,18 +117,66 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_refused_before_a_run(tmp
         check_predictions(tmp_path / "z.parquet")
 
 
-def test_words_are_read_as_neuronpedia_and_openai_published_them(tmp_path):
-    neuronpedia = {"modelId": "gpt2-small", "layer": "6", "index": "123", "description": " likes cats "}
-    openai = {
-        "neuron_id": {"layer_index": 0, "neuron_index": 5},
-        "scored_explanations": [{"explanation": "one"}, {"explanation": "two", "scored_simulation": {}}],
-    }
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
-        file.write(json.dumps(neuronpedia))
-    (tmp_path / "b.jsonl").write_text(json.dumps(openai) + "\n\n" + json.dumps({"layer": 1, "unit": 2, "text": "x"}))
-    assert [(each.layer, each.unit.number, each.text) for each in read_words(tmp_path)] == [
-        (6, 123, "likes cats"), (0, 5, "one"), (0, 5, "two"), (1, 2, "x"),
-    ]  # fmt: skip
+# A line of explanations/{layer}/{neuron}.jsonl, as `dumps` of fast_dataclasses.py writes a NeuronSimulationResults in
+# github.com/openai/automated-interpretability at e4aa21b: made by running that code on values of our own.
+OPENAI = (
+    '{"neuron_id":{"layer_index":5,"neuron_index":131,"dataclass_name":"NeuronId"},"scored_explanations":[{"explanation"'
+    ':" words that come after the","scored_simulation":{"scored_sequence_simulations":[{"simulation":{"tokens":[" the",'
+    '" cat"],"expected_activations":[0.02,7.5],"activation_scale":"neuron_activations","distribution_values":[[0.0,'
+    '1.0],[7.0,8.0]],"distribution_probabilities":[[0.98,0.02],[0.5,0.5]],"uncalibrated_simulation":null,"dataclass_name":'
+    '"SequenceSimulation"},"true_activations":[-0.1,3.2],"ev_correlation_score":0.9,"rsquared_score":0.8,'
+    '"absolute_dev_explained_score":0.7,"dataclass_name":"ScoredSequenceSimulation"}],"ev_correlation_score":null,'
+    '"rsquared_score":0.8,"absolute_dev_explained_score":0.7,"dataclass_name":"ScoredSimulation"},"dataclass_name":'
+    '"ScoredExplanation"}],"dataclass_name":"NeuronSimulationResults"}'
+)
+# A row of explanations/batch-0.jsonl.gz, with the columns that export-data.py of github.com/hijohnnylin/neuronpedia at
+# ebb8426 writes, and one as its batch-autointerp.py writes it, with those of db_models/explanation.py.
+EXPORTED = {
+    "id": "cm1", "modelId": "gpt2-small", "layer": "6", "index": "123", "authorId": "clkht01d40000jv08hvalcvly",
+    "description": "likes cats", "embedding": "[0.1,0.2]", "typeName": "oai_token-act-pair",
+    "explanationModelName": "gpt-4o-mini", "umap_x": 0.0, "umap_y": 0.0, "umap_cluster": 0,
+    "umap_log_feature_sparsity": 0.0,
+}  # fmt: skip
+GENERATED = {
+    "id": "cm2", "modelId": "gpt2-small", "layer": "6", "index": "123", "description": "cats ", "authorId": "",
+    "embedding": [0.1, 0.2], "triggeredById": None, "typeName": "np_max-act-logits",
+    "explanationModelName": "gemini-2.0-flash", "notes": None, "createdAt": "2025-11-03T10:11:12.131415",
+}  # fmt: skip
+
+
+def said(path):
+    return [(each.layer, each.unit, each.text) for each in read_words(path)]
+
+
+def test_words_are_read_as_openai_published_them_a_folder_a_layer_and_a_file_a_neuron(tmp_path):
+    other = OPENAI.replace('"neuron_index":131', '"neuron_index":7')
+    two = json.loads(other)
+    two["scored_explanations"] += [two["scored_explanations"][0] | {"explanation": text} for text in ("again", "")]
+    none = json.loads(other.replace('"layer_index":5', '"layer_index":6')) | {"scored_explanations": []}
+    for layer, neuron, line in (("5", "131", OPENAI), ("5", "7", json.dumps(two)), ("6", "7", json.dumps(none))):
+        (tmp_path / layer).mkdir(exist_ok=True)
+        (tmp_path / layer / f"{neuron}.jsonl").write_text(line)
+    assert said(tmp_path) == [
+        (5, Unit(131, 1), "words that come after the"),
+        (5, Unit(7, 1), "words that come after the"),
+        (5, Unit(7, 1), "again"),
+    ]
+
+
+def test_words_are_read_as_neuronpedia_publishes_them_in_batches(tmp_path):
+    folder = tmp_path / "6" / "explanations"
+    folder.mkdir(parents=True)
+    empty = EXPORTED | {"index": "9", "description": ""}
+    for number, rows in enumerate(([EXPORTED, empty], [GENERATED])):
+        with gzip.open(folder / f"batch-{number}.jsonl.gz", "wt") as file:
+            file.write("\n".join(map(json.dumps, rows)) + "\n")
+    assert said(tmp_path) == [(6, Unit(123, 1), "likes cats"), (6, Unit(123, 1), "cats")]
+
+
+def test_words_are_read_from_plain_lines(tmp_path):
+    rows = [{"layer": 1, "unit": 2, "text": "x"}, {"layer": 1, "neuron": 3, "sign": -1, "explanation": "y"}]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    assert said(tmp_path / "a.jsonl") == [(1, Unit(2, 1), "x"), (1, Unit(3, -1), "y")]
 
 
 @pytest.mark.parametrize(
