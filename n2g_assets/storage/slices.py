@@ -1,21 +1,24 @@
 """The canonical data: one Parquet file and one manifest for every slice, replaced as a whole.
 
-    slices/<table>/study=<study>/layer=<7>/<part>.parquet and <part>.json     (tables of a layer)
-    slices/<table>/study=<study>/<part>.parquet and <part>.json               (tables of a study)
+    slices/<table>/study=<study>/layer=<7>/<part>.<sha256>.parquet and <part>.json     (tables of a layer)
+    slices/<table>/study=<study>/<part>.<sha256>.parquet and <part>.json               (tables of a study)
 
-1. Rows are brought to their table's schema and order, and hashed.
-2. Rows and manifest are written to temporary names, and then both are moved into place, the rows first. The manifest
-   names the file's size and sha256, so that a crash between the two moves, or damage later, is seen.
-3. A damaged or half-written slice counts as absent for whoever decides on reuse, and is an error for who reads it.
+1. Rows are brought to their table's schema and order, and hashed. Their file is named by a part of its sha256, so that
+   no two writers, on whatever machine, write different rows under one name.
+2. The rows are moved into place, then the manifest, which names them, takes the place of the old one by one rename: of
+   several writers the last one's rows are the slice, and whoever reads finds the old one or the new one whole. Then the
+   rows that the manifest superseded are removed; what a writer that was overtaken leaves is removed later.
+3. A damaged slice counts as absent for whoever decides on reuse, and is an error for who reads it.
 
 ``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
 """
 
+import glob
 import os
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +34,10 @@ from n2g_assets.core.units import Unit, of_units
 from n2g_assets.storage import files
 from n2g_assets.storage.hashing import content_hash
 
-_MOVE_SECONDS = 0.05
-"""Ample for a writer to move its second file into place after the first."""
+_OVERTAKEN_SECONDS = 3600.0
+"""Age from which rows that no manifest names are nobody's: a writer needs far less to move its manifest into place."""
+_NAMED_BY = 16
+"""Digits of the sha256 in a file's name."""
 _ROW_GROUP_BYTES = 2**20
 """Rows of about so many bytes, unpacked, stand together in a file: who reads some units leaves the other groups."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -62,6 +67,11 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     """How long it took to compute the rows."""
     extra: dict[str, Any] = {}
+
+    @property
+    def file(self) -> str:
+        """The name of the file of its rows, beside it."""
+        return f"{self.part}.{self.file_sha256[:_NAMED_BY]}.parquet"
 
 
 @dataclass(frozen=True, order=True)
@@ -105,7 +115,7 @@ class SliceStore:
         Raises:
             StorageError: the rows do not fit the table, repeat a key or belong to another slice, or the disk is full.
         """
-        path = self.path(key)
+        path = self.manifest_path(key)
         frame = TABLES[key.table].conform(frame)
         _check_keys(key, frame)
         with files.temporary_folder(path) as folder:
@@ -119,8 +129,10 @@ class SliceStore:
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
             files.write_sealed(folder / "manifest", manifest.model_dump())
-            os.replace(folder / "rows", path)
-            os.replace(folder / "manifest", path.with_suffix(".json"))
+            superseded = _file_named_in(path)
+            os.replace(folder / "rows", path.with_name(manifest.file))
+            os.replace(folder / "manifest", path)
+        _remove_others(path, manifest.file, superseded)
         return manifest
 
     # ---------------------------------------------------------------------------------------- reading
@@ -149,10 +161,14 @@ class SliceStore:
         if not isinstance(state, Manifest):
             raise StorageError(f"{self._damage(key)}: {state}.")
         try:
-            rows = self._scan(key) if units is None else only_units(self._scan(key), units)
+            scan = self._scan(key, state)
+            rows = scan if units is None else only_units(scan, units)
             return (rows if columns is None else rows.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            self._discard_unreadable(key)
+            now = self._inspect(key)
+            if isinstance(now, Manifest) and now.file != state.file:  # another writer was faster than the reader
+                return self.read(key, columns=columns, units=units)
+            self._discard_unreadable(key, state)
             raise StorageError(f"{self._damage(key)} ({type(error).__name__}).") from error
 
     def studies(self) -> list[str]:
@@ -162,7 +178,7 @@ class SliceStore:
         )
 
     def keys(self, study: str) -> list[SliceKey]:
-        """Every slice of a study that has a Parquet file, whole or not, in the order of the tables."""
+        """Every slice of a study that has a manifest, whole or not, in the order of the tables."""
         found: list[SliceKey] = []
         for table in TABLES.values():
             folder = self.home.slices / table.name / f"study={_checked_name('study', study)}"
@@ -170,12 +186,23 @@ class SliceStore:
             if table.scope == "layer":
                 numbers = [path.name.removeprefix("layer=") for path in folder.glob("layer=*")]
                 layers = {int(number): folder / f"layer={number}" for number in numbers if number.isdecimal()}
-            paths = [(layer, path) for layer, place in layers.items() for path in place.glob("*.parquet")]
+            paths = [(layer, path) for layer, place in layers.items() for path in place.glob("*.json")]
             found += sorted(SliceKey(table.name, study, layer, path.stem) for layer, path in paths)
         return found
 
     def path(self, key: SliceKey) -> Path:
-        """The Parquet file of a slice; its manifest has the same name with .json.
+        """The Parquet file of a slice that is whole.
+
+        Raises:
+            StorageError: it is absent or damaged, or as ``manifest_path``.
+        """
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
+        return self.manifest_path(key).with_name(manifest.file)
+
+    def manifest_path(self, key: SliceKey) -> Path:
+        """The manifest of a slice, which names the file of its rows beside it.
 
         Raises:
             StorageError: no such table, a layer where none belongs or none where one does, or an unusable name.
@@ -191,7 +218,7 @@ class SliceStore:
         folder = self.home.slices / table.name / f"study={_checked_name('study', key.study)}"
         if key.layer is not None:
             folder = folder / f"layer={int(key.layer)}"
-        return folder / f"{_checked_name('part', key.part)}.parquet"
+        return folder / f"{_checked_name('part', key.part)}.json"
 
     # ---------------------------------------------------------------------------------------- locks
     def lock(self, name: str) -> AbstractContextManager[None]:
@@ -200,22 +227,19 @@ class SliceStore:
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
-        """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between its two files."""
+        """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between manifest and rows."""
         state = self._look(key)
-        if state != "absent" and not isinstance(state, Manifest):
-            time.sleep(_MOVE_SECONDS)
-            state = self._look(key)
-        return state
+        return state if state == "absent" or isinstance(state, Manifest) else self._look(key)
 
     def _look(self, key: SliceKey) -> Manifest | str:
-        path = self.path(key)
+        path = self.manifest_path(key)
         if not path.exists():
             return "absent"
         try:
-            manifest = Manifest.model_validate(files.read_sealed(path.with_suffix(".json")))
-            if not files.is_whole(path, manifest.file_bytes, manifest.file_sha256):
+            manifest = Manifest.model_validate(files.read_sealed(path))
+            if not files.is_whole(path.with_name(manifest.file), manifest.file_bytes, manifest.file_sha256):
                 return "its rows are not those of its manifest"
-            if self._scan(key).collect_schema() != TABLES[key.table].schema:
+            if self._scan(key, manifest).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
@@ -223,18 +247,37 @@ class SliceStore:
             return f"{type(error).__name__} in its manifest or rows"
         return manifest
 
-    def _discard_unreadable(self, key: SliceKey) -> None:
+    def _discard_unreadable(self, key: SliceKey, manifest: Manifest) -> None:
         """Removes the manifest of rows that cannot be read although their checksum is right: they are made again."""
         try:
-            self._scan(key).collect()
+            self._scan(key, manifest).collect()
         except (pl.exceptions.PolarsError, OSError):
-            self.path(key).with_suffix(".json").unlink(missing_ok=True)
+            self.manifest_path(key).unlink(missing_ok=True)
 
     def _damage(self, key: SliceKey) -> str:
-        return f"{self.path(key)} cannot be read, delete it and materialize {key} again"
+        return f"{self.manifest_path(key)} or its rows cannot be read, delete it and materialize {key} again"
 
-    def _scan(self, key: SliceKey) -> pl.LazyFrame:
-        return pl.scan_parquet(self.path(key), hive_partitioning=False, glob=False)
+    def _scan(self, key: SliceKey, manifest: Manifest) -> pl.LazyFrame:
+        path = self.manifest_path(key).with_name(manifest.file)
+        return pl.scan_parquet(path, hive_partitioning=False, glob=False)
+
+
+def _file_named_in(path: Path) -> str | None:
+    """The rows that a manifest names; None where it is absent or damaged."""
+    try:
+        return Manifest.model_validate(files.read_sealed(path)).file
+    except (OSError, ValueError):
+        return None
+
+
+def _remove_others(path: Path, file: str, superseded: str | None) -> None:
+    """Removes the rows that a manifest superseded, and those that were nobody's for long; not those of its ``file``."""
+    rows_of_part = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{_NAMED_BY}}}\.parquet")
+    for other in path.parent.glob(f"{glob.escape(path.stem)}.*.parquet"):
+        if other.name != file and rows_of_part.fullmatch(other.name):
+            with suppress(FileNotFoundError):
+                if other.name == superseded or time.time() - other.stat().st_mtime > _OVERTAKEN_SECONDS:
+                    other.unlink()
 
 
 def only_units(rows: pl.LazyFrame, units: Collection[Unit]) -> pl.LazyFrame:
