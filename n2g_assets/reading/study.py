@@ -156,6 +156,9 @@ class Example:
     """The unit's activation at every position, as a share of a_max; None where the database does not have it."""
     peak: int
     """The position in question."""
+    importances: np.ndarray | None = None
+    """The share of the activation at ``peak`` that is lost when the token at a position is masked, as it was measured
+    on the end of the context that pruning keeps; NaN before that, and None where it was not measured."""
 
 
 class Unit:
@@ -262,14 +265,10 @@ class Unit:
 
     def top_contexts(self) -> list[Example]:
         """Its strongest contexts with their activations, strongest first."""
-        rows = self.rows("top_examples", order="rank")
+        pruned = {row["rank"]: row for row in self.rows("pruned_examples")}
         return [
-            Example(
-                f"number {row['rank'] + 1}, {row['split']}", np.array(row["token_ids"], np.int32),
-                np.array(row["activations"], np.float32) / self.a_max, row["peak"],
-            )
-            for row in rows
-        ]  # fmt: skip
+            _top_context(row, pruned.get(row["rank"]), self.a_max) for row in self.rows("top_examples", order="rank")
+        ]
 
     def strength_examples(self) -> list[Example]:
         """Contexts of held-out text of every strength, the strongest first; none where no such text is scored."""
@@ -296,6 +295,19 @@ class Unit:
     def explanations(self) -> pl.DataFrame:
         """What other people's explanations say of it, and how much each predicts (the table ``explanations``)."""
         return self.frame("explanations", order="explanation, place").drop("study", "layer", "unit", "sign")
+
+
+def _top_context(row: dict[str, Any], pruned: dict[str, Any] | None, a_max: float) -> Example:
+    title, importances = f"number {row['rank'] + 1}, {row['split']}", None
+    if pruned is not None:
+        n_kept = len(pruned["token_ids"]) - 1
+        title += f"; of its activation {pruned['kept_share']:.2f} is left when only the last {n_kept} tokens are shown"
+        importances = np.full(len(row["token_ids"]), np.nan, np.float32)
+        importances[pruned["start"] : pruned["start"] + n_kept] = pruned["importances"][1:]
+    return Example(
+        title, np.array(row["token_ids"], np.int32), np.array(row["activations"], np.float32) / a_max, row["peak"],
+        importances,
+    )  # fmt: skip
 
 
 _TENTHS = (
