@@ -44,6 +44,7 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
             app = build_app(database, _measure() if with_model else None, {*NAMES, host.lower()} if here else ())
             config = uvicorn.Config(
                 app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2,
+                http="h11",  # the other one refuses addresses from 64 kB on, without a sentence
                 h11_max_incomplete_event_size=2 * MOST_ADDRESS,
             )  # fmt: skip
             _Server(config, f"http://{shown}:{port}").run(sockets=[listener])

@@ -26,7 +26,7 @@ SHOWN = 30
 
 Nearest = Annotated[int, BeforeValidator(lambda value: 1 if value == "" else value), Field(ge=1, le=1000)]
 """A number of places; a field that is left empty asks for one or more."""
-Furthest = Annotated[int | None, BLANK, Field(ge=1, le=1000)]
+Furthest = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, BLANK]
 
 
 class AskedSearch(Asked):
@@ -73,6 +73,13 @@ class AskedSearch(Asked):
             Before(self.context2, self.nearest2, self.furthest2),
             Before(self.context3, self.nearest3, self.furthest3),
         ]
+
+    def with_token(self, field: str, given: str, plain: str) -> dict[str, Any]:
+        """What the same search asks with a token, exactly as it is, in the place of one that is given."""
+        fields = ("q", "activating") if field == "activating" else ("context", "context2", "context3")
+        place = next(name for name in fields if getattr(self, name) == given)
+        changed = {"how": "exact", "q": "", place.replace("q", "activating"): plain}
+        return self.model_copy(update=changed).model_dump(exclude_defaults=True)
 
     @property
     def search(self) -> Search:

@@ -59,7 +59,8 @@ def _headline(study: Study) -> list[dict[str, Any]]:
 
 def _study(database: Snapshot, asked: OfStudy) -> Answer:
     study = asked.the_study(database)
-    return database.remembered(("page", study.name), lambda: _read_study(study))
+    found: Answer = database.remembered(("page", study.name), lambda: _read_study(study))
+    return found | {"report": report_file(study).is_file()}
 
 
 def _read_study(study: Study) -> Answer:
@@ -68,7 +69,6 @@ def _read_study(study: Study) -> Answer:
     return {
         "study": study.name, "control_of": study.control_of, "summary": _row(study), "model": study.model,
         "assets": ["subject_model", "corpus_tokens", *(stage.name for stage in stages), "warehouse", "report"],
-        "report": report_file(study).is_file(),
         "layers": study.rows("""
             SELECT layer, count(*) AS units, count(*) FILTER (status = 'ok') AS ok,
                 count(*) FILTER (status = 'dead') AS dead

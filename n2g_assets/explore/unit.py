@@ -56,8 +56,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     """What the page of a unit shows."""
     unit = asked.the_unit(database)
     n_rules = _of_size(unit, asked.rules)
-    found = unit_head(unit, asked.rules) | top_examples(unit, asked.rules, asked.examples)
-    found["before"], found["after"] = _beside(unit)
+    found = unit_head(unit, asked.rules) | top_examples(unit, asked.rules, asked.examples) | beside(unit)
     found["elsewhere"] = elsewhere(unit)
     found["strengths"] = [shown_example(each, unit.graph, n_rules) for each in unit.strength_examples()]
     found["counterexamples"] = [
@@ -132,7 +131,7 @@ def _strong(unit: Unit) -> Answer | None:
     }  # fmt: skip
 
 
-def _beside(unit: Unit) -> list[dict[str, Any] | None]:
+def beside(unit: Unit) -> Answer:
     """The units before and after it in its study."""
     rows = unit.study.rows(
         """SELECT * FROM (
@@ -142,7 +141,7 @@ def _beside(unit: Unit) -> list[dict[str, Any] | None]:
         ) WHERE layer = $layer AND unit = $unit AND sign = $sign""",
         **unit.key,
     )
-    return [_key(rows[0][name]) for name in ("before", "after")]
+    return {name: _key(rows[0][name]) for name in ("before", "after")}
 
 
 def _key(found: Any) -> dict[str, Any] | None:
@@ -190,12 +189,13 @@ def _writes(unit: Unit) -> list[dict[str, Any]]:
     return [{"direction": part["direction"][0], "tokens": part.drop("direction", "rank").to_dicts()} for part in parts]
 
 
-def _rule(database: Snapshot, asked: AskedRule) -> Answer:
+def rule_answer(database: Snapshot, asked: AskedRule, most: int = SHOWN_TOKENS) -> Answer:
+    """What the page of a rule shows, of each class at the most so many tokens unless all are asked for."""
     unit = asked.the_unit(database)
     rules = unit.rows("rules", "end_node_id = $node", node=asked.node)
     if not rules:
         raise MissingError(f"No rule of {unit} of study {unit.study.name!r} ends at node {asked.node}.")
-    graph, shown = unit.graph.of_classes, None if asked.all else SHOWN_TOKENS
+    graph, shown = unit.graph.of_classes, None if asked.all else most
     return unit_facts(unit) | {
         "rule": {name: value for name, value in rules[0].items() if name != "tokens"},
         "classes": [] if graph is None else _classes(graph, unit.study.vocabulary, asked.node, shown),
@@ -246,7 +246,7 @@ PAGES = (
         "A unit: its graph, rules, examples and scores",
     ),
     Page(
-        RULE, AskedRule, _rule, "rule.html",
+        RULE, AskedRule, rule_answer, "rule.html",
         "A rule of a unit's graph: the tokens of its classes, with counts and means",
     ),
 )  # fmt: skip
