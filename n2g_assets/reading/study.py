@@ -301,7 +301,9 @@ def _top_context(row: dict[str, Any], pruned: dict[str, Any] | None, a_max: floa
     title, importances = f"number {row['rank'] + 1}, {row['split']}", None
     if pruned is not None:
         n_kept = len(pruned["token_ids"]) - 1
-        title += f"; of its activation {pruned['kept_share']:.2f} is left when only the last {n_kept} tokens are shown"
+        title += (
+            f"; of its activation {share(pruned['kept_share'], 2)} is left when only the last {n_kept} tokens are shown"
+        )
         importances = np.full(len(row["token_ids"]), np.nan, np.float32)
         importances[pruned["start"] : pruned["start"] + n_kept] = pruned["importances"][1:]
     return Example(
