@@ -56,7 +56,7 @@ def study(control_of: str | None = None) -> Frames:
         for rank, position in enumerate(positions)
     ]
     method, subject = {"firing_threshold": 0.5, "preset": "evidence"}, {"source": "local", "path": "nowhere"}
-    settings = json.dumps({"method": method, "subject": subject})
+    settings = json.dumps({"preset": "full", "method": method, "subject": subject})
     return classes() | {
         "studies": rows("studies", {"settings": settings, "versions": "{}", "control_of": control_of}),
         "vocabulary": rows("vocabulary", *(name | {"normalised": name["token"]} for name in names)),
