@@ -34,7 +34,7 @@ KEPT = {
     "unit_status": _OF_UNIT, "unit_summary": _OF_UNIT, "fidelity_card": _OF_UNIT,
     "token_texts": "study, token_id",
     "token_uses": 'study, token_id, "offset" DESC, activation DESC, layer, unit, sign', "unit_vectors": _OF_UNIT,
-    "strong_lengths": _OF_UNIT,
+    "shared_samples": "sample, other_sample",
 }  # fmt: skip
 """The views whose rows are kept as tables, each after those that it reads, and the order of their rows."""
 
@@ -99,6 +99,7 @@ def views_sql() -> str:
     return Template(text).substitute(
         texts=", ".join(texts), baselines=", ".join(baselines), shown_rules=registry.SHOWN_RULES,
         strong_share=registry.STRONG_SHARE, component_share=registry.COMPONENT_SHARE, used_from=registry.USED_FROM,
+        least_shared=registry.LEAST_SHARED,
     )  # fmt: skip
 
 
