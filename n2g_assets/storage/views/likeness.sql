@@ -159,8 +159,10 @@ WITH units AS MATERIALIZED (
 ), numbered AS MATERIALIZED (
     SELECT place, CAST(row_number() OVER (ORDER BY count(*), place) AS INTEGER) AS number FROM firings GROUP BY place
 ), sets AS MATERIALIZED (  -- the rarest place comes first
+    SELECT *, row_number() OVER (ORDER BY unit_id) AS id, (1 - threshold) * n + 1e-9 AS may_lack
     FROM (
-        SELECT id, list_sort(list(number)) AS places, count(*) AS n, bitstring_agg(number % 1024, 0, 1023) AS bits
+        SELECT id AS unit_id, list_sort(list(number)) AS places, count(*) AS n,
+            bitstring_agg(number % 1024, 0, 1023) AS bits
         FROM firings
         JOIN numbered USING (place)
         GROUP BY id
@@ -168,19 +170,17 @@ WITH units AS MATERIALIZED (
     WHERE n >= least
 ), whose AS (
     SELECT place, list(id) AS ids FROM (SELECT id, unnest(places) AS place FROM sets) GROUP BY place
-), telling AS (  -- a unit that has threshold of the places has at least one of these
-    SELECT id, unnest(places[:n - CAST(ceil(threshold * n - 1e-9) AS BIGINT) + 1]) AS place FROM sets
+), telling AS (  -- a unit that lacks no more than it may has one of these
+    SELECT id, bits, may_lack, unnest(places[:CAST(floor(may_lack) AS BIGINT) + 1]) AS place FROM sets
 ), met AS (
-    SELECT t.id AS inner_id, unnest(w.ids) AS outer_id FROM telling AS t JOIN whose AS w USING (place)
-), candidates AS (  -- and lacks no more of the bits than of the places
+    SELECT t.id AS inner_id, bits, may_lack, unnest(w.ids) AS outer_id FROM telling AS t JOIN whose AS w USING (place)
+), candidates AS MATERIALIZED (  -- nor does it lack more of the bits; they are looked up, since a join would keep all pairs
     SELECT DISTINCT inner_id, outer_id
     FROM met
-    JOIN sets AS a ON a.id = inner_id
-    JOIN sets AS b ON b.id = outer_id
-    WHERE inner_id <> outer_id AND b.n >= threshold * a.n
-        AND bit_count(a.bits) - bit_count(a.bits & b.bits) <= (1 - threshold) * a.n + 1e-9
+    CROSS JOIN (SELECT list(bits ORDER BY id) AS bits_of FROM sets)
+    WHERE inner_id <> outer_id AND bit_count(bits) - bit_count(bits & bits_of[outer_id]) <= may_lack
 ), measured AS (
-    SELECT inner_id, outer_id, a.n AS positions, b.n AS other_positions,
+    SELECT a.unit_id AS inner_id, b.unit_id AS outer_id, a.n AS positions, b.n AS other_positions,
         len(list_intersect(a.places, b.places)) / a.n AS share
     FROM candidates
     JOIN sets AS a ON a.id = inner_id
