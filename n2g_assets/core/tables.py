@@ -269,7 +269,7 @@ _REFERENCES = (
     ),
     _reference("predictors", "predictor of a unit's activation",
         _c("predictor", pl.String, "name: the value of evaluation.predictor"),
-        _c("label", pl.String, "name for reading"),
+        _c("label", pl.String, "name for reading; of other people's explanations that of the settings"),
         _c("role", pl.String, "explanation (what is judged), baseline (what it has to beat) or control"),
         _c("meaning", pl.String, "what it is"),
     ),

@@ -1,6 +1,7 @@
 """What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
 
-1. Tables and reference tables are made from ``core/tables.py``.
+1. Tables and reference tables are made from ``core/tables.py``; table ``predictors`` also has other people's
+   explanations that were scored.
 2. Views and macros stand in ``views/*.sql``. There ``$texts``, ``$baselines``, ``$shown_rules`` and so on are those of
    the registry. Some views are kept as tables once all rows are there.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
@@ -69,6 +70,18 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     _comment_views(connection)
     connection.commit()
     connection.execute("PRAGMA enable_optimizer")
+
+
+def name_explanations(connection: duckdb.DuckDBPyConnection) -> None:
+    """Adds to ``predictors``, once all rows are there, the explanations of other people that are scored."""
+    connection.execute(
+        """INSERT INTO predictors
+        SELECT predictor, (SELECT max(place) FROM predictors) + row_number() OVER (ORDER BY predictor), predictor,
+            'explanation', 'An explanation that the settings name of study ' || studies || '.'
+        FROM (
+            SELECT predictor, string_agg(DISTINCT study, ', ' ORDER BY study) AS studies
+            FROM evaluation ANTI JOIN predictors USING (predictor) GROUP BY predictor)"""
+    )
 
 
 def keep_rows(connection: duckdb.DuckDBPyConnection) -> None:
