@@ -3,9 +3,9 @@
 1. A database of 46,080 units is made from the units of a published study, by default the demo's: each copy has the
    graph, rules and scores of one of them. Two thirds of its tokens are others, moved along the vocabulary by a number
    of the copy's own, its strongest positions are moved too, and what it does at the sampled positions, so that copies
-   of one unit are alike but not the same; one copy in fifty is left as it is. Layer 0 has copies of the first layer alone, whose units have by far the largest
-   classes. Token classes, 64,000 rows a unit, are copied for ``PAGED`` units of layers 0 and 1 alone, those whose
-   pages are asked for: for the others searches read what is kept of them.
+   of one unit are alike but not the same; one copy in fifty is left as it is. Layer 0 has copies of the first layer
+   alone, whose units have by far the largest classes. Token classes, 64,000 rows a unit, are copied for ``PAGED`` units
+   of layers 0 and 1 alone, those whose pages are asked for: for the others searches read what is kept of them.
 2. The explorer serves it to one client. Every page is asked for ``TIMES`` times, another unit or token each time, after
    one that is not counted.
 3. The medians stand beside that of a file that is served as it is, and beside their goals.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import polars as pl
+
 from n2g_assets.cli.output import table_text
 from n2g_assets.core.home import Home
 from n2g_assets.docs import FOLDER
@@ -20,20 +22,21 @@ EXAMPLE = re.compile(r"```sql\n(?P<query>.*?)```\n(?:\n```text\n(?P<answer>.*?)`
 """A query of the page, and what stands below it."""
 
 
-def answered(page: str, answer: Callable[[str], str]) -> str:
+def answered(page: str, ask: Callable[[str], str]) -> str:
     """The page with the answer of every query below it, in the place of what stood there."""
-    return EXAMPLE.sub(lambda found: f"```sql\n{found['query']}```\n\n```text\n{answer(found['query'])}\n```\n", page)
+    return EXAMPLE.sub(lambda found: f"```sql\n{found['query']}```\n\n```text\n{ask(found['query'])}\n```\n", page)
+
+
+def answer(frame: pl.DataFrame, has_more: bool) -> str:
+    """The first rows of an answer as the page shows them."""
+    return table_text(frame.columns, frame.to_dicts()) + ("\n…" if has_more else "")
 
 
 def main() -> None:
     """Writes the page."""
     database = Home.from_environment().database
-
-    def answer(query: str) -> str:
-        frame, has_more = run_sql(database, query, rows=SHOWN)
-        return table_text(frame.columns, frame.to_dicts()) + ("\n…" if has_more else "")
-
-    PAGE.write_text(answered(PAGE.read_text(encoding="utf-8"), answer), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(answered(page, lambda query: answer(*run_sql(database, query, rows=SHOWN))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ _TABLES = (
         _c("length", pl.Float64, "square root of the sum of the squared deviations from the mean"),
         _n(
             "deviations", _REALS,
-            "activation at each place less the mean, divided by the length: the inner product of two units is Pearson's "
-            "r; NULL where the unit is constant there",
+            "activation at each place less the mean, divided by the length: the inner product of two units is "
+            "Pearson's r; NULL where the unit is constant there",
         ),
     ),
     unit_table("output_tokens", "token whose logit a unit raises or lowers most (units of mlp.hook_post)",

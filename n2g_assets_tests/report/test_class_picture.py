@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from n2g_assets.method.tokens import display_text
 from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.classes import ClassGraph
+from n2g_assets.method.tokens import display_text
 from n2g_assets.report.class_layout import is_background, lay_out_classes, rules_fire
 from n2g_assets.report.class_picture import FIRES, LOWERS, RAISES, draw_classes
 from n2g_assets.report.svg import importance_ramp

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from n2g_assets.core.registry import LEAST_SHARED
-from n2g_assets.storage.schema import KEPT, keep_rows
+from n2g_assets.storage.schema import KEPT, keep_rows, name_explanations
 from n2g_assets_tests.report.class_graphs import EXAMPLE, TOKENS, Side, Split, class_frames
 from n2g_assets_tests.report.published import Frames, database
 from n2g_assets_tests.storage.helpers import rows
@@ -307,6 +307,44 @@ def test_subset_pairs_fire_where_the_other_does(connection) -> None:
     found = ask(connection, f"SELECT {columns} FROM subset_pairs(threshold := 0.5)")
     assert found == [(0, 1, 0, 2, 5, 10, 1.0), (0, 2, 0, 1, 10, 5, 0.5)]
     assert ask(connection, "FROM subset_pairs(least := 6)") == []
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.5, 0.8, 0.9, 1.0])
+def test_subset_pairs_are_all_pairs_with_that_share(threshold: float) -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.permutation(60)
+    at = {
+        unit: set(generator.choice(whole[: 12 + unit], generator.integers(4, 12 + unit)).tolist()) for unit in range(40)
+    }
+    strong = [
+        {"unit": unit, "rank": rank, "context_id": "d:0", "position": position, "activation": 2.0}
+        for unit, positions in at.items()
+        for rank, position in enumerate(positions)
+    ]
+    toy = study() | {
+        "neuron_stats": rows("neuron_stats", *({"unit": unit} for unit in at), max=2.0),
+        "activations": rows("activations", *strong),
+    }
+    expected = {
+        (unit, other): len(own & there) / len(own)
+        for unit, own in at.items()
+        for other, there in at.items()
+        if unit != other and len(own) >= 5 and len(there) >= 5 and len(own & there) >= threshold * len(own) - 1e-9
+    }
+    with database(toy=toy) as connection:
+        found = ask(connection, f"SELECT unit, other_unit, share FROM subset_pairs({threshold})")
+    assert {row[:2]: row[2] for row in found} == pytest.approx(expected)
+    assert len(found) == len(expected) > 0
+
+
+def test_predictors_name_the_scored_explanations_of_others() -> None:
+    scored = rows("evaluation", {"predictor": "mine"}, {"predictor": "graph"}, text="random")
+    with database(toy={"evaluation": scored}) as connection:
+        name_explanations(connection)
+        found = ask(connection, "SELECT predictor, label, role, meaning FROM predictors WHERE predictor = 'mine'")
+        assert found == [("mine", "mine", "explanation", "An explanation that the settings name of study toy.")]
+        assert ask(connection, "SELECT count(*) FROM predictors WHERE predictor = 'graph'") == [(1,)]
+        assert ask(connection, "SELECT max(place) = count(*) FROM predictors") == [(True,)]
 
 
 def test_polysemantic_units_fall_apart(connection) -> None:
