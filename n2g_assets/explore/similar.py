@@ -14,11 +14,8 @@ from n2g_assets.reading.database import Snapshot
 
 SIMILAR = f"{UNIT}/similar"
 """Path of the page."""
-MEASURES = {
-    "rule_cosine": "cosine of the rules", "correlation": "correlation",
-    "position_cosine": "cosine at the strongest positions",
-}  # fmt: skip
-"""Columns of ``similar_units`` that say how alike two units are, as far as the database has them."""
+MEASURES = {"rule_cosine": "cosine of the rules", "correlation": "correlation on the same text"}
+"""Columns of ``similar_units`` that say how alike two units are."""
 
 
 class AskedSimilar(OfUnit):
@@ -32,8 +29,8 @@ def similar_frame(database: Snapshot, asked: AskedSimilar) -> pl.DataFrame:
     """The units that are like one, those first that are most alike by any measure: rows of ``similar_units``."""
     unit = asked.the_unit(database)
     return unit.study.frame(
-        f"""SELECT * FROM similar_units($study, $layer, $unit, of_sign := $sign, controls := $controls)
-        ORDER BY greatest(*COLUMNS('^({"|".join(MEASURES)})$')) DESC, study, layer, unit, sign DESC LIMIT $most""",
+        f"""FROM similar_units($study, $layer, $unit, of_sign := $sign, controls := $controls)
+        ORDER BY greatest({", ".join(MEASURES)}) DESC, study, layer, unit, sign DESC LIMIT $most""",
         **unit.key, controls=unit.study.control_of is not None, most=asked.most,
     )  # fmt: skip
 
@@ -41,8 +38,7 @@ def similar_frame(database: Snapshot, asked: AskedSimilar) -> pl.DataFrame:
 def _similar(database: Snapshot, asked: AskedSimilar) -> Answer:
     found = similar_frame(database, asked)
     rows = [row | {"name": unit_text(row["layer"], row["unit"], row["sign"])} for row in found.to_dicts()]
-    measures = {name: label for name, label in MEASURES.items() if name in found.columns}
-    return unit_facts(asked.the_unit(database)) | {"measures": measures, "similar": rows}
+    return unit_facts(asked.the_unit(database)) | {"measures": MEASURES, "similar": rows}
 
 
 TABLES = (Table(SIMILAR, AskedSimilar, similar_frame),)

@@ -16,6 +16,7 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import unit_text
+from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.reading.database import Database, Snapshot
@@ -269,9 +270,10 @@ class Unit:
         subtitle = f"r on held-out text of all its rules: {r}"
         if not self.study.has_classes:
             return draw_graph(self.graph.nodes, title=title, subtitle=subtitle)
+        nodes, classes, graph = self.graph.nodes, self.graph.classes, self.graph.of_classes
         return draw_classes(
-            self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
-            title=title, subtitle=subtitle, n_rules=n_rules, link=link,
+            graph or graph_of_rows(nodes, classes, bos_id=-1), stored_importances(nodes), self.study.vocabulary.tokens,
+            threshold=self.study.threshold, title=title, subtitle=subtitle, n_rules=n_rules, link=link,
         )  # fmt: skip
 
     def _repr_svg_(self) -> str:
