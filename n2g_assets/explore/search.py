@@ -14,7 +14,7 @@ from n2g_assets.explore.page import BLANK, Answer, Asked, Page, Table
 from n2g_assets.explore.tokens import shown_window
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.ordered import Before, How
-from n2g_assets.reading.search import Lit, LitUp, Search, find, light_up, read_tokens
+from n2g_assets.reading.search import Lit, LitUp, Search, find, light_up, read_tokens, search_study
 from n2g_assets.reading.study import Study, study_names
 
 MOST_CHARACTERS = 20_000
@@ -96,12 +96,8 @@ def units_found(database: Snapshot, asked: AskedSearch) -> pl.DataFrame:
     if search.tokens:
         find(database, search)  # says what is wrong with it
         return database.frame(search.sql)
-    study, lit, _ = _lit_up(database, asked)
-    columns = ("layer", "unit", "sign", "position")
-    rows = [{"study": study.name} | {name: getattr(each, name) for name in columns} for each in lit.units]
-    predicted = [float(each.prediction.values[each.position]) for each in lit.units]
-    schema = {"study": pl.String, **dict.fromkeys(columns, pl.Int32)}
-    return pl.DataFrame(rows, schema).with_columns(predicted=pl.Series(predicted, dtype=pl.Float32))
+    study = _asked_study(database, asked)
+    return search_study(study, search, asked.text).insert_column(0, pl.lit(study.name).alias("study"))
 
 
 def _search(database: Snapshot, asked: AskedSearch) -> Answer:
@@ -119,16 +115,16 @@ def _search(database: Snapshot, asked: AskedSearch) -> Answer:
             "known": [each._asdict() for each in found.known],
         }  # fmt: skip
     elif asked.text.strip() and answer["studies"]:
-        study, lit, exact = _lit_up(database, asked)
+        study = _asked_study(database, asked)
+        token_ids, exact = read_tokens(study, asked.text)
+        lit = light_up(study, token_ids, layer=search.layer)
         answer |= {"sql": lit.sql, "lit": _lit(study, lit) | {"exact": exact}}
     return answer
 
 
-def _lit_up(database: Snapshot, asked: AskedSearch) -> tuple[Study, LitUp, bool]:
-    """Whom a text lights up, and whether its tokens are the model's own."""
-    study = Study(database, asked.study or next(iter(study_names(database)), ""))
-    token_ids, exact = read_tokens(study, asked.text)
-    return study, light_up(study, token_ids, layer=asked.layer), exact
+def _asked_study(database: Snapshot, asked: AskedSearch) -> Study:
+    """The study whose units are tried on a text: the first one, where none is named."""
+    return Study(database, asked.study or next(iter(study_names(database)), ""))
 
 
 def _hit(row: dict[str, Any]) -> dict[str, Any]:

@@ -322,7 +322,7 @@ def search_study(study: "Study", search: Search, text: str) -> pl.DataFrame:
         QueryError: nothing is asked, tokens as well as a text, or something mistaken.
         LimitError: it takes too long.
     """
-    by_tokens = bool(search.activating or search.context)
+    by_tokens = bool(search.tokens)
     if by_tokens == bool(text.strip()):
         raise QueryError("Search either by tokens (activating, context) or by a text: give one of the two.")
     if not by_tokens:
