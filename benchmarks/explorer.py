@@ -2,10 +2,10 @@
 
 1. A database of 46,080 units is made from the units of a published study, by default the demo's: each copy has the
    graph, rules and scores of one of them. Two thirds of its tokens are others, moved along the vocabulary by a number
-   of the copy's own, and its strongest positions are moved too, so that copies of one unit are alike but not the same;
-   one copy in fifty is left as it is. Layer 0 has copies of the first layer alone, whose units have by far the largest
-   classes. Token classes, 64,000 rows a unit, are copied for ``PAGED`` units of layers 0 and 1 alone, those whose
-   pages are asked for: for the others searches read what is kept of them.
+   of the copy's own, its strongest positions are moved too, and what it does at the sampled positions, so that copies
+   of one unit are alike but not the same; one copy in fifty is left as it is. Layer 0 has copies of the first layer
+   alone, whose units have by far the largest classes. Token classes, 64,000 rows a unit, are copied for ``PAGED`` units
+   of layers 0 and 1 alone, those whose pages are asked for: for the others searches read what is kept of them.
 2. The explorer serves it to one client. Every page is asked for ``TIMES`` times, another unit or token each time, after
    one that is not counted.
 3. The medians stand beside that of a file that is served as it is, and beside their goals.
@@ -33,20 +33,18 @@ import uvicorn
 
 from n2g_assets.core.home import Home
 from n2g_assets.explore.app import build_app, warm_up
-from n2g_assets.reading.database import Database
+from n2g_assets.reading.database import MEMORY_LIMIT, Database
 from n2g_assets.storage import schema
 from n2g_assets.storage.schema import literal
 from n2g_assets.storage.warehouse import STORAGE_VERSION
 
 LAYERS, UNITS, PAGED, TIMES = 30, 1536, 32, 15
-MEMORY = "6GB"
-"""Of all pairs of units, which are a question for SQL and none for a page."""
 CHUNKS = 16
 """Parts of the vocabulary whose uses are sorted at once, which keeps the sorting in memory."""
 WHOLE = ("studies", "subject_models", "vocabulary", "contexts", "documents", "token_texts")
 COPIED = (
     "unit_status", "unit_summary", "fidelity_card", "neuron_stats", "rules", "graph_nodes", "size_curve", "evaluation",
-    "reach", "rule_tests", "failures", "thresholds", "ledger", "strong_lengths",
+    "reach", "rule_tests", "failures", "thresholds", "ledger",
 )  # fmt: skip
 OF_PAGES = ("token_classes", "top_examples", "counterexamples", "strength_examples")
 """Tables of which only the pages of units read rows."""
@@ -98,7 +96,9 @@ def make(published: Path, study: str, target: Path, layers: int) -> None:
                 {"study": study},
             )
             print(f"  {table}", flush=True)
+        connection.execute("INSERT INTO shared_samples FROM old.shared_samples WHERE sample = other_sample")
         _activations(connection, study)
+        _samples(connection, study)
         _vectors(connection, study)
         _uses(connection, study)
         connection.execute("CHECKPOINT warehouse")
@@ -115,6 +115,16 @@ def _activations(connection: duckdb.DuckDBPyConnection, study: str) -> None:
         {FROM_COPIES.format(table="activations")}, (
             SELECT list(DISTINCT context_id ORDER BY context_id) AS there FROM old.activations WHERE study = $study)
         ORDER BY k.layer, k.unit, o.rank""",
+        {"study": study},
+    )
+
+
+def _samples(connection: duckdb.DuckDBPyConnection, study: str) -> None:
+    connection.execute(
+        f"""INSERT INTO sampled_activations SELECT o.* REPLACE (
+            k.layer AS layer, k.unit AS unit,
+            o.deviations[1 + k.moved % len(o.deviations):] || o.deviations[:k.moved % len(o.deviations)] AS deviations)
+        {FROM_COPIES.format(table="sampled_activations")} ORDER BY k.layer, k.unit""",
         {"study": study},
     )
 
@@ -216,9 +226,9 @@ def measure(database: Database, study: str) -> None:
             ask(path(0))
             _show(name, [ask(path(n)) for n in range(1, TIMES + 1)], bare, goal)
     numbers = count(PAGED)
-    similar = f"SELECT * FROM similar_units({literal(study)}, 1, $n) ORDER BY rule_cosine DESC LIMIT 20"
+    similar = f"SELECT * FROM similar_units({literal(study)}, 1, $n) LIMIT 20"
     _show("similar_units", [_seconds(lambda: snapshot.rows(similar, n=next(numbers))) for _ in range(5)], bare, 1)
-    with duckdb.connect(config={"memory_limit": MEMORY, "threads": 2, "temp_directory": ""}) as connection:
+    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "threads": 2, "temp_directory": ""}) as connection:
         connection.execute(f"ATTACH {literal(str(database.path))} AS n2g (READ_ONLY)")
         connection.execute("USE n2g")
         pairs = connection.sql("SELECT count(*) FROM subset_pairs(0.9)")

@@ -23,6 +23,7 @@ from n2g_assets.evaluation.rule_tests import try_rules
 from n2g_assets.evaluation.trials import FreshText
 from n2g_assets.method.augment import augment_examples
 from n2g_assets.method.class_graphs import build_class_graphs
+from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.classes import GROWTH_VERSION
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.prune import prune_examples
@@ -114,9 +115,10 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     if of_paper:
         picture = draw_graph(graph, title=title, subtitle="graph of median size")
     else:
+        members = session.read("token_classes", layer, units=[Unit(number, sign)])
         picture = draw_classes(
-            graph, session.read("token_classes", layer, units=[Unit(number, sign)]), session.vocabulary.tokens,
-            threshold=method.firing_threshold, title=title,
+            graph_of_rows(graph, members, session.vocabulary.bos_id), stored_importances(graph),
+            session.vocabulary.tokens, threshold=method.firing_threshold, title=title,
             subtitle="of the layer's units the median by what the strongest rule expects",
         )  # fmt: skip
     return link | {"a graph": dg.MetadataValue.md(as_markdown_image(picture))}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import polars as pl
 
 from n2g_assets.cli.output import clean, say, say_json, table_text
 from n2g_assets.core.errors import StorageError
@@ -39,33 +38,20 @@ _SCORES = ("layer", "pearson_r", "pearson_r_low", "pearson_r_high", "average_pre
 
 def sql(statement: str, form: Literal["table", "json", "csv"], limit: int) -> None:
     """What a statement gives, as a table, or as JSON or CSV for other programs."""
+    from n2g_assets.reading.plain import csv_text
     from n2g_assets.reading.sql import run_sql
 
     frame, has_more = run_sql(Home.from_environment().database, statement, rows=limit)
     if form == "json":
         say_json(frame.to_dicts())
     elif form == "csv":
-        write_csv(frame)
+        sys.stdout.write(csv_text(frame))
     elif "explain_value" in frame.columns:
         say("\n".join(map(str, frame["explain_value"])))
     else:
         say(table_text(frame.columns, frame.to_dicts()))
     if has_more:
         click.echo(f"These are the first {limit:,} rows: --limit gives more.", err=True)
-
-
-def write_csv(frame: pl.DataFrame) -> None:
-    """Write rows as CSV; bytes as readable text, lists as JSON."""
-    import csv
-    import json
-
-    from n2g_assets.reading.plain import plain
-
-    lines = csv.writer(sys.stdout)
-    lines.writerow(frame.columns)
-    for row in frame.iter_rows():
-        cells = [plain(value) for value in row]
-        lines.writerow(json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in cells)
 
 
 def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer: str | None, as_json: bool) -> None:

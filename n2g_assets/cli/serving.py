@@ -10,13 +10,17 @@ import uvicorn
 
 from n2g_assets.cli.output import say
 from n2g_assets.core.errors import N2GError, SettingsError
+from n2g_assets.core.explorer import dagster_address
 from n2g_assets.core.home import Home
-from n2g_assets.explore.app import build_app, warm_up
+from n2g_assets.explore.app import MOST_ADDRESS, build_app, warm_up
 from n2g_assets.explore.attempt import Measure
 from n2g_assets.reading.database import Database
 
 CONNECTIONS = 512
 """Open at once, idle ones too; what comes on top of them is told to try again (503)."""
+
+NAMES = ("localhost", "127.0.0.1", "::1")
+"""Under which it answers where it listens to this machine alone, besides what ``--host`` says."""
 
 
 def explore(host: str, port: int, *, with_model: bool = False) -> None:
@@ -24,21 +28,25 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
 
     Raises:
         StorageError: nothing is published yet.
-        SettingsError: it cannot listen there.
+        SettingsError: it cannot listen there, or ``$N2G_DAGSTER`` is no address.
     """
     database = Database(Home.from_environment().database)
     database.snapshot()
+    dagster_address("")
     with listening(host, port) as listener:
-        if not _is_this_machine(listener.getsockname()[0]):
+        here = _is_this_machine(listener.getsockname()[0])
+        if not here:
             click.echo(f"Whoever reaches port {port} of this machine can read the whole database.", err=True)
         shown = f"[{host}]" if ":" in host else host
         try:
             with contextlib.suppress(N2GError):  # a page says it
                 warm_up(database)
-            app = build_app(database, _measure() if with_model else None)
+            app = build_app(database, _measure() if with_model else None, {*NAMES, host.lower()} if here else ())
             config = uvicorn.Config(
-                app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
-            )
+                app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2,
+                http="h11",  # the other one refuses addresses from 64 kB on, without a sentence
+                h11_max_incomplete_event_size=2 * MOST_ADDRESS,
+            )  # fmt: skip
             _Server(config, f"http://{shown}:{port}").run(sockets=[listener])
         except KeyboardInterrupt:
             say("")

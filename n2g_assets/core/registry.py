@@ -28,6 +28,9 @@ COMPONENT_SHARE = 1 / 5
 USED_FROM = 0.1
 """A graph of token classes uses a token, for searches, with which it expects this share of a_max."""
 
+LEAST_SHARED = 100
+"""Units of two samples are correlated that share so many tokens, which gives a standard error of .1 or less."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -94,7 +97,10 @@ class Predictor:
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "activation_cache", ("neuron_stats", "activations", "top_contexts", "output_tokens"),
+        "activation_cache",
+        (
+            "neuron_stats", "activations", "top_contexts", "sampled_positions", "sampled_activations", "output_tokens",
+        ),
         ("corpus_tokens", "subject_model"),
     ),
     Stage("top_examples", ("top_examples",), ("activation_cache", "corpus_tokens")),

@@ -12,7 +12,7 @@ import polars as pl
 
 from n2g_assets.core import registry
 from n2g_assets.core.score_tables import SCORE_TABLES
-from n2g_assets.core.table import Column, Table, any_of, study_table, unit_table
+from n2g_assets.core.table import STUDY, Column, Table, any_of, study_table, unit_table
 
 STAGES = tuple(stage.name for stage in registry.STAGES)
 """The per-layer stages in order: the values of ``ledger.stage``."""
@@ -110,6 +110,24 @@ _TABLES = (
         _c("peak", pl.Int32, "position of the unit's largest activation in it, from 0"),
         _c("activation", pl.Float32, "activation at the peak"),
         _n("activations", _REALS, "activation at every position; NULL in rows that an older version wrote"),
+    ),
+    Table("sampled_positions", "harvested position of the sample on which units are correlated", "layer", (
+        STUDY,
+        _c("layer", pl.Int32, "layer of the units, from 0"),
+        _c("place", pl.Int32, "place in sampled_activations.deviations, from 1"),
+        _c("sample", pl.String, "name of the sample: hash of all its positions and of the tokens up to them"),
+        _c("context_id", pl.String, "context"),
+        _c("position", pl.Int32, "position in the context, from 0"),
+    ), ("study", "layer", "place")),
+    unit_table("sampled_activations", "unit at the sampled positions of the harvest, by which units are correlated", (),
+        _c("sample", pl.String, "which positions: those of sampled_positions with the same sample"),
+        _c("mean", pl.Float64, "mean activation there"),
+        _c("length", pl.Float64, "square root of the sum of the squared deviations from the mean"),
+        _n(
+            "deviations", _REALS,
+            "activation at each place less the mean, divided by the length: the inner product of two units is "
+            "Pearson's r; NULL where the unit is constant there",
+        ),
     ),
     unit_table("output_tokens", "token whose logit a unit raises or lowers most (units of mlp.hook_post)",
         ("direction", "rank"),
@@ -251,7 +269,7 @@ _REFERENCES = (
     ),
     _reference("predictors", "predictor of a unit's activation",
         _c("predictor", pl.String, "name: the value of evaluation.predictor"),
-        _c("label", pl.String, "name for reading"),
+        _c("label", pl.String, "name for reading; of other people's explanations that of the settings"),
         _c("role", pl.String, "explanation (what is judged), baseline (what it has to beat) or control"),
         _c("meaning", pl.String, "what it is"),
     ),

@@ -2,7 +2,8 @@
 
 Of each unit's row of tokens:
 
-1. The moments are float64 sums; the quantiles are those of a fixed sample of positions, the same for all units.
+1. The moments are float64 sums. A fixed sample of positions, the same for all units, gives the quantiles, and what
+   units are correlated by: the unit's deviations there from their mean, as a vector of length 1.
 2. Position 0 of every context becomes -inf, so that nothing chooses it, and each context's maximum is taken.
 3. The k-th largest maximum bounds the k-th strongest position from below: only what reaches it is looked at. The maxima
    of documents bound the top contexts alike. Of equals the earlier comes first.
@@ -34,7 +35,9 @@ _SLACK = 1 / 16
 """Share of an activation by which coarse ones may differ where the exact ones are equal: int8 keeps an activation of a
 sixteenth of the largest within half of it."""
 SAMPLE = 1024
-"""Positions of the corpus behind them."""
+"""Sampled positions. A correlation r of two units on them has a standard error of about (1 - r^2) / 32: .03 where they
+have nothing in common, .006 at r = .9, which is what one looks for. The vectors of a model of 46,080 units take 190 MB;
+twice the sample would lower the error by a third, for twice the space and the time of every comparison."""
 _LOWEST = np.finfo(np.float32).min
 Read = Callable[[Sequence[int]], Float32[np.ndarray, "neurons tokens"]]
 """Activations of some neurons, of no sign, at every token of some contexts, BOS included."""
@@ -73,7 +76,7 @@ def derive(
     remeasure: Callable[[pl.Series], Read] | None = None,
     block: int | None = None,
 ) -> dict[str, pl.DataFrame]:
-    """The rows of ``neuron_stats``, ``activations`` and ``top_contexts``, without study and layer, ordered by key.
+    """The rows of the tables that the harvest gives, by their names, without study and layer, ordered by key.
 
     Args:
         read: Finite activations at the tokens of the corpus, in its order.
@@ -113,6 +116,7 @@ def derive(
             windows += [part * unit.sign for part in again.cut(row, best)]
     return {
         "neuron_stats": _stats(asked, measured, top, len(corpus.token_ids) - len(corpus.lengths)),
+        **_sample_frames(asked, np.array([each[-1] for each in measured]), corpus, sampled),
         "activations": _frame(asked, strong, corpus, "position"),
         "top_contexts": _frame(asked, top, corpus, "peak").with_columns(activations=pl.Series(windows)),
     }
@@ -222,6 +226,35 @@ def _frame(units: Sequence[Unit], entries: Sequence[_Entries], corpus: TokenCorp
             "activation": activations,
         }
     )
+
+
+def _sample_frames(
+    units: Sequence[Unit], rows: Float32[np.ndarray, "units sample"], corpus: TokenCorpus, sampled: _Numbers
+) -> dict[str, pl.DataFrame]:
+    """``sampled_positions``, and ``sampled_activations`` given each unit's row there, of no sign."""
+    numbers, signs = np.array(units, np.int32).T
+    means = rows.mean(axis=1, dtype=np.float64)
+    deviations = rows - means[:, None]
+    lengths = np.where(np.ptp(rows, axis=1) > 0, np.linalg.norm(deviations, axis=1), 0)
+    vectors = signs[:, None] * deviations / np.where(lengths > 0, lengths, 1)[:, None]
+    contexts = np.searchsorted(corpus.starts, sampled, side="right") - 1
+    context_ids, positions, digest = corpus.context_ids.gather(contexts), corpus.positions[sampled], hashlib.blake2b()
+    for context_id, start, end in zip(context_ids, corpus.starts[contexts], sampled, strict=True):
+        digest.update(f"{context_id} {end - start}\n".encode())
+        digest.update(corpus.token_ids[start : end + 1].tobytes())
+    name = digest.hexdigest()[:16]
+    of_units = {"unit": numbers, "sign": signs.astype(np.int8), "mean": signs * means, "length": lengths}
+    of_positions = {"context_id": context_ids, "position": positions}
+    deviating = pl.Series(vectors.astype(np.float32)).cast(pl.List(pl.Float32))
+    return {
+        "sampled_positions": pl.DataFrame(of_positions).with_columns(
+            place=pl.int_range(1, len(sampled) + 1, dtype=pl.Int32), sample=pl.lit(name)
+        ),
+        "sampled_activations": pl.DataFrame(of_units).with_columns(
+            sample=pl.lit(name),
+            deviations=pl.when(pl.col("length") > 0).then(deviating),
+        ),
+    }
 
 
 def _stats(units: Sequence[Unit], measured: Sequence[tuple], top: Sequence[_Entries], tokens: int) -> pl.DataFrame:

@@ -9,13 +9,14 @@ pictures that do not come from here.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from n2g_assets.core.errors import LimitError, MissingError, N2GError, QueryError, StorageError
 from n2g_assets.core.explorer import unit_address
-from n2g_assets.explore import compare, layer, search, studies, unit
+from n2g_assets.explore import compare, layer, search, similar, studies, unit
 from n2g_assets.explore.api import api_page, openapi
 from n2g_assets.explore.attempt import Measure, attempt_page
 from n2g_assets.explore.downloads import DOWNLOADS, Download
@@ -35,7 +36,7 @@ from n2g_assets.explore.rendering import environment
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.plain import plain
 
-PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *compare.PAGES, *search.PAGES)
+PAGES: tuple[Page, ...] = (*studies.PAGES, *layer.PAGES, *unit.PAGES, *similar.PAGES, *compare.PAGES, *search.PAGES)
 """Every page, in the order in which addresses are matched."""
 
 HEADERS = {
@@ -57,12 +58,18 @@ _STATUS: tuple[tuple[type[N2GError], int], ...] = (
 )
 
 
-def build_app(database: Database, measure: Measure | None = None) -> Starlette:
+MOST_ADDRESS = 300_000
+"""Bytes of an address that is read: room for the longest text, of which a character may take twelve."""
+
+
+def build_app(database: Database, measure: Measure | None = None, hosts: Collection[str] = ()) -> Starlette:
     """The application over a published database.
 
     Args:
         database: the published file; it may be missing, and may be replaced while the application runs.
         measure: runs the subject model on a text, where one is loaded.
+        hosts: the names under which it answers, without a port; none for any. A page of somebody else whose name leads
+            to this machine (DNS rebinding) would read the database otherwise.
     """
     pages = (*PAGES, attempt_page(measure))
     routes: list[Route | Mount] = [
@@ -75,13 +82,42 @@ def build_app(database: Database, measure: Measure | None = None) -> Starlette:
         routes.append(Route(f"/api{page.path}".rstrip("/"), _answer(database, page.asked, partial(_json, page))))
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_WithHeaders), Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)],
+        middleware=[
+            Middleware(_WithHeaders),
+            Middleware(_Refusing, frozenset(hosts)),
+            Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5),
+        ],
         exception_handlers={404: _not_found, 405: _not_allowed, 500: _failed},
     )
 
 
+class _Refusing:
+    """Answers what is asked under another name than those given, and addresses that are too long."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self.app
+        if scope["type"] == "http":
+            request, host = Request(scope), _host_of(scope)
+            if self.hosts and host not in self.hosts:
+                names = ", ".join(sorted(self.hosts))
+                answer = _problem(request, 421, f"Nothing is served here as {host!r:.80}: ask for {names}.")
+            elif len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MOST_ADDRESS:
+                answer = _problem(request, 414, f"An address has {MOST_ADDRESS:,} bytes at the most: ask for less.")
+        await answer(scope, receive, send)
+
+
+def _host_of(scope: Scope) -> str:
+    try:
+        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+    except ValueError:  # a bracket that is not closed
+        return ""
+
+
 class _WithHeaders:
-    """Puts ``HEADERS`` on every answer, files and refusals too."""
+    """Puts ``HEADERS`` on every answer that does not bring its own, files and refusals too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -89,7 +125,9 @@ class _WithHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -143,8 +181,8 @@ def _json(page: Page, snapshot: Snapshot, asked: Any, request: Request) -> Respo
 
 def _file(download: Download, snapshot: Snapshot, asked: Any, request: Request) -> Response:
     name = re.sub(r"[^\w.-]+", "_", download.name(asked))
-    headers = {} if download.shown else {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(download.make(snapshot, asked), media_type=download.media_type, headers=headers)
+    kept = {} if download.shown else {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(download.make(snapshot, asked), media_type=download.media_type, headers=download.headers | kept)
 
 
 def _problem(request: Request, status: int, sentence: str) -> Response:

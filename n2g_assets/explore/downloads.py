@@ -1,4 +1,4 @@
-"""Files that can be taken away: a unit's graph as SVG, DOT and JSON, and a layer's units as Parquet and CSV.
+"""Files that can be taken away: a unit's graph as SVG, DOT and JSON, the tables of pages, and a study's report.
 
 A PNG is made from the SVG by the reader's browser.
 """
@@ -6,14 +6,20 @@ A PNG is made from the SVG by the reader's browser.
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from n2g_assets.core.explorer import LAYER, UNIT
+from n2g_assets.core.errors import MissingError
+from n2g_assets.core.explorer import STUDY, UNIT
 from n2g_assets.core.registry import SHOWN_RULES
-from n2g_assets.explore.layer import AskedLayer, units_of
-from n2g_assets.explore.page import Asked, OfUnit, Rules
+from n2g_assets.explore import layer, search, similar, studies, unit
+from n2g_assets.explore.page import Asked, OfStudy, OfUnit, Rules, Table, named_in
 from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.plain import csv_text
+
+TABLES: tuple[Table, ...] = (*studies.TABLES, *layer.TABLES, *unit.TABLES, *similar.TABLES, *search.TABLES)
+"""Every table that can be taken away."""
 
 
 class AskedGraph(OfUnit):
@@ -32,19 +38,16 @@ class Download:
     asked: type[Asked]
     make: Callable[[Snapshot, Any], bytes]
     """Takes the database and what was asked."""
-    name: Callable[[Any], str]
-    """What the file is called."""
     media_type: str
     shown: bool = False
     """Whether a browser shows it rather than keeping it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """What its answer carries in place of what every answer does."""
 
-
-def _named(ending: str) -> Callable[[AskedGraph], str]:
-    return lambda asked: f"{asked.study}_{asked.layer}_{asked.unit}_{asked.rules}.{ending}"
-
-
-def _layer_named(ending: str) -> Callable[[AskedLayer], str]:
-    return lambda asked: f"{asked.study}_{asked.layer}_units.{ending}"
+    def name(self, asked: Asked) -> str:
+        """What the file is called: the values in its address, and its end."""
+        values = [str(getattr(asked, name)) for name in named_in(self.path)]
+        return "_".join([*values, self.path.rpartition("/")[2]])
 
 
 def _svg(database: Snapshot, asked: AskedGraph) -> bytes:
@@ -59,22 +62,44 @@ def _json(database: Snapshot, asked: AskedGraph) -> bytes:
     return json.dumps(asked.the_unit(database).to_json(asked.rules), ensure_ascii=False).encode()
 
 
-def _parquet(database: Snapshot, asked: AskedLayer) -> bytes:
+def _parquet(table: Table, database: Snapshot, asked: Asked) -> bytes:
     file = io.BytesIO()
-    units_of(database, asked).write_parquet(file)
+    table.frame(database, asked).write_parquet(file)
     return file.getvalue()
 
 
-def _csv(database: Snapshot, asked: AskedLayer) -> bytes:
-    return units_of(database, asked).write_csv().encode()
+def _csv(table: Table, database: Snapshot, asked: Asked) -> bytes:
+    return csv_text(table.frame(database, asked)).encode()
 
 
-_GRAPH, _LAYER = f"{UNIT}/graph", f"{LAYER}/units"
+def _report(database: Snapshot, asked: OfStudy) -> bytes:
+    try:
+        return studies.report_file(asked.the_study(database)).read_bytes()
+    except OSError:
+        raise MissingError(f"Study {asked.study!r} has no report here: materialize its report.") from None
+
+
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""A report has its style and its pictures in itself, and no script."""
+
+_GRAPH = f"{UNIT}/graph"
 
 DOWNLOADS = (
-    Download(f"{_GRAPH}.svg", AskedGraph, _svg, _named("svg"), "image/svg+xml", shown=True),
-    Download(f"{_GRAPH}.dot", AskedGraph, _dot, _named("dot"), "text/vnd.graphviz"),
-    Download(f"{_GRAPH}.json", AskedGraph, _json, _named("json"), "application/json"),
-    Download(f"{_LAYER}.parquet", AskedLayer, _parquet, _layer_named("parquet"), "application/vnd.apache.parquet"),
-    Download(f"{_LAYER}.csv", AskedLayer, _csv, _layer_named("csv"), "text/csv"),
-)
+    Download(f"{_GRAPH}.svg", AskedGraph, _svg, "image/svg+xml", shown=True),
+    Download(f"{_GRAPH}.dot", AskedGraph, _dot, "text/vnd.graphviz"),
+    Download(f"{_GRAPH}.json", AskedGraph, _json, "application/json"),
+    Download(
+        f"{STUDY}/report", OfStudy, _report, "text/html", shown=True,
+        headers={"Content-Security-Policy": REPORT_POLICY},
+    ),
+    *(
+        Download(f"{table.path}.{ending}", table.asked, partial(make, table), media_type)
+        for table in TABLES
+        for ending, make, media_type in (
+            ("parquet", _parquet, "application/vnd.apache.parquet"), ("csv", _csv, "text/csv"),
+        )
+    ),
+)  # fmt: skip

@@ -1,13 +1,13 @@
 """The page of a layer: its units in a table that is sorted, filtered and paged by its address."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
 from pydantic import Field, FiniteFloat
 
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import LAYER
-from n2g_assets.explore.page import Answer, OfLayer, Page
+from n2g_assets.explore.page import BLANK, Answer, OfLayer, Page, Table
 from n2g_assets.reading.database import Snapshot
 
 Order = Literal[
@@ -29,7 +29,7 @@ class AskedLayer(OfLayer):
     """Only units whose strongest rule holds this text."""
     status: Literal["", "ok", "dead", "too_few_contexts", "failed"] = ""
     """Only units of this status."""
-    least: FiniteFloat | None = None
+    least: Annotated[FiniteFloat | None, BLANK] = None
     """Only units whose value in the column of ``sort`` is at least this."""
     page: int = Field(default=1, ge=1, le=10**6)
     """Page, from 1."""
@@ -64,4 +64,5 @@ def _layer(database: Snapshot, asked: AskedLayer) -> Answer:
     }  # fmt: skip
 
 
+TABLES = (Table(f"{LAYER}/units", AskedLayer, units_of),)
 PAGES = (Page(LAYER, AskedLayer, _layer, "layer.html", "The units of a layer, sorted and filtered"),)

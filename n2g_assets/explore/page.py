@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from n2g_assets.core.explorer import UNIT
 from n2g_assets.reading.database import Snapshot
@@ -24,6 +25,9 @@ RULE = f"{UNIT}/rule/{{node}}"
 
 Rules = Annotated[int, Field(ge=1, le=1000)]
 """How many rules of a graph can be asked for."""
+
+BLANK = BeforeValidator(lambda value: None if value == "" else value)
+"""Of a field of a form that asks nothing where it is left empty."""
 
 SIGNS = {"": 1, "-": -1}
 """How an address writes the sign of a unit, behind its number."""
@@ -83,7 +87,18 @@ class Page:
     @property
     def in_path(self) -> list[str]:
         """The fields of ``asked`` that stand in the address."""
-        return _named_in(self.path)
+        return named_in(self.path)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that a page shows and that can be taken away, as Parquet and as CSV."""
+
+    path: str
+    """Address without its ending, with the fields of ``asked`` that stand in it between braces."""
+    asked: type[Asked]
+    frame: Callable[[Snapshot, Any], pl.DataFrame]
+    """Takes the database and what was asked."""
 
 
 def unit_facts(unit: Unit) -> Answer:
@@ -91,13 +106,14 @@ def unit_facts(unit: Unit) -> Answer:
     return {"study": unit.study.name, **unit.key, "name": str(unit)}
 
 
-def _named_in(path: str) -> list[str]:
+def named_in(path: str) -> list[str]:
+    """The fields that stand in a path."""
     return re.findall(r"\{(\w+)\}", path)
 
 
 def address(path: str, values: Mapping[str, Any]) -> str:
     """The address of a page: values that its path names go into it, the others behind it; None is left out."""
-    named = _named_in(path)
+    named = named_in(path)
     for name in named:
         path = path.replace("{" + name + "}", quote(str(values[name]), safe=""))
     rest = [(name, str(value)) for name, value in values.items() if name not in named and value not in (None, "")]

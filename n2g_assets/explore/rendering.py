@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from n2g_assets.core.explorer import unit_address
+from n2g_assets.core.explorer import dagster_address, unit_address
+from n2g_assets.explore import plots
 from n2g_assets.explore.page import RULE, OfUnit, address
 from n2g_assets.explore.tokens import shade
 from n2g_assets.reading.database import Snapshot
@@ -43,5 +44,6 @@ def environment(place: Callable[[str], str] = str, policy: str = "") -> Environm
 
     found.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text}
     found.globals |= {"link": link, "picture": picture, "shade": shade, "unit_address": unit_address}
+    found.globals |= {"plots": plots, "dagster": dagster_address}
     found.globals |= {"policy": policy, "served": not policy}
     return found

@@ -1,10 +1,12 @@
 """Studies as static files, which can be hosted anywhere or opened from a disk.
 
 1. All pages that are written are listed first, each with what is asked of it: a page is the same as in the explorer.
-2. Each gets a file. An address of the explorer that is among them becomes a relative link, any other becomes plain
+2. A unit has one page of everything. Pages of other sizes of its graph have the graph, its rules and its scores alone,
+   and a page of all contexts these. Of a class ``SITE_TOKENS`` tokens are listed.
+3. Each page gets a file. An address of the explorer that is among them becomes a relative link, any other becomes plain
    text, and templates leave out what takes a server: sorting, comparison, trying a text, and pages of the rules of the
    paper's graphs, which say no more than the rules do.
-3. Searching is done in the browser, over an index of activating tokens, which is a script that sets a variable: a page
+4. Searching is done in the browser, over an index of activating tokens, which is a script that sets a variable: a page
    that was opened from a disk may load nothing else.
 
 An address ends in a folder with an ``index.html``, so that the explorer's addresses lead to the same pages wherever the
@@ -15,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from posixpath import dirname, relpath
@@ -27,12 +30,22 @@ from n2g_assets.core.explorer import LAYER, STUDY, UNIT, unit_address
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore import layer, studies, unit
+from n2g_assets.explore import layer, similar, studies, unit
 from n2g_assets.explore.layer import PER_PAGE, AskedLayer
-from n2g_assets.explore.page import RULE, Answer, Asked, OfStudy, Page, address
+from n2g_assets.explore.page import RULE, Answer, Asked, OfStudy, OfUnit, Page, address, unit_facts
 from n2g_assets.explore.rendering import environment
+from n2g_assets.explore.similar import SIMILAR, AskedSimilar
 from n2g_assets.explore.studies import all_studies
-from n2g_assets.explore.unit import SIZES, AskedRule, AskedUnit
+from n2g_assets.explore.unit import (
+    SIZES,
+    AskedRule,
+    AskedUnit,
+    beside,
+    rule_answer,
+    top_examples,
+    unit_answer,
+    unit_head,
+)
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study
@@ -40,6 +53,8 @@ from n2g_assets.storage.files import new_folder
 
 LARGEST = 30
 """Graphs of the sizes that the explorer offers are written up to this many rules."""
+SITE_TOKENS = 20
+"""Tokens of a class on the page of a rule, those that matter most."""
 MOST_UNITS = 50
 """Units of a token in the index."""
 
@@ -81,10 +96,13 @@ class _Site:
 
     def __init__(self, database: Snapshot, opened: list[Study]) -> None:
         self.database, self.opened = database, opened
-        named = {page.path: page for page in (*studies.PAGES, *layer.PAGES, *unit.PAGES)}
+        named = {page.path: page for page in (*studies.PAGES, *layer.PAGES, *unit.PAGES, *similar.PAGES)}
         home = replace(named["/"], answer=self._studies)
         search = Page("/search", AskedSiteSearch, self._search, "site_search.html", "Search in the browser")
-        self.pages = {page.path: page for page in (home, named[STUDY], named[LAYER], named[UNIT], named[RULE], search)}
+        of_unit = replace(named[UNIT], answer=_unit)
+        rule = replace(named[RULE], answer=partial(rule_answer, most=SITE_TOKENS))
+        listed = (home, named[STUDY], named[LAYER], of_unit, named[SIMILAR], rule, search)
+        self.pages = {page.path: page for page in listed}
         self.patterns = [
             (re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path))), path) for path in self.pages
         ]
@@ -110,6 +128,7 @@ class _Site:
                 for size in sorted(sizes | {SHOWN_RULES} if study.has_classes else {SHOWN_RULES}):
                     yield UNIT, AskedUnit(**key, rules=size)
                 yield UNIT, AskedUnit(**key, examples=100)
+                yield SIMILAR, AskedSimilar(**key)
                 for node in row["nodes"]:
                     yield RULE, AskedRule(**key, node=node)
 
@@ -177,6 +196,16 @@ class _Site:
                 tokens.setdefault(token, []).extend((places[number, index, sign], round(100 * expects)))
         listed = [[token.decode(errors="replace"), display_text(token), pairs] for token, pairs in tokens.items()]
         return f"window.n2gIndex = {json.dumps({'units': units, 'tokens': listed}, separators=(',', ':'))};\n"
+
+
+def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
+    """All of a unit where nothing but the unit is asked for; otherwise what differs from that."""
+    if not asked.model_dump(exclude_defaults=True, exclude=set(OfUnit.model_fields)):
+        return unit_answer(database, asked)
+    of = asked.the_unit(database)
+    sized = asked.rules != SHOWN_RULES
+    part = unit_head(of, asked.rules) if sized else top_examples(of, asked.rules, asked.examples)
+    return unit_facts(of) | {"rules": asked.rules} | part | beside(of)
 
 
 _UNITS = """

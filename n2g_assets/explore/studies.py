@@ -1,13 +1,16 @@
 """The list of studies, and the page of one: its scores by layer, and what it is made from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from n2g_assets.core import registry
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import STUDY
-from n2g_assets.explore.page import Answer, Asked, OfStudy, Page
+from n2g_assets.explore.page import Answer, Asked, OfStudy, Page, Table
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, study_names
+from n2g_assets.report.plots import styles
 
 SHOWN_TEXT = "random"
 """Scores are of held-out text as it comes."""
@@ -56,20 +59,21 @@ def _headline(study: Study) -> list[dict[str, Any]]:
 
 def _study(database: Snapshot, asked: OfStudy) -> Answer:
     study = asked.the_study(database)
-    return database.remembered(("page", study.name), lambda: _read_study(study))
+    found: Answer = database.remembered(("page", study.name), lambda: _read_study(study))
+    return found | {"report": report_file(study).is_file()}
 
 
 def _read_study(study: Study) -> Answer:
+    method = study.settings["method"].get("preset")
+    stages = registry.of_study(registry.STAGES, study.settings["preset"], method)
     return {
         "study": study.name, "control_of": study.control_of, "summary": _row(study), "model": study.model,
+        "assets": ["subject_model", "corpus_tokens", *(stage.name for stage in stages), "warehouse", "report"],
         "layers": study.rows("""
             SELECT layer, count(*) AS units, count(*) FILTER (status = 'ok') AS ok,
                 count(*) FILTER (status = 'dead') AS dead
             FROM unit_status WHERE study = $study GROUP BY layer ORDER BY layer"""),
-        "scores": study.rows("""
-            SELECT layer, text, predictor, pearson_r, pearson_r_low, pearson_r_high, average_precision,
-                average_precision_low, average_precision_high, f1_all, f1_all_low, f1_all_high
-            FROM layer_summary WHERE study = $study AND predictor IS NOT NULL ORDER BY text, layer"""),
+        "scores": _scores(study), "shown_text": SHOWN_TEXT,
         "reach": study.rows("FROM reach_summary WHERE study = $study AND text = 'random' ORDER BY layer, last_tokens"),
         "sizes": study.rows("FROM size_summary WHERE study = $study AND text = 'random' ORDER BY layer, n_rules"),
         "controls": study.rows("FROM controls WHERE study = $study AND text = 'random' ORDER BY layer, control"),
@@ -78,6 +82,41 @@ def _read_study(study: Study) -> Answer:
     }  # fmt: skip
 
 
+def _scores(study: Study) -> list[dict[str, Any]]:
+    """For each text the scores of its predictors by layer, both in their order."""
+    rows = study.rows("""
+        SELECT layer, text, predictor, pearson_r, pearson_r_low, pearson_r_high, average_precision,
+            average_precision_low, average_precision_high, f1_all, f1_all_low, f1_all_high
+        FROM layer_summary WHERE study = $study AND predictor IS NOT NULL ORDER BY layer""")
+    order = {entry.name: (place, entry) for place, entry in enumerate(styles(row["predictor"] for row in rows))}
+    for row in rows:
+        place, entry = order[row["predictor"]]
+        row |= {"place": place, "label": entry.label, "role": entry.role}
+    texts = sorted(registry.TEXTS, key=lambda text: text.name != SHOWN_TEXT)
+    found = [
+        {"name": text.name, "label": text.label, "rows": [row for row in rows if row["text"] == text.name]}
+        for text in texts
+    ]
+    return [text for text in found if text["rows"]]
+
+
+def report_file(study: Study) -> Path:
+    """Where the report of a study lies, if it was made here."""
+    return study.home.reports / f"{study.name}.html"
+
+
+def _table(name: str, order: str) -> Table:
+    """A view of the database of which the page shows a study's rows."""
+    query = f"FROM {name} WHERE study = $study ORDER BY {order}"
+    return Table(f"{STUDY}/{name}", OfStudy, lambda database, asked: asked.the_study(database).frame(query))
+
+
+TABLES = (
+    _table("layer_summary", "layer, text, predictor"),
+    _table("size_summary", "layer, text, n_rules"),
+    _table("reach_summary", "layer, text, last_tokens"),
+    _table("controls", "layer, text, control"),
+)
 PAGES = (
     Page("/", Asked, _studies, "studies.html", "All studies with their headline scores"),
     Page(STUDY, OfStudy, _study, "study.html", "A study: scores by layer, controls, reach, and its settings"),

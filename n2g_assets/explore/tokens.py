@@ -18,7 +18,10 @@ def shown_example(example: Example, graph: Graph, n_rules: int | None = None) ->
     """An example as plain data: its tokens around the position in question, from the first one that is text."""
     prediction = graph.predict_ids(example.token_ids, n_rules)
     window = shown_window(example.token_ids, example.peak, example.activations, prediction, graph.vocabulary)
-    return {"title": example.title} | window
+    if example.importances is not None:
+        for token in window["tokens"]:
+            token["masked"] = _known(example.importances[token["position"]])
+    return {"title": example.title, "measured": example.importances is not None} | window
 
 
 def shown_window(
@@ -47,11 +50,15 @@ def shown_tokens(
         {
             "position": place, "token_id": int(token_ids[place]),
             "text": display_text(vocabulary.tokens[token_ids[place]]),
-            "actual": None if actual is None or np.isnan(actual[place]) else _rounded(actual[place]),
+            "actual": None if actual is None else _known(actual[place]),
             "predicted": _rounded(prediction.values[place]), "node": int(prediction.nodes[place]), "peak": False,
         }
         for place in places
     ]  # fmt: skip
+
+
+def _known(value: float | np.floating) -> float | None:
+    return None if np.isnan(value) else _rounded(value)
 
 
 def _rounded(value: float | np.floating) -> float:

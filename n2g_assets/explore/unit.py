@@ -9,7 +9,7 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.explorer import UNIT, unit_address
 from n2g_assets.core.registry import PREDICTORS, SHOWN_RULES, named
 from n2g_assets.core.units import unit_text
-from n2g_assets.explore.page import RULE, Answer, OfUnit, Page, Rules, unit_facts
+from n2g_assets.explore.page import RULE, Answer, OfUnit, Page, Rules, Table, unit_facts
 from n2g_assets.explore.tokens import shown_example
 from n2g_assets.method.class_rows import classes_of
 from n2g_assets.method.classes import ClassGraph
@@ -26,6 +26,9 @@ _SCORES = (
     "text", "predictor", "pearson_r", "pearson_r_low", "pearson_r_high", "average_precision", "f1", "f1_low", "f1_high",
     "n_firings",
 )  # fmt: skip
+
+BINS = 20
+"""Strengths that the histogram tells apart, up to a_max."""
 
 SHOWN_TOKENS = 100
 """Tokens of a class that the page of a rule shows, unless all are asked for."""
@@ -52,48 +55,83 @@ class AskedRule(OfUnit):
 def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     """What the page of a unit shows."""
     unit = asked.the_unit(database)
-    study = unit.study
-    found: Answer = unit_facts(unit) | {
-        "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "rules": asked.rules,
-        "classes": study.has_classes, "card": unit.card, "statistics": unit.statistics,
-    }  # fmt: skip
-    found["before"], found["after"] = _beside(unit)
-    sizes = unit.sizes()
-    found["sizes"] = sizes.to_dicts()
-    found["at_size"] = next(
-        iter(sizes.filter(n_rules=_nearest(sizes["n_rules"].to_list(), asked.rules)).to_dicts()), None
-    )
-    largest = unit.graph.n_rules
-    found["largest"] = largest
-    sizes_of_classes = [*(size for size in SIZES if size < largest), largest] if largest else []
-    found["offered"] = sizes_of_classes if study.has_classes else []  # a graph of the paper has one size
-    tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
-    found["rule_rows"] = [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(asked.rules).to_dicts()]
-    found["scores"] = _scores(unit)
-    n_rules = asked.rules if study.has_classes else None
-    top = unit.top_contexts()
-    found |= {"n_top": len(top), "top": [shown_example(each, unit.graph, n_rules) for each in top[: asked.examples]]}
+    n_rules = _of_size(unit, asked.rules)
+    found = unit_head(unit, asked.rules) | top_examples(unit, asked.rules, asked.examples) | beside(unit)
+    found["elsewhere"] = elsewhere(unit)
     found["strengths"] = [shown_example(each, unit.graph, n_rules) for each in unit.strength_examples()]
     found["counterexamples"] = [
         shown_example(each, unit.graph, n_rules) for each in unit.counterexamples()[: asked.examples]
     ]  # fmt: skip
+    found["scores"] = _scores(unit)
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
-    found["slices"] = study.rows(
+    found["statistics"], found["strong"] = unit.statistics, _strong(unit)
+    found["slices"] = unit.study.rows(
         "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
         layer=unit.layer,
     )
-    found["failures"] = unit.rows("failures", order="kind")
     found["explanations"] = unit.explanations().to_dicts()
     found["writes"] = _writes(unit)
     found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
 
 
-def _nearest(sizes: list[int], asked: int) -> int:
-    return min(sizes, key=lambda size: abs(size - asked), default=asked)
+def unit_head(unit: Unit, rules: int) -> Answer:
+    """How far a unit's graph of so many rules can be trusted, the sizes that it has, and its rules."""
+    classes, sizes = unit.study.has_classes, unit.sizes()
+    largest = unit.graph.n_rules
+    offered = [*(size for size in SIZES if size < largest), largest] if largest and classes else []
+    nearest = min(sizes["n_rules"].to_list(), key=lambda size: abs(size - rules), default=rules)
+    tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
+    return unit_facts(unit) | {
+        "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "card": unit.card, "classes": classes,
+        "failures": unit.rows("failures", order="kind"), "rules": rules, "largest": largest,
+        "offered": offered,  # a graph of the paper has one size
+        "sizes": sizes.to_dicts(), "at_size": next(iter(sizes.filter(n_rules=nearest).to_dicts()), None),
+        "rule_rows": [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(rules).to_dicts()],
+    }  # fmt: skip
 
 
-def _beside(unit: Unit) -> list[dict[str, Any] | None]:
+def top_examples(unit: Unit, rules: int, shown: int) -> Answer:
+    """A unit's strongest contexts with what its graph of so many rules expects, and how many there are."""
+    top = unit.top_contexts()
+    examples = [shown_example(each, unit.graph, _of_size(unit, rules)) for each in top[:shown]]
+    return {"n_top": len(top), "top": examples}
+
+
+def elsewhere(unit: Unit) -> list[Answer]:
+    """The other studies that have the same unit: of the same model and hook, or a control of it."""
+    return unit.study.rows(
+        """WITH here AS (SELECT hook, model, control_of FROM subject_models JOIN studies USING (study)
+            WHERE study = $study)
+        SELECT s.study, settings ->> '$.method.preset' AS method, s.control_of FROM unit_status
+        JOIN studies AS s USING (study) JOIN subject_models AS m USING (study), here AS h
+        WHERE study <> $study AND layer = $layer AND unit = $unit AND sign = $sign AND m.hook = h.hook
+            AND (m.model = h.model OR s.control_of = $study OR h.control_of = s.study)
+        ORDER BY s.control_of IS NOT NULL, s.study""",
+        **unit.key,
+    )
+
+
+def _of_size(unit: Unit, rules: int) -> int | None:
+    return rules if unit.study.has_classes else None
+
+
+def _strong(unit: Unit) -> Answer | None:
+    """How many harvested positions have which strength, from the weakest on of which all are kept; None for none."""
+    rows = unit.rows("activations", "activation > 0", "activation DESC")
+    if not rows or not unit.a_max:
+        return None
+    shares = np.array([row["activation"] for row in rows]) / unit.a_max
+    places = np.minimum((shares * BINS + 1e-6).astype(int), BINS - 1)
+    first = min(int(places[-1]) + 1, BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    return {
+        "from": first / BINS, "positions": int(counts[first:].sum()), "tokens": unit.statistics.get("n_tokens"),
+        "bins": [{"from": place / BINS, "positions": int(counts[place])} for place in range(first, BINS)],
+    }  # fmt: skip
+
+
+def beside(unit: Unit) -> Answer:
     """The units before and after it in its study."""
     rows = unit.study.rows(
         """SELECT * FROM (
@@ -103,7 +141,7 @@ def _beside(unit: Unit) -> list[dict[str, Any] | None]:
         ) WHERE layer = $layer AND unit = $unit AND sign = $sign""",
         **unit.key,
     )
-    return [_key(rows[0][name]) for name in ("before", "after")]
+    return {name: _key(rows[0][name]) for name in ("before", "after")}
 
 
 def _key(found: Any) -> dict[str, Any] | None:
@@ -136,12 +174,13 @@ def _writes(unit: Unit) -> list[dict[str, Any]]:
     return [{"direction": part["direction"][0], "tokens": part.drop("direction", "rank").to_dicts()} for part in parts]
 
 
-def _rule(database: Snapshot, asked: AskedRule) -> Answer:
+def rule_answer(database: Snapshot, asked: AskedRule, most: int = SHOWN_TOKENS) -> Answer:
+    """What the page of a rule shows, of each class at the most so many tokens unless all are asked for."""
     unit = asked.the_unit(database)
     rules = unit.rows("rules", "end_node_id = $node", node=asked.node)
     if not rules:
         raise MissingError(f"No rule of {unit} of study {unit.study.name!r} ends at node {asked.node}.")
-    graph, shown = unit.graph.of_classes, None if asked.all else SHOWN_TOKENS
+    graph, shown = unit.graph.of_classes, None if asked.all else most
     return unit_facts(unit) | {
         "rule": {name: value for name, value in rules[0].items() if name != "tokens"},
         "classes": [] if graph is None else _classes(graph, unit.study.vocabulary, asked.node, shown),
@@ -174,13 +213,25 @@ def _measured(graph: ClassGraph, node: int, offset: int, token: int) -> dict[str
     return {"count": None, "mean": None}
 
 
+def _table(name: str, order: str) -> Table:
+    """A table or view of the database of which the page shows a unit's rows."""
+    return Table(f"{UNIT}/{name}", OfUnit, lambda database, asked: asked.the_unit(database).frame(name, order=order))
+
+
+TABLES = (
+    Table(f"{UNIT}/rules", AskedUnit, lambda database, asked: asked.the_unit(database).rules(asked.rules)),
+    _table("evaluation", "text, predictor"),
+    _table("size_curve", "text, n_rules"),
+    _table("reach", "text, last_tokens"),
+)
+
 PAGES = (
     Page(
         UNIT, AskedUnit, unit_answer, "unit.html",
         "A unit: its graph, rules, examples and scores",
     ),
     Page(
-        RULE, AskedRule, _rule, "rule.html",
+        RULE, AskedRule, rule_answer, "rule.html",
         "A rule of a unit's graph: the tokens of its classes, with counts and means",
     ),
 )  # fmt: skip

@@ -163,6 +163,11 @@ def graph_of_rows(graph_nodes: pl.DataFrame, token_classes: pl.DataFrame, bos_id
     )  # fmt: skip
 
 
+def stored_importances(graph_nodes: pl.DataFrame) -> dict[int, float]:
+    """What ``importances_of`` gave, from the rows of one unit."""
+    return dict(graph_nodes.select("node_id", "importance").drop_nulls().iter_rows())
+
+
 def importances_of(
     graph: ClassGraph,
     contexts: Mapping[int, Int32[np.ndarray, " length"]],

@@ -1,7 +1,7 @@
 """Contexts worth looking at: where a unit is strongest, where it is of every strength, and where its graph is wrong."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int32
 
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
+from n2g_assets.report.text import share
 
 if TYPE_CHECKING:
     from n2g_assets.reading.study import Unit
@@ -38,6 +39,9 @@ class Example:
     peak: int
     """The position in question."""
     vocabulary: Vocabulary
+    importances: Float32[np.ndarray, " length"] | None = None
+    """The share of the activation at ``peak`` that is lost when the token at a position is masked, as it was measured
+    on the end of the context that pruning keeps; NaN before that, and None where it was not measured."""
 
     @property
     def text(self) -> str:
@@ -74,13 +78,23 @@ class Example:
 
 def top_contexts(unit: "Unit") -> list[Example]:
     """A unit's strongest contexts with their activations, strongest first."""
-    return [
-        Example(
-            f"number {row['rank'] + 1}, {row['split']}", np.array(row["token_ids"], np.int32),
-            np.array(row["activations"], np.float32) / np.float32(unit.a_max), row["peak"], unit.study.vocabulary,
+    pruned = {row["rank"]: row for row in unit.rows("pruned_examples")}
+    return [_top_context(unit, row, pruned.get(row["rank"])) for row in unit.rows("top_examples", order="rank")]
+
+
+def _top_context(unit: "Unit", row: dict[str, Any], pruned: dict[str, Any] | None) -> Example:
+    title, importances = f"number {row['rank'] + 1}, {row['split']}", None
+    if pruned is not None:
+        n_kept = len(pruned["token_ids"]) - 1
+        title += (
+            f"; of its activation {share(pruned['kept_share'], 2)} is left when only the last {n_kept} tokens are shown"
         )
-        for row in unit.rows("top_examples", order="rank")
-    ]  # fmt: skip
+        importances = np.full(len(row["token_ids"]), np.nan, np.float32)
+        importances[pruned["start"] : pruned["start"] + n_kept] = pruned["importances"][1:]
+    return Example(
+        title, np.array(row["token_ids"], np.int32), np.array(row["activations"], np.float32) / np.float32(unit.a_max),
+        row["peak"], unit.study.vocabulary, importances,
+    )  # fmt: skip
 
 
 def strength_examples(unit: "Unit") -> list[Example]:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -21,13 +21,11 @@ from n2g_assets.core.errors import MissingError, QueryError
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.graph import Prediction, graph_of
+from n2g_assets.reading.ordered import Before, How, in_order
 from n2g_assets.storage.schema import literal
 
 if TYPE_CHECKING:
     from n2g_assets.reading.study import Study
-
-How = Literal["caseless", "exact", "prefix", "regex"]
-"""How tokens are compared, as in the macro ``tokens_like``."""
 
 MOST_HITS = 200
 """Units that a search finds at the most."""
@@ -46,7 +44,7 @@ _WORDS = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?[^\s\w]+| ?_+|\s+
 
 @dataclass(frozen=True)
 class Search:
-    """Units whose rules want one token, or one before another."""
+    """Units whose rules want one token, or one before another, or several in order."""
 
     activating: str = ""
     """Token on which the unit fires; empty: any."""
@@ -57,6 +55,8 @@ class Search:
     """Fewest places that the context token stands before the activating one."""
     furthest: int | None = None
     """Most places; None: any."""
+    earlier: tuple[Before, ...] = ()
+    """More tokens, each of which stands before the one that is named before it."""
     study: str = ""
     """Empty: all but controls."""
     layer: int | None = None
@@ -64,25 +64,42 @@ class Search:
     """Least Pearson's r of the unit's graph on held-out text."""
 
     def __post_init__(self) -> None:
-        for text in (self.activating, self.context):
+        for _, text in self.tokens:
             if "\0" in text:
                 raise QueryError("A token that is searched cannot hold the character of code 0: leave it out.")
         if self.how not in get_args(How):
             raise QueryError(f"Tokens cannot be compared {self.how!r:.40}: choose one of {', '.join(get_args(How))}.")
-        if self.nearest < 1 or (self.furthest is not None and self.furthest < self.nearest):
-            raise QueryError(
-                f"No token stands at least {self.nearest} and at most {self.furthest} places before another: make the "
-                "first number at least 1 and the smaller one."
-            )
+        for each in (Before(self.context, self.nearest, self.furthest), *self.earlier):
+            if each.nearest < 1 or (each.furthest is not None and each.furthest < each.nearest):
+                raise QueryError(
+                    f"No token stands at least {each.nearest} and at most {each.furthest} places before another: make "
+                    "the first number at least 1 and the smaller one."
+                )
+
+    @property
+    def befores(self) -> list[Before]:
+        """The tokens before the activating one, the nearest first."""
+        first = [Before(self.context, self.nearest, self.furthest)] if self.context else []
+        return [*first, *self.earlier]
+
+    @property
+    def tokens(self) -> list[tuple[str, str]]:
+        """What each token is asked for as, activating or context, and the token."""
+        named = [("activating", self.activating), *(("context", each.token) for each in self.befores)]
+        return [(field, token) for field, token in named if token]
 
     @property
     def sql(self) -> str:
         """The query that finds the units, the strongest first."""
         how, controls = literal(self.how), "true" if self.study else "false"
-        if self.context:
+        if len(self.befores) > 1:
+            whole = [Before(self.activating, 0, 0)] if self.activating else []
+            source = f"({in_order([*whole, *self.befores], self.how, self.study)})"
+        elif self.befores:
+            [before] = self.befores
             activating = literal(self.activating) if self.activating else "NULL"
-            places = f"{self.nearest}, {'NULL' if self.furthest is None else self.furthest}"
-            source = f"found_with_context({literal(self.context)}, {activating}, {how}, {places}, {controls})"
+            places = f"{before.nearest}, {'NULL' if before.furthest is None else before.furthest}"
+            source = f"found_with_context({literal(before.token)}, {activating}, {how}, {places}, {controls})"
         else:
             source = f"found_on({literal(self.activating)}, {how}, {controls})"
         wanted = [f"study = {literal(self.study)}"] if self.study else []
@@ -129,9 +146,9 @@ def find(database: Snapshot, search: Search) -> Found:
         QueryError: a regular expression cannot be read.
         LimitError: it takes too long.
     """
-    for pattern in (search.activating, search.context) if search.how == "regex" else ():
+    for _, pattern in search.tokens if search.how == "regex" else ():
         _check_pattern(database, pattern)
-    known = [_known(database, search, field) for field in ("activating", "context") if getattr(search, field)]
+    known = [_known(database, search, field, token) for field, token in search.tokens]
     unknown = [each.given for each in known if not each.tokens]
     hits = [] if unknown or not known else database.rows(search.sql)
     return Found(search.sql, hits, known, "" if hits or not known else _why(search, known, unknown))
@@ -144,13 +161,12 @@ def _why(search: Search, known: Sequence[Known], unknown: Sequence[str]) -> str:
         wanted = {"regex": f"in which {token} is found", "prefix": f"that begins with {token}"}.get(search.how, token)
         return f"There is no token {wanted} in {where}."
     tokens = " and ".join(f"“{display_text(each.given.encode())}”" for each in known)
-    there = "there" if search.context else "as its activating token"
-    wanted = "it" if len(known) == 1 else "both"
+    there = "there" if search.befores else "as its activating token"
+    wanted = {1: "it", 2: "both"}.get(len(known), "them in this order")
     return f"The vocabulary has {tokens}, but no rule of the units asked for wants {wanted} {there}."
 
 
-def _known(database: Snapshot, search: Search, field: str) -> Known:
-    given: str = getattr(search, field)
+def _known(database: Snapshot, search: Search, field: str, given: str) -> Known:
     tokens = _tokens(database, search.study, given, search.how)
     near: list[dict[str, Any]] = []
     if not any(token["used"] for token in tokens) and search.how != "regex":
@@ -306,7 +322,7 @@ def search_study(study: "Study", search: Search, text: str) -> pl.DataFrame:
         QueryError: nothing is asked, tokens as well as a text, or something mistaken.
         LimitError: it takes too long.
     """
-    by_tokens = bool(search.activating or search.context)
+    by_tokens = bool(search.tokens)
     if by_tokens == bool(text.strip()):
         raise QueryError("Search either by tokens (activating, context) or by a text: give one of the two.")
     if not by_tokens:

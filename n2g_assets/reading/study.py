@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from n2g_assets.core.errors import MissingError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES
 from n2g_assets.core.units import unit_text
+from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.vocabulary import vocabulary_from_rows
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.examples import UNIT, Example, counterexamples, strength_examples, top_contexts
 from n2g_assets.reading.exports import graph_data, graph_dot, graph_networkx
 from n2g_assets.reading.graph import UnitGraph, unit_graph
-from n2g_assets.reading.search import How, Search, search_study
+from n2g_assets.reading.ordered import Before, How
+from n2g_assets.reading.search import Search, search_study
 from n2g_assets.reading.text import encode
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.svg import draw_graph
@@ -146,6 +148,7 @@ class Study:
         how: How = "caseless",
         nearest: int = 1,
         furthest: int | None = None,
+        earlier: Sequence[Before] = (),
         layer: int | None = None,
         least_r: float | None = None,
         text: str = "",
@@ -159,6 +162,7 @@ class Study:
                 or as a regex (a regular expression).
             nearest: fewest places that ``context`` stands before ``activating``.
             furthest: most places; None for any.
+            earlier: tokens that the same rule wants before ``context``, the nearest first, each with its places.
             layer: only units of this layer.
             least_r: only units whose graph reaches this Pearson's r on held-out text.
             text: instead of tokens: which units' graphs light up where.
@@ -173,7 +177,7 @@ class Study:
             QueryError: nothing is asked, or what is asked is mistaken.
             LimitError: it takes too long.
         """
-        asked = Search(activating, context, how, nearest, furthest, self.name, layer, least_r)
+        asked = Search(activating, context, how, nearest, furthest, tuple(earlier), self.name, layer, least_r)
         return search_study(self, asked, text)
 
     def encode(self, text: str) -> Int32[np.ndarray, " length"]:
@@ -269,9 +273,10 @@ class Unit:
         subtitle = f"r on held-out text of all its rules: {r}"
         if not self.study.has_classes:
             return draw_graph(self.graph.nodes, title=title, subtitle=subtitle)
+        nodes, classes, graph = self.graph.nodes, self.graph.classes, self.graph.of_classes
         return draw_classes(
-            self.graph.nodes, self.graph.classes, self.study.vocabulary.tokens, threshold=self.study.threshold,
-            title=title, subtitle=subtitle, n_rules=n_rules, link=link,
+            graph or graph_of_rows(nodes, classes, bos_id=-1), stored_importances(nodes), self.study.vocabulary.tokens,
+            threshold=self.study.threshold, title=title, subtitle=subtitle, n_rules=n_rules, link=link,
         )  # fmt: skip
 
     def _repr_svg_(self) -> str:

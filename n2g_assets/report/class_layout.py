@@ -8,15 +8,15 @@
    that share the next one: as branches of a tree whose root is on the right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Float
 
-from n2g_assets.method.class_rows import TokenClass, classes_of, graph_of_rows
+from n2g_assets.method.class_rows import TokenClass, classes_of
+from n2g_assets.method.classes import ClassGraph
 
 BACKGROUND = 0.1
 """A rule that expects less than this share of what the strongest one does is background, unless it fires."""
@@ -90,17 +90,18 @@ class ClassLayout(NamedTuple):
 
 
 def lay_out_classes(
-    graph_nodes: pl.DataFrame, token_classes: pl.DataFrame, *, n_rules: int, threshold: float
+    graph: ClassGraph, importances: Mapping[int, float], *, n_rules: int, threshold: float
 ) -> ClassLayout:
-    """The rows of the graph of ``n_rules`` rules, given one unit's rows of the two tables of its largest graph."""
-    rules = list(_rules(graph_nodes, token_classes, n_rules, threshold))
+    """The rows of the graph of ``n_rules`` rules, given the largest graph and by node the importance measured there."""
+    rules = list(_rules(graph, importances, n_rules, threshold))
     quiet = is_background(
         np.array([rule.value for rule in rules], float), np.array([rule.fires for rule in rules], bool)
     )
     loud = [rule for rule, folded in zip(rules, quiet, strict=True) if not folded]
     offsets = sorted({offset for rule in loud for offset in rule.classes})
-    root = graph_nodes.sort("node_id").select("end_count", "documents", "activation").head(1).rows()
-    positions, documents, mean = root[0] if root else (0, 0, 0.0)
+    positions, documents, mean = (
+        (int(graph.supports[0]), int(graph.documents[0]), float(graph.values[0])) if len(graph) else (0, 0, 0.0)
+    )
     loud = _arranged(sorted(loud, key=lambda rule: _strength(rule, mean)), offsets[::-1], mean)
     background = _together([rule for rule, folded in zip(rules, quiet, strict=True) if folded])
     cells = list(_cells(loud, offsets))
@@ -119,9 +120,7 @@ def rules_fire(
     return (values >= threshold) | (firing_shares > 0.5)
 
 
-def _rules(nodes: pl.DataFrame, token_classes: pl.DataFrame, n_rules: int, threshold: float) -> Iterator[Rule]:
-    graph = graph_of_rows(nodes, token_classes, bos_id=-1)  # nothing is predicted
-    importances = dict(nodes.filter(pl.col("importance").is_not_null()).select("node_id", "importance").iter_rows())
+def _rules(graph: ClassGraph, importances: Mapping[int, float], n_rules: int, threshold: float) -> Iterator[Rule]:
     ends = graph.rules_of(n_rules)
     shares = graph.firings[ends] / np.maximum(graph.supports[ends], 1)
     fires = rules_fire(graph.values[ends], shares, threshold)

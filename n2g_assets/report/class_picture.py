@@ -10,13 +10,13 @@ The picture keeps the conventions of ``svg``. All lengths are pixels.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from n2g_assets.core.registry import SHOWN_RULES
+from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.class_layout import Background, Cell, ClassLayout, lay_out_classes
 from n2g_assets.report.class_names import Properties, class_name, token_properties
@@ -111,8 +111,8 @@ class Axis(NamedTuple):
 
 
 def draw_classes(
-    graph_nodes: pl.DataFrame,
-    token_classes: pl.DataFrame,
+    graph: ClassGraph,
+    importances: Mapping[int, float],
     vocabulary: Sequence[bytes],
     *,
     threshold: float,
@@ -124,8 +124,8 @@ def draw_classes(
     """Draws one unit's graph of token classes.
 
     Args:
-        graph_nodes: the unit's rows of the table, of its largest graph.
-        token_classes: the unit's rows of the table.
+        graph: its largest graph.
+        importances: by node, how much the activation depends on its token, where that was measured.
         vocabulary: exact bytes of every token id.
         threshold: normalised activation from which the unit fires.
         title: first line, such as study, layer, neuron and sign.
@@ -136,7 +136,7 @@ def draw_classes(
     Returns:
         The SVG document as text.
     """
-    layout = lay_out_classes(graph_nodes, token_classes, n_rules=n_rules, threshold=threshold)
+    layout = lay_out_classes(graph, importances, n_rules=n_rules, threshold=threshold)
     scale = _ROOMY if len(layout.rules) <= _ROOMY_ROWS and len(layout.offsets) <= _ROOMY_COLUMNS else _DENSE
     words = _Words(vocabulary, token_properties(tuple(vocabulary)))
     columns = _columns(layout, words, scale)

@@ -23,6 +23,7 @@ from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
+from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.report import text as wording
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.class_use import class_use
@@ -278,7 +279,10 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
         if classes:
             r = wording.reached(unit)
             told = f"r on held-out text: {r}" if r else told
-            svg = draw_classes(nodes, members, vocabulary, threshold=threshold, title=title, subtitle=told)
+            graph = graph_of_rows(nodes, members, bos_id=-1)  # nothing is predicted
+            svg = draw_classes(
+                graph, stored_importances(nodes), vocabulary, threshold=threshold, title=title, subtitle=told
+            )
         else:
             if unit["random_pearson_r"] is not None:
                 told = f"r on held-out text {wording.plain_share(unit['random_pearson_r'])}, {told}"

@@ -1,6 +1,7 @@
 """What the database holds besides the rows of slices: tables, reference tables, views and macros, all with comments.
 
-1. Tables and reference tables are made from ``core/tables.py``.
+1. Tables and reference tables are made from ``core/tables.py``; table ``predictors`` also has other people's
+   explanations that were scored.
 2. Views and macros stand in ``views/*.sql``. There ``$texts``, ``$baselines``, ``$shown_rules`` and so on are those of
    the registry. Some views are kept as tables once all rows are there.
 3. A column of a view that has no comment there gets one from where the column comes from: a key column from the
@@ -34,7 +35,7 @@ KEPT = {
     "unit_status": _OF_UNIT, "unit_summary": _OF_UNIT, "fidelity_card": _OF_UNIT,
     "token_texts": "study, token_id",
     "token_uses": 'study, token_id, "offset" DESC, activation DESC, layer, unit, sign', "unit_vectors": _OF_UNIT,
-    "strong_lengths": _OF_UNIT,
+    "shared_samples": "sample, other_sample",
 }  # fmt: skip
 """The views whose rows are kept as tables, each after those that it reads, and the order of their rows."""
 
@@ -71,6 +72,18 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("PRAGMA enable_optimizer")
 
 
+def name_explanations(connection: duckdb.DuckDBPyConnection) -> None:
+    """Adds to ``predictors``, once all rows are there, the explanations of other people that are scored."""
+    connection.execute(
+        """INSERT INTO predictors
+        SELECT predictor, (SELECT max(place) FROM predictors) + row_number() OVER (ORDER BY predictor), predictor,
+            'explanation', 'An explanation that the settings name of study ' || studies || '.'
+        FROM (
+            SELECT predictor, string_agg(DISTINCT study, ', ' ORDER BY study) AS studies
+            FROM evaluation ANTI JOIN predictors USING (predictor) GROUP BY predictor)"""
+    )
+
+
 def keep_rows(connection: duckdb.DuckDBPyConnection) -> None:
     """Turns the views of ``KEPT``, which take long and are asked for often, into tables that look the same."""
     columns = _columns(connection)
@@ -99,6 +112,7 @@ def views_sql() -> str:
     return Template(text).substitute(
         texts=", ".join(texts), baselines=", ".join(baselines), shown_rules=registry.SHOWN_RULES,
         strong_share=registry.STRONG_SHARE, component_share=registry.COMPONENT_SHARE, used_from=registry.USED_FROM,
+        least_shared=registry.LEAST_SHARED,
     )  # fmt: skip
 
 

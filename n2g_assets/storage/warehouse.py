@@ -238,6 +238,7 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
                 connection.begin()  # else every row of the table ``slices`` would be written to the file alone
                 _fill(connection, store, table, found)
                 connection.commit()
+        schema.name_explanations(connection)
         schema.keep_rows(connection)
         counted = "SELECT study, table_name, CAST(sum(published_rows) AS BIGINT) FROM slices GROUP BY ALL ORDER BY ALL"
         rows: Rows = {}

@@ -53,7 +53,7 @@ def served(published):
         process.communicate()
 
 
-def answer_of(address: str) -> tuple[int, bytes]:
+def answer_of(address: str | urllib.request.Request) -> tuple[int, bytes]:
     try:
         with urllib.request.urlopen(address, timeout=60) as answer:
             return answer.status, answer.read()
@@ -72,6 +72,27 @@ def test_200_clients_at_once_get_their_pages_and_ctrl_c_ends_it_with_0(served):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
+
+
+def test_100_kb_of_an_address_and_a_strange_name_get_a_sentence_over_a_socket(served):
+    process, address = served()
+    for path, said in (
+        ("/api/search?q=" + "a" * 100_000, b"'q' in the address cannot be"),
+        ("/api/" + "a" * 100_000, b"There is no page at /api/aaaa"),
+        ("/api/search?text=" + "a" * 400_000, b"An address has 300,000 bytes at the most"),
+    ):
+        status, body = answer_of(address + path)
+        assert status in {400, 404, 414}
+        assert body.startswith(b'{"error":"' + said)
+        assert len(body) < 1000
+    text = "%F0%9F%98%80" * 20_000  # the longest, of the widest characters
+    assert answer_of(f"{address}/api/search?text={text}")[0] == 200
+    strange = urllib.request.Request(address + "/api", headers={"Host": "evil.example"})
+    status, body = answer_of(strange)
+    assert (status, body[:45]) == (421, b'{"error":"Nothing is served here as \'evil.exa')
+    assert answer_of(f"{address}/api")[0] == 200
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
 
 
 def test_an_address_that_others_reach_is_warned_of(served):

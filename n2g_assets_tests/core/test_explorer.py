@@ -10,7 +10,7 @@ import pytest
 from n2g_assets.assets.metadata import explorer_link
 from n2g_assets.assets.resource import N2GResource
 from n2g_assets.core.errors import SettingsError
-from n2g_assets.core.explorer import HERE, explorer_address, unit_address
+from n2g_assets.core.explorer import HERE, dagster_address, explorer_address, unit_address
 from n2g_assets.explore.app import PAGES
 from n2g_assets.explore.page import OfUnit, address
 
@@ -51,3 +51,15 @@ def test_what_is_no_address_is_refused_before_a_run_begins(monkeypatch, tmp_path
     )
     with pytest.raises(SettingsError, match=re.escape(message)):
         N2GResource(home=str(tmp_path)).open()
+
+
+def test_an_asset_is_an_address_of_dagster_and_a_place_that_is_none_is_refused(monkeypatch):
+    monkeypatch.delenv("N2G_DAGSTER", raising=False)
+    assert dagster_address("demo", "report") == "http://127.0.0.1:3000/assets/demo/report"
+    monkeypatch.setenv("N2G_DAGSTER", "https://example.org/dagster/")
+    assert dagster_address("a/b c") == "https://example.org/dagster/assets/a%2Fb%20c"
+    monkeypatch.setenv("N2G_DAGSTER", "javascript:alert(1)")
+    with pytest.raises(
+        SettingsError, match=r"^N2G_DAGSTER \(javascript:alert\(1\)\) is not where the Dagster UI can be"
+    ):
+        dagster_address("demo")

@@ -123,13 +123,14 @@ def position_hash(context_id: str, position: int) -> int:
 
 
 def expected(case: Case, sample: int, again: bool = False) -> dict[str, list[tuple]]:
-    """The rows of the three tables, by the definition."""
+    """The rows of the tables, by the definition."""
     keep, cap, documents = case.top_contexts, case.per_document, case.documents
     units, values = sorted(case.units), case.exact if again else case.contexts
     lists = {unit: entries(case.contexts, unit) for unit in units}
     short = {unit: {c for _, c, _ in shortlist(lists[unit], documents, keep, cap)} for unit in units}
     measured = set().union(*short.values()) if again else set()
-    rows: dict[str, list[tuple]] = {"neuron_stats": [], "activations": [], "top_contexts": []}
+    names = ("neuron_stats", "activations", "top_contexts", "sampled_positions", "sampled_activations")
+    rows: dict[str, list[tuple]] = {name: [] for name in names}
     for unit in units:
         key, found = tuple(unit), lists[unit]
         top = found
@@ -153,6 +154,8 @@ def expected(case: Case, sample: int, again: bool = False) -> dict[str, list[tup
         quantiles = np.quantile([value for value, _, _ in chosen], QUANTILES).tolist()
         moments = (len(every), every.mean(), every.std(), top[0][0], (every > 0).mean(), quantiles)
         rows["neuron_stats"].append((*key, *moments))
+        rows["sampled_positions"] = [(place, case.id(c), p) for place, (_, c, p) in enumerate(chosen, start=1)]
+        rows["sampled_activations"].append((*key, [value for value, _, _ in chosen]))
     return rows
 
 
@@ -165,6 +168,18 @@ def assert_rows(found: dict[str, pl.DataFrame], rows: dict[str, list[tuple]]) ->
         assert [mine[at] for at in (0, 1, 2, 5, 6)] == [theirs[at] for at in (0, 1, 2, 5, 6)]
         np.testing.assert_allclose(mine[3:5], theirs[3:5], atol=1e-7)
         np.testing.assert_allclose(mine[7], theirs[7], atol=1e-6)
+    positions, vectors = found["sampled_positions"], found["sampled_activations"]
+    assert positions.select("place", "context_id", "position").rows() == rows["sampled_positions"]
+    assert set(positions["sample"]) == set(vectors["sample"])
+    for (unit, sign, mean, length, deviations), (*key, values) in zip(
+        vectors.drop("sample").iter_rows(), rows["sampled_activations"], strict=True
+    ):
+        assert [unit, sign] == key
+        assert mean == pytest.approx(np.mean(values), abs=1e-7)
+        assert length == pytest.approx(np.std(values) * np.sqrt(len(values)), abs=1e-6)
+        assert (deviations is None) == (len(set(values)) == 1)
+        if deviations is not None:
+            np.testing.assert_allclose(mean + length * np.array(deviations), values, atol=1e-6)
 
 
 @given(cases(), st.integers(1, 40))

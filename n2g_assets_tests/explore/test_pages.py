@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from n2g_assets.core.explorer import dagster_address
 from n2g_assets.core.home import Home
 from n2g_assets.reading.study import open_study
 from n2g_assets.report.text import share
@@ -41,13 +42,16 @@ def visit(browser: Browser, site: str) -> Iterator[Visit]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(f"{path}: {error}"))
-        page.on("requestfailed", lambda request: wrong.append(f"{path}: {request.url} failed"))
+        page.on("requestfailed", lambda request: wrong.append(f"{path}: {request.url}") if broken(request) else None)
         page.on("request", lambda request: wrong.append(request.url) if outside(request.url) else None)
         if not problem:  # Chromium itself logs an answer of 404
             page.on("console", lambda message: wrong.append(f"{path}: {message.text}"))
         response = page.goto(site + path)
         assert problem or response.status == 200, page.content()
         return page
+
+    def broken(request: Any) -> bool:
+        return request.failure != "net::ERR_ABORTED"  # as of a page that is left before it is whole
 
     def outside(url: str) -> bool:
         return not url.startswith((site, "data:", "blob:"))
@@ -74,6 +78,7 @@ class Places:
         return {
             "studies": "/", "study": f"/study/{EVIDENCE}", "study of the paper": f"/study/{PAPER}",
             "layer": self.layer, "unit": self.unit, "unit of the paper": self.paper, "rule": self.rule,
+            "similar": f"{self.unit}/similar",
             "try": f"{self.unit}/try?text={quote(TEXT)}", "compare": f"/compare?a={a}&b={b}", "pair": "/compare",
             "search": f"/search?how=exact&activating={quote(self.token)}", "text": f"/search?text={quote(TEXT)}",
             "nothing": "/search?q=zzzz", "api": "/about/api",
@@ -81,8 +86,8 @@ class Places:
 
 
 PAGES = (
-    "studies", "study", "study of the paper", "layer", "unit", "unit of the paper", "rule", "try", "compare", "pair",
-    "search", "text", "nothing", "api",
+    "studies", "study", "study of the paper", "layer", "unit", "unit of the paper", "rule", "similar", "try", "compare",
+    "pair", "search", "text", "nothing", "api",
 )  # fmt: skip
 TEXT = "The children ran to the old king."
 
@@ -335,6 +340,98 @@ def test_two_units_of_two_studies_stand_side_by_side_and_get_smaller_together(vi
     page.set_viewport_size({"width": 390, "height": 800})
     upper, lower = (box.bounding_box() for box in page.locator("article").all())
     assert upper["y"] < lower["y"]
+
+
+def test_what_masking_a_token_takes_is_said_and_shows_on_an_example_under_the_pointer_or_the_focus(
+    visit, both, places
+) -> None:
+    page = visit(f"{places.unit}?examples=100")
+    study, layer, number = places.unit.removeprefix("/study/").split("/")
+    examples = open_study(study, both).unit(int(layer), int(number)).top_contexts()
+    measured = [each for each in examples if each.importances is not None]
+    assert 0 < len(measured) < len(examples)
+    shown = page.locator("#examples ~ figure.measured")
+    assert shown.count() == len(measured)
+    first = measured[0]
+    masked = shown.first.locator("[title*='masked']")
+    titles = [each.get_attribute("title").split("; ")[1] for each in masked.all()]
+    within = first.importances[max(1, first.peak - 32) : first.peak + 9]
+    assert titles == [f"masked, {share(float(each), 2)} of the peak is lost" for each in within if each == each]
+    strongest = page.locator("#examples ~ figure.measured .t.peak:is(.mu3, .mu4, .mu5, .mu6, .mu7, .mu8, .mu9, .mu10)")
+    figure = strongest.first.locator("xpath=ancestor::figure")
+    alpha = "each => getComputedStyle(each).boxShadow.match(/[0-9.]+(?=\\))/)[0]"
+    page.mouse.move(0, 0)
+    assert float(strongest.first.evaluate(alpha)) == 0
+    figure.hover()
+    assert float(strongest.first.evaluate(alpha)) > 0.25
+    page.mouse.move(0, 0)
+    figure.focus()
+    assert float(strongest.first.evaluate(alpha)) > 0.25
+
+
+def test_similar_units_come_into_the_page_by_script_and_are_a_link_without_it(visit, both, places) -> None:
+    page = visit(places.unit)
+    place = page.locator("[data-load=similar]")
+    place.scroll_into_view_if_needed()
+    expect(place.locator("table, p.meta").first).to_be_visible()
+    links = [each.get_attribute("href") for each in place.locator("tbody th a").all()]
+    study, layer, number = places.unit.removeprefix("/study/").split("/")
+    query = "SELECT study, layer, unit FROM similar_units($study, $layer, $unit, controls := false)"
+    found = open_study(study, both).rows(query, layer=int(layer), unit=int(number))
+    assert links
+    assert set(links) == {f"/study/{row['study']}/{row['layer']}/{row['unit']}" for row in found[:20]}
+    plain = visit(places.unit, java_script_enabled=False)
+    plain.locator("[data-load=similar] a").click()
+    assert plain.locator("h1").inner_text().startswith("Units like")
+    assert [each.get_attribute("href") for each in plain.locator("tbody th a").all()] == links
+    plain.get_by_role("link", name="compare").first.click()
+    assert plain.locator("article .picture svg").count() == 2
+
+
+def test_curves_and_strengths_are_pictures_that_say_their_numbers(visit, both, places) -> None:
+    page = visit(places.unit)
+    study, layer, number = places.unit.removeprefix("/study/").split("/")
+    unit = open_study(study, both).unit(int(layer), int(number))
+    names = [each.get_attribute("aria-label") for each in page.locator(".charts svg").all()]
+    sizes = unit.sizes()
+    r = sizes["pearson_r"].drop_nulls()
+    assert f"r from {share(r[0], 2)} to {share(r[-1], 2)}" in names[0]
+    assert [name.split(":")[0].split(".")[0] for name in names] == [
+        "Scores by rules of the graph", "r of the model by the tokens that it is shown",
+        "Harvested positions by activation, as a share of the largest",
+    ]  # fmt: skip
+    counts = [each.text_content() for each in page.locator(".chart .bar title").all()]
+    strong = [each / unit.a_max for each in unit.frame("activations")["activation"] if each > 0]
+    assert counts[-1].startswith(".95 to 1.00: ")
+    assert int(counts[-1].rpartition(" ")[2]) == sum(each >= 0.95 for each in strong)
+    page = visit(f"/study/{EVIDENCE}")
+    assert "graph from" in page.locator(".charts svg").first.get_attribute("aria-label")
+
+
+def test_a_study_leads_to_its_assets_and_to_its_report(visit, site, places) -> None:
+    page = visit(f"/study/{EVIDENCE}")
+    assert page.get_by_role("link", name="Assets in Dagster").get_attribute("href") == dagster_address(EVIDENCE)
+    assets = [each.get_attribute("href") for each in page.locator(".facts a").all()]
+    assert dagster_address(EVIDENCE, "neuron_graphs") in assets
+    assert len(assets) == 11
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.wait_for_url("**/report")
+    own_style = "getComputedStyle(document.documentElement).getPropertyValue('--paper')"
+    assert page.evaluate(own_style)  # is let in
+    page = visit(f"/study/{PAPER}")
+    assert page.get_by_role("link", name="Report", exact=True).count() == 0
+
+
+def test_several_tokens_are_asked_for_in_a_form_without_scripts(visit, places) -> None:
+    page = visit("/search", java_script_enabled=False)
+    page.get_by_text("More tokens, in order").click()
+    page.get_by_label("Fires on", exact=True).fill(places.token)
+    page.get_by_label("after", exact=True).fill("the")
+    page.get_by_label("and before that").first.fill("a")
+    page.get_by_role("button", name="Search", exact=True).click()
+    assert page.locator("details.more").get_attribute("open") is not None
+    assert page.get_by_label("and before that").first.input_value() == "a"
+    assert "WITH meant AS MATERIALIZED" in page.locator("pre").inner_text() or page.locator(".notice").count()
 
 
 def test_a_search_leads_to_a_unit_whose_rules_want_the_token(visit, both, places) -> None:

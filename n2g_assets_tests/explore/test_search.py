@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
 from n2g_assets.core.errors import QueryError
 from n2g_assets.explore.app import build_app
 from n2g_assets.reading.database import Database
+from n2g_assets.reading.ordered import Before, in_order
 from n2g_assets.reading.search import MOST_TOKENS, Search, find, light_up, longest_tokens
 from n2g_assets.reading.study import Study
 from n2g_assets.storage.schema import keep_rows
-from n2g_assets_tests.report.published import database
+from n2g_assets_tests.report.class_graphs import TOKENS, Side, Split, class_frames
+from n2g_assets_tests.report.published import Frames, database
 from n2g_assets_tests.storage.helpers import rows
-from n2g_assets_tests.storage.test_views_search import study
+from n2g_assets_tests.storage.test_views_search import COLON, TRY, study
 
+OF = 10
 HOSTILE = [
     "'; DROP TABLE rules; --",
     "<script>alert(1)</script>",
@@ -34,10 +38,27 @@ HOSTILE = [
 @pytest.fixture(scope="module")
 def published() -> Database:
     model = {"subject_models": rows("subject_models", {"model": "tiny", "bos_id": 0, "mask_id": 1})}
-    with database(toy=study() | model, twin=study(control_of="toy") | model) as connection:
+    with database(toy=longer(study()) | model, twin=longer(study(control_of="toy")) | model) as connection:
         keep_rows(connection)
         [(path,)] = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()
     return Database(Path(path))
+
+
+LONGER = [
+    Split(0, 0, [(OF, 50, 0.6)], Side(0.6, 50, 40), Side(0.0, 950)),
+    Split(1, -1, [(COLON, 20, 0.7)], Side(0.7, 20), Side(0.5, 30)),
+    Split(3, -3, [(TRY, 5, 0.9)], Side(0.9, 5), Side(0.6, 15)),
+]
+"""Wants ``try``, two any, and a colon before ``of``."""
+
+
+def longer(frames: Frames) -> Frames:
+    """The same with one more unit, whose rule wants three tokens."""
+    key = {"layer": 5, "unit": 7}
+    own = class_frames(LONGER, TOKENS, Side(0.04, 1000, 60))
+    own = {name: frame.with_columns(layer=pl.lit(5), unit=pl.lit(7)) for name, frame in own.items()}
+    own |= {"ledger": rows("ledger", key, stage="activation_cache", status="ok")}
+    return frames | {name: pl.concat([frames[name], frame]) for name, frame in own.items()}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +95,7 @@ def test_a_search_of_an_activating_token_shows_units_rules_and_the_sql_that_give
     [
         ({"q": " except", "how": "exact", "layer": 3}, [(3, 6), (3, 5), (3, 4)]),
         ({"activating": "try"}, [(3, 4), (3, 5), (0, 1)]),
-        ({"context": ":"}, [(0, 1)]),
+        ({"context": ":"}, [(0, 1), (5, 7)]),
         ({"context": "except"}, [(3, 4), (3, 5)]),
         ({"context": "except", "nearest": 2}, [(3, 4)]),
         ({"context": "except", "furthest": 1}, [(3, 5)]),
@@ -82,6 +103,16 @@ def test_a_search_of_an_activating_token_shows_units_rules_and_the_sql_that_give
         ({"context": "^[ex ]+cept$", "how": "regex", "activating": "t.y"}, [(3, 4), (3, 5)]),
         ({"activating": "tr", "how": "prefix", "study": "twin", "layer": 0}, [(0, 1)]),
         ({"activating": "except", "least": 0.5}, []),
+        ({"activating": "of", "context": ":", "context2": "try"}, [(5, 7)]),
+        ({"context": ":", "context2": "try"}, [(5, 7)]),
+        ({"context2": ":", "context3": "try", "activating": "of"}, [(5, 7)]),  # a field that is left empty asks nothing
+        ({"activating": "of", "context": "try", "context2": ":"}, []),  # not in this order
+        ({"activating": "of", "context": ":", "context2": "try", "nearest2": 3, "furthest2": 3}, [(5, 7)]),
+        ({"activating": "of", "context": ":", "context2": "try", "nearest2": 4}, []),
+        ({"activating": "of", "context": ":", "furthest": 1, "context2": "try", "furthest2": ""}, [(5, 7)]),
+        ({"activating": "of", "context": ":", "nearest": 2, "context2": "try"}, []),
+        ({"activating": "of", "context": "t.y", "how": "regex", "context2": "t.y"}, []),  # each stands at its own place
+        ({"activating": "of", "context": ":", "context2": "try", "study": "twin", "layer": 5}, [(5, 7)]),
     ],
 )
 def test_searches_by_token_place_kind_and_filter(client, query: dict, found: list) -> None:
@@ -176,7 +207,7 @@ def test_a_text_lights_up_units_where_their_graphs_expect_most(client, published
     assert found[3, 4].position == 4  # except, two before it except
     answer = asked(client, text="try except: except", layer=3)
     assert {unit["layer"] for unit in answer["lit"]["units"]} == {3}
-    assert asked(client, text="of of")["lit"]["units"] == []
+    assert asked(client, text="of of", layer=0)["lit"]["units"] == []
 
 
 def test_a_text_stops_when_its_time_is_over(published) -> None:
@@ -189,3 +220,49 @@ def test_a_search_without_tokens_asks_nothing(published) -> None:
     assert find(published.snapshot(), Search()).hits == []
     with pytest.raises(QueryError):
         find(published.snapshot(), Search(context="[", how="regex"))
+
+
+def test_several_tokens_stand_with_their_places_and_what_is_expected_on_the_lowest_class(client, published) -> None:
+    [hit] = asked(client, activating="of", context=":", context2="try")["hits"]
+    assert hit["tokens"] == [{"text": "␣of", "before": 0}, {"text": ":", "before": 1}, {"text": "try", "before": 3}]
+    assert (round(hit["activation"], 2), hit["count"], hit["n_rules"]) == (0.9, 5, 1)
+    page = client.get("/search", params={"activating": "of", "context": ":", "context2": "try"}).text
+    assert '<details class="more" open>' in page
+    nothing = asked(client, activating="of", context="try", context2=":")
+    assert nothing["why_nothing"].endswith("wants them in this order there.")
+
+
+def test_several_tokens_are_found_in_one_rule_of_the_papers_graphs() -> None:
+    tokens = [[b"a", b"b", None, b"c"], [b"a", b"c"], [b"a", b"b"]]
+    rules = [
+        {"rule_id": place, "pattern": "", "tokens": each, "activation": 0.9 - place / 10, "count": place}
+        for place, each in enumerate(tokens)
+    ]
+    words = [
+        {"token_id": i, "token": token, "normalised": token, "text": token.decode()}
+        for i, token in enumerate((b"a", b"b", b"c"))
+    ]
+    frames = {"rules": rows("rules", *rules), "vocabulary": rows("vocabulary", *words)}
+    with database(paper=frames) as connection:
+        query = in_order([Before("a", 0, 0), Before("b"), Before("c")], "exact")
+        columns = "forms, offsets, round(activation, 1), count, n_rules"
+        found = connection.sql(f"SELECT {columns} FROM ({query})").fetchall()
+        assert found == [(["a", "b", "c"], [0, -1, -3], pytest.approx(0.9), 0, 1)]
+        for wrong in ([Before("a", 0, 0), Before("c"), Before("b")], [Before("b"), Before("c", 4)]):
+            assert connection.sql(in_order(wrong, "exact")).fetchall() == []
+
+
+def test_what_is_found_can_be_taken_away_as_parquet_and_csv(client) -> None:
+    for query in ({"q": "except"}, {"activating": "of", "context": ":", "context2": "try"}, {"text": "try except"}):
+        answer = asked(client, **query)
+        shown = answer["hits"] or answer["lit"]["units"]
+        page = client.get("/search", params=query).text
+        [csv, parquet] = [
+            each.split('"')[0].replace("&amp;", "&")
+            for each in page.split('href="')[1:]
+            if each.startswith("/search/units.")
+        ]
+        frames = [pl.read_csv(client.get(csv).content), pl.read_parquet(client.get(parquet).content)]
+        for frame in frames:
+            assert frame.select("layer", "unit").rows() == [(each["layer"], each["unit"]) for each in shown]
+            assert frame["study"].unique().to_list() == ["toy"]

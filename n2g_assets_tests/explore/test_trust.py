@@ -19,7 +19,9 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from n2g_assets.core.errors import LimitError, StorageError
+from n2g_assets.core.explorer import dagster_address
 from n2g_assets.explore.app import HEADERS, build_app
+from n2g_assets.explore.downloads import DOWNLOADS, REPORT_POLICY, TABLES
 from n2g_assets.explore.page import address
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import MOST_REMEMBERED, Database
@@ -127,7 +129,7 @@ def pages() -> list[str]:
     rule = f"{unit}/rule/1"
     return [
         "/", address("/study/{study}", {"study": NAME}), address("/study/{study}/{layer}", {"study": NAME, "layer": 3}),
-        unit, rule, f"{rule}?all=true", f"{unit}/try", paper, "/study/paper",
+        unit, rule, f"{rule}?all=true", f"{unit}/try", f"{unit}/similar", paper, "/study/paper",
         "/study/paper/7", address("/compare", {"a": f"{NAME}/3/4", "b": "paper/7/3"}), "/compare", "/about/api",
         *(address("/search", {"q": each, "how": "exact"}) for each in (SCRIPT, QUOTES, "a\u202eb", " " * 200)),
         address("/search", {"text": SCRIPT + QUOTES, "study": NAME}),
@@ -146,7 +148,9 @@ def test_hostile_text_is_shown_and_is_never_markup(client, path: str) -> None:
     assert images == {"/static/icon.svg"}
     for tag, given in found.tags:
         assert not any(name.startswith("on") or name == "style" for name in given), (tag, given)
-        assert not (given.get("href") or "").lower().startswith(("javascript:", "data:", "//", "http"))
+        href = (given.get("href") or "").lower()
+        assert not href.startswith(("javascript:", "data:", "//"))
+        assert not href.startswith("http") or href.startswith(dagster_address(""))
     given = {character for character in unquote(path) if not character.isprintable()}  # stands in the box again
     assert not set("\u202e\u2066\u200b\x00\x1b") & set(response.text) - given
     assert len(response.content) < 500_000
@@ -154,7 +158,8 @@ def test_hostile_text_is_shown_and_is_never_markup(client, path: str) -> None:
 
 def test_every_page_of_the_application_is_among_them(client) -> None:
     routes = [route for route in client.app.routes if isinstance(route, Route)]
-    html = [route for route in routes if not route.path.startswith("/api") and "." not in route.path]
+    files = {each.path for each in DOWNLOADS}
+    html = [route for route in routes if not route.path.startswith("/api") and route.path not in files]
     asked = [quote(path.partition("?")[0], safe="/%") for path in pages()]
     for route in html:
         assert any(route.path_regex.fullmatch(path) for path in asked), route.path
@@ -176,10 +181,14 @@ def test_downloads_of_hostile_tokens_are_whole_files(client) -> None:
     dot = client.get(f"{unit}/graph.dot")
     assert dot.text.startswith("/*")
     assert SCRIPT in dot.text.replace("\\", "")
-    layer = pages()[2]
-    assert len(pl.read_csv(client.get(f"{layer}/units.csv").content)) == 3
-    assert len(pl.read_parquet(client.get(f"{layer}/units.parquet").content)) == 3
-    for each in (data, dot):
+    asked = {"study": NAME, "layer": 3, "unit": "4", "q": "of"}
+    for table in TABLES:
+        given = {name: value for name, value in asked.items() if name in table.asked.model_fields}
+        csv, parquet = (client.get(address(f"{table.path}.{ending}", given)) for ending in ("csv", "parquet"))
+        assert len(pl.read_csv(csv.content)) == len(pl.read_parquet(parquet.content)), table.path
+        if table.path.endswith(("{layer}/units", "/rules")):
+            assert len(pl.read_parquet(parquet.content)) > 0, table.path
+    for each in (data, dot, csv, parquet):
         said = each.headers["Content-Disposition"]
         assert said.count('"') == 2
         assert not set("<>/'\\%") & set(said)
@@ -237,6 +246,34 @@ def test_every_answer_carries_the_policy_and_only_reading_is_allowed(client, met
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
     assert client.post("/api").json() == {"error": "Pages are only read: ask with GET or HEAD, not with POST."}
     assert client.post("/").headers["Allow"] == "GET, HEAD"
+
+
+def test_a_name_that_leads_here_from_elsewhere_is_refused_and_its_own_names_are_not(file) -> None:
+    client = TestClient(build_app(Database(file), hosts=("localhost", "127.0.0.1", "::1", "box")))
+    for host in ("localhost", "LOCALHOST:8777", "127.0.0.1:9", "[::1]:8777", "[::1]", "box:80"):
+        assert client.get("/", headers={"Host": host}).status_code == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example:8777", "localhost.evil", "", "[::1", "a@b", "127.0.0.2"):
+        for path in ("/", "/api/studies", "/static/explore.css", "/study/paper/7/units.csv"):
+            response = client.get(path, headers={"Host": host})
+            assert response.status_code == 421, (host, path)
+            assert {name: response.headers[name] for name in HEADERS} == HEADERS
+    said = client.get("/api", headers={"Host": "evil.example"}).json()["error"]
+    assert said == "Nothing is served here as 'evil.example': ask for 127.0.0.1, ::1, box, localhost."
+
+
+def test_a_report_keeps_its_own_policy_and_one_that_is_not_there_is_said(file, tmp_path) -> None:
+    client = client_of(copied(file, tmp_path))
+    response = client.get("/study/paper/report")
+    assert response.status_code == 404
+    assert "has no report here: materialize its report." in response.text
+    assert 'href="/study/paper/report"' not in client.get("/study/paper").text
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "paper.html").write_text("<title>report</title>")
+    response = client.get("/study/paper/report")
+    assert response.text == "<title>report</title>"
+    assert response.headers["Content-Security-Policy"] == REPORT_POLICY
+    assert "script-src" not in REPORT_POLICY
+    assert 'href="/study/paper/report"' in client.get("/study/paper").text
 
 
 def copied(file: Path, folder: Path) -> Path:

@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
+from n2g_assets.method.class_rows import graph_of_rows, stored_importances
+from n2g_assets.method.classes import ClassGraph
 from n2g_assets.method.tokens import display_text
 from n2g_assets.report.class_layout import is_background, lay_out_classes, rules_fire
 from n2g_assets.report.class_picture import FIRES, LOWERS, RAISES, draw_classes
@@ -18,9 +20,14 @@ from n2g_assets_tests.report.graphs import HOSTILE, SVG, parsed
 SAFE_TAGS = {SVG + tag for tag in ("svg", "title", "g", "rect", "path", "text")}
 
 
+def graph_of(frames: dict[str, pl.DataFrame]) -> tuple[ClassGraph, dict[int, float]]:
+    graph = graph_of_rows(frames["graph_nodes"], frames["token_classes"], bos_id=-1)
+    return graph, stored_importances(frames["graph_nodes"])
+
+
 def draw(frames: dict[str, pl.DataFrame], tokens: list[bytes] = TOKENS, **given) -> str:
     given = {"threshold": 0.5, "title": "toy: layer 7, neuron 7"} | given
-    return draw_classes(frames["graph_nodes"], frames["token_classes"], tokens, **given)
+    return draw_classes(*graph_of(frames), tokens, **given)
 
 
 def groups(svg: str, kind: str) -> list[list[str]]:
@@ -30,7 +37,7 @@ def groups(svg: str, kind: str) -> list[list[str]]:
 
 
 def layout_of(frames: dict[str, pl.DataFrame], n_rules: int):
-    return lay_out_classes(frames["graph_nodes"], frames["token_classes"], n_rules=n_rules, threshold=0.5)
+    return lay_out_classes(*graph_of(frames), n_rules=n_rules, threshold=0.5)
 
 
 # ---------------------------------------------------------------------------------------- structure

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
-from n2g_assets.storage.schema import KEPT, keep_rows
+from n2g_assets.core.registry import LEAST_SHARED
+from n2g_assets.storage.schema import KEPT, keep_rows, name_explanations
 from n2g_assets_tests.report.class_graphs import EXAMPLE, TOKENS, Side, Split, class_frames
 from n2g_assets_tests.report.published import Frames, database
 from n2g_assets_tests.storage.helpers import rows
@@ -56,7 +59,7 @@ def study(control_of: str | None = None) -> Frames:
         for rank, position in enumerate(positions)
     ]
     method, subject = {"firing_threshold": 0.5, "preset": "evidence"}, {"source": "local", "path": "nowhere"}
-    settings = json.dumps({"method": method, "subject": subject})
+    settings = json.dumps({"preset": "full", "method": method, "subject": subject})
     return classes() | {
         "studies": rows("studies", {"settings": settings, "versions": "{}", "control_of": control_of}),
         "vocabulary": rows("vocabulary", *(name | {"normalised": name["token"]} for name in names)),
@@ -195,14 +198,64 @@ def test_repeats_and_pairs_of_the_papers_rules() -> None:
         assert ask(connection, "FROM units_with_context('a', activating := 'b')") == []
 
 
-def test_similar_units_by_rules_and_by_positions(connection) -> None:
-    found = ask(
-        connection, "SELECT layer, unit, rule_cosine, position_cosine, shared_positions FROM similar_units('toy', 0, 1)"
-    )
+def test_similar_units_by_rules(connection) -> None:
+    found = ask(connection, "SELECT layer, unit, rule_cosine, correlation FROM similar_units('toy', 0, 1)")
     length = sqrt(54**2 + 12**2 + 27**2)  # count times activation of except, try and the colon
-    assert found[0] == (0, 2, pytest.approx(54 / length, abs=1e-6), pytest.approx(5 / sqrt(50)), 5)
+    assert found[0] == (0, 2, pytest.approx(54 / length, abs=1e-6), None)
     [other] = [row[2:] for row in found if row[:2] == (3, 6)]
-    assert other == (pytest.approx((54 * 45) / (length * sqrt(45**2 + 40**2)), abs=1e-6), 0, 0)
+    assert other == (pytest.approx((54 * 45) / (length * sqrt(45**2 + 40**2)), abs=1e-6), None)
+
+
+def sampled(name: str, positions: Sequence[int], activations: Mapping[int, np.ndarray]) -> Frames:
+    """A study whose units, by number, did this at these positions of one long context."""
+    vectors = []
+    for unit, values in activations.items():
+        deviations = values[positions] - values[positions].mean()
+        length = float(np.linalg.norm(deviations))
+        vector = (deviations / length).tolist() if length else None
+        vectors.append({"unit": unit, "sample": name, "length": length, "deviations": vector})
+    places = [
+        {"place": place, "sample": name, "context_id": "d:0", "position": position}
+        for place, position in enumerate(positions, start=1)
+    ]
+    return {
+        "studies": rows("studies", {"settings": "{}", "versions": "{}"}),
+        "contexts": rows("contexts", {"context_id": "d:0", "document_id": "d", "token_ids": list(range(900))}),
+        "sampled_positions": rows("sampled_positions", *places),
+        "sampled_activations": rows("sampled_activations", *vectors),
+    }
+
+
+def test_units_are_correlated_on_the_sampled_tokens_that_both_have() -> None:
+    generator = np.random.default_rng(0)
+    common = generator.standard_normal(900)
+    at = {unit: common * unit + generator.standard_normal(900) for unit in range(4)} | {9: np.ones(900)}
+    some, others, few = (generator.permutation(900)[:n].tolist() for n in (400, 500, 60))
+    studies = {
+        "one": sampled("some", some, at), "same": sampled("some", some, at), "two": sampled("others", others, at),
+        "far": sampled("few", few, at),
+    }  # fmt: skip
+    with database(**studies) as connection:
+        found = ask(connection, "SELECT study, unit, n_tokens, correlation FROM correlations_with('one', 0, 1, 1)")
+    both = sorted(set(some) & set(others))
+    assert LEAST_SHARED <= len(both) < 400
+    for study_name, places in (("one", some), ("same", some), ("two", both)):
+        of_study = {unit: (n, r) for name, unit, n, r in found if name == study_name}
+        assert of_study.pop(9) == (len(places), None), "it is constant"
+        assert of_study == {
+            unit: (len(places), pytest.approx(np.corrcoef(at[1][places], at[unit][places])[0, 1], abs=1e-5))
+            for unit in range(4)
+        }
+    assert {name for name, *_ in found} == {"one", "same", "two"}, "far shares too few"
+
+
+def test_the_same_position_of_other_tokens_is_not_shared() -> None:
+    at, places = {0: np.arange(900.0)}, list(range(1, 201))
+    other = sampled("other", places, at)
+    other["contexts"] = rows("contexts", {"context_id": "d:0", "document_id": "d", "token_ids": [7] * 900})
+    with database(one=sampled("one", places, at), two=other) as connection:
+        found = ask(connection, "SELECT study, unit, n_tokens FROM correlations_with('one', 0, 0, 1)")
+    assert found == [("one", 0, 200)]
 
 
 @pytest.mark.parametrize("least", [0.01, 0.5, 0.8, 0.999])
@@ -254,6 +307,44 @@ def test_subset_pairs_fire_where_the_other_does(connection) -> None:
     found = ask(connection, f"SELECT {columns} FROM subset_pairs(threshold := 0.5)")
     assert found == [(0, 1, 0, 2, 5, 10, 1.0), (0, 2, 0, 1, 10, 5, 0.5)]
     assert ask(connection, "FROM subset_pairs(least := 6)") == []
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.5, 0.8, 0.9, 1.0])
+def test_subset_pairs_are_all_pairs_with_that_share(threshold: float) -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.permutation(60)
+    at = {
+        unit: set(generator.choice(whole[: 12 + unit], generator.integers(4, 12 + unit)).tolist()) for unit in range(40)
+    }
+    strong = [
+        {"unit": unit, "rank": rank, "context_id": "d:0", "position": position, "activation": 2.0}
+        for unit, positions in at.items()
+        for rank, position in enumerate(positions)
+    ]
+    toy = study() | {
+        "neuron_stats": rows("neuron_stats", *({"unit": unit} for unit in at), max=2.0),
+        "activations": rows("activations", *strong),
+    }
+    expected = {
+        (unit, other): len(own & there) / len(own)
+        for unit, own in at.items()
+        for other, there in at.items()
+        if unit != other and len(own) >= 5 and len(there) >= 5 and len(own & there) >= threshold * len(own) - 1e-9
+    }
+    with database(toy=toy) as connection:
+        found = ask(connection, f"SELECT unit, other_unit, share FROM subset_pairs({threshold})")
+    assert {row[:2]: row[2] for row in found} == pytest.approx(expected)
+    assert len(found) == len(expected) > 0
+
+
+def test_predictors_name_the_scored_explanations_of_others() -> None:
+    scored = rows("evaluation", {"predictor": "mine"}, {"predictor": "graph"}, text="random")
+    with database(toy={"evaluation": scored}) as connection:
+        name_explanations(connection)
+        found = ask(connection, "SELECT predictor, label, role, meaning FROM predictors WHERE predictor = 'mine'")
+        assert found == [("mine", "mine", "explanation", "An explanation that the settings name of study toy.")]
+        assert ask(connection, "SELECT count(*) FROM predictors WHERE predictor = 'graph'") == [(1,)]
+        assert ask(connection, "SELECT max(place) = count(*) FROM predictors") == [(True,)]
 
 
 def test_polysemantic_units_fall_apart(connection) -> None:

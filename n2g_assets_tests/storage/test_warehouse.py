@@ -23,9 +23,10 @@ VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
 VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
 VIEWS |= {"reach_summary", "size_summary", "method_comparison", "token_texts", "token_uses", "unit_vectors"}
-VIEWS |= {"strong_lengths", "top_context_text", "graph_node_text", "rule_text"}
+VIEWS |= {"shared_samples", "top_context_text", "graph_node_text", "rule_text"}
 MACROS = {
-    "bare_text(of_text)", "class_nodes_of(token)", "families(least, controls)",
+    "bare_text(of_text)", "class_nodes_of(token)", "correlation_of(x, y)",
+    "correlations_with(of_study, of_layer, of_unit, of_sign)", "families(least, controls)",
     "found_on(of_token, how, controls)",
     "found_with_context(of_token, activating, how, nearest, furthest, controls)",
     "graph_rules(of_study, of_layer, of_unit, of_sign, n_rules)", "left_out(with_controls)",

@@ -75,6 +75,26 @@ for (const form of all("form[data-live]")) {
   });
 }
 
+// ---- a part of another page that takes longer is shown here once the reader comes near; its link stays where that fails
+const near = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    near.unobserve(target);
+    load(target);
+  }
+}, { rootMargin: "300px" });
+const load = async (place) => {
+  const link = place.querySelector("a");
+  place.setAttribute("aria-busy", "true");
+  const answer = await fetch(link.href).catch(() => null);
+  if (answer && answer.ok) {
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    place.replaceChildren(...page.querySelector(`[data-part="${place.dataset.load}"]`).childNodes);
+  }
+  place.removeAttribute("aria-busy");
+};
+for (const place of all("[data-load]")) near.observe(place);
+
 // ---- pictures: zoom by buttons, pan by scrolling or dragging, and a PNG made here
 for (const picture of all(".picture")) {
   const svg = picture.querySelector("svg");

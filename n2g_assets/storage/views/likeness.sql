@@ -1,11 +1,50 @@
--- Which units are like each other, and which fall apart: by their rules, and by the positions where they are strongest.
+-- Which units are like each other, and which fall apart: by their rules, by what they do on the same tokens, and by the
+-- positions where they are strongest.
 
-CREATE VIEW strong_lengths AS
-SELECT study, layer, unit, sign, sqrt(sum(CAST(activation AS DOUBLE) * activation)) AS length
-FROM activations
-GROUP BY ALL;
-COMMENT ON VIEW strong_lengths IS 'The length of the vector of each unit''s activations at its strongest positions (activations).';
-COMMENT ON COLUMN strong_lengths.length IS 'square root of the sum of their squares';
+CREATE VIEW shared_samples AS
+WITH places AS (
+    SELECT sample, place, context_id, position, arg_min(token_ids, study) AS token_ids
+    FROM sampled_positions
+    JOIN contexts USING (study, context_id)
+    GROUP BY ALL
+)
+SELECT
+    a.sample,
+    b.sample AS other_sample,
+    CAST(count(*) AS INTEGER) AS n_tokens,
+    CASE WHEN a.sample <> b.sample THEN list(a.place ORDER BY a.place) END AS places,
+    CASE WHEN a.sample <> b.sample THEN list(b.place ORDER BY a.place) END AS other_places
+FROM places AS a
+JOIN places AS b USING (context_id, position, token_ids)
+GROUP BY a.sample, b.sample;
+COMMENT ON VIEW shared_samples IS 'The tokens that two samples of harvested positions (sampled_positions) have in common: the same positions of the same contexts cut into the same tokens. Studies of one corpus have one sample, those that share documents the positions of these that are in both.';
+COMMENT ON COLUMN shared_samples.other_sample IS 'name of the other sample, which may be the same one';
+COMMENT ON COLUMN shared_samples.n_tokens IS 'tokens that both have';
+COMMENT ON COLUMN shared_samples.places IS 'their places in the one, ascending; NULL where the two are the same';
+COMMENT ON COLUMN shared_samples.other_places IS 'their places in the other, in the same order; NULL where the two are the same';
+
+CREATE MACRO correlation_of(x, y) AS
+    CASE WHEN list_min(x) < list_max(x) AND list_min(y) < list_max(y)
+        THEN (list_inner_product(x, y) - list_sum(x) * list_sum(y) / len(x))
+            / sqrt(list_inner_product(x, x) - list_sum(x) ** 2 / len(x))
+            / sqrt(list_inner_product(y, y) - list_sum(y) ** 2 / len(y))
+    END;
+COMMENT ON MACRO correlation_of IS 'Pearson''s r of two lists of equal length; NULL where one of them is constant.';
+
+CREATE MACRO correlations_with(of_study, of_layer, of_unit, of_sign) AS TABLE
+WITH own AS MATERIALIZED (
+    SELECT s.other_sample AS sample, s.n_tokens, s.other_places,
+        CASE WHEN s.places IS NULL THEN a.deviations ELSE list_select(a.deviations, s.places) END AS deviations
+    FROM sampled_activations AS a
+    JOIN shared_samples AS s USING (sample)
+    WHERE study = of_study AND layer = of_layer AND unit = of_unit AND sign = of_sign AND s.n_tokens >= $least_shared
+)
+SELECT a.study, a.layer, a.unit, a.sign, o.n_tokens,
+    CASE WHEN o.other_places IS NULL THEN list_inner_product(a.deviations, o.deviations)
+        ELSE correlation_of(o.deviations, list_select(a.deviations, o.other_places)) END AS correlation
+FROM sampled_activations AS a
+JOIN own AS o USING (sample);
+COMMENT ON MACRO TABLE correlations_with IS 'Pearson''s r of the activations of one unit and of every unit on the sampled tokens that both have (shared_samples), in no order; NULL where one is constant there. Units without $least_shared such tokens are left out.';
 
 CREATE MACRO similar_units(of_study, of_layer, of_unit, of_sign := 1, controls := false) AS TABLE
 WITH own_rules AS (
@@ -17,39 +56,18 @@ WITH own_rules AS (
     FROM unit_vectors AS v
     JOIN own_rules AS o USING ("offset", token)
     GROUP BY ALL
-), own_positions AS (
-    SELECT context_id, position, CAST(activation AS DOUBLE) AS activation
-    FROM activations
-    WHERE study = of_study AND layer = of_layer AND unit = of_unit AND sign = of_sign
-), same_contexts AS (
-    SELECT DISTINCT o.study, o.context_id
-    FROM contexts AS c
-    JOIN contexts AS o USING (context_id, token_ids)
-    WHERE c.study = of_study
-), met AS MATERIALIZED (
-    SELECT a.study, a.layer, a.unit, a.sign, context_id, a.activation * o.activation AS product
-    FROM activations AS a
-    JOIN own_positions AS o USING (context_id, position)
-), shared AS MATERIALIZED (
-    SELECT study, layer, unit, sign, count(*) AS shared_positions, sum(product) AS product
-    FROM met
-    SEMI JOIN same_contexts USING (study, context_id)
-    GROUP BY ALL
-), by_positions AS (
-    SELECT study, layer, unit, sign, shared_positions,
-        product / nullif(length * (SELECT sqrt(sum(activation * activation)) FROM own_positions), 0) AS position_cosine
-    FROM shared
-    JOIN strong_lengths USING (study, layer, unit, sign)
+), found AS (
+    SELECT study, layer, unit, sign, correlation, n_tokens, coalesce(rule_cosine, 0) AS rule_cosine
+    FROM correlations_with(of_study, of_layer, of_unit, of_sign)
+    FULL JOIN by_rules USING (study, layer, unit, sign)
+    ANTI JOIN left_out(controls) USING (study)
+    WHERE NOT (study = of_study AND layer = of_layer AND unit = of_unit AND sign = of_sign)
 )
-SELECT study, layer, unit, sign, coalesce(rule_cosine, 0) AS rule_cosine,
-    coalesce(position_cosine, 0) AS position_cosine, coalesce(shared_positions, 0) AS shared_positions, top_pattern
-FROM by_rules
-FULL JOIN by_positions USING (study, layer, unit, sign)
-LEFT JOIN unit_summary USING (study, layer, unit, sign)
-ANTI JOIN left_out(controls) USING (study)
-WHERE NOT (study = of_study AND layer = of_layer AND unit = of_unit AND sign = of_sign)
-ORDER BY greatest(rule_cosine, position_cosine) DESC, study, layer, unit, sign DESC;
-COMMENT ON MACRO TABLE similar_units IS 'Units that are like one unit, in any layer and study. rule_cosine compares what their rules want (unit_vectors), also across models; position_cosine their activations at their strongest harvested positions, those at which only one of the two is among its strongest counting as 0, on the same contexts cut into the same tokens. Controls are left out unless controls is true.';
+SELECT f.*, u.top_pattern
+FROM found AS f
+LEFT JOIN unit_summary AS u USING (study, layer, unit, sign)
+ORDER BY greatest(rule_cosine, correlation) DESC, study, layer, unit, sign DESC;
+COMMENT ON MACRO TABLE similar_units IS 'Units that are like one unit, in any layer and study. correlation is Pearson''s r of their activations on n_tokens harvested tokens, the same random ones for all units; NULL where one is constant there, and where two studies share fewer than $least_shared of these tokens. It compares all that a unit does, most of which is weak: the random tokens hold few firings of a unit that fires rarely, and none of many; for what rare units fire on see subset_pairs. rule_cosine compares what their rules want (unit_vectors), also across models. Controls are left out unless controls is true.';
 
 CREATE MACRO similar_pairs(least := 0.5, controls := false) AS TABLE
 WITH numbered AS MATERIALIZED (
@@ -124,44 +142,56 @@ ORDER BY family, study, layer, unit, sign DESC;
 COMMENT ON MACRO TABLE families IS 'Units that pairs of similar units (similar_pairs) join to families, across layers and studies, the largest first; a unit that is like no other is in none. A chain of more than 30 steps may fall apart. Controls are left out unless controls is true.';
 
 CREATE MACRO subset_pairs(threshold := 0.9, least := 5, controls := false) AS TABLE
-WITH firings AS MATERIALIZED (
-    SELECT a.study, a.layer, a.unit, a.sign, hash(a.context_id, a.position, c.token_ids) AS place
-    FROM activations AS a
-    ANTI JOIN left_out(controls) USING (study)
-    JOIN neuron_stats AS n USING (study, layer, unit, sign)
+WITH units AS MATERIALIZED (
+    SELECT study, layer, unit, sign, max * CAST(settings ->> '$$.method.firing_threshold' AS DOUBLE) AS fires_from,
+        row_number() OVER (ORDER BY study, layer, unit, sign) AS id
+    FROM neuron_stats
     JOIN studies USING (study)
-    JOIN contexts AS c USING (study, context_id)
-    WHERE a.activation >= n.max * CAST(settings ->> '$$.method.firing_threshold' AS DOUBLE)
+    ANTI JOIN left_out(controls) USING (study)
+), texts AS MATERIALIZED (
+    SELECT study, context_id, hash(context_id, token_ids) AS text FROM contexts
+), firings AS (
+    SELECT CAST(u.id AS INTEGER) AS id, hash(t.text, a.position) AS place
+    FROM activations AS a
+    JOIN units AS u USING (study, layer, unit, sign)
+    JOIN texts AS t USING (study, context_id)
+    WHERE a.activation >= u.fires_from
 ), numbered AS MATERIALIZED (
-    SELECT *, row_number() OVER (ORDER BY study, layer, unit, sign) AS id
-    FROM (SELECT study, layer, unit, sign, count(*) AS n FROM firings GROUP BY ALL)
+    SELECT place, CAST(row_number() OVER (ORDER BY count(*), place) AS INTEGER) AS number FROM firings GROUP BY place
+), sets AS MATERIALIZED (  -- the rarest place comes first
+    SELECT *, row_number() OVER (ORDER BY unit_id) AS id, (1 - threshold) * n + 1e-9 AS may_lack
+    FROM (
+        SELECT id AS unit_id, list_sort(list(number)) AS places, count(*) AS n,
+            bitstring_agg(number % 1024, 0, 1023) AS bits
+        FROM firings
+        JOIN numbered USING (place)
+        GROUP BY id
+    )
     WHERE n >= least
-), entries AS MATERIALIZED (
-    SELECT n.id, n.n, f.place FROM firings AS f JOIN numbered AS n USING (study, layer, unit, sign)
-), common AS (
-    SELECT place, count(*) AS units FROM entries GROUP BY ALL
-), telling AS (  -- a unit that has threshold of the positions has at least one of these, the least common ones
-    SELECT id, n, place
-    FROM entries
-    JOIN common USING (place)
-    QUALIFY row_number() OVER (PARTITION BY id ORDER BY units, place) <= n - ceil(threshold * n - 1e-9) + 1
-), candidates AS (
-    SELECT DISTINCT a.id AS inner_id, b.id AS outer_id
-    FROM telling AS a
-    JOIN entries AS b ON b.place = a.place AND b.id <> a.id AND b.n >= threshold * a.n
+), whose AS (
+    SELECT place, list(id) AS ids FROM (SELECT id, unnest(places) AS place FROM sets) GROUP BY place
+), telling AS (  -- a unit that lacks no more than it may has one of these
+    SELECT id, bits, may_lack, unnest(places[:CAST(floor(may_lack) AS BIGINT) + 1]) AS place FROM sets
+), met AS (
+    SELECT t.id AS inner_id, bits, may_lack, unnest(w.ids) AS outer_id FROM telling AS t JOIN whose AS w USING (place)
+), candidates AS MATERIALIZED (  -- nor does it lack more of the bits; they are looked up, since a join would keep all pairs
+    SELECT DISTINCT inner_id, outer_id
+    FROM met
+    CROSS JOIN (SELECT list(bits ORDER BY id) AS bits_of FROM sets)
+    WHERE inner_id <> outer_id AND bit_count(bits) - bit_count(bits & bits_of[outer_id]) <= may_lack
 ), measured AS (
-    SELECT c.inner_id, c.outer_id, count(*) AS shared_positions
-    FROM candidates AS c
-    JOIN entries AS a ON a.id = c.inner_id
-    JOIN entries AS b ON b.id = c.outer_id AND b.place = a.place
-    GROUP BY ALL
+    SELECT a.unit_id AS inner_id, b.unit_id AS outer_id, a.n AS positions, b.n AS other_positions,
+        len(list_intersect(a.places, b.places)) / a.n AS share
+    FROM candidates
+    JOIN sets AS a ON a.id = inner_id
+    JOIN sets AS b ON b.id = outer_id
 )
 SELECT a.study, a.layer, a.unit, a.sign, b.study AS other_study, b.layer AS other_layer, b.unit AS other_unit,
-    b.sign AS other_sign, a.n AS positions, b.n AS other_positions, m.shared_positions / a.n AS share
+    b.sign AS other_sign, m.positions, m.other_positions, m.share
 FROM measured AS m
-JOIN numbered AS a ON a.id = m.inner_id
-JOIN numbered AS b ON b.id = m.outer_id
-WHERE share >= threshold
+JOIN units AS a ON a.id = m.inner_id
+JOIN units AS b ON b.id = m.outer_id
+WHERE m.share >= threshold
 ORDER BY share DESC, positions DESC, study, layer, unit, sign, other_study, other_layer, other_unit, other_sign;
 COMMENT ON MACRO TABLE subset_pairs IS 'Pairs of units of which the first fires where the other does too: at threshold or more (share) of its firing positions, of which it has least or more, among the strongest harvested positions that are kept of either (activations), on the same contexts cut into the same tokens. Units with equal positions stand there both ways. Controls are left out unless controls is true.';
 

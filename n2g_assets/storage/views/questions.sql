@@ -59,12 +59,15 @@ COMMENT ON MACRO TABLE use_pairs IS 'The rules that want one token before anothe
 
 CREATE MACRO no_such_token(of_token, activating, how) AS TABLE
 SELECT CASE
-    WHEN NOT EXISTS (FROM vocabulary) THEN NULL
-    WHEN NOT token_known(of_token, how := how)
-        THEN error('No vocabulary of a published study has the token ''' || of_token || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
-    WHEN activating IS NOT NULL AND NOT token_known(activating, how := how)
-        THEN error('No vocabulary of a published study has the token ''' || activating || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
-END AS study;
+    WHEN unknown IS NOT NULL AND EXISTS (FROM vocabulary)
+        THEN error('No vocabulary of a published study has the token ''' || unknown || ''': FROM tokens_like(..., how := ''caseless'') or ''prefix'' finds what is near.')
+END AS study
+FROM (
+    SELECT CASE
+        WHEN NOT token_known(of_token, how := how) THEN of_token
+        WHEN NOT token_known(activating, how := how) THEN activating
+    END AS unknown
+);
 COMMENT ON MACRO TABLE no_such_token IS 'Ends a query with a sentence where no published vocabulary has a token; one row of NULL where one has.';
 
 CREATE MACRO matched_form(shut, text, normalised) AS CASE WHEN shut IS NULL THEN token_text(normalised) ELSE text END;
