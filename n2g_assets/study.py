@@ -15,7 +15,7 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from n2g_assets.assets import activation_cache, corpus_tokens, evaluation, publishing, reach, subject_model, unit_stages
-from n2g_assets.assets.executors import executor_of
+from n2g_assets.assets.executors import EXECUTED_BY, executor_name, executor_of
 from n2g_assets.assets.shared import shared_definitions
 from n2g_assets.assets.steps import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
@@ -235,7 +235,7 @@ def study_definitions(study: Study) -> dg.Definitions:
         description=f"Everything of study '{study.name}' ({len(study.partition_layers)} layers), from the model to the "
         "database and the report; what is fresh is reused. A run that names no layer takes all of them.",
         executor_def=executor_of(study.settings.executor),
-        run_tags=study.all_layers_tags,
+        run_tags=study.all_layers_tags | {EXECUTED_BY: executor_name(study.settings.executor)},
         metadata=study.job_metadata,
     )
 

@@ -29,7 +29,6 @@ from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
-
 _MOST_PIECES = 200
 """Of a corpus; a step each, and a run of many more steps is slow to look at."""
 

@@ -18,6 +18,9 @@ EXECUTOR, BROKER, MODEL_QUEUE = "N2G_EXECUTOR", "N2G_BROKER", "N2G_MODEL_QUEUE"
 BROKER_HERE = "pyamqp://guest@localhost//"
 """The broker where none is named."""
 
+EXECUTED_BY = "n2g/executor"
+"""Run tag of a study's job: its executor."""
+
 CELERY_SETTINGS = {
     "task_acks_late": True,  # a task is done when it has ended, not when it was taken
     "task_reject_on_worker_lost": True,  # and goes to another worker if its own dies
@@ -62,3 +65,8 @@ def model_queue() -> dict[str, str]:
     """The tags of a step that runs the model, so that it goes to the workers that have a GPU."""
     queue = os.environ.get(MODEL_QUEUE, "").strip()
     return {"dagster-celery/queue": queue} if queue else {}
+
+
+def executor_of_run(run: dg.DagsterRun) -> Executor:
+    """What executes the steps of a run: the executor of its study's job, or that of runs that are of no job."""
+    return executor_name(next((each for each in get_args(Executor) if each == run.tags.get(EXECUTED_BY)), None))

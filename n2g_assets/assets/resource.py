@@ -9,6 +9,7 @@ from typing import Self
 import dagster as dg
 
 from n2g_assets.assets.alive import lives
+from n2g_assets.assets.executors import executor_of_run
 from n2g_assets.core.errors import N2GError
 from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.home import Home
@@ -28,11 +29,12 @@ class N2GResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
-        """Itself, as long as a run goes on, whose process is watched meanwhile."""
-        if context.instance is None or context.run_id is None:
+        """Itself, as long as a run goes on; the process of a run that has only one is watched meanwhile."""
+        run = context.run
+        if context.instance is None or run is None or executor_of_run(run) != "in_process":
             yield self
         else:
-            with lives(context.instance, context.run_id):
+            with lives(context.instance, run.run_id):
                 yield self
 
     def open(self) -> Home:

@@ -1,5 +1,6 @@
-"""What the code of a stage is: one that works for the whole study, or one that works layer by layer; and how a layer's
-units are brought up to date. ``steps`` makes Dagster's assets of them.
+"""What the code of a stage is, for the whole study or layer by layer, and how a layer's units are brought up to date.
+
+``steps`` makes Dagster's assets of stages.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,23 +1,22 @@
 """Turns the code of a stage into a Dagster asset: ``whole_asset`` one of the study, ``layer_asset`` a partitioned one.
 
-The asset of a per-layer stage is a graph of steps, which Dagster's executor places:
+The asset of a per-layer stage is one step that loops over the layers of its run. Where an executor spreads steps over
+workers, the same work is a graph of steps:
 
-    [ pieces -> ahead (a step a piece) -> ]  plan -> layers (a step a group of layers) -> end
+    pieces -> ahead (a step a piece) -> plan -> layer (a step a layer) -> end
 
-1. Where steps spread over several workers, ``pieces`` says what can be done ahead, such as shards of the forward pass
-   or blocks of a large layer's units, and ``ahead`` does it. A piece that is done is on disk, and whoever needs it
-   finds it; so a step that is repeated does nothing twice.
-2. ``plan`` says which layers the run asks for: all together where one process does everything, else one a step.
-3. ``layers`` computes or reuses layers, whatever was done ahead. Each is recorded as materialized when it is finished,
-   so that the UI shows it whatever becomes of the run. A layer that fails does not stop its siblings: they are
-   finished, then the step fails and names the layer, its cause and its cure.
-4. ``end`` records all layers again, with pictures that may show all of them, and runs the checks.
+1. ``pieces`` says what can be done ahead, such as shards of the forward pass or blocks of a large layer's units, and
+   ``ahead`` does it. A piece that is done is on disk, and whoever needs it finds it; so a step that is repeated does
+   nothing twice.
+2. ``layer`` computes or reuses a layer, whatever was done ahead. It is recorded as materialized when it is finished, so
+   that the UI shows it whatever becomes of the run. A layer that fails does not stop its siblings: they are finished,
+   then the step fails and names the layer, its cause and its cure.
+3. ``end`` records all layers again, with pictures that may show all of them, and runs the checks.
 """
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -29,10 +28,9 @@ from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import LayerStage, WholeStage
-from n2g_assets.assets.study import Study, groups
+from n2g_assets.assets.study import Study
 from n2g_assets.assets.values import VALUES
 from n2g_assets.core.errors import N2GError
-from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.storage.stages import StageReport
 
@@ -40,6 +38,7 @@ _RECORDED_AT_ONCE = "The layer is finished; its pictures and its preview follow 
 
 Done = dict[str, StageReport]
 """By partition key, what was done for the layer."""
+Context = dg.OpExecutionContext | dg.AssetExecutionContext
 
 
 class StageConfig(dg.Config):
@@ -66,7 +65,7 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
         materialize,
         **_about(study, stage),
         deps=[study.key(name) for name in _upstream(study, stage)],
-        op_tags=_tags(stage),
+        op_tags=model_queue() if stage.runs_model else {},
         backfill_policy=dg.BackfillPolicy.single_run(),  # or a range of layers cannot be asked for together with it
         automation_condition=follows if stage.follows else None,
         required_resource_keys={"n2g"},
@@ -74,39 +73,48 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
 
 
 def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
-    """The asset of a per-layer stage, with a partition a layer."""
-    upstream, checks = _upstream(study, stage), checks_of(study, stage.name)
-    spread = executor_name(study.settings.executor) != "in_process"
-    at_once = 1 if spread else "all"
+    """The asset of a per-layer stage, with a partition a layer: one step, or the graph of steps that workers share."""
+    name = executor_name(study.settings.executor)
+    steps = _Steps(study, stage)
+    about = _about(study, stage) | {"partitions_def": study.partitions, "backfill_policy": study.backfill_policy}
+    if name != "in_process":
+        return _graph_asset(steps, about)
 
-    def pieces(context: dg.OpExecutionContext, config: StageConfig) -> Iterator[dg.DynamicOutput]:
+    def materialize(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
         with failing_clearly():
-            layers = [study.partition_layers[key] for key in study.partitions.asked(context.run.tags)]
-            for number, piece in enumerate(stage.ahead.pieces(session_of(context, config), layers)):
-                yield dg.DynamicOutput(piece, mapping_key=f"{number:05d}")
+            session = steps.session(context, config)
+        done = yield from steps.do_layers(context, session, study.partitions.asked(context.run.tags))
+        yield steps.do_end(context, session, done)
 
-    def ahead(context: dg.OpExecutionContext, config: StageConfig, piece: Any) -> None:
-        with failing_clearly(), progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
-            stage.ahead.do(session_of(context, config), piece, show)
+    deps = [study.key(name) for name in _upstream(study, stage)]
+    return dg.asset(materialize, **about, deps=deps, required_resource_keys={"n2g"})
 
-    def plan(context: dg.OpExecutionContext, config: StageConfig) -> Iterator[dg.DynamicOutput]:
-        with failing_clearly():
-            asked = study.partitions.asked(context.run.tags)
-        for group in groups(asked, at_once):
-            yield dg.DynamicOutput(list(group), mapping_key="_to_".join(dict.fromkeys((group[0], group[-1]))))
 
-    def layers(
-        context: dg.OpExecutionContext, config: StageConfig, keys: list[str]
-    ) -> Iterator[Any]:
-        numbers = {key: study.partition_layers[key] for key in keys}
-        with failing_clearly():
-            session = session_of(context, config)
+@dataclass(frozen=True)
+class _Steps:
+    """What the steps of a per-layer stage do, whether in one step or in several."""
+
+    study: Study
+    stage: LayerStage
+
+    def session(self, context: Context, config: StageConfig) -> Session:
+        """What a step works with; fails where the run asks for no layer of the study."""
+        self.study.partitions.asked(context.run.tags)
+        home = context.resources.n2g.open()
+        return Session(self.study, home, context.log, retry_failed=config.retry_failed)
+
+    def do_layers(
+        self, context: Context, session: Session, keys: Sequence[str]
+    ) -> Generator[dg.AssetMaterialization, None, Done]:
+        """Bring layers up to date, and record each."""
+        study, stage = self.study, self.stage
+        layers = {key: study.partition_layers[key] for key in keys}
         finished: Done = {}
         failures: dict[str, Exception] = {}
         if stage.prepare is not None:
             with failing_clearly(), progress(f"{study.name}/{stage.name}", "tokens", context.log.info) as show:
-                stage.prepare(session, list(numbers.values()), show)
-        for key, layer in numbers.items():
+                stage.prepare(session, list(layers.values()), show)
+        for key, layer in layers.items():
             try:
                 with progress(f"{study.name}/{stage.name} layer {key}", "units", context.log.info) as show:
                     finished[key] = stage.work(session, layer, show)
@@ -119,58 +127,80 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
                 yield dg.AssetMaterialization(study.key(stage.name), _RECORDED_AT_ONCE, counts, key)
         if failures:
             raise _failure(stage, list(finished), failures)
-        yield dg.Output(finished)
+        return finished
+
+    def do_end(self, context: dg.AssetExecutionContext, session: Session, done: Done) -> dg.MaterializeResult:
+        """Record all layers with their pictures, and check them."""
+        layers = {key: self.study.partition_layers[key] for key in done}
+        for key, report in done.items():
+            with failing_clearly():
+                metadata = layer_metadata(session, self.stage, layers[key], report)
+            context.add_asset_metadata(metadata, partition_key=key)
+        with failing_clearly():
+            checks = checks_of(self.study, self.stage.name)
+            return dg.MaterializeResult(check_results=list(check_results(session, self.stage.name, checks, layers)))
+
+
+def _graph_asset(steps: _Steps, about: Mapping[str, Any]) -> dg.AssetsDefinition:
+    """The asset of a per-layer stage as a graph."""
+    study, stage = steps.study, steps.stage
+    pieces_of = stage.ahead
+
+    def pieces(context: dg.OpExecutionContext, config: StageConfig) -> Iterator[dg.DynamicOutput]:
+        with failing_clearly():
+            layers = [study.partition_layers[key] for key in study.partitions.asked(context.run.tags)]
+            for number, piece in enumerate(pieces_of.pieces(steps.session(context, config), layers)):
+                yield dg.DynamicOutput(piece, mapping_key=f"{number:05d}")
+
+    def ahead(context: dg.OpExecutionContext, config: StageConfig, piece: Any) -> None:
+        with failing_clearly(), progress(f"{study.name}/{stage.name}", "parts", context.log.info) as show:
+            pieces_of.do(steps.session(context, config), piece, show)
+
+    def plan(context: dg.OpExecutionContext) -> Iterator[dg.DynamicOutput]:
+        with failing_clearly():
+            asked = study.partitions.asked(context.run.tags)
+        for key in asked:
+            yield dg.DynamicOutput(key, mapping_key=key)
+
+    def layer(context: dg.OpExecutionContext, config: StageConfig, key: str) -> Iterator[Any]:
+        with failing_clearly():
+            session = steps.session(context, config)
+        done = yield from steps.do_layers(context, session, [key])
+        yield dg.Output(done)
 
     def end(context: dg.AssetExecutionContext, config: StageConfig, done: list[Done]) -> Iterator[dg.MaterializeResult]:
-        finished = dict(sorted((key, report) for part in done for key, report in part.items()))
-        numbers = {key: study.partition_layers[key] for key in finished}
         with failing_clearly():
-            session = session_of(context, config)
-            for key, report in finished.items():
-                metadata = layer_metadata(session, stage, numbers[key], report)
-                context.add_asset_metadata(metadata, partition_key=key)
-            checked = list(check_results(session, stage.name, checks, numbers))
-        yield dg.MaterializeResult(check_results=checked)
+            session = steps.session(context, config)
+        yield steps.do_end(context, session, dict(sorted(pair for part in done for pair in part.items())))
 
-    def session_of(context: dg.OpExecutionContext, config: StageConfig) -> Session:
-        home = context.resources.n2g.open()
-        return _session(context.run.run_id, study, stage.name, home, context.log, retry_failed=config.retry_failed)
+    def step(compute: Callable[..., Any], **options: Any) -> Any:
+        name = f"{about['key'].to_python_identifier()}__{compute.__name__}"
+        made = dg.op(name=name, required_resource_keys={"n2g"}, **options)(compute)
+        return made.alias(compute.__name__)
 
-    about, specs, tags = _about(study, stage), _check_specs(study, stage), _tags(stage)
-    waits = [f"after_{name}" for name in upstream]
-    step = partial(_step, about["key"])
-    after = dict.fromkeys(waits, dg.In(dg.Nothing))
-    value, nothing = dg.Out(io_manager_key=VALUES), dg.Out(dg.Nothing)
-    dynamic = dg.DynamicOut(io_manager_key=VALUES)
-    steps = ["plan", "layers", "end"]
-    if spread and stage.ahead is not None:
-        steps += ["pieces", "ahead"]
-        do_pieces = step(pieces, ins=after, out=dynamic)
-        do_ahead = step(ahead, out=nothing, tags=tags)
-        after = {"done_ahead": dg.In(dg.Nothing)}
-    do_plan = step(plan, ins=after, out=dynamic)
-    do_layers = step(layers, out=value, tags=tags)
-    do_end = step(end, out=dict.fromkeys(["result", *(spec.name for spec in specs)], nothing))
+    upstream = {f"after_{name}": study.key(name) for name in _upstream(study, stage)}
+    value, values = dg.Out(io_manager_key=VALUES), dg.DynamicOut(io_manager_key=VALUES)
+    tags = model_queue() if stage.runs_model else {}
+    waits = dict.fromkeys(upstream, dg.In(dg.Nothing))
+    configured = ["layer", "end"]
+    if pieces_of is not None:
+        do_pieces, do_ahead = step(pieces, ins=waits, out=values), step(ahead, out=dg.Out(dg.Nothing), tags=tags)
+        waits = {"done_ahead": dg.In(dg.Nothing)}
+        configured += ["pieces", "ahead"]
+    do_plan, do_layer = step(plan, ins=waits, out=values), step(layer, out=value, tags=tags)
+    checks = {spec.get_python_identifier(): spec.name for spec in about["check_specs"]}
+    do_end = step(end, out=dict.fromkeys(["result", *checks.values()], dg.Out(dg.Nothing)))
 
     def compose(**after: Any) -> dict[str, Any]:
-        if spread and stage.ahead is not None:
+        if pieces_of is not None:
             after = {"done_ahead": do_pieces(**after).map(do_ahead).collect()}
-        ended = do_end(do_plan(**after).map(do_layers).collect())
-        outputs = {spec.get_python_identifier(): spec.name for spec in specs} | {"result": "result"}
-        return {name: getattr(ended, of) if specs else ended for name, of in outputs.items()}
+        ended = do_end(do_plan(**after).map(do_layer).collect())
+        return {name: getattr(ended, of) if checks else ended for name, of in ({"result": "result"} | checks).items()}
 
-    names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in waits]
+    names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in upstream]
     compose.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]  # which Dagster reads
-    return dg.graph_asset(
-        **about,
-        ins={
-            wait: dg.AssetIn(study.key(name), dagster_type=dg.Nothing)
-            for wait, name in zip(waits, upstream, strict=True)
-        },
-        partitions_def=study.partitions,
-        backfill_policy=study.backfill_policy,
-        config=_to_steps(steps),
-    )(compose)
+    ins = {name: dg.AssetIn(key, dagster_type=dg.Nothing) for name, key in upstream.items()}
+    return dg.graph_asset(**about, ins=ins, config=_to_steps(configured))(compose)
 
 
 def _to_steps(names: Sequence[str]) -> dg.ConfigMapping:
@@ -181,16 +211,6 @@ def _to_steps(names: Sequence[str]) -> dg.ConfigMapping:
         return {name: {"config": config.model_dump()} for name in names}
 
     return mapping
-
-
-def _step(asset: dg.AssetKey, compute: Callable[..., Any], **about: Any) -> Any:
-    name = f"{asset.to_python_identifier()}__{compute.__name__}"
-    step = dg.op(name=name, required_resource_keys={"n2g"}, **about)(compute)
-    return step.alias(compute.__name__)
-
-
-def _tags(stage: WholeStage | LayerStage) -> dict[str, str]:
-    return model_queue() if stage.runs_model else {}
 
 
 def _about(study: Study, stage: WholeStage | LayerStage) -> dict[str, Any]:
@@ -218,22 +238,6 @@ def _check_specs(study: Study, stage: WholeStage | LayerStage) -> list[dg.AssetC
 def _upstream(study: Study, stage: WholeStage | LayerStage) -> list[str]:
     """The assets that a stage reads, as far as the study has them."""
     return [name for name in stage.upstream if name not in set(named(STAGES)) - set(study.stages)]
-
-
-_last_session: dict[Any, Session] = {}
-"""The session of the last stage of this process, whose steps share what was read."""
-
-
-def _session(
-    run_id: str, study: Study, stage: str, home: Home, log: logging.Logger, *, retry_failed: bool
-) -> Session:
-    key = (run_id, study.name, stage, home.root, retry_failed)
-    if key not in _last_session:
-        _last_session.clear()
-        _last_session[key] = Session(study, home, log, retry_failed=retry_failed)
-    session = _last_session[key]
-    session.log = log
-    return session
 
 
 def _summary(report: StageReport) -> str:
@@ -274,5 +278,3 @@ def _failure(stage: LayerStage, finished: Sequence[str], failures: Mapping[str, 
     )
     done = f" Finished and recorded: layers {', '.join(finished)}." if finished else ""
     return dg.Failure(description=f"{stage.name} failed for {causes}{done}", allow_retries=False)
-
-

@@ -15,7 +15,6 @@ from n2g_assets.core.explained import AnyStudyExplanation, PredictingExplanation
 from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
 from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings
 
-
 Executor = Literal["in_process", "multiprocess", "celery"]
 """Where the steps of a run execute."""
 
