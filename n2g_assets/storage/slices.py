@@ -1,10 +1,10 @@
 """The canonical data: one Parquet file and one manifest for every slice, replaced as a whole.
 
-    slices/<table>/study=<study>/layer=<7>/<part>.<sha256>.parquet and <part>.json     (tables of a layer)
-    slices/<table>/study=<study>/<part>.<sha256>.parquet and <part>.json               (tables of a study)
+    slices/<table>/study=<study>/layer=<7>/<part>.<random>.parquet and <part>.json     (tables of a layer)
+    slices/<table>/study=<study>/<part>.<random>.parquet and <part>.json               (tables of a study)
 
-1. Rows are brought to their table's schema and order, and hashed. Their file is named by a part of its sha256, so that
-   no two writers, on whatever machine, write different rows under one name.
+1. Rows are brought to their table's schema and order, and hashed. Their file has a name that no other write, on
+   whatever machine, gives or gave.
 2. The rows are moved into place, then the manifest, which names them, takes the place of the old one by one rename: of
    several writers the last one's rows are the slice, and whoever reads finds the old one or the new one whole. Then the
    rows that the manifest superseded are removed; what a writer that was overtaken leaves is removed later.
@@ -16,6 +16,7 @@
 import glob
 import os
 import re
+import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -36,8 +37,8 @@ from n2g_assets.storage.hashing import content_hash
 
 _OVERTAKEN_SECONDS = 3600.0
 """Age from which rows that no manifest names are nobody's: a writer needs far less to move its manifest into place."""
-_NAMED_BY = 16
-"""Digits of the sha256 in a file's name."""
+_NAME_BYTES = 8
+"""Of the random part of a file's name."""
 _ROW_GROUP_BYTES = 2**20
 """Rows of about so many bytes, unpacked, stand together in a file: who reads some units leaves the other groups."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -60,6 +61,8 @@ class Manifest(BaseModel):
     rows: int
     written_at: str
     """UTC, ISO 8601."""
+    file: str
+    """Name of the file of its rows, beside it."""
     file_bytes: int
     file_sha256: str
     unit_hashes: dict[str, str] = {}
@@ -68,10 +71,6 @@ class Manifest(BaseModel):
     """How long it took to compute the rows."""
     extra: dict[str, Any] = {}
 
-    @property
-    def file(self) -> str:
-        """The name of the file of its rows, beside it."""
-        return f"{self.part}.{self.file_sha256[:_NAMED_BY]}.parquet"
 
 
 @dataclass(frozen=True, order=True)
@@ -125,7 +124,7 @@ class SliceStore:
             manifest = Manifest(
                 **vars(key), input_hash=input_hash, content_hash=content_hash(frame), code_version=code_version,
                 rows=frame.height, written_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-                file_bytes=size, file_sha256=sha256,
+                file=f"{key.part}.{secrets.token_hex(_NAME_BYTES)}.parquet", file_bytes=size, file_sha256=sha256,
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
             files.write_sealed(folder / "manifest", manifest.model_dump())
@@ -227,9 +226,15 @@ class SliceStore:
 
     # ---------------------------------------------------------------------------------------- inside
     def _inspect(self, key: SliceKey) -> Manifest | str:
-        """The manifest, or 'absent', or what is wrong; looks twice, since a writer may be between manifest and rows."""
-        state = self._look(key)
-        return state if state == "absent" or isinstance(state, Manifest) else self._look(key)
+        """The manifest, or 'absent', or what is wrong; looks again as long as writers replace it meanwhile."""
+        named = None
+        while True:
+            state = self._look(key)
+            if state == "absent" or isinstance(state, Manifest):
+                return state
+            before, named = named, _file_named_in(self.manifest_path(key))
+            if named is None or named == before:
+                return state
 
     def _look(self, key: SliceKey) -> Manifest | str:
         path = self.manifest_path(key)
@@ -241,8 +246,8 @@ class SliceStore:
                 return "its rows are not those of its manifest"
             if self._scan(key, manifest).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
-        except FileNotFoundError as error:
-            return f"{Path(error.filename).name} is missing"
+        except FileNotFoundError:
+            return "its rows are missing"
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             return f"{type(error).__name__} in its manifest or rows"
         return manifest
@@ -272,7 +277,7 @@ def _file_named_in(path: Path) -> str | None:
 
 def _remove_others(path: Path, file: str, superseded: str | None) -> None:
     """Removes the rows that a manifest superseded, and those that were nobody's for long; not those of its ``file``."""
-    rows_of_part = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{_NAMED_BY}}}\.parquet")
+    rows_of_part = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{2 * _NAME_BYTES}}}\.parquet")
     for other in path.parent.glob(f"{glob.escape(path.stem)}.*.parquet"):
         if other.name != file and rows_of_part.fullmatch(other.name):
             with suppress(FileNotFoundError):

@@ -69,25 +69,37 @@ def publish(store: SliceStore) -> PublishReport:
             file is unharmed.
     """
     started = time.perf_counter()
+    with store.lock("database"):
+        while (report := _publish(store)) is None:
+            pass
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _publish(store: SliceStore) -> PublishReport | None:
+    """What ``publish`` does, under its lock; None where a run elsewhere has replaced a slice meanwhile."""
     database = store.home.database
     report = PublishReport()
-    with store.lock("database"):
-        slices = _slices(store, report.warnings)
-        fingerprint = _fingerprint(slices)
-        before = _read_note(database)
-        whole = _is_whole(database, before)
-        report.rows = before.get("rows", {})
-        if not whole or before["fingerprint"] != fingerprint:
-            if not whole and database.exists():
-                report.warnings.append(
-                    f"{database.name} was damaged or changed by another program, and was made anew from the slices: "
-                    "keep tables of your own in another database, and ATTACH this one there."
-                )
+    slices = _slices(store, report.warnings)
+    fingerprint = _fingerprint(slices)
+    before = _read_note(database)
+    whole = _is_whole(database, before)
+    report.rows = before.get("rows", {})
+    if not whole or before["fingerprint"] != fingerprint:
+        if not whole and database.exists():
+            report.warnings.append(
+                f"{database.name} was damaged or changed by another program, and was made anew from the slices: "
+                "keep tables of your own in another database, and ATTACH this one there."
+            )
+        try:
             report.rows = _replace(store, slices, fingerprint)
-            report.changed = True
-        studies, known = report.rows.keys(), before.get("rows", {}).keys()
-        report.added, report.dropped = sorted(studies - known), sorted(known - studies)
-    report.seconds = time.perf_counter() - started
+        except StorageError:
+            if _fingerprint(_slices(store, [])) != fingerprint:
+                return None
+            raise
+        report.changed = True
+    studies, known = report.rows.keys(), before.get("rows", {}).keys()
+    report.added, report.dropped = sorted(studies - known), sorted(known - studies)
     return report
 
 
@@ -252,7 +264,7 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
 
 def _fill(connection: "duckdb.DuckDBPyConnection", store: SliceStore, table: Table, slices: Slices) -> None:
     """Inserts the rows of a table's slices, all files at once, and a row of the table ``slices`` for each of them."""
-    paths = {str(store.path(key)): manifest for key, manifest in slices.items()}
+    paths = {str(store.manifest_path(key).with_name(found.file)): found for key, found in slices.items()}
     patterns = [re.sub(r"([*?\[])", r"[\1]", path) for path in paths]  # so that nothing in a path is a wildcard
     columns = ", ".join(identifier(column.name) for column in table.columns)
     chosen = "SEMI JOIN asked USING (study, layer, unit, sign)" if table.by_unit else ""

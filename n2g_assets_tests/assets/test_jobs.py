@@ -9,8 +9,10 @@ import pytest
 
 from n2g_assets.assets.study import RANGE_END, RANGE_START
 from n2g_assets.core.explorer import explorer_address
+from n2g_assets.core.home import Home
 from n2g_assets.core.registry import STAGES
 from n2g_assets.core.tables import TABLES
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.assets.studies import (
     NIGHT,
     check,
@@ -132,7 +134,7 @@ def test_a_range_of_layers_touches_only_those_and_the_warehouse_follows_by_autom
 
 def test_a_layer_that_fails_does_not_stop_its_siblings(finished, tmp_path, instance):
     home = finished.copy_home(tmp_path)
-    (home / "slices" / "pruned_examples" / "study=tiny" / "layer=1" / "rows.parquet").write_bytes(b"PAR1 damaged")
+    SliceStore(Home(home)).path(SliceKey("pruned_examples", "tiny", 1)).write_bytes(b"PAR1 damaged")
     method = finished.study.settings.method.model_dump() | {"substitutes": 1}
     study = tiny_study(finished.study.folder, method=method)
     result = (

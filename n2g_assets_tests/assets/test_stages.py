@@ -18,10 +18,12 @@ from n2g_assets.assets import activation_cache, corpus_tokens, subject_model
 from n2g_assets.assets.plan import plan_text
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.home import Home
 from n2g_assets.core.setting import CHANGES_NO_ROW
 from n2g_assets.core.settings import EvaluationSettings, HarvestSettings, MethodSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.report.text import human_bytes
+from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.assets.studies import (
     HARVEST,
     changed,
@@ -309,7 +311,7 @@ def test_the_evidence_of_evaluated_layers_is_dropped_unless_told(finished, tmp_p
 # -------------------------------------------------------------------------------------------- damage and other models
 def test_a_damaged_slice_is_made_again_with_the_same_rows(finished, tmp_path):
     home = finished.copy_home(tmp_path)
-    (home / "slices" / "pruned_examples" / "study=tiny" / "layer=1" / "rows.parquet").write_bytes(b"PAR1 damaged")
+    SliceStore(Home(home)).path(SliceKey("pruned_examples", "tiny", 1)).write_bytes(b"PAR1 damaged")
     reports = run_stages(finished.study, home)
     assert reused(reports["pruned_examples"]) == {0: True, 1: False, 2: True}
     assert reused(reports["neuron_graphs"]) == {0: True, 1: True, 2: True}

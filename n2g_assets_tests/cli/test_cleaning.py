@@ -112,7 +112,7 @@ def test_a_study_goes_by_its_name_with_all_that_is_its_own(home, capsys):
     store = SliceStore(home)
     for key in store.keys("other"):
         frame = store.read(SliceKey(key.table, "tiny", key.layer, key.part))
-        for path in (store.path(key), store.path(key).with_suffix(".json")):
+        for path in (store.path(key), store.manifest_path(key)):
             path.unlink()
         store.write(
             key, frame.with_columns(study=frame["study"].str.replace("tiny", "other")), input_hash="", code_version=""

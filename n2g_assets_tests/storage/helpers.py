@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
+from n2g_assets.storage import files
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport, fill_units
 
@@ -67,9 +69,17 @@ def layers_of(store: SliceStore, table: str, study: str) -> list[int | None]:
 
 def remove(store: SliceStore, *key: Any) -> None:
     """Removes a slice with its manifest, as somebody who tidies up by hand would."""
-    path = store.path(SliceKey(*key))
-    path.unlink()
-    path.with_suffix(".json").unlink()
+    store.path(SliceKey(*key)).unlink()
+    store.manifest_path(SliceKey(*key)).unlink()
+
+
+def forge(store: SliceStore, key: SliceKey, content: bytes) -> None:
+    """Puts other bytes in the place of a slice's rows, with a manifest that is right about them."""
+    about = store.manifest_path(key)
+    store.path(key).write_bytes(content)
+    sealed = files.read_sealed(about) | {"file_bytes": len(content), "file_sha256": sha256(content).hexdigest()}
+    about.unlink()
+    files.write_sealed(about, sealed)
 
 
 def node_rows(units: Sequence[Unit]) -> pl.DataFrame:

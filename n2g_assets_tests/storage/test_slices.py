@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets_tests.storage.helpers import (
     expect,
     files_below,
+    forge,
     largest_file,
     layers_of,
     remove,
@@ -80,9 +83,10 @@ def test_layout_and_lookups(store: SliceStore) -> None:
             part="top_examples",
         )
     write(store, "documents", rows("documents", {"document_id": "d"}, study="demo"))
-    assert files_below(store.home.slices) == {
+    names = {re.sub(r"\.[0-9a-f]{16}\.", ".<random>.", name) for name in files_below(store.home.slices)}
+    assert names == {
         f"{stem}.{ending}"
-        for ending in ("parquet", "json")
+        for ending in ("<random>.parquet", "json")
         for stem in (
             "rules/study=demo/layer=7/rows",
             "rules/study=demo/layer=12/rows",
@@ -101,24 +105,24 @@ def test_layout_and_lookups(store: SliceStore) -> None:
     assert layers_of(store, "rules", "demo") == [12]
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "stale manifest", "broken manifest", "no manifest"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "stale manifest", "broken manifest", "no rows"])
 def test_a_damaged_slice_is_absent_for_reuse_and_an_error_for_readers(store: SliceStore, harm: str) -> None:
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    path = store.path(RULES)
-    whole, about = path.read_bytes(), path.with_suffix(".json").read_text()
+    path, manifest = store.path(RULES), store.manifest_path(RULES)
+    whole, about = path.read_bytes(), manifest.read_text()
     if harm == "cut":
         path.write_bytes(whole[:-7])
     elif harm == "flip":
         path.write_bytes(whole[:40] + bytes([whole[40] ^ 255]) + whole[41:])
-    elif harm == "stale manifest":  # a crash after the file and before its manifest
+    elif harm == "stale manifest":  # somebody put an old one back
         write(store, "rules", rows("rules", {"rule_id": 0}, {"rule_id": 1}, study="demo", layer=7))
-        path.with_suffix(".json").write_text(about)
+        manifest.write_text(about)
     elif harm == "broken manifest":
-        path.with_suffix(".json").write_text(about[:20])
+        manifest.write_text(about[:20])
     else:
-        path.with_suffix(".json").unlink()
+        path.unlink()
     assert store.manifest(RULES) is None
-    with pytest.raises(StorageError, match=r"rows\.parquet cannot be read, delete it and materialize rules"):
+    with pytest.raises(StorageError, match=r"rows\.json or its rows cannot be read, delete it and materialize rules"):
         store.read(RULES)
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
     assert store.read(RULES).height == 1
@@ -158,6 +162,49 @@ def test_a_reader_whose_slice_is_replaced_while_it_looks_gets_the_new_rows(
     assert SliceStore(store.home).read(RULES)["rule_id"].to_list() == [2, 3]
 
 
+def test_of_two_writers_without_a_common_lock_the_last_ones_rows_are_the_slice(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines: the second writes all of its slice between the two renames of the first."""
+    mine, others = (rows("rules", {"rule_id": 0, "pattern": which}, study="demo", layer=7) for which in "ab")
+    old = write(store, "rules", rows("rules", {"rule_id": 5}, study="demo", layer=7))
+
+    def replace(source: Path, target: Path) -> None:
+        if target.suffix == ".json":
+            monkeypatch.setattr(os, "replace", real)
+            write(store, "rules", others)
+            assert store.read(RULES)["pattern"].to_list() == ["b"]
+        real(source, target)
+
+    real = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    manifest = write(store, "rules", mine)
+    assert store.manifest(RULES) == manifest
+    assert store.read(RULES)["pattern"].to_list() == ["a"]
+    folder = store.manifest_path(RULES).parent
+    left = {path.name for path in folder.glob("*.parquet")}
+    assert len(left) == 2
+    assert {manifest.file} < left
+    assert old.file not in left
+    for name in left - {manifest.file}:
+        os.utime(folder / name, (0, 0))  # an hour later and more
+    again = write(store, "rules", mine.with_columns(rule_id=pl.lit(3, pl.Int32)))
+    assert {path.name for path in folder.glob("*.parquet")} == {again.file}
+
+
+def test_writers_and_readers_without_a_common_lock_never_see_a_damaged_slice(store: SliceStore) -> None:
+    write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(start(WRITE, store.home.root, str(number))) for number in range(4)]
+        seen = set()
+        while any(writer.poll() is None for writer in writers):
+            found = SliceStore(store.home).read(RULES)
+            seen.add((found.height, *found["pattern"].unique()))
+        assert [writer.wait() for writer in writers] == [0] * 4
+    assert len(seen) > 1
+    assert all(height == int(pattern or 0) + 1 for height, pattern in seen)
+
+
 def test_a_slice_with_the_columns_of_another_version_is_made_again(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,7 +236,7 @@ def test_a_slice_with_the_columns_of_another_version_is_made_again(
 )
 def test_a_manifest_with_other_content_than_todays_code_writes_is_damage(store: SliceStore, change: dict) -> None:
     write(store, "rules", rows("rules", {"rule_id": 0}, study="demo", layer=7))
-    about = store.path(RULES).with_suffix(".json")
+    about = store.manifest_path(RULES)
     content = files.read_sealed(about) | change
     files.write_sealed(about, content)
     assert store.manifest(RULES) is None
@@ -204,7 +251,7 @@ def test_a_manifest_with_other_content_than_todays_code_writes_is_damage(store: 
 def test_any_flipped_bit_of_a_slice_is_noticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = SliceStore(Home(tmp_path_factory.getbasetemp() / "flipped"))
     manifest = write(store, "rules", rows("rules", {"rule_id": 0, "pattern": "a *"}, study="demo", layer=7))
-    path = store.path(RULES).with_suffix(data.draw(st.sampled_from([".parquet", ".json"])))
+    path = data.draw(st.sampled_from([store.path(RULES), store.manifest_path(RULES)]))
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     assert store.manifest(RULES) == manifest
@@ -222,11 +269,7 @@ def test_rows_that_cannot_be_read_although_their_checksum_is_right_are_made_agai
         if harm == "nonsense"
         else content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :]
     )
-    path.write_bytes(content)
-    about = path.with_suffix(".json")
-    sealed = files.read_sealed(about) | {"file_bytes": len(content), "file_sha256": files.file_sha256(path)}
-    about.unlink()
-    files.write_sealed(about, sealed)
+    forge(store, RULES, content)
     with pytest.raises(StorageError, match="materialize rules of study demo, layer 7 again"):
         store.read(RULES)
     assert store.manifest(RULES) is None
@@ -278,9 +321,20 @@ def test_rows_that_do_not_fit_their_table_are_refused(store: SliceStore) -> None
         write(store, "rules", good, layer=8)
     with pytest.raises(StorageError, match="lack columns"):
         write(store, "rules", good.drop("pattern"))
-    assert not store.path(RULES).exists()
+    assert store.manifest(RULES) is None
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from n2g_assets.core.home import Home
+from n2g_assets.storage.slices import SliceKey, SliceStore
+from n2g_assets_tests.storage.helpers import rows, write
+store, number = SliceStore(Home(Path(sys.argv[1]))), int(sys.argv[2])
+for again in range(25):
+    of_this = [{"rule_id": rule, "pattern": str(number)} for rule in range(number + 1)]
+    write(store, "rules", rows("rules", *of_this, study="demo", layer=7))
+"""
 HOLD = """
 import sys
 from pathlib import Path

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import signal
+from io import BytesIO
 
 import polars as pl
 import pytest
@@ -18,7 +19,6 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
 from n2g_assets.storage.cache import sweep
-from n2g_assets.storage.files import read_sealed, size_and_sha256, write_sealed
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets_tests.storage.helpers import (
@@ -27,6 +27,7 @@ from n2g_assets_tests.storage.helpers import (
     expect,
     files_below,
     fill,
+    forge,
     largest_file,
     start,
     tell,
@@ -207,8 +208,7 @@ def test_a_full_disk_keeps_the_old_slice_and_the_finished_blocks(store: SliceSto
 
 def test_a_damaged_slice_or_checkpoint_is_computed_again(store: SliceStore) -> None:
     first = fill(store)
-    path = store.home.slices / "rules/study=demo/layer=7/rows.parquet"
-    path.write_bytes(b"PAR1 nonsense")
+    store.path(KEYS[0]).write_bytes(b"PAR1 nonsense")
     report = fill(store)
     assert (report.computed, report.content_hashes) == (7, first.content_hashes)
     with pytest.raises(OSError, match="x"):
@@ -353,11 +353,9 @@ def test_other_columns_of_a_table_make_slices_and_checkpoints_stale(
 @pytest.mark.parametrize("key", KEYS, ids=str)
 def test_a_slice_that_lacks_a_column_is_computed_again(store: SliceStore, key: SliceKey) -> None:
     first = fill(store)
-    path = store.path(key)
-    pl.read_parquet(path, glob=False).drop(TABLES[key.table].columns[-1].name).write_parquet(path)
-    size, sha256 = size_and_sha256(path)
-    about = read_sealed(path.with_suffix(".json"))
-    write_sealed(path.with_suffix(".json"), about | {"file_bytes": size, "file_sha256": sha256})
+    lacking = BytesIO()
+    pl.read_parquet(store.path(key), glob=False).drop(TABLES[key.table].columns[-1].name).write_parquet(lacking)
+    forge(store, key, lacking.getvalue())
     report = fill(store)
     assert (report.computed, report.content_hashes) == (7, first.content_hashes)
     assert fill(store).reused
