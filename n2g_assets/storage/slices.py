@@ -72,7 +72,6 @@ class Manifest(BaseModel):
     extra: dict[str, Any] = {}
 
 
-
 @dataclass(frozen=True, order=True)
 class SliceKey:
     """Names one slice; ``layer`` is None for tables of a whole study."""

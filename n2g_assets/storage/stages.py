@@ -43,6 +43,10 @@ _Block = tuple[Entry, Mapping[Unit, Outcome]]
 """A finished block on disk, and the outcomes of those of its units whose rows count."""
 
 
+class _GoneError(Exception):
+    """The rows of a checkpoint are not there any more."""
+
+
 @dataclass(frozen=True)
 class StageReport:
     """What ``fill_units`` did."""
@@ -83,7 +87,7 @@ def fill_units(
     retry_failed: bool = False,
     share: Collection[Unit] | None = None,
 ) -> StageReport | None:
-    """Brings the slices of one stage and layer up to date; a second run of the same waits for the first.
+    """Brings the slices of one stage and layer up to date; a second run of the same on one machine waits for the first.
 
     Args:
         store: where slices and checkpoints lie.
@@ -122,35 +126,41 @@ def fill_units(
     keys = [SliceKey(table, study, layer) for table in tables]
     cache, blocks_kind = Cache(store.home), f"blocks/{stage}/{study}/{layer}"
     with store.lock(f"{stage}/{study}/{layer}") if share is None else nullcontext():
-        manifests = [store.manifest(key) for key in (*keys, ledger)]
-        before = _stored_outcomes(store, ledger, manifests, hashes)
-        again = {unit for unit in before if retry_failed and before[unit].status == "failed"} - ended.keys()
-        reused = not again and all(manifest and manifest.input_hash == input_hash for manifest in manifests)
-        from_slice = before.keys() - ended.keys() - again
-        outcomes = ended | {unit: before[unit] for unit in from_slice}
-        blocks = _read_checkpoints(cache, blocks_kind, hashes, outcomes.keys() | again)
-        for _, finished in blocks:
-            outcomes |= finished
-        missing = [unit for unit in units if unit not in outcomes and (share is None or unit in share)]
-        progress(len(outcomes), len(units))
-        for start in range(0, len(missing), block_size):
-            result = _attempt(compute, missing[start : start + block_size], keys, ledger)
-            blocks.append((_write_checkpoint(cache, blocks_kind, hashes, result), result.ledger))
-            outcomes |= result.ledger
+        while True:
+            manifests = [store.manifest(key) for key in (*keys, ledger)]
+            before = _stored_outcomes(store, ledger, manifests, hashes)
+            again = {unit for unit in before if retry_failed and before[unit].status == "failed"} - ended.keys()
+            reused = not again and all(manifest and manifest.input_hash == input_hash for manifest in manifests)
+            from_slice = before.keys() - ended.keys() - again
+            outcomes = ended | {unit: before[unit] for unit in from_slice}
+            blocks = _read_checkpoints(cache, blocks_kind, hashes, outcomes.keys() | again)
+            for _, finished in blocks:
+                outcomes |= finished
+            missing = [unit for unit in units if unit not in outcomes and (share is None or unit in share)]
             progress(len(outcomes), len(units))
-        if share is not None:
-            return None
-        if not reused:
-            about: dict[str, Any] = {
-                "input_hash": input_hash,
-                "code_version": code_version,
-                "seconds": time.perf_counter() - started,
-                "unit_hashes": {str(unit): unit_hash for unit, unit_hash in hashes.items()},
-            }
-            manifests = [store.write(key, _gather(store, key, from_slice, blocks), **about) for key in keys]
-            rows = [(*unit, stage, outcomes[unit].status, outcomes[unit].reason) for unit in units]
-            statuses = pl.DataFrame(rows, schema=["unit", "sign", "stage", "status", "reason"], orient="row")
-            manifests.append(store.write(ledger, _complete(ledger, statuses), **about))
+            for start in range(0, len(missing), block_size):
+                result = _attempt(compute, missing[start : start + block_size], keys, ledger)
+                blocks.append((_write_checkpoint(cache, blocks_kind, hashes, result), result.ledger))
+                outcomes |= result.ledger
+                progress(len(outcomes), len(units))
+            if share is not None:
+                return None
+            if reused:
+                break
+            try:
+                about: dict[str, Any] = {
+                    "input_hash": input_hash,
+                    "code_version": code_version,
+                    "seconds": time.perf_counter() - started,
+                    "unit_hashes": {str(unit): unit_hash for unit, unit_hash in hashes.items()},
+                }
+                manifests = [store.write(key, _gather(store, key, from_slice, blocks), **about) for key in keys]
+                rows = [(*unit, stage, outcomes[unit].status, outcomes[unit].reason) for unit in units]
+                statuses = pl.DataFrame(rows, schema=["unit", "sign", "stage", "status", "reason"], orient="row")
+                manifests.append(store.write(ledger, _complete(ledger, statuses), **about))
+                break
+            except _GoneError:  # a run on another machine has finished the slices meanwhile, and removed its blocks
+                continue
         cache.remove(blocks_kind)
     whole = {manifest.table: manifest for manifest in manifests if manifest is not None}
     return StageReport(
@@ -193,8 +203,11 @@ def _gather(store: SliceStore, key: SliceKey, from_slice: Collection[Unit], bloc
     if from_slice:
         frames.append(store.read(key, units=from_slice))
     for entry, outcomes in blocks:
-        stored = pl.scan_parquet(entry.path(f"{key.table}.parquet"), glob=False, hive_partitioning=False)
-        frames.append(only_units(stored, outcomes).collect())
+        try:
+            stored = pl.scan_parquet(entry.path(f"{key.table}.parquet"), glob=False, hive_partitioning=False)
+            frames.append(only_units(stored, outcomes).collect())
+        except FileNotFoundError as error:
+            raise _GoneError from error
     return pl.concat(frames)
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import signal
+from contextlib import nullcontext
 from io import BytesIO
 
 import polars as pl
@@ -359,6 +360,27 @@ def test_a_slice_that_lacks_a_column_is_computed_again(store: SliceStore, key: S
     report = fill(store)
     assert (report.computed, report.content_hashes) == (7, first.content_hashes)
     assert fill(store).reused
+
+
+def test_of_two_runs_that_share_no_lock_the_overtaken_one_takes_over_what_the_other_finished(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines: while one computes its last block, the other finishes everything and removes the checkpoints."""
+    computed = Counting()
+
+    def overtaken(units: list[Unit]) -> BlockResult:
+        if UNITS[-1] in units:
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(SliceStore, "lock", lambda self, name: nullcontext())
+                assert fill(store).computed == 3  # the four of the first two blocks are taken over from here
+        return computed(units)
+
+    with monkeypatch.context() as here:
+        here.setattr(SliceStore, "lock", lambda self, name: nullcontext())
+        report = fill(store, compute=overtaken)
+    assert report.ledger == {"ok": 7}
+    assert fill(store).reused
+    assert store.read(KEYS[0]).height == 13
 
 
 def test_of_two_runs_on_one_slice_the_second_waits_and_then_reuses(store: SliceStore) -> None:
