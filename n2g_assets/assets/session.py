@@ -188,7 +188,7 @@ class Session:
         settings = self.settings
         return loaded_subject(
             self.subject_files, settings.hook, settings.harvest, settings.method.mask_token,
-            "float32" if dtype == "tf32" else dtype, self.home.locks / "forward_pass.lock", settings.bos,
+            "float32" if dtype == "tf32" else dtype, self.home.forward_pass_lock, settings.bos,
         )  # fmt: skip
 
     def subject(self, dtype: str = "float32") -> SubjectModel:

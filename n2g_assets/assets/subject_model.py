@@ -2,6 +2,8 @@
 
 import json
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -11,6 +13,7 @@ from n2g_assets.assets.proposer import masked_lm, proposer_identity
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
 from n2g_assets.core.settings import NeuronSample
+from n2g_assets.core.sources import LocalSubject, SubjectSettings, portable_path
 from n2g_assets.storage.hashing import hash_json
 
 _USED = ("torch", "transformers", "transformer-lens", "tokenizers")
@@ -46,7 +49,7 @@ def _verify(session: Session) -> bool:
     chosen, context_length = settings.neurons, settings.harvest.context_length
     neurons = chosen.sample if isinstance(chosen, NeuronSample) else None if chosen == "all" else chosen
     asked = {
-        "subject": settings.subject.model_dump(),
+        "subject": _portable(settings.subject, session.study.folder),
         "hook": settings.hook,
         "bos": settings.bos,
         "layers": settings.layer_numbers,
@@ -78,6 +81,12 @@ def _verify(session: Session) -> bool:
     return session.bring_up_to_date(
         ("subject_models", "vocabulary"), rows, input_hash=hash_json(inputs), code_version=STAGE.code_version
     )
+
+
+def _portable(subject: SubjectSettings, folder: Path) -> dict[str, Any]:
+    """The settings of the subject, which are the same wherever the study is mounted."""
+    where = {"path": portable_path(subject.path, folder)} if isinstance(subject, LocalSubject) else {}
+    return subject.model_dump() | where
 
 
 def _record_study(session: Session) -> None:

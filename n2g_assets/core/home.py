@@ -1,5 +1,7 @@
 """Where everything lies: the folders of ``$N2G_HOME``, and an early check that they can be written."""
 
+import getpass
+import hashlib
 import os
 import shutil
 import tempfile
@@ -34,6 +36,16 @@ class Home:
         """``DAGSTER_HOME``: runs, events and logs."""
         self.locks = root / "locks"
         """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
+
+    @property
+    def forward_pass_lock(self) -> Path:
+        """The file that keeps two forward passes from the same devices of this machine.
+
+        It does not lie in the home, which machines may share.
+        """
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        name = hashlib.sha256(f"{self.root}\n{devices}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"n2g-{getpass.getuser()}" / f"forward_pass.{name}.lock"
 
     @classmethod
     def from_environment(cls) -> "Home":

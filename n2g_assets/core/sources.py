@@ -3,7 +3,9 @@
 As in ``settings``, the default, the unit and the source of a setting stand under its field.
 """
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, StrictInt, field_validator
@@ -46,6 +48,12 @@ class LocalSubject(AnySubject):
 
 
 SubjectSettings = Annotated[WheelSubject | HubSubject | LocalSubject, Field(discriminator="source")]
+
+
+def portable_path(path: str, study_folder: Path) -> str:
+    """A path of a study's settings as rows and hashes name it: from the study's folder on, wherever that is mounted."""
+    whole = os.path.expanduser(path)
+    return os.path.relpath(whole, study_folder) if os.path.isabs(whole) else path
 
 
 # ------------------------------------------------------------------------------------------ corpus

@@ -30,7 +30,15 @@ from n2g_assets.core.sources import AnyCorpusSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus.contexts import cut_contexts
 from n2g_assets.corpus.rows import RawDocument
-from n2g_assets.corpus.sources import OpenSource, no_text, open_source, source_kind, source_label, text_sha256
+from n2g_assets.corpus.sources import (
+    OpenSource,
+    no_text,
+    open_source,
+    source_kind,
+    source_label,
+    source_place,
+    text_sha256,
+)
 from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.corpus.splitting import split_documents
 from n2g_assets.corpus.token_ids import Agreement, DocumentTokenizer, spell_out
@@ -99,7 +107,7 @@ def read_documents(
         progress(0, source.max_tokens or 0)
         opened = open_source(source, study_folder=study_folder, home=home)
         longest = None if source.max_contexts is None else source.max_contexts * (harvest.context_length - 1)
-        taken += _take(source, opened, longest, tokenizer, seen, counts, progress)
+        taken += _take(source, source_place(source, study_folder), opened, longest, tokenizer, seen, counts, progress)
     if not taken:
         raise CorpusError("The corpus has no documents: name at least one source under 'corpus' that holds text.")
     documents, shared_run_share = _split(taken, harvest, spelling)
@@ -117,6 +125,7 @@ def read_documents(
 
 def _take(
     source: AnyCorpusSource,
+    place: str,
     opened: OpenSource,
     longest: int | None,
     tokenizer: DocumentTokenizer,
@@ -160,7 +169,7 @@ def _take(
             n_tokens += len(tokens)
             n_characters += document.size
             row: dict[str, object] = {
-                "document_id": sha256[:16], "source": label, "name": document.name,
+                "document_id": sha256[:16], "source": place, "name": document.name,
                 "kind": document.kind or kind, "n_tokens": len(tokens), "sha256": sha256,
             }  # fmt: skip
             yield _Document(row, source.role == "out_of_domain", tokens)

@@ -17,7 +17,7 @@ import numpy as np
 
 from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
-from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource, PythonSource
+from n2g_assets.core.sources import AnyCorpusSource, FilesSource, HubSource, NamedSource, PythonSource, portable_path
 from n2g_assets.corpus.catalogue import READER_VERSION, catalogue_entry, read_named
 from n2g_assets.corpus.files import check_path, find_files, full_path, inspect_file, read_files
 from n2g_assets.corpus.formats import file_format, shown
@@ -37,10 +37,15 @@ class OpenSource(NamedTuple):
 
 
 def source_label(source: AnyCorpusSource) -> str:
-    """What ``documents.source`` calls the source: its name, or its path or function as the study writes it."""
+    """What messages call the source: its name, or its path or function as the study writes it."""
     if isinstance(source, PythonSource):
         return source.function
     return source.path if isinstance(source, FilesSource) else source.name
+
+
+def source_place(source: AnyCorpusSource, study_folder: Path) -> str:
+    """What ``documents.source`` calls the source: as messages do, but no path depends on where the study is mounted."""
+    return portable_path(source.path, study_folder) if isinstance(source, FilesSource) else source_label(source)
 
 
 def source_kind(source: AnyCorpusSource) -> str:
@@ -103,7 +108,12 @@ def source_fingerprints(
         SourceError: A name is unknown, a file cannot be read, a Parquet file is damaged or lacks the text column, the
             hub cannot be reached for the first time, or a function fails.
     """
-    return [{**source.model_dump(), "content": _content(source, study_folder, home)} for source in sources]
+    return [
+        source.model_dump()
+        | ({"path": source_place(source, study_folder)} if isinstance(source, FilesSource) else {})
+        | {"content": _content(source, study_folder, home)}
+        for source in sources
+    ]
 
 
 def _content(source: AnyCorpusSource, study_folder: Path, home: Home) -> list[str]:

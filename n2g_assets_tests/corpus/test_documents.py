@@ -10,11 +10,11 @@ import pytest
 from n2g_assets.core.errors import CorpusError, SourceError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import NamedSource
+from n2g_assets.core.sources import FilesSource, NamedSource
 from n2g_assets.core.tables import TABLES
 from n2g_assets.corpus import documents as module
 from n2g_assets.corpus.catalogue import CATALOGUE
-from n2g_assets.corpus.sources import open_source, source_fingerprints
+from n2g_assets.corpus.sources import open_source, source_fingerprints, source_place
 from n2g_assets.storage import wheels
 from n2g_assets_tests.corpus.helpers import (
     BOS,
@@ -278,3 +278,20 @@ def test_a_folder_of_rows_is_taken_in_the_order_of_the_hash_too(tmp_path):
     write_texts(tmp_path / "a", {"1.txt": texts[0], "2.jsonl": "\n".join(json.dumps({"text": t}) for t in texts[1:])})
     opened = open_source(files("a"), study_folder=tmp_path, home=Home(tmp_path))
     assert [document.text for document in opened.documents] == by_sha(texts)
+
+
+def test_a_corpus_is_the_same_wherever_its_study_is_mounted(tmp_path):
+    """An absolute path that lies where it lay, seen from the study's folder, changes neither row nor fingerprint."""
+    for mount in ("here", "there"):
+        (tmp_path / mount / "study").mkdir(parents=True)
+        (tmp_path / mount / "texts").mkdir()
+        (tmp_path / mount / "texts" / "one.txt").write_text("some words of text")
+    found = []
+    for mount in ("here", "there"):
+        folder = tmp_path / mount / "study"
+        source = FilesSource(source="files", path=str(tmp_path / mount / "texts"))
+        assert source_place(source, folder) == "../texts"
+        found.append(source_fingerprints([source], study_folder=folder, home=Home(tmp_path / "home")))
+    assert found[0] == found[1]
+    relative = FilesSource(source="files", path="../texts")
+    assert source_fingerprints([relative], study_folder=tmp_path / "here" / "study", home=Home(tmp_path)) == found[0]
