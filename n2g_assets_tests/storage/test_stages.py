@@ -362,6 +362,19 @@ def test_a_slice_that_lacks_a_column_is_computed_again(store: SliceStore, key: S
     assert fill(store).reused
 
 
+def test_shares_of_the_units_are_computed_ahead_in_any_order_and_taken_over(store: SliceStore) -> None:
+    undisturbed = fill(SliceStore(Home(store.home.root / "undisturbed")))
+    computed = Counting()
+    for share in (UNITS[4:], UNITS[:2], UNITS[4:]):  # one twice, as after a worker's death
+        assert fill(store, compute=computed, share=share) is None
+    assert computed.units == {*UNITS[4:], *UNITS[:2]}
+    assert store.manifest(KEYS[0]) is None
+    rest = Counting()
+    report = fill(store, compute=rest)
+    assert rest.units == set(UNITS[2:4])
+    assert (report.computed, report.kept, report.content_hashes) == (2, 5, undisturbed.content_hashes)
+
+
 def test_of_two_runs_that_share_no_lock_the_overtaken_one_takes_over_what_the_other_finished(
     store: SliceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
