@@ -37,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on garbage is collected."""
+    """From here on garbage is collected, among what is made from here on."""
+    gc.freeze()
     gc.enable()
 
 
