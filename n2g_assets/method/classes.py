@@ -330,9 +330,8 @@ def grow_graph(
         )
         add(number, -back, False, of_class, start, middle, untallied)
         add(number, -back, True, of_rest, middle, stop, node.tally)
-        order = np.argsort(text.token_ids[numbers])
+        node.tally, order = untallied, np.argsort(text.token_ids[numbers])
         nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
-        node.tally = untallied
     return _finished(nodes, bos_id)
 
 
