@@ -324,14 +324,14 @@ def grow_graph(
         of_class = node.base + _more(told[0] - mean, left[start:middle] - mean, shrinkage)
         of_rest = node.base + _more(told[1] - mean, left[middle:stop] - mean, shrinkage)
         here = slice(start, middle)
-        numbers, *of_members = grade(
-            lagged[back, here], activations[here], left[here], half[here], real[here], shrinkage, *room
+        numbers = np.flatnonzero(np.bincount(lagged[back, here])).astype(np.int32)
+        of_members = grade(
+            lagged[back, here], activations[here], left[here], half[here], real[here], numbers, shrinkage, *room
         )
         add(number, -back, False, of_class, start, middle, untallied)
         add(number, -back, True, of_rest, middle, stop, node.tally)
-        order = np.argsort(text.token_ids[numbers])
+        node.tally, order = untallied, np.argsort(text.token_ids[numbers])
         nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
-        node.tally = untallied
     return _finished(nodes, bos_id)
 
 

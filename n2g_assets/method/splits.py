@@ -185,30 +185,30 @@ def bring_forward(inside: Bool[np.ndarray, " here"], row: Shaped[np.ndarray, " h
     for index in range(len(row)):  # without branches, which a processor could not foresee
         row[front] = rest[index - front] = row[index]
         front += inside[index]
-    row[front:] = rest[: len(row) - front]
+    for index in range(len(row) - front):
+        row[front + index] = rest[index]
 
 
 @compiled
 def grade(
     tokens: Int32[np.ndarray, " here"], values: Float64[np.ndarray, " here"], left: Float64[np.ndarray, " here"],
-    half: UInt8[np.ndarray, " here"], real: Bool[np.ndarray, " here"], shrinkage: float,
-    table: Float64[np.ndarray, "vocabulary columns"], seen: Int32[np.ndarray, " vocabulary"],
+    half: UInt8[np.ndarray, " here"], real: Bool[np.ndarray, " here"], members: Int32[np.ndarray, " members"],
+    shrinkage: float, table: Float64[np.ndarray, "vocabulary columns"], seen: Int32[np.ndarray, " vocabulary"],
 ) -> tuple[
-    Int32[np.ndarray, " members"], Int64[np.ndarray, " members"], Float64[np.ndarray, " members"],
-    Float64[np.ndarray, " members"],
+    Int64[np.ndarray, " members"], Float64[np.ndarray, " members"], Float64[np.ndarray, " members"]
 ]:  # fmt: skip
     """Finds what each token of a class adds to what the class expects, and takes it from what is ``left`` to explain.
 
     A token's deviation is that of its mean from the mean of the class, shrunk, times the slope with which the
     deviations in one half explain those in the other, both ways round: 0 where they explain nothing, 1 at the most.
     Over the positions of the class, which are those given, the mean deviation is 0. ``tokens`` are those at the offset
-    of the class; the last two arguments are room to work in.
+    of the class, and ``members`` each of them once; the last two arguments are room to work in.
 
     Returns:
-        The tokens of the class, ascending, with their counts of ``real`` positions, the mean values there (anywhere
-        for a token without one) and the deviations.
+        Of each member, its count of ``real`` positions, the mean value there (anywhere for a token without one) and the
+        deviation.
     """
-    members = np.sort(_gather(tokens, values, half, table, seen))
+    _gather(tokens, values, half, table, seen)
     counts, means = np.empty(len(members), np.int64), np.empty(len(members))
     for index in range(len(members)):
         row = table[members[index]]
@@ -250,7 +250,7 @@ def grade(
     for index in range(len(tokens)):
         left[index] -= table[tokens[index], 0]
     _empty(members, table)
-    return members, counts, means, deviations
+    return counts, means, deviations
 
 
 @compiled

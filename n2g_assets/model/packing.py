@@ -130,16 +130,16 @@ def _grow(
             shared += 1
         if row < 0 or (shared < len(prompt) and size + len(prompt) - shared > row_tokens):
             row, first, size, shared = row + 1, first + size, 0, 0
-        place, path = paths[:, filled : filled + len(prompt)]
-        path[:shared] = paths[1, filled - len(before) :][:shared]
         for depth in range(len(prompt)):
-            place[depth] = offsets[number] + depth
-            if depth >= shared:
-                path[depth] = size
+            paths[0, filled + depth] = offsets[number] + depth
+            if depth < shared:
+                paths[1, filled + depth] = paths[1, filled - len(before) + depth]
+            else:
+                paths[1, filled + depth] = size
                 nodes[0, first + size], nodes[1, first + size] = prompt[depth], depth
                 size += 1
-        for node in path:
-            nodes[2, first + node] = size
+        for depth in range(len(prompt)):
+            nodes[2, first + paths[1, filled + depth]] = size
         filled, before = filled + len(prompt), prompt
         starts[0, row + 1], starts[1, row + 1] = first + size, filled
     return nodes[:, : first + size], paths, starts[:, : row + 2]

@@ -17,7 +17,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -176,11 +178,15 @@ def _fingerprint(slices: Slices) -> str:
         [
             STORAGE_VERSION,
             [[str(key), found.content_hash, found.input_hash, found.code_version] for key, found in slices.items()],
-            schema.schema_sql(),
-            schema.views_sql(),
-            [reference_rows(table).rows() for table in REFERENCES.values()],
+            *_schema(),
         ]
     )
+
+
+def _schema() -> list[Any]:
+    """What the database holds before any slice is in it."""
+    references = [reference_rows(table).rows() for table in REFERENCES.values()]
+    return [schema.schema_sql(), schema.views_sql(), references]
 
 
 # -------------------------------------------------------------------------------------------- the file and its note
@@ -241,9 +247,9 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
     settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": min(4, os.cpu_count() or 1)}
     with duckdb.connect(":memory:", config=settings) as connection:
         connection.execute(f"SET temp_directory = {literal(str(path.with_suffix('.spill')))}")
-        connection.execute(f"ATTACH {literal(str(path))} AS warehouse (STORAGE_VERSION {literal(STORAGE_VERSION)})")
+        path.write_bytes(empty_database())
+        connection.execute(f"ATTACH {literal(str(path))} AS warehouse")
         connection.execute("USE warehouse")
-        schema.create_schema(connection)
         connection.register("asked", _units(store, slices))
         for table in schema.published_tables():
             if found := {key: manifest for key, manifest in slices.items() if key.table == table.name}:
@@ -260,6 +266,26 @@ def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:
         connection.execute("USE memory")
         connection.execute("DETACH warehouse")
     return rows
+
+
+def empty_database() -> bytes:
+    """The file of a database with all tables, views and macros and no slice in it."""
+    return _empty_database(hash_json(_schema()))
+
+
+@lru_cache(maxsize=1)
+def _empty_database(_schema: str) -> bytes:
+    """Made once in a process for a hash of the schema: that takes longer than to fill a small database."""
+    import duckdb
+
+    with TemporaryDirectory() as folder, duckdb.connect(":memory:") as connection:
+        path = Path(folder) / "empty.duckdb"
+        connection.execute(f"ATTACH {literal(str(path))} AS warehouse (STORAGE_VERSION {literal(STORAGE_VERSION)})")
+        connection.execute("USE warehouse")
+        schema.create_schema(connection)
+        connection.execute("USE memory")
+        connection.execute("DETACH warehouse")
+        return path.read_bytes()
 
 
 def _fill(connection: "duckdb.DuckDBPyConnection", store: SliceStore, table: Table, slices: Slices) -> None:

@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import cache
 from itertools import count
 from pathlib import Path
-from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +19,7 @@ import polars as pl
 from n2g_assets.core.registry import PREDICTORS, TEXTS, Method, Preset, of_study
 from n2g_assets.core.tables import STAGES
 from n2g_assets.report.page import render_report
-from n2g_assets.storage.schema import create_schema
+from n2g_assets.storage.warehouse import empty_database
 from n2g_assets_tests.storage.helpers import rows
 
 HOSTILE = "<script>alert(1)</script>"
@@ -200,17 +199,15 @@ def _checks(keys: Sequence[dict[str, Any]]) -> Frames:
 
 @cache
 def _folder() -> TemporaryDirectory[str]:
-    """Where databases are until the process ends, and among them one without rows, of which all are copies."""
-    folder = TemporaryDirectory()
-    with duckdb.connect(Path(folder.name) / "empty.duckdb") as connection:
-        create_schema(connection)
-    return folder
+    """Where databases are until the process ends."""
+    return TemporaryDirectory()
 
 
 def database(**studies: Frames) -> duckdb.DuckDBPyConnection:
     """A database of these studies, by their names, with all views."""
-    empty = Path(_folder().name) / "empty.duckdb"
-    connection = duckdb.connect(copyfile(empty, empty.with_stem(f"copy-{next(_NUMBERS)}")))
+    path = Path(_folder().name) / f"{next(_NUMBERS)}.duckdb"
+    path.write_bytes(empty_database())
+    connection = duckdb.connect(path)
     connection.begin()
     for name, frames in studies.items():
         for table, frame in frames.items():
