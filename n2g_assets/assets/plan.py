@@ -68,7 +68,7 @@ def plan_text(session: Session, runs: Sequence[Sequence[int]]) -> str:
     )
     dropped = settings.layers_at_once != "all" and not settings.keep_evidence
     disk = (max if dropped else sum)(each.kept_bytes for each in parts) + max(each.in_work_bytes for each in parts)
-    free = shutil.disk_usage(session.home.root).free - MINIMUM_FREE_BYTES
+    free = shutil.disk_usage(session.home.store).free - MINIMUM_FREE_BYTES
     advice = ": TOO LITTLE; set layers_at_once to a smaller count, or harvest.evidence_dtype to int8"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
     tokens = {"harvest": session.corpus, **session.scored_corpora}

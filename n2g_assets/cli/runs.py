@@ -81,7 +81,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     job = study_job(study)
     study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
-    say(f"Materializing the study '{study}' into {home.root} (the first time takes some minutes).")
+    say(f"Materializing the study '{study}' into {home.store} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
     if not succeeded:
@@ -262,7 +262,8 @@ def say_environment() -> None:
         StorageError: the home cannot be written.
     """
     home = _prepared_home()
-    say(f"export N2G_HOME={quote(str(home.root))} DAGSTER_HOME={quote(str(home.dagster))}")
+    store = "" if home.store == home.root else f" N2G_STORE={quote(str(home.store))}"
+    say(f"export N2G_HOME={quote(str(home.root))}{store} DAGSTER_HOME={quote(str(home.dagster))}")
 
 
 def open_ui(port: int) -> int:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from n2g_assets.core.errors import StorageError
@@ -20,18 +20,20 @@ _PARTS_OF_ADDRESSES = "?#%"
 class Home:
     """The folder that holds all data; nothing is created before it is needed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: Path | None = None) -> None:
         self.root = root
-        self.slices = root / "slices"
+        self.store = root if store is None else store
+        """What machines may share: all that is computed. The rest of the home is the machine's own."""
+        self.slices = self.store / "slices"
         """The canonical data: Parquet files and their manifests."""
-        self.cache = root / "cache"
+        self.cache = self.store / "cache"
         """What can be deleted and is made again: converted models, rendered text, checkpoints, activations."""
+        self.database = self.store / "n2g.duckdb"
+        """The published DuckDB file."""
+        self.reports = self.store / "reports"
+        """A page of HTML for each study."""
         self.downloads = root / "downloads"
         """Fetched files, checked against their sha256."""
-        self.database = root / "n2g.duckdb"
-        """The published DuckDB file."""
-        self.reports = root / "reports"
-        """A page of HTML for each study."""
         self.dagster = root / "dagster"
         """``DAGSTER_HOME``: runs, events and logs."""
         self.locks = root / "locks"
@@ -49,13 +51,19 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder."""
-        named = os.environ.get("N2G_HOME", "").strip()
-        if named:
-            return cls(Path(named).expanduser().absolute())
+        """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder.
+
+        Its store is the folder ``$N2G_STORE``, where that is set.
+
+        Raises:
+            StorageError: ``$N2G_STORE`` is an address.
+        """
+        named, store = (os.environ.get(name, "").strip() for name in ("N2G_HOME", "N2G_STORE"))
+        if "://" in store:
+            raise StorageError(f"N2G_STORE ({store}) is an address: set it to a folder that all machines have mounted.")
         project = Path(__file__).absolute().parents[2]
         beside = project if (project / "pyproject.toml").is_file() else Path.cwd()
-        return cls(beside / ".n2g")
+        return cls(_absolute(named) if named else beside / ".n2g", _absolute(store) if store else None)
 
     def check_writable(self, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> None:
         """Creates the folder if need be, and writes a file to it and to each of its folders that is there.
@@ -64,38 +72,49 @@ class Home:
             StorageError: it or a folder in it cannot be created or written, its path cannot be that of a database, or
                 too little disk space is free.
         """
-        self._check_path()
-        folder = self.root
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, *self._written_folders()):
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.write(b"n2g")
-            free = shutil.disk_usage(self.root).free
-        except OSError as error:
-            part = "" if folder == self.root else f"{folder.relative_to(self.root)} in "
-            raise StorageError(
-                f"{part}N2G_HOME ({self.root}) cannot be written ({error.strerror or error}): "
-                "make it writable, or set N2G_HOME to a folder that you may write to."
-            ) from error
-        if free < minimum_free_bytes:
-            raise StorageError(
-                f"N2G_HOME ({self.root}) has {free / 2**20:.0f} MiB of free disk space, a run needs "
-                f"{minimum_free_bytes / 2**20:.0f} MiB: free some, or set N2G_HOME to a folder on another disk."
-            )
+        own = [self.downloads, self.locks, self.dagster, self.dagster / "storage"]
+        own += sorted({database.parent for database in self.dagster.rglob("*.db")})
+        shared = [self.slices, self.cache, self.reports]
+        if self.store == self.root:
+            _check_folder("N2G_HOME", self.root, [*shared, *own], minimum_free_bytes)
+        else:
+            _check_folder("N2G_HOME", self.root, own, minimum_free_bytes)
+            _check_folder("N2G_STORE", self.store, shared, minimum_free_bytes)
 
-    def _check_path(self) -> None:
-        path = os.fsencode(self.root).decode("utf-8", "backslashreplace")
-        marks = [mark for mark in _PARTS_OF_ADDRESSES if mark in path]
-        if marks or path != str(self.root):
-            what = f"the character {marks[0]}" if marks else "bytes that are not UTF-8"
-            raise StorageError(
-                f"N2G_HOME ({path}) has {what} in its path, and the databases in it could not be opened: set N2G_HOME "
-                "to a folder whose path is UTF-8 without ?, # and %."
-            )
 
-    def _written_folders(self) -> Iterator[Path]:
-        """The folders in it that are there, as far down as every run writes to them."""
-        tops = (self.slices, self.cache, self.downloads, self.reports, self.locks, self.dagster)
-        yield from (folder for folder in (*tops, self.dagster / "storage") if os.path.lexists(folder))
-        yield from sorted({database.parent for database in self.dagster.rglob("*.db")})
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _check_folder(name: str, top: Path, written: Sequence[Path], minimum_free_bytes: int) -> None:
+    """Check the folder that a variable names, and those in it that are there, as far down as every run writes."""
+    _check_path(name, top)
+    folder = top
+    try:
+        top.mkdir(parents=True, exist_ok=True)
+        for folder in (top, *(each for each in written if os.path.lexists(each))):
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"n2g")
+        free = shutil.disk_usage(top).free
+    except OSError as error:
+        part = "" if folder == top else f"{folder.relative_to(top)} in "
+        raise StorageError(
+            f"{part}{name} ({top}) cannot be written ({error.strerror or error}): "
+            f"make it writable, or set {name} to a folder that you may write to."
+        ) from error
+    if free < minimum_free_bytes:
+        raise StorageError(
+            f"{name} ({top}) has {free / 2**20:.0f} MiB of free disk space, a run needs "
+            f"{minimum_free_bytes / 2**20:.0f} MiB: free some, or set {name} to a folder on another disk."
+        )
+
+
+def _check_path(name: str, top: Path) -> None:
+    path = os.fsencode(top).decode("utf-8", "backslashreplace")
+    marks = [mark for mark in _PARTS_OF_ADDRESSES if mark in path]
+    if marks or path != str(top):
+        what = f"the character {marks[0]}" if marks else "bytes that are not UTF-8"
+        raise StorageError(
+            f"{name} ({path}) has {what} in its path, and the databases in it could not be opened: set {name} "
+            "to a folder whose path is UTF-8 without ?, # and %."
+        )

@@ -139,7 +139,7 @@ def read_evidence(
     for layer, asked in neurons.items():
         model.check_study([layer], asked, int(corpus.lengths.max(initial=0)))
     plan = plan_evidence(model.facts, corpus, neurons, settings, cache, shard_id=shard_id)
-    _check_disk(plan, settings.evidence_dtype, cache.home.root)
+    _check_disk(plan, settings.evidence_dtype, cache.home.store)
     done = run = 0
     failed, most = dict[int, str](), max((sum(map(len, lacks.values())) for _, lacks in plan.work), default=0)
     budget = TokenBudget(min(settings.batch_tokens, max(1, _BATCH_BYTES // (4 * max(1, most)))))

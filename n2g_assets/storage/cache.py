@@ -170,7 +170,8 @@ def leftovers(home: Home) -> list[Path]:
 
 
 def _temporaries(home: Home) -> Iterator[Path]:
-    yield from (path for path in home.root.glob("*") if _LEFTOVER.fullmatch(path.name))
+    for place in {home.root, home.store}:
+        yield from (path for path in place.glob("*") if _LEFTOVER.fullmatch(path.name))
     for top in (home.slices, home.cache, home.downloads, home.reports):
         for folder, folders, plain in os.walk(top):
             if _ABOUT in plain:  # the files of an entry are its own

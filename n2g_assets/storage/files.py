@@ -34,8 +34,8 @@ LOCK_TIMEOUT = 3600.0
 EXPORTED = ".n2g-export"
 """Empty file in a folder that an export wrote: such a folder may be replaced."""
 
-_WRITER_LOCK = ".lock"
-_OLD_SECONDS = 3600.0
+_WRITER_LOCK, _WRITER_HOST = ".lock", ".host"
+_OLD_SECONDS, _OLD_ELSEWHERE_SECONDS = 3600.0, 86400.0
 _SETTLED_NS = 100_000_000
 """A file that changed less than this before it was read is read again: its time of change may not show another one."""
 _verified: dict[Path, tuple[int, int, int, str]] = {}
@@ -68,6 +68,7 @@ def temporary_folder(target: Path, otherwise: str = "set N2G_HOME to one that is
             folder.mkdir()
             lock = FileLock(folder / _WRITER_LOCK, timeout=0, thread_local=False)
             with suppress(Timeout):  # a sweep came between the two
+                (folder / _WRITER_HOST).write_text(socket.gethostname(), encoding="utf-8")
                 lock.acquire()
                 break
         try:
@@ -187,17 +188,27 @@ def say_damaged(what: object, reason: str) -> None:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether the writer of a temporary is dead; one without a lock file may have a writer for an hour."""
+    """Whether the writer of a temporary is dead; one without a lock file may have a writer for an hour.
+
+    The lock of a writer on another machine cannot be seen here: it may be at work for a day.
+    """
     from filelock import FileLock, Timeout
 
     lock = temporary / _WRITER_LOCK
     try:
         if not lock.is_file():
-            return time.time() - temporary.lstat().st_mtime > _OLD_SECONDS
+            return _age(temporary) > _OLD_SECONDS
+        host = temporary / _WRITER_HOST
+        if host.is_file() and host.read_text(encoding="utf-8") != socket.gethostname():
+            return _age(temporary) > _OLD_ELSEWHERE_SECONDS
         with FileLock(lock, timeout=0, thread_local=False):
             return True
     except (FileNotFoundError, Timeout):
         return False
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.lstat().st_mtime
 
 
 # ------------------------------------------------------------------------------------------ errors

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import evaluation
 from n2g_assets.assets.checks import checks_of, split_is_sound
-from n2g_assets.assets.stage import layer_metadata
+from n2g_assets.assets.steps import layer_metadata
 from n2g_assets.assets.study import Study
 from n2g_assets.core.home import Home
 from n2g_assets.core.units import Unit

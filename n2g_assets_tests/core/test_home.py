@@ -78,3 +78,20 @@ def test_a_folder_of_databases_that_cannot_be_written_is_named_with_its_cure(
         StorageError, match=r"^dagster/history in N2G_HOME .* cannot be written .Permission denied.: make"
     ):
         Home(tmp_path).check_writable()
+
+
+def test_machines_may_share_a_store_and_keep_the_rest_to_themselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("N2G_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("N2G_STORE", str(tmp_path / "shared"))
+    home = Home.from_environment()
+    home.check_writable()
+    assert {path.parent.name for path in (home.slices, home.cache, home.database, home.reports)} == {"shared"}
+    assert {path.parent.name for path in (home.downloads, home.locks, home.dagster)} == {"own"}
+    (tmp_path / "shared" / "slices").write_text("in the way")
+    with pytest.raises(StorageError, match=rf"^slices in N2G_STORE .{tmp_path}/shared. cannot be .* set N2G_STORE to"):
+        home.check_writable()
+    monkeypatch.setenv("N2G_STORE", "s3://bucket/n2g")
+    with pytest.raises(StorageError, match=r"N2G_STORE \(s3://bucket/n2g\) is an address: set it to a folder"):
+        Home.from_environment()

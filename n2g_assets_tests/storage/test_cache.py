@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import Cache, Entry, sweep
-from n2g_assets.storage.files import hold_lock, is_whole, temporary_folder, write_atomically
+from n2g_assets.storage.files import hold_lock, is_abandoned, is_whole, temporary_folder, write_atomically
 from n2g_assets_tests.storage.helpers import files_below, largest_file
 
 CONTENT = {"text.jsonl": b'{"title": "Cat"}\n' * 3, "deep/weights.bin": bytes(range(64)), "empty": b""}
@@ -265,3 +265,15 @@ def test_a_lock_whose_file_cannot_be_written_is_named_with_its_cure(tmp_path, na
     (tmp_path / name).rmdir()
     with hold_lock(tmp_path, "database"):
         pass
+
+
+def test_what_a_writer_on_another_machine_has_in_work_is_left_for_a_day(tmp_path: Path) -> None:
+    home = Home(tmp_path / "own", tmp_path / "shared")
+    with temporary_folder(home.slices / "rules" / "x") as folder:
+        assert is_abandoned(folder) is False, "its lock is held"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".host").write_text("another-machine")
+    assert sweep(home) == []
+    os.utime(folder, (0, 0))
+    assert sweep(home) == [folder]
