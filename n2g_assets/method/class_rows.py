@@ -64,8 +64,9 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
         parts = excluded.get(offset, [])
         if offset in given:
             tokens, weights = given[offset]
-            kept = ~np.isin(tokens, np.concatenate([tokens[:0], *(without for without, _ in parts)]))
-            tokens, weights = tokens[kept], weights[kept]
+            if parts:
+                kept = ~np.isin(tokens, np.concatenate([without for without, _ in parts]))
+                tokens, weights = tokens[kept], weights[kept]
             deviations = np.sum([_deviations(graph, step, tokens) for step in added[offset]], axis=0)
         else:
             tokens, weights = _ordered(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -75,10 +76,10 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
 
 
 def _deviations(graph: ClassGraph, node: int, tokens: Int32[np.ndarray, " members"]) -> Float32[np.ndarray, " members"]:
-    members, found = graph.members(node), np.zeros(len(tokens), np.float32)
-    inside = np.isin(tokens, graph.tokens[members])
-    found[inside] = graph.deviations[members][np.searchsorted(graph.tokens[members], tokens[inside])]
-    return found
+    members = graph.members(node)
+    own = graph.tokens[members]
+    places = np.searchsorted(own, tokens).clip(max=len(own) - 1)
+    return np.where(own[places] == tokens, graph.deviations[members][places], np.float32(0))
 
 
 def _ordered(tokens: Int32[np.ndarray, " members"], weights: Float64[np.ndarray, " members"]) -> Weighted:
