@@ -37,10 +37,10 @@ from n2g_assets.storage.warehouse import publish
 
 DEPTHS = {
     "evidence": 3, "suffixes": 1, "targeted": 1, "models": 1, "blocks": 3, "wikipedia": 1, "hub_listings": 1,
-    "checked": 1,
+    "checked": 1, "steps": 1,
 }  # fmt: skip
 """Kinds of the cache that this version reads; how many folders below them an entry, or all blocks of a layer, stands.
-Of the last three, which are small or serve any study, everything stays."""
+Of all from ``wikipedia`` to ``checked``, which are small or serve any study, everything stays."""
 
 
 @dataclass
@@ -195,6 +195,7 @@ def _superfluous(home: Home, studies: Collection[str], needs: Needs) -> list[Rem
     left = leftovers(home)
     groups = [
         Removable("what killed runs left", "nothing, it is of no use", left),
+        Removable("values that steps of ended runs handed on", "nothing, unless steps are repeated", entries["steps"]),
         Removable("of kinds that earlier versions kept", "nothing, it is of no use", entries["old"]),
         Removable("reports of studies that are gone", "a run of the study", [
             path for path in sorted(home.reports.glob("*.html")) if path.stem not in studies

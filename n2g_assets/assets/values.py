@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 
 from n2g_assets.assets.resource import home_at
-from n2g_assets.core.home import Home
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
@@ -40,11 +39,6 @@ class StepValues(dg.ConfigurableIOManager):
         run_id, *step = context.upstream_output.get_identifier()
         folder = Cache(home_at(self.home)).folder(_kind(run_id), hash_json(step))
         return pickle.loads((folder / _FILE).read_bytes())
-
-
-def forget_values(home: Home, run_id: str) -> None:
-    """Remove what the steps of a run handed to one another."""
-    Cache(home).remove(_kind(run_id))
 
 
 def _kind(run_id: str) -> str:
