@@ -54,18 +54,16 @@ KILLS = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came of both runs."""
+class Spread:
+    """What came of the run on workers."""
 
-    seconds_alone: float
-    seconds_spread: float
+    seconds: float
     """The deaths included."""
     steps: int
     killed: dict[str, int]
     """By key of a step whose worker was killed, how often it was begun."""
     workers: int
     """That took steps."""
-    slices: int
     said: str
     """By ``n2g run``."""
 
@@ -100,52 +98,55 @@ class Cluster:
             self.kill_worker(pid)
 
 
-def run_both(folder: Path, **changes: Any) -> Found:
-    """Run the study in one process and on two workers; the rows are equal, or it fails.
+def run_alone(study: Path, home: Home) -> float:
+    """Run a study in one process; the seconds that it took."""
+    began, output = time.monotonic(), home.root.with_suffix(".txt")
+    _finish(_start_run(study, output, environment_of(home)), output)
+    return time.monotonic() - began
 
-    What is given replaces settings of the study.
-    """
-    study = write_study(folder, **changes)
-    common = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-    }
-    for name in ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "DAGSTER_HOME"):
-        common.pop(name, None)
-    alone, spread = Home(folder / "alone"), Home(folder / "spread")
-    began = time.monotonic()
-    _finish(_start_run(study, folder / "alone.txt", common | {"N2G_HOME": str(alone.root)}), folder / "alone.txt")
-    seconds_alone = time.monotonic() - began
+
+def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
+    """Run a study on two workers; for each that is killed another one starts."""
+    output = home.root.with_suffix(".txt")
     with ExitStack() as stack:
-        environment = common | {
-            "N2G_HOME": str(spread.root),
+        environment = environment_of(home) | {
             "N2G_POSTGRES": stack.enter_context(servers.postgres()),
             "N2G_BROKER": stack.enter_context(servers.rabbitmq()),
         }
-        subprocess.run([*N2G, "init"], env=environment, check=True, capture_output=True)
-        cluster = Cluster(folder, environment)
+        cluster = Cluster(home.root.parent, environment)
         stack.callback(cluster.stop)
+        subprocess.run([*N2G, "init"], env=environment, check=True, capture_output=True)
         for _ in range(2):
             cluster.start_worker()
-        instance = stack.enter_context(_instance(spread, environment))
+        instance = stack.enter_context(_instance(home, environment))
         began = time.monotonic()
-        output = folder / "spread.txt"
         run = _start_run(study, output, environment | {"N2G_EXECUTOR": "celery"})
-        for kill in KILLS:
+        for kill in kills:
             _worker_of(instance, kill.after, run, output)
-            with hold_lock(spread.locks, kill.lock):
+            with hold_lock(home.locks, kill.lock):
                 cluster.kill_worker(_worker_of(instance, kill.step, run, output))
             cluster.start_worker()
         _finish(run, output)
-        seconds_spread = time.monotonic() - began
+        seconds = time.monotonic() - began
         begun = _begun(instance)
-        compare(alone, spread)
-    killed = {step for step, _ in begun if step.startswith(tuple(kill.step for kill in KILLS))}
-    return Found(
-        seconds_alone, seconds_spread, steps=len({step for step, _ in begun}),
+    killed = {step for step, _ in begun if step.startswith(tuple(kill.step for kill in kills))}
+    return Spread(
+        seconds,
+        steps=len({step for step, _ in begun}),
         killed={step: sum(key == step for key, _ in begun) for step in sorted(killed)},
-        workers=len({pid for _, pid in begun}), slices=len(SliceStore(spread).keys(NAME)), said=output.read_text("utf-8"),
-    )  # fmt: skip
+        workers=len({pid for _, pid in begun}),
+        said=output.read_text("utf-8"),
+    )
+
+
+def environment_of(home: Home) -> dict[str, str]:
+    """Of processes that work on a home: one thread each, and this code."""
+    others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "DAGSTER_HOME")
+    return {name: value for name, value in os.environ.items() if name not in others} | {
+        "N2G_HOME": str(home.root),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
@@ -158,13 +159,15 @@ def write_study(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def compare(alone: Home, spread: Home) -> None:
-    """Fails where a row of the two homes differs."""
+def compare(alone: Home, spread: Home) -> int:
+    """Fails where a row of the two homes differs; how many slices they have."""
     stores = [SliceStore(home) for home in (alone, spread)]
-    assert stores[0].keys(NAME) == stores[1].keys(NAME)
+    keys = stores[0].keys(NAME)
+    assert keys == stores[1].keys(NAME)
     for table in TABLES:
         before, after = (rows_of_all(store, table, NAME) for store in stores)
         assert before.equals(after), f"the rows of {table} differ"
+    return len(keys)
 
 
 def _start_run(study: Path, output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -215,12 +218,15 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that is started ends
     with TemporaryDirectory(prefix="n2g-two-workers-") as folder:
-        found = run_both(Path(folder))
-    print(f"In one process:          {found.seconds_alone:.0f} s")
-    print(f"On two workers:          {found.seconds_spread:.0f} s, {found.steps} steps on {found.workers} workers")
+        study, alone, spread = write_study(Path(folder)), Home(Path(folder, "alone")), Home(Path(folder, "spread"))
+        seconds = run_alone(study, alone)
+        found = run_spread(study, spread, KILLS)
+        slices = compare(alone, spread)
+    print(f"In one process:  {seconds:.0f} s")
+    print(f"On workers:      {found.seconds:.0f} s, {found.steps} steps on {found.workers} workers, two at once")
     for step, times in found.killed.items():
-        print(f"{step}: begun {times} times" + (", its worker killed" if times > 1 else ""))
-    print(f"Equal rows in all {found.slices} slices.")
+        print(f"{step} was begun {times} times" + (", since its worker was killed" if times > 1 else ""))
+    print(f"Equal rows in all {slices} slices.")
     return 0
 
 

@@ -1,0 +1,103 @@
+"""Where steps execute: what is refused in one sentence, and a run on workers that die."""
+
+from __future__ import annotations
+
+import sys
+
+import dagster as dg
+import pytest
+
+from n2g_assets import cli
+from n2g_assets.assets import workers
+from n2g_assets.assets.executors import EXECUTOR, check_shared, executor_name, executor_of, model_queue
+from n2g_assets.assets.instance import POSTGRES, check_postgres
+from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.home import Home
+from n2g_assets_tests import servers
+from n2g_assets_tests.two_workers import KILLS, compare, run_spread, write_study
+
+NOBODY = "127.0.0.1:9"
+"""An address at which nobody listens."""
+
+
+def test_the_variable_chooses_where_a_study_does_not(monkeypatch):
+    monkeypatch.delenv(EXECUTOR, raising=False)
+    assert executor_name(None) == "in_process"
+    monkeypatch.setenv(EXECUTOR, " multiprocess ")
+    assert executor_name(None) == "multiprocess"
+    assert executor_name("in_process") == "in_process"
+
+
+def test_an_executor_that_does_not_exist_is_refused_with_those_that_do(monkeypatch):
+    monkeypatch.setenv(EXECUTOR, "slurm")
+    with pytest.raises(
+        SettingsError, match=r"\(slurm\) is no executor: set it to one of in_process, multiprocess, cel"
+    ):
+        executor_of(None)
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dagster_celery", None)
+    with pytest.raises(SettingsError, match=r"needs the package dagster-celery: install n2g_assets\[celery\]"):
+        executor_of("celery")
+
+
+def test_only_steps_that_run_the_model_go_to_the_queue_that_is_named(monkeypatch):
+    monkeypatch.delenv(workers.MODEL_QUEUE, raising=False)
+    assert (model_queue(), workers.queues()) == ({}, ["dagster"])
+    monkeypatch.setenv(workers.MODEL_QUEUE, "gpu")
+    assert (model_queue(), workers.queues()) == ({"dagster-celery/queue": "gpu"}, ["dagster", "gpu"])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgres://host/dagster", r"does not begin with postgresql\+psycopg2://: write"),
+        (f"postgresql+psycopg2://n2g:secret@{NOBODY}/dagster", r"does not answer \(.*\): start it"),
+    ],
+)
+def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatch, address, said):
+    pytest.importorskip("dagster_postgres")
+    monkeypatch.setenv(POSTGRES, address)
+    with pytest.raises(SettingsError, match=said) as caught:
+        check_postgres()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_broker_that_does_not_answer_is_said_without_its_password(monkeypatch):
+    pytest.importorskip("dagster_celery")
+    monkeypatch.setenv(workers.BROKER, f"pyamqp://n2g:secret@{NOBODY}//")
+    with pytest.raises(
+        SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
+    ) as caught:
+        workers.workers_by_queue()
+    assert "secret" not in str(caught.value)
+
+
+def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("dagster_celery")
+    monkeypatch.setenv("N2G_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.delenv(POSTGRES, raising=False)
+    monkeypatch.setenv(EXECUTOR, "")
+    assert cli.main(["worker"]) == 1
+    assert f"in SQLite cannot be shared by workers of Celery, which would damage it: set {POSTGRES}" in (
+        capsys.readouterr().out
+    )
+    with dg.DagsterInstance.get() as instance, pytest.raises(SettingsError, match="cannot be shared"):
+        check_shared(instance)
+
+
+def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(tmp_path, monkeypatch):
+    """``deploy/try_two_workers.sh`` kills another one in a later stage, and does more stages."""
+    servers.need_servers()
+    alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "spread")
+    study = write_study(tmp_path, preset="paper", neurons=[1, 3])
+    found = run_spread(study, spread, KILLS[:1])
+    for name, value in {"N2G_HOME": str(alone.root), "DAGSTER_HOME": "", EXECUTOR: "", POSTGRES: ""}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", str(study)]) == 0
+    assert compare(alone, spread) > 20
+    assert max(found.killed.values()) == 2
+    assert found.workers >= 2
+    assert "neuron_graphs, layer 01: " in found.said
