@@ -54,7 +54,6 @@ def _rabbitmq(folder: Path) -> Iterator[str]:
     environment = os.environ | {
         "HOME": str(folder),  # of the cookie
         "ERL_EPMD_PORT": str(names),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODENAME": f"n2g{port}@localhost",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(inner),

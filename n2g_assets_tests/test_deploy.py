@@ -1,4 +1,4 @@
-"""What ``deploy`` starts is there: scripts that a shell reads, commands of ``n2g``, variables that the package reads."""
+"""What ``deploy`` starts is there: scripts that a shell reads, commands of ``n2g``, variables that are read."""
 
 import subprocess
 from pathlib import Path

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from unittest import mock
 import dagster as dg
 import yaml
 
+from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.files import hold_lock
@@ -106,7 +107,7 @@ def run_alone(study: Path, home: Home) -> float:
 
 
 def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
-    """Run a study on two workers; for each that is killed another one starts."""
+    """Run a study on two workers, and kill some; one starts in the place of each but the last."""
     output = home.root.with_suffix(".txt")
     with ExitStack() as stack:
         environment = environment_of(home) | {
@@ -115,17 +116,17 @@ def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
         }
         cluster = Cluster(home.root.parent, environment)
         stack.callback(cluster.stop)
-        subprocess.run([*N2G, "init"], env=environment, check=True, capture_output=True)
+        instance = stack.enter_context(_instance(home, environment))
         for _ in range(2):
             cluster.start_worker()
-        instance = stack.enter_context(_instance(home, environment))
         began = time.monotonic()
         run = _start_run(study, output, environment | {"N2G_EXECUTOR": "celery"})
-        for kill in kills:
+        for number, kill in enumerate(kills):
+            if number:
+                cluster.start_worker()
             _worker_of(instance, kill.after, run, output)
             with hold_lock(home.locks, kill.lock):
                 cluster.kill_worker(_worker_of(instance, kill.step, run, output))
-            cluster.start_worker()
         _finish(run, output)
         seconds = time.monotonic() - began
         begun = _begun(instance)
@@ -182,9 +183,11 @@ def _finish(run: subprocess.Popen[bytes], output: Path) -> None:
 
 
 @contextmanager
-def _instance(home: Home, environment: dict[str, str]) -> Iterator[dg.DagsterInstance]:
-    with mock.patch.dict(os.environ, environment), dg.DagsterInstance.from_config(str(home.dagster)) as instance:
-        yield instance
+def _instance(home: Home, environment: Mapping[str, str]) -> Iterator[dg.DagsterInstance]:
+    with mock.patch.dict(os.environ, environment):
+        prepare_instance(home)
+        with dg.DagsterInstance.get() as instance:
+            yield instance
 
 
 def _worker_of(instance: dg.DagsterInstance, step: str, run: subprocess.Popen[bytes], output: Path) -> int:

@@ -4,6 +4,7 @@ A study's setting ``executor`` or ``$N2G_EXECUTOR`` chooses; the steps and what 
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
@@ -48,6 +49,7 @@ def executor_of(named: Executor | None) -> dg.ExecutorDefinition:
         return _watched(dg.multiprocess_executor)
     from dagster_celery import celery_executor
 
+    warnings.filterwarnings("ignore", "Task name .* is already registered")  # once for each step that it hands out
     return dg.configured(_watched(celery_executor, check_shared), name=name)(workers.executor_config())
 
 
@@ -62,7 +64,7 @@ def _watched(
         return _Watched(executor.executor_creation_fn(context))
 
     requirements = dg.multiple_process_executor_requirements()
-    return dg.ExecutorDefinition(executor.name, executor.config_schema, requirements, create)
+    return dg.ExecutorDefinition(executor.name, executor.config_schema.as_field(), requirements, create)
 
 
 class _Watched(dg.Executor):

@@ -16,6 +16,11 @@ STARTING = "dagster_instance"
 POSTGRES = "N2G_POSTGRES"
 """Variable: the address of the Postgres that holds Dagster's database, where several machines work on one home."""
 _SCHEME = "postgresql+psycopg2://"
+_SHARED = f"""\
+storage: {{postgres: {{postgres_url: {{env: {POSTGRES}}}}}}}
+# what steps print stays with the worker: to copy it takes four processes a step
+compute_logs: {{module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}}
+"""
 _SETTINGS = Path(__file__).with_name("instance.yaml")
 
 
@@ -75,8 +80,7 @@ def check_postgres() -> None:
 
 def _settings() -> str:
     """What Dagster reads; the address of a Postgres, with its password, stays in the environment."""
-    storage = f"storage: {{postgres: {{postgres_url: {{env: {POSTGRES}}}}}}}\n" if _postgres() else ""
-    return _SETTINGS.read_text(encoding="utf-8") + storage
+    return _SETTINGS.read_text(encoding="utf-8") + (_SHARED if _postgres() else "")
 
 
 def _postgres() -> str:

@@ -107,6 +107,7 @@ def work(of: Sequence[str]) -> int:
     worker = app.Worker(
         hostname=f"n2g-{os.getpid()}-{uuid4().hex[:4]}@{socket.gethostname()}", queues=list(of), concurrency=1,
         pool="prefork", loglevel="INFO", optimization="fair", quiet=True,
+        without_gossip=True, without_mingle=True,
     )  # fmt: skip
     worker.start()
     return worker.exitcode or 0

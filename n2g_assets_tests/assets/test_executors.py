@@ -92,7 +92,7 @@ def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_proce
     """``deploy/try_two_workers.sh`` kills another one in a later stage, and does more stages."""
     servers.need_servers()
     alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "spread")
-    study = write_study(tmp_path, preset="paper", neurons=[1, 3])
+    study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
     found = run_spread(study, spread, KILLS[:1])
     for name, value in {"N2G_HOME": str(alone.root), "DAGSTER_HOME": "", EXECUTOR: "", POSTGRES: ""}.items():
         monkeypatch.setenv(name, value)
@@ -100,4 +100,4 @@ def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_proce
     assert compare(alone, spread) > 20
     assert max(found.killed.values()) == 2
     assert found.workers >= 2
-    assert "neuron_graphs, layer 01: " in found.said
+    assert "neuron_graphs, layer 00: " in found.said
