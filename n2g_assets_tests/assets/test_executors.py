@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from n2g_assets import cli
 from n2g_assets.assets import workers
+from n2g_assets.assets.alive import died
 from n2g_assets.assets.executors import EXECUTOR, check_shared, executor_name, executor_of, model_queue
-from n2g_assets.assets.instance import POSTGRES, check_postgres
+from n2g_assets.assets.instance import POSTGRES, check_postgres, prepare_instance
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets_tests import servers
@@ -86,6 +89,30 @@ def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch,
     )
     with dg.DagsterInstance.get() as instance, pytest.raises(SettingsError, match="cannot be shared"):
         check_shared(instance)
+
+
+@dg.op
+def asks(context):
+    assert os.getpid() != int(os.environ["STARTED_BY"])
+    assert [path.name.partition("@")[0] for path in Path(context.instance.root_directory, "alive").iterdir()] == [
+        context.run_id
+    ]
+    assert not died(context.instance, context.run_id)
+
+
+def asking():
+    return dg.GraphDefinition("asking", node_defs=[asks]).to_job(executor_def=executor_of("multiprocess"))
+
+
+def test_a_run_whose_steps_are_spread_is_seen_to_live_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("STARTED_BY", str(os.getpid()))
+    monkeypatch.delenv(POSTGRES, raising=False)
+    prepare_instance(Home(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        result = dg.execute_job(dg.reconstructable(asking), instance)
+        assert result.success
+        assert not list(Path(instance.root_directory, "alive").iterdir())
 
 
 def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(tmp_path, monkeypatch):
