@@ -1,14 +1,15 @@
 """Whether the process of a run lives: what Dagster learns of one that was killed or crashed, and what is said of it.
 
-1. The process of a run holds the lock of a file that is named after the run, in ``DAGSTER_HOME``, and removes the file
-   when the run ends. A file whose lock is free is that of a run that died: by ``kill -9``, for want of memory, with its
-   machine.
+1. The process of a run holds the lock of a file that is named after the run and its machine, in ``DAGSTER_HOME``, and
+   removes the file when the run ends. A file whose lock is free is that of a run that died: by ``kill -9``, for want of
+   memory, with its machine. The files of other machines, whose locks may not be seen, are left to those.
 2. Dagster asks the launcher below whether started runs live, and marks those that died as failed; without that they
    would hold their places in the queue for good. Every start of ``n2g`` does the same, where no daemon runs.
 3. A shell that waits for the process says on its stderr that it died, and mostly of what: a process whose memory is
    limited often ends by a signal, without a word of its own.
 """
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,9 +54,10 @@ def died(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark the runs whose process died as failed."""
-    for file in _folder(instance).glob("*.lock"):
-        if died(instance, file.stem):
-            run = instance.get_run_by_id(file.stem)
+    for file in _folder(instance).glob(_file(instance, "*").name):
+        run_id = file.name.partition("@")[0]
+        if died(instance, run_id):
+            run = instance.get_run_by_id(run_id)
             if run is not None and not run.is_finished:
                 instance.report_run_failed(run, DIED)
             file.unlink(missing_ok=True)
@@ -81,4 +83,4 @@ def _folder(instance: dg.DagsterInstance) -> Path:
 
 
 def _file(instance: dg.DagsterInstance, run_id: str) -> Path:
-    return _folder(instance) / f"{run_id}.lock"
+    return _folder(instance) / f"{run_id}@{socket.gethostname()}.lock"

@@ -1,34 +1,28 @@
 """Where the steps of a run execute: in its own process, in processes of their own, or on the workers of Celery.
 
-A study's setting ``executor`` or ``$N2G_EXECUTOR`` chooses; the steps and what they compute are the same. Celery needs
-the package ``dagster-celery``, and a broker that hands the task of a killed worker to another one: RabbitMQ.
+A study's setting ``executor`` or ``$N2G_EXECUTOR`` chooses; the steps and what they compute are the same.
 """
 
 import os
-from importlib.util import find_spec
-from typing import get_args
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 import dagster as dg
+from dagster._core.execution.retries import RetryMode  # what an executor of one's own answers with
+from dagster._core.storage.runs import SqliteRunStorage  # by which an instance is known that no machines can share
 
+from n2g_assets.assets import workers
+from n2g_assets.assets.alive import lives
+from n2g_assets.assets.instance import POSTGRES
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import Executor
 
-EXECUTOR, BROKER, MODEL_QUEUE = "N2G_EXECUTOR", "N2G_BROKER", "N2G_MODEL_QUEUE"
-"""Variables: the executor of studies that name none, Celery's broker, and the queue of steps that run the model."""
-BROKER_HERE = "pyamqp://guest@localhost//"
-"""The broker where none is named."""
+EXECUTOR = "N2G_EXECUTOR"
+"""Variable: the executor of studies that name none."""
 
 EXECUTED_BY = "n2g/executor"
 """Run tag of a study's job: its executor."""
-
-CELERY_SETTINGS = {
-    "task_acks_late": True,  # a task is done when it has ended, not when it was taken
-    "task_reject_on_worker_lost": True,  # and goes to another worker if its own dies
-    "worker_prefetch_multiplier": 1,
-    "worker_cancel_long_running_tasks_on_connection_loss": True,
-    "broker_connection_retry_on_startup": True,
-}
-"""What Celery's workers and the run agree on, so that a killed worker's step goes on elsewhere."""
 
 
 def executor_name(named: Executor | None) -> Executor:
@@ -41,10 +35,8 @@ def executor_name(named: Executor | None) -> Executor:
     known: tuple[Executor, ...] = get_args(Executor)
     if name not in known:
         raise SettingsError(f"{EXECUTOR} ({name}) is no executor: set it to one of {', '.join(known)}, or unset it.")
-    if name == "celery" and find_spec("dagster_celery") is None:
-        raise SettingsError(
-            "The executor celery needs the package dagster-celery: install n2g_assets[celery], or choose in_process."
-        )
+    if name == "celery":
+        workers.check_installed()
     return next(each for each in known if each == name)
 
 
@@ -54,17 +46,60 @@ def executor_of(named: Executor | None) -> dg.ExecutorDefinition:
     if name == "in_process":
         return dg.in_process_executor
     if name == "multiprocess":
-        return dg.multiprocess_executor
+        return _watched(dg.multiprocess_executor)
     from dagster_celery import celery_executor
 
-    config = {"broker": os.environ.get(BROKER, "").strip() or BROKER_HERE, "config_source": CELERY_SETTINGS}
-    return dg.configured(celery_executor, name="celery")(config)
+    warnings.filterwarnings("ignore", "Task name .* is already registered")  # once for each step that it hands out
+    return dg.configured(_watched(celery_executor, check_shared), name=name)(workers.executor_config())
+
+
+def _watched(
+    executor: dg.ExecutorDefinition, check: Callable[[dg.DagsterInstance], None] = lambda _: None
+) -> dg.ExecutorDefinition:
+    """An executor that first checks the instance, and shows as long as it goes on that the run's process lives."""
+
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        check(context.instance)
+        assert executor.executor_creation_fn is not None
+        return _Watched(executor.executor_creation_fn(context))
+
+    requirements = dg.multiple_process_executor_requirements()
+    return dg.ExecutorDefinition(executor.name, executor.config_schema.as_field(), requirements, create)
+
+
+class _Watched(dg.Executor):
+    def __init__(self, executor: dg.Executor) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    @property
+    def retries(self) -> RetryMode:
+        return self._executor.retries
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        with lives(plan_context.instance, plan_context.run_id):
+            yield from self._executor.execute(plan_context, execution_plan)
+
+
+def check_shared(instance: dg.DagsterInstance) -> None:
+    """Check that workers can record their steps in an instance.
+
+    Raises:
+        SettingsError: it lies in files of SQLite.
+    """
+    if isinstance(instance.run_storage, SqliteRunStorage):
+        raise SettingsError(
+            "Dagster's database in SQLite cannot be shared by workers of Celery, which would damage it: set "
+            f"{POSTGRES} to that of a Postgres, such as postgresql+psycopg2://user:password@host/dagster."
+        )
 
 
 def model_queue() -> dict[str, str]:
     """The tags of a step that runs the model, so that it goes to the workers that have a GPU."""
-    queue = os.environ.get(MODEL_QUEUE, "").strip()
-    return {"dagster-celery/queue": queue} if queue else {}
+    queue = workers.model_queue()
+    return {} if queue == workers.QUEUE else {"dagster-celery/queue": queue}
 
 
 def executor_of_run(run: dg.DagsterRun) -> Executor:

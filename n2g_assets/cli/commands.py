@@ -84,6 +84,19 @@ def plan(study: str, layers: str | None) -> int:
     return runs.in_home(lambda home: runs.plan_study(home, study, layers))
 
 
+@command("n2g worker --queues dagster")
+@click.option("--queues", help="Some of them, such as dagster,gpu.  [default: dagster, and $N2G_MODEL_QUEUE]")
+def worker(queues: str | None) -> int:
+    """Take steps of runs whose executor is celery, until it is ended.
+
+    One step at a time: start as many as a machine has GPUs, or as its memory allows. Ctrl-C ends it after its step. The
+    broker is $N2G_BROKER, Dagster's database $N2G_POSTGRES (docs/machines.md).
+    """
+    from n2g_assets.cli import runs, working
+
+    return runs.in_home(lambda _home: working.work(queues))
+
+
 @command("n2g ui --port 3001")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> int:

@@ -13,15 +13,19 @@ import time
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo  # what an event says of a failure
 from pydantic import ValidationError
 
+from n2g_assets.assets.executors import check_shared, executor_name
 from n2g_assets.assets.instance import prepare_instance
 from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
 from n2g_assets.cli.output import say
+from n2g_assets.cli.working import followed, waiting_for
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.study_file import check_files
@@ -78,12 +82,13 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     from n2g_assets.report.summary import study_summary
 
     began = time.monotonic()
-    job = study_job(study)
+    job, named = study_job(study), study
     study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
     say(f"Materializing the study '{study}' into {home.store} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
-        succeeded = all(_execute(job, instance, first, last) for first, last in ranges)
+        execute = _executing(job, named, instance)
+        succeeded = all(_succeeded(execute, each) for each in ranges)
     if not succeeded:
         say("What was finished is kept: the same command goes on from there.")
     elif show:
@@ -110,7 +115,8 @@ def plan_study(home: Home, study: str, layers: str | None = None) -> int:
     os.environ["N2G_PROGRESS"] = "lines"
     say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
-        if not _execute(job, instance, *ranges[0], [asked.key(name) for name in ("subject_model", "corpus_tokens")]):
+        read = partial(job.execute_in_process, asset_selection=[asked.key("subject_model"), asked.key("corpus_tokens")])
+        if not _succeeded(partial(read, instance=instance), ranges[0]):
             return 1
     session = Session(asked, home, logging.getLogger(__name__))
     say("\n" + plan_text(session, [[asked.partition_layers[key] for key in run] for run in runs]))
@@ -122,8 +128,10 @@ def _ranges(job: dg.JobDefinition, layers: str | None) -> list[tuple[str, str]]:
     return partition_ranges(list(study.partition_layers), layers, study.settings.layers_at_once)
 
 
-def study_job(study: str) -> dg.JobDefinition:
-    """The job of a study: by name, of the Dagster project around the working folder or of this package; or by its file.
+def study_job(study: str, folder: str = "") -> dg.JobDefinition:
+    """The job of a study: by name, of the Dagster project around a folder or of this package; or by its file.
+
+    The folder is the working folder, or else an absolute one: workers on other machines call this too.
 
     Raises:
         SettingsError: there is no such study, or a ``defs.yaml`` of the project has a mistake.
@@ -132,10 +140,10 @@ def study_job(study: str) -> dg.JobDefinition:
     from n2g_assets.study import read_study, shipped_study
 
     if os.sep in study or Path(study).suffix in {".yaml", ".yml"}:
-        path = Path(study) / "defs.yaml" if Path(study).is_dir() else Path(study)
-        found = read_study(path)
+        path = Path(folder, study)
+        found = read_study(path / "defs.yaml" if path.is_dir() else path)
         return build_defs([found]).resolve_job_def(found.name)
-    project = _own_project(Path.cwd())
+    project = _own_project(Path(folder).absolute())
     if project is None:
         return build_defs([shipped_study(study)]).resolve_job_def(study)
     sys.path[:0] = [str(project), str(project / "src")]
@@ -207,12 +215,37 @@ def partition_ranges(keys: Sequence[str], layers: str | None, at_once: int | str
     return [(part[0], part[-1]) for start, stop in runs for part in groups(keys[start : stop + 1], at_once)]
 
 
-def _execute(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, first: str, last: str, assets: list[dg.AssetKey] | None = None
-) -> bool:
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=assets,
+Execute = Callable[..., dg.ExecuteInProcessResult | dg.JobExecutionResult]
+"""Executes a run that has tags and a configuration."""
+
+
+def _executing(job: dg.JobDefinition, named: str, instance: dg.DagsterInstance) -> Execute:
+    """What executes a study's job: this process, or the executor that spreads its steps.
+
+    Raises:
+        SettingsError: the executor lacks what it needs.
+    """
+    executor = executor_name(study_of(job).settings.executor)
+    if executor == "in_process":
+        return partial(job.execute_in_process, instance=instance)
+    spread = dg.build_reconstructable_job(__name__, study_job.__name__, (named, str(Path.cwd())))
+    execute = partial(dg.execute_job, spread, instance)
+    if executor == "multiprocess":
+        return execute
+    check_shared(instance)
+    for line in waiting_for():
+        say(line)
+    return partial(followed, execute, instance)
+
+
+def _succeeded(execute: Execute, layers: tuple[str, str]) -> bool:
+    """Execute a run and say what failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended the run; it names the step.
+    """
+    first, last = layers
+    result = execute(
         tags={RANGE_START: first, RANGE_END: last},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
@@ -226,6 +259,11 @@ def _execute(
             say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
     for event in failures:
         say(f"FAILED {_asset_of(event)}: {_cause(event)}")
+    for error in (event.job_failure_data.error for event in result.all_events if event.is_job_failure):
+        if error and error.cls_name in _INTERRUPTS:
+            raise KeyboardInterrupt
+        if not failures:
+            say(f"FAILED {result.job_def.name}: {_innermost(error)}")
     return result.success
 
 
@@ -234,9 +272,11 @@ def _asset_of(event: dg.DagsterEvent) -> str:
 
 
 def _cause(event: dg.DagsterEvent) -> str:
-    said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-    if said and said.description:
-        return said.description
+    said = event.step_failure_data.user_failure_data
+    return said.description if said and said.description else _innermost(event.step_failure_data.error)
+
+
+def _innermost(error: SerializableErrorInfo | None) -> str:
     while error and error.cause:
         error = error.cause
     message = error.message.strip() if error else "unknown"

@@ -1,21 +1,42 @@
-"""Where steps execute: what a study or a variable names, and what is said where that cannot be."""
+"""Where steps execute: what is refused in one sentence, and a run on workers that die."""
 
 from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from n2g_assets.assets import executors
-from n2g_assets.assets.executors import EXECUTED_BY, EXECUTOR, executor_name, executor_of, executor_of_run, model_queue
+from n2g_assets import cli
+from n2g_assets.assets import workers
+from n2g_assets.assets.alive import died
+from n2g_assets.assets.executors import (
+    EXECUTED_BY,
+    EXECUTOR,
+    check_shared,
+    executor_name,
+    executor_of,
+    executor_of_run,
+    model_queue,
+)
+from n2g_assets.assets.instance import POSTGRES, check_postgres, prepare_instance
 from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.home import Home
+from n2g_assets_tests import servers
+from n2g_assets_tests.two_workers import KILLS, compare, run_spread, write_study
+
+NOBODY = "127.0.0.1:9"
+"""An address at which nobody listens."""
 
 
-def test_the_study_goes_before_the_variable_and_that_before_one_process(monkeypatch):
+def test_the_variable_chooses_where_a_study_does_not(monkeypatch):
     monkeypatch.delenv(EXECUTOR, raising=False)
-    assert executor_of(None) is dg.in_process_executor
-    monkeypatch.setenv(EXECUTOR, "multiprocess")
-    assert executor_of(None) is dg.multiprocess_executor
-    assert executor_of("in_process") is dg.in_process_executor
+    assert executor_name(None) == "in_process"
+    monkeypatch.setenv(EXECUTOR, " multiprocess ")
+    assert executor_name(None) == "multiprocess"
+    assert executor_name("in_process") == "in_process"
 
 
 def test_a_run_of_a_studys_job_knows_its_executor(monkeypatch):
@@ -24,17 +45,100 @@ def test_a_run_of_a_studys_job_knows_its_executor(monkeypatch):
     assert executor_of_run(dg.DagsterRun("j")) == "in_process"
 
 
-def test_an_executor_that_cannot_be_is_said_with_its_cure(monkeypatch):
-    monkeypatch.setenv(EXECUTOR, "celary")
-    with pytest.raises(SettingsError, match=r"N2G_EXECUTOR \(celary\) is no executor: set it to one of in_process, "):
-        executor_name(None)
-    monkeypatch.setattr(executors, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match="needs the package dagster-celery: install"):
-        executor_name("celery")
+def test_an_executor_that_does_not_exist_is_refused_with_those_that_do(monkeypatch):
+    monkeypatch.setenv(EXECUTOR, "slurm")
+    with pytest.raises(
+        SettingsError, match=r"\(slurm\) is no executor: set it to one of in_process, multiprocess, cel"
+    ):
+        executor_of(None)
 
 
-def test_steps_that_run_the_model_go_to_the_queue_that_is_named(monkeypatch):
-    monkeypatch.delenv(executors.MODEL_QUEUE, raising=False)
-    assert model_queue() == {}
-    monkeypatch.setenv(executors.MODEL_QUEUE, "gpu")
-    assert model_queue() == {"dagster-celery/queue": "gpu"}
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dagster_celery", None)
+    with pytest.raises(SettingsError, match=r"needs the package dagster-celery: install n2g_assets\[celery\]"):
+        executor_of("celery")
+
+
+def test_only_steps_that_run_the_model_go_to_the_queue_that_is_named(monkeypatch):
+    monkeypatch.delenv(workers.MODEL_QUEUE, raising=False)
+    assert (model_queue(), workers.queues()) == ({}, ["dagster"])
+    monkeypatch.setenv(workers.MODEL_QUEUE, "gpu")
+    assert (model_queue(), workers.queues()) == ({"dagster-celery/queue": "gpu"}, ["dagster", "gpu"])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgres://host/dagster", r"does not begin with postgresql\+psycopg2://: write"),
+        (f"postgresql+psycopg2://n2g:secret@{NOBODY}/dagster", r"does not answer \(.*\): start it"),
+    ],
+)
+def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatch, address, said):
+    pytest.importorskip("dagster_postgres")
+    monkeypatch.setenv(POSTGRES, address)
+    with pytest.raises(SettingsError, match=said) as caught:
+        check_postgres()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_broker_that_does_not_answer_is_said_without_its_password(monkeypatch):
+    pytest.importorskip("dagster_celery")
+    monkeypatch.setenv(workers.BROKER, f"pyamqp://n2g:secret@{NOBODY}//")
+    with pytest.raises(
+        SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
+    ) as caught:
+        workers.workers_by_queue()
+    assert "secret" not in str(caught.value)
+
+
+def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("dagster_celery")
+    monkeypatch.setenv("N2G_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.delenv(POSTGRES, raising=False)
+    monkeypatch.setenv(EXECUTOR, "")
+    assert cli.main(["worker"]) == 1
+    assert f"in SQLite cannot be shared by workers of Celery, which would damage it: set {POSTGRES}" in (
+        capsys.readouterr().out
+    )
+    with dg.DagsterInstance.get() as instance, pytest.raises(SettingsError, match="cannot be shared"):
+        check_shared(instance)
+
+
+@dg.op
+def asks(context):
+    assert os.getpid() != int(os.environ["STARTED_BY"])
+    assert [path.name.partition("@")[0] for path in Path(context.instance.root_directory, "alive").iterdir()] == [
+        context.run_id
+    ]
+    assert not died(context.instance, context.run_id)
+
+
+def asking():
+    return dg.GraphDefinition("asking", node_defs=[asks]).to_job(executor_def=executor_of("multiprocess"))
+
+
+def test_a_run_whose_steps_are_spread_is_seen_to_live_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("STARTED_BY", str(os.getpid()))
+    monkeypatch.delenv(POSTGRES, raising=False)
+    prepare_instance(Home(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        result = dg.execute_job(dg.reconstructable(asking), instance)
+        assert result.success
+        assert not list(Path(instance.root_directory, "alive").iterdir())
+
+
+def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(tmp_path, monkeypatch):
+    """``deploy/try_two_workers.sh`` kills another one in a later stage, and does more stages."""
+    servers.need_servers()
+    alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "spread")
+    study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
+    found = run_spread(study, spread, KILLS[:1])
+    for name, value in {"N2G_HOME": str(alone.root), "DAGSTER_HOME": "", EXECUTOR: "", POSTGRES: ""}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", str(study)]) == 0
+    assert compare(alone, spread) > 20
+    assert max(found.killed.values()) == 2
+    assert found.workers >= 2
+    assert "neuron_graphs, layer 00: " in found.said

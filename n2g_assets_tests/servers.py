@@ -1,0 +1,128 @@
+"""RabbitMQ and Postgres of one's own, as Debian packs them: on free ports, with their data in a temporary folder.
+
+Postgres refuses to run as root; where root starts it, it runs as the user that its package makes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+"""The server itself: what stands on the path wants to be root or the user of its package."""
+STARTS_WITHIN = 120.0
+"""Seconds."""
+
+
+def missing() -> str | None:
+    """What is not installed of all that workers of Celery need; None where everything is."""
+    lacking = [] if RABBITMQ.exists() and shutil.which("epmd") else ["rabbitmq-server"]
+    lacking += [] if _postgres_programs() else ["postgresql"]
+    lacking += [name for name in ("dagster_celery", "dagster_postgres") if find_spec(name) is None]
+    return f"{', '.join(lacking)}: not installed" if lacking else None
+
+
+def need_servers() -> None:
+    """Skips where something is not installed; fails there with ``N2G_NEED_SERVERS``, which ``.ci/run`` sets."""
+    if reason := missing():
+        (pytest.fail if os.environ.get("N2G_NEED_SERVERS") else pytest.skip)(reason)
+
+
+@contextmanager
+def rabbitmq() -> Iterator[str]:
+    """The address of a broker."""
+    with TemporaryDirectory(prefix="n2g-rabbitmq-") as folder:
+        yield from _rabbitmq(Path(folder))
+
+
+def _rabbitmq(folder: Path) -> Iterator[str]:
+    port, inner, names = (_free_port() for _ in range(3))
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n", encoding="utf-8")
+    (folder / "plugins").write_text("[].\n", encoding="utf-8")
+    environment = os.environ | {
+        "HOME": str(folder),  # of the cookie
+        "ERL_EPMD_PORT": str(names),
+        "RABBITMQ_NODENAME": f"n2g{port}@localhost",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(inner),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",  # a scheduler that does not wait busily
+    }
+    log = folder / "output"
+    try:
+        with _process([RABBITMQ], log, env=environment):
+            _wait(lambda: "completed with" in log.read_text("utf-8", "replace"), log)
+            yield f"pyamqp://guest:guest@127.0.0.1:{port}//"
+    finally:
+        subprocess.run(["epmd", "-kill"], env=environment, capture_output=True, check=False)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The address of an empty database."""
+    with TemporaryDirectory(prefix="n2g-postgres-") as folder:
+        yield from _postgres(Path(folder))
+
+
+def _postgres(folder: Path) -> Iterator[str]:
+    programs, data, log, port = _postgres_programs()[-1], folder / "data", folder / "output", _free_port()
+    user: Mapping[str, Any] = {}
+    if os.geteuid() == 0:
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        shutil.chown(folder, "postgres")
+    initdb = [programs / "initdb", "--pgdata", data, "--username=n2g", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    subprocess.run(initdb, capture_output=True, check=True, cwd=folder, **user)
+    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    command = [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())]
+    with _process(command, log, cwd=folder, **user):
+        _wait(lambda: "ready to accept connections" in log.read_text("utf-8", "replace"), log)
+        yield f"postgresql+psycopg2://n2g@127.0.0.1:{port}/postgres"
+
+
+def _postgres_programs() -> list[Path]:
+    return sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+
+
+@contextmanager
+def _process(command: list[Any], log: Path, **options: Any) -> Iterator[None]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **options
+        )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)  # RabbitMQ's script passes it on slowly, and has nothing to keep
+        try:
+            process.wait(2)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(ready: Callable[[], bool], log: Path) -> None:
+    until = time.monotonic() + STARTS_WITHIN
+    while not ready():
+        assert time.monotonic() < until, log.read_text("utf-8", "replace")
+        time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,237 @@
+"""A tiny study on two workers of Celery, of which two are killed, and in one process: the same rows.
+
+``python -m n2g_assets_tests.two_workers`` says what came of it; ``deploy/try_two_workers.sh`` runs it. The workers have
+temporary and working folders of their own, and share the home, a Postgres and a RabbitMQ that are started for them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import dagster as dg
+import yaml
+
+from n2g_assets.assets.instance import prepare_instance
+from n2g_assets.core.home import Home
+from n2g_assets.core.tables import TABLES
+from n2g_assets.storage.files import hold_lock
+from n2g_assets.storage.slices import SliceStore
+from n2g_assets_tests import servers
+from n2g_assets_tests.assets.studies import tiny_study
+from n2g_assets_tests.storage.helpers import rows_of_all
+
+NAME = "tiny"
+N2G = [sys.executable, "-m", "n2g_assets.cli"]
+AT_MOST = 600.0
+"""Seconds that anything takes."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A step whose worker is killed while it waits for a lock that is held here."""
+
+    step: str
+    """How its key begins."""
+    lock: str
+    after: str
+    """The step whose beginning the lock is taken at: earlier ones may need it."""
+
+
+KILLS = (
+    Kill("tiny__activation_cache.ahead[", "forward_pass", after="tiny__activation_cache.pieces"),
+    Kill("tiny__evaluation.layer[01]", f"evaluation/{NAME}/1", after="tiny__neuron_graphs.plan"),
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What came of the run on workers."""
+
+    seconds: float
+    """The deaths included."""
+    steps: int
+    killed: dict[str, int]
+    """By key of a step whose worker was killed, how often it was begun."""
+    workers: int
+    """That took steps."""
+    said: str
+    """By ``n2g run``."""
+
+
+@dataclass
+class Cluster:
+    """A home, and the environment of all who work on it."""
+
+    folder: Path
+    environment: dict[str, str]
+    workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """By number of the process."""
+
+    def start_worker(self) -> None:
+        """One more, with temporary and working folders of its own."""
+        own = self.folder / f"worker{len(list(self.folder.glob('worker*')))}"
+        (own / "tmp").mkdir(parents=True)
+        with (own / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [*N2G, "worker"], cwd=own, env=self.environment | {"TMPDIR": str(own / "tmp")},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        self.workers[process.pid] = process
+
+    def kill_worker(self, pid: int) -> None:
+        """With all of its processes, as a machine dies."""
+        os.killpg(pid, signal.SIGKILL)
+        self.workers.pop(pid).wait()
+
+    def stop(self) -> None:
+        for pid in list(self.workers):
+            self.kill_worker(pid)
+
+
+def run_alone(study: Path, home: Home) -> float:
+    """Run a study in one process; the seconds that it took."""
+    began, output = time.monotonic(), home.root.with_suffix(".txt")
+    _finish(_start_run(study, output, environment_of(home)), output)
+    return time.monotonic() - began
+
+
+def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
+    """Run a study on two workers, and kill some; one starts in the place of each but the last."""
+    output = home.root.with_suffix(".txt")
+    with ExitStack() as stack:
+        environment = environment_of(home) | {
+            "N2G_POSTGRES": stack.enter_context(servers.postgres()),
+            "N2G_BROKER": stack.enter_context(servers.rabbitmq()),
+        }
+        cluster = Cluster(home.root.parent, environment)
+        stack.callback(cluster.stop)
+        instance = stack.enter_context(_instance(home, environment))
+        for _ in range(2):
+            cluster.start_worker()
+        began = time.monotonic()
+        run = _start_run(study, output, environment | {"N2G_EXECUTOR": "celery"})
+        for number, kill in enumerate(kills):
+            if number:
+                cluster.start_worker()
+            _worker_of(instance, kill.after, run, output)
+            with hold_lock(home.locks, kill.lock):
+                cluster.kill_worker(_worker_of(instance, kill.step, run, output))
+        _finish(run, output)
+        seconds = time.monotonic() - began
+        begun = _begun(instance)
+    killed = {step for step, _ in begun if step.startswith(tuple(kill.step for kill in kills))}
+    return Spread(
+        seconds,
+        steps=len({step for step, _ in begun}),
+        killed={step: sum(key == step for key, _ in begun) for step in sorted(killed)},
+        workers=len({pid for _, pid in begun}),
+        said=output.read_text("utf-8"),
+    )
+
+
+def environment_of(home: Home) -> dict[str, str]:
+    """Of processes that work on a home: one thread each, and this code."""
+    others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "DAGSTER_HOME")
+    return {name: value for name, value in os.environ.items() if name not in others} | {
+        "N2G_HOME": str(home.root),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    """The file of a tiny study of two layers."""
+    study = tiny_study(folder, name=NAME, **{"layers": 2, **changes})
+    path = folder / NAME / "defs.yaml"
+    path.parent.mkdir()
+    settings = study.settings.model_dump(mode="json", exclude_unset=True)
+    path.write_text(yaml.safe_dump({"type": "n2g_assets.N2GStudy", "attributes": settings}), encoding="utf-8")
+    return path
+
+
+def compare(alone: Home, spread: Home) -> int:
+    """Fails where a row of the two homes differs; how many slices they have."""
+    stores = [SliceStore(home) for home in (alone, spread)]
+    keys = stores[0].keys(NAME)
+    assert keys == stores[1].keys(NAME)
+    for table in TABLES:
+        before, after = (rows_of_all(store, table, NAME) for store in stores)
+        assert before.equals(after), f"the rows of {table} differ"
+    return len(keys)
+
+
+def _start_run(study: Path, output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [*N2G, "run", str(study)], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+
+
+def _finish(run: subprocess.Popen[bytes], output: Path) -> None:
+    assert run.wait(AT_MOST) == 0, output.read_text("utf-8")
+
+
+@contextmanager
+def _instance(home: Home, environment: Mapping[str, str]) -> Iterator[dg.DagsterInstance]:
+    with mock.patch.dict(os.environ, environment):
+        prepare_instance(home)
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+
+
+def _worker_of(instance: dg.DagsterInstance, step: str, run: subprocess.Popen[bytes], output: Path) -> int:
+    """The process that has begun a step, once one has."""
+    until = time.monotonic() + AT_MOST
+    while True:
+        for key, pid in _begun(instance):
+            if key.startswith(step):
+                return pid
+        assert run.poll() is None and time.monotonic() < until, output.read_text("utf-8")  # noqa: PT018
+        time.sleep(0.2)
+
+
+def _begun(instance: dg.DagsterInstance) -> Sequence[tuple[str, int]]:
+    """The steps of all runs as workers took them: their keys, and the workers' processes."""
+    found = []
+    for run in instance.get_runs():
+        for entry in instance.all_logs(run.run_id):
+            event = entry.dagster_event
+            about = getattr(event and event.event_specific_data, "metadata", {})
+            if "Celery worker" in about:
+                name = str(about["Celery worker"].value)  # n2g-<process>-<any>@<host>
+                found.append((event.step_key, int(name.split("-")[1])))
+    return found
+
+
+def main() -> int:
+    """Run both, and say what came of it."""
+    if reason := servers.missing():
+        print(f"This needs RabbitMQ, Postgres and n2g_assets[celery]. {reason}.", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that is started ends
+    with TemporaryDirectory(prefix="n2g-two-workers-") as folder:
+        study, alone, spread = write_study(Path(folder)), Home(Path(folder, "alone")), Home(Path(folder, "spread"))
+        seconds = run_alone(study, alone)
+        found = run_spread(study, spread, KILLS)
+        slices = compare(alone, spread)
+    print(f"In one process:  {seconds:.0f} s")
+    print(f"On workers:      {found.seconds:.0f} s, {found.steps} steps on {found.workers} workers, two at once")
+    for step, times in found.killed.items():
+        print(f"{step} was begun {times} times" + (", since its worker was killed" if times > 1 else ""))
+    print(f"Equal rows in all {slices} slices.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
