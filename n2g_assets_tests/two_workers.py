@@ -227,8 +227,8 @@ def main() -> int:
         slices = compare(alone, spread)
     print(f"In one process:  {seconds:.0f} s")
     print(f"On workers:      {found.seconds:.0f} s, {found.steps} steps on {found.workers} workers, two at once")
-    for step, times in found.killed.items():
-        print(f"{step} was begun {times} times" + (", since its worker was killed" if times > 1 else ""))
+    for step in (step for step, times in found.killed.items() if times > 1):
+        print(f"Killed in {step}, which another worker did.")
     print(f"Equal rows in all {slices} slices.")
     return 0
 
