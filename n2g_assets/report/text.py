@@ -34,7 +34,7 @@ _TOKENS, _CHARACTERS = 24, 160
 
 def text_width(text: str) -> int:
     """Columns that a text takes in a fixed-width font: 2 for wide East Asian characters and emoji, 0 for marks."""
-    return sum(_character_width(character) for character in text)
+    return len(text) if text.isascii() else sum(map(_character_width, text))
 
 
 def shorten(text: str, width: int) -> str:
