@@ -72,16 +72,20 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     found["scores"] = _scores(unit)
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
     found["statistics"], found["strong"] = unit.statistics, _strong(unit)
-    found["slices"] = unit.study.rows(
-        "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
-        layer=unit.layer,
-    )
+    found["slices"] = database.remembered(("slices", unit.study.name, unit.layer), lambda: _slices(unit))
     found["explanations"] = unit.rows(
         "explanations", order="explanation, place", columns="* EXCLUDE (study, layer, unit, sign)"
     )
     found["writes"] = _writes(unit)
-    found["thresholds"] = unit.rows("thresholds", order="kind")
     return found
+
+
+def _slices(unit: Unit) -> list[Answer]:
+    """What the tables of a unit's layer were made from."""
+    return unit.study.rows(
+        "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
+        layer=unit.layer,
+    )
 
 
 def unit_head(unit: Unit, rules: int) -> Answer:
