@@ -139,7 +139,8 @@ def _box(
     line = f' stroke="{stroke}" stroke-width="1.2"' if stroke else ""
     dashes = ' stroke-dasharray="4 3"' if dashed else ""
     return Markup(
-        f'<rect x="{at(x)}" y="{at(y)}" width="{at(width)}" height="{at(height)}"{corners} fill="{fill}"{line}{dashes}/>'
+        f'<rect x="{at(x)}" y="{at(y)}" width="{at(width)}" height="{at(height)}"{corners} fill="{fill}"'
+        f"{line}{dashes}/>"
     )
 
 
