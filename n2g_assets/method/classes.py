@@ -276,7 +276,7 @@ def grow_graph(
     if not len(where) or not np.isfinite(values[where]).all():
         raise ValueError("a graph needs positions with finite activations")
     activations, half, documents = values[where].astype(np.float64), text.half[where], text.documents[where]
-    lagged, left, real = text.tokens[:, where], activations.copy(), text.real[where]
+    lagged, left, real = text.tokens.take(where, axis=1), activations.copy(), text.real[where]
     size, shrinkage, fewest = len(text.token_ids), settings.class_shrinkage, settings.class_positions
     room, untallied = (np.zeros((size, 4)), np.zeros(size, np.int32)), np.zeros((0, size, 4))
     worth_a_tally = _TALLIED * max(len(where), 2 * size)
@@ -316,7 +316,7 @@ def grow_graph(
         if min(middle - start, stop - middle) < fewest:
             continue  # both halves together do not cut where each half did
         node.until, n_rules = n_rules, n_rules + 1
-        for row in (activations, left, half, documents, real, *lagged):
+        for row in (activations, left, half, documents, real.view(np.uint8), *lagged):
             bring_forward(inside, row[here])
         if len(node.tally):
             tally_up(lagged, left, half, start, middle, -1, node.tally)
