@@ -52,7 +52,7 @@ def shown_tokens(
     """The tokens of a context at some of its positions as plain data, with what was done and what was expected."""
     shown = slice(places.start, places.stop)
     ids, nodes = token_ids[shown].tolist(), prediction.nodes[shown].tolist()
-    done = [None] * len(places) if actual is None else _rounded(actual[shown])
+    done: list[float | None] = [None] * len(places) if actual is None else _rounded(actual[shown])
     rows = zip(places, ids, done, _rounded(prediction.values[shown]), nodes, strict=True)
     return [
         {
