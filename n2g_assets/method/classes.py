@@ -325,13 +325,13 @@ def grow_graph(
         of_rest = node.base + _more(told[1] - mean, left[middle:stop] - mean, shrinkage)
         here = slice(start, middle)
         numbers = np.flatnonzero(np.bincount(lagged[back, here])).astype(np.int32)
-        of_members = grade(
+        counts, means, deviations = grade(
             lagged[back, here], activations[here], left[here], half[here], real[here], numbers, shrinkage, *room
         )
         add(number, -back, False, of_class, start, middle, untallied)
         add(number, -back, True, of_rest, middle, stop, node.tally)
         node.tally, order = untallied, np.argsort(text.token_ids[numbers])
-        nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
+        nodes[-2].members = text.token_ids[numbers][order], counts[order], means[order], deviations[order]
     return _finished(nodes, bos_id)
 
 
