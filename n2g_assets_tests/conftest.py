@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A file is a group, and so are the tests that look at the same finished run of a study. The slowest groups come
     first, so that no process has one left when the others are done.
     """
-    slow = ("assets/", "test_processes", "test_browser", "cli/", "test_warehouse_faults")
+    slow = ("assets/", "test_processes", "test_browser", "test_page.py", "cli/", "explore/", "storage/")
     items.sort(key=lambda item: not any(name in item.nodeid for name in slow))
     for item in items:
         finished = [name for name in getattr(item, "fixturenames", ()) if name.startswith("finished")]

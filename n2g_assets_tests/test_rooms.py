@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "n2g_assets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
 
 ORDER = [
     "core",
@@ -88,20 +89,20 @@ def test_rooms_import_only_what_stands_below_them():
     assert not wrong
 
 
+def reachable(start: str, *, outside_functions: bool = False) -> set[str]:
+    """All that a module imports, and what its imports import; beyond this package no further."""
+    found, waiting = set[str](), [start]
+    while waiting:
+        path = NAMES.get(waiting.pop())
+        others = imports(path, outside_functions=outside_functions) - found if path else set()
+        found |= others
+        waiting += others
+    return found
+
+
 def test_no_two_modules_import_each_other():
     """No circle inside a room either, whether of imports at the top of a module or inside functions."""
-    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
-    edges = {name: {other for other in imports(path) if other in names} for name, path in names.items()}
-
-    def reachable(start: str) -> set[str]:
-        found, waiting = set[str](), [start]
-        while waiting:
-            for other in edges[waiting.pop()] - found:
-                found.add(other)
-                waiting.append(other)
-        return found
-
-    assert not [name for name in names if name in reachable(name)]
+    assert not [name for name in NAMES if name in reachable(name)]
 
 
 def test_rooms_do_not_know_what_is_not_their_business():
@@ -119,6 +120,13 @@ def test_only_the_model_and_its_evidence_import_torch_at_module_level():
         if room(path) not in {"model", "evidence"}:
             known = {name.split(".")[0] for name in imports(path, outside_functions=True)}
             assert not known & {"torch", "transformers", "transformer_lens"}, name_of(path)
+
+
+def test_a_study_is_read_without_torch():
+    """Dagster reads them at every start, and so do commands that ask no model; finding a model is part of it."""
+    for start in ("study", "model.sources"):
+        found = reachable(f"n2g_assets.{start}", outside_functions=True)
+        assert not {name.split(".")[0] for name in found} & {"torch", "transformers", "transformer_lens"}
 
 
 def test_only_the_warehouse_and_its_readers_open_duckdb():

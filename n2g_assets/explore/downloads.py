@@ -69,7 +69,7 @@ def _parquet(table: Table, database: Snapshot, asked: Asked) -> bytes:
 
 
 def _csv(table: Table, database: Snapshot, asked: Asked) -> bytes:
-    return csv_text(table.frame(database, asked)).encode()
+    return csv_text(table.frame(database, asked), for_spreadsheets=True).encode()
 
 
 def _report(database: Snapshot, asked: OfStudy) -> bytes:

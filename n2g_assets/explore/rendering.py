@@ -12,7 +12,7 @@ from markupsafe import Markup
 from n2g_assets.core.explorer import dagster_address, unit_address
 from n2g_assets.explore import plots
 from n2g_assets.explore.page import RULE, OfUnit, address
-from n2g_assets.explore.tokens import shade
+from n2g_assets.explore.tokens import spans
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.report import text as wording
 
@@ -42,8 +42,8 @@ def environment(place: Callable[[str], str] = str, policy: str = "") -> Environm
         svg = asked.the_unit(snapshot).svg(unit["rules"], rule)
         return Markup(svg)  # our own SVG, in which every token is escaped
 
-    found.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text}
-    found.globals |= {"link": link, "picture": picture, "shade": shade, "unit_address": unit_address}
+    found.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text, "spans": spans}
+    found.globals |= {"link": link, "picture": picture, "unit_address": unit_address}
     found.globals |= {"plots": plots, "dagster": dagster_address}
     found.globals |= {"policy": policy, "served": not policy}
     return found

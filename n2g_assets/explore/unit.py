@@ -1,5 +1,6 @@
 """The page of a unit: its graph at any size, its rules, what it did and what was expected, and how far to trust it."""
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.examples import UNIT as OF_UNIT
-from n2g_assets.reading.study import Unit
+from n2g_assets.reading.study import GRAPH_RULES, Study, Unit
 
 SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
 """Sizes of graphs that the page offers, as far as the unit's graph grows."""
@@ -26,6 +27,12 @@ _SCORES = (
     "text", "predictor", "pearson_r", "pearson_r_low", "pearson_r_high", "average_precision", "f1", "f1_low", "f1_high",
     "n_firings",
 )  # fmt: skip
+
+_TESTS = (
+    "rule_id", "n_matches", "fired", "n_near_misses", "silent", "n_context_near_misses", "context_silent", "predicted",
+    "otherwise", "match_mean", "near_miss_mean", "held",
+)  # fmt: skip
+"""What is told of the test of a rule; the texts that were tried stay in ``rule_tests``."""
 
 BINS = 20
 """Strengths that the histogram tells apart, up to a_max."""
@@ -65,29 +72,37 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     found["scores"] = _scores(unit)
     found["reach"] = unit.rows("reach", "text = 'random'", "last_tokens")
     found["statistics"], found["strong"] = unit.statistics, _strong(unit)
-    found["slices"] = unit.study.rows(
+    found["slices"] = database.remembered(("slices", unit.study.name, unit.layer), lambda: _slices(unit))
+    found["explanations"] = unit.rows(
+        "explanations", order="explanation, place", columns="* EXCLUDE (study, layer, unit, sign)"
+    )
+    found["writes"] = _writes(unit)
+    return found
+
+
+def _slices(unit: Unit) -> list[Answer]:
+    """What the tables of a unit's layer were made from."""
+    return unit.study.rows(
         "FROM slices WHERE study = $study AND layer = $layer AND table_name <> 'ledger' ORDER BY table_name",
         layer=unit.layer,
     )
-    found["explanations"] = unit.explanations().to_dicts()
-    found["writes"] = _writes(unit)
-    found["thresholds"] = unit.rows("thresholds", order="kind")
-    return found
 
 
 def unit_head(unit: Unit, rules: int) -> Answer:
     """How far a unit's graph of so many rules can be trusted, the sizes that it has, and its rules."""
-    classes, sizes = unit.study.has_classes, unit.sizes()
+    classes, sizes = unit.study.has_classes, unit.rows("size_curve", "text = 'random'", "n_rules")
     largest = unit.graph.n_rules
     offered = [*(size for size in SIZES if size < largest), largest] if largest and classes else []
-    nearest = min(sizes["n_rules"].to_list(), key=lambda size: abs(size - rules), default=rules)
-    tests = {row["rule_id"]: row for row in unit.rows("rule_tests")}
+    at_size = min(sizes, key=lambda row: abs(row["n_rules"] - rules), default=None)
+    tests = {row["rule_id"]: row for row in unit.rows("rule_tests", columns=", ".join(_TESTS))}
     return unit_facts(unit) | {
         "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "card": unit.card, "classes": classes,
         "failures": unit.rows("failures", order="kind"), "rules": rules, "largest": largest,
         "offered": offered,  # a graph of the paper has one size
-        "sizes": sizes.to_dicts(), "at_size": next(iter(sizes.filter(n_rules=nearest).to_dicts()), None),
-        "rule_rows": [row | {"test": tests.get(row["rule_id"])} for row in unit.rules(rules).to_dicts()],
+        "sizes": sizes, "at_size": at_size,
+        "rule_rows": [
+            row | {"test": tests.get(row["rule_id"])} for row in unit.study.rows(GRAPH_RULES, **unit.key, n=rules)
+        ],
     }  # fmt: skip
 
 
@@ -100,16 +115,26 @@ def top_examples(unit: Unit, rules: int, shown: int) -> Answer:
 
 def elsewhere(unit: Unit) -> list[Answer]:
     """The other studies that have the same unit: of the same model and hook, or a control of it."""
-    return unit.study.rows(
-        """WITH here AS (SELECT hook, model, control_of FROM subject_models JOIN studies USING (study)
-            WHERE study = $study)
-        SELECT s.study, settings ->> '$.method.preset' AS method, s.control_of FROM unit_status
-        JOIN studies AS s USING (study) JOIN subject_models AS m USING (study), here AS h
-        WHERE study <> $study AND layer = $layer AND unit = $unit AND sign = $sign AND m.hook = h.hook
-            AND (m.model = h.model OR s.control_of = $study OR h.control_of = s.study)
-        ORDER BY s.control_of IS NOT NULL, s.study""",
-        **unit.key,
+    study = unit.study
+    related = study.database.remembered(("related", study.name), lambda: _related(study))
+    if not related:
+        return []
+    having = study.database.rows(
+        "SELECT study FROM unit_status WHERE layer = $layer AND unit = $unit AND sign = $sign", **unit.key
     )
+    return [each for each in related if {"study": each["study"]} in having]
+
+
+def _related(study: Study) -> list[Answer]:
+    """The other studies of the model and hook of a study, and its controls."""
+    return study.rows("""
+        WITH here AS (SELECT hook, model, control_of FROM subject_models JOIN studies USING (study)
+            WHERE study = $study)
+        SELECT s.study, settings ->> '$.method.preset' AS method, s.control_of
+        FROM studies AS s JOIN subject_models AS m USING (study), here AS h
+        WHERE study <> $study AND m.hook = h.hook
+            AND (m.model = h.model OR s.control_of = $study OR h.control_of = s.study)
+        ORDER BY s.control_of IS NOT NULL, s.study""")
 
 
 def _of_size(unit: Unit, rules: int) -> int | None:
@@ -118,7 +143,7 @@ def _of_size(unit: Unit, rules: int) -> int | None:
 
 def _strong(unit: Unit) -> Answer | None:
     """How many harvested positions have which strength, from the weakest on of which all are kept; None for none."""
-    rows = unit.rows("activations", "activation > 0", "activation DESC")
+    rows = unit.rows("activations", "activation > 0", "activation DESC", "activation")
     if not rows or not unit.a_max:
         return None
     shares = np.array([row["activation"] for row in rows]) / unit.a_max
@@ -133,22 +158,23 @@ def _strong(unit: Unit) -> Answer | None:
 
 def beside(unit: Unit) -> Answer:
     """The units before and after it in its study."""
-    rows = unit.study.rows(
-        """SELECT * FROM (
-            SELECT layer, unit, sign, lag((layer, unit, sign)) OVER places AS before,
-                lead((layer, unit, sign)) OVER places AS after
-            FROM unit_status WHERE study = $study WINDOW places AS (ORDER BY layer, unit, sign DESC)
-        ) WHERE layer = $layer AND unit = $unit AND sign = $sign""",
-        **unit.key,
-    )
-    return {name: _key(rows[0][name]) for name in ("before", "after")}
+    study = unit.study
+    order = study.database.remembered(("order", study.name), lambda: _order(study))
+    place = bisect_left(order, (unit.layer, unit.number, -unit.sign))
+    return {
+        "before": _key(*order[place - 1]) if place else None,
+        "after": _key(*order[place + 1]) if place + 1 < len(order) else None,
+    }
 
 
-def _key(found: Any) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    layer, number, sign = found.values() if isinstance(found, dict) else found
-    return {"layer": layer, "unit": unit_address(number, sign), "name": unit_text(layer, number, sign)}
+def _order(study: Study) -> list[tuple[int, int, int]]:
+    """Layer, number and sign, turned round, of all units of a study in their order."""
+    rows = study.rows("SELECT layer, unit, -sign AS turned FROM unit_status WHERE study = $study ORDER BY ALL")
+    return [(row["layer"], row["unit"], row["turned"]) for row in rows]
+
+
+def _key(layer: int, number: int, turned: int) -> dict[str, Any]:
+    return {"layer": layer, "unit": unit_address(number, -turned), "name": unit_text(layer, number, -turned)}
 
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:

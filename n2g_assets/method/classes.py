@@ -276,7 +276,7 @@ def grow_graph(
     if not len(where) or not np.isfinite(values[where]).all():
         raise ValueError("a graph needs positions with finite activations")
     activations, half, documents = values[where].astype(np.float64), text.half[where], text.documents[where]
-    lagged, left, real = text.tokens[:, where], activations.copy(), text.real[where]
+    lagged, left, real = text.tokens.take(where, axis=1), activations.copy(), text.real[where]
     size, shrinkage, fewest = len(text.token_ids), settings.class_shrinkage, settings.class_positions
     room, untallied = (np.zeros((size, 4)), np.zeros(size, np.int32)), np.zeros((0, size, 4))
     worth_a_tally = _TALLIED * max(len(where), 2 * size)
@@ -316,7 +316,7 @@ def grow_graph(
         if min(middle - start, stop - middle) < fewest:
             continue  # both halves together do not cut where each half did
         node.until, n_rules = n_rules, n_rules + 1
-        for row in (activations, left, half, documents, real, *lagged):
+        for row in (activations, left, half, documents, real.view(np.uint8), *lagged):
             bring_forward(inside, row[here])
         if len(node.tally):
             tally_up(lagged, left, half, start, middle, -1, node.tally)
@@ -325,13 +325,13 @@ def grow_graph(
         of_rest = node.base + _more(told[1] - mean, left[middle:stop] - mean, shrinkage)
         here = slice(start, middle)
         numbers = np.flatnonzero(np.bincount(lagged[back, here])).astype(np.int32)
-        of_members = grade(
+        counts, means, deviations = grade(
             lagged[back, here], activations[here], left[here], half[here], real[here], numbers, shrinkage, *room
         )
         add(number, -back, False, of_class, start, middle, untallied)
         add(number, -back, True, of_rest, middle, stop, node.tally)
         node.tally, order = untallied, np.argsort(text.token_ids[numbers])
-        nodes[-2].members = text.token_ids[numbers][order], *(each[order] for each in of_members)
+        nodes[-2].members = text.token_ids[numbers][order], counts[order], means[order], deviations[order]
     return _finished(nodes, bos_id)
 
 

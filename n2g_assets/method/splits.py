@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped, UInt8
 
 from n2g_assets.method.compiled import compiled
+from n2g_assets.method.walk import first_from
 
 BINS = 256
 """Bins of a token's value, between which a split is cut: 128 on each side of the node's mean, eight an octave."""
@@ -121,9 +122,12 @@ def best_split(
     best, offset, cut, low_mean, high_mean = 0.0, -1, -1, mean, mean
     if min(n_half[0], n_half[1]) < fewest:
         return best, offset, cut, mean, per_deviation, low_mean, high_mean
-    half_mean = total / n_half
+    half_mean = np.empty(2)
+    half_mean[0], half_mean[1] = total[0] / n_half[0], total[1] / n_half[1]
     known = _saved(half_mean[1], total[0], n_half[0]) + _saved(half_mean[0], total[1], n_half[1])
-    bins, every = np.empty((BINS, 4)), np.arange(len(table) if len(tally) else 0).astype(np.int32)
+    bins, every = np.empty((BINS, 4)), np.empty(len(table) if len(tally) else 0, np.int32)
+    for token in range(len(every)):
+        every[token] = token
     for candidate in range(len(lagged)):
         if len(tally):
             _fill_bins(every, tally[candidate], shrinkage, half_mean, mean, per_deviation, bins)
@@ -227,8 +231,12 @@ def grade(
     _gather(tokens, left, half, table, seen)
     total = np.zeros(4)
     for index in range(len(members)):
-        total += table[members[index]]
-    half_mean, mean = total[:COUNT] / np.maximum(total[COUNT:], 1), (total[0] + total[1]) / len(tokens)
+        row = table[members[index]]
+        for column in range(len(total)):
+            total[column] += row[column]
+    half_mean, mean = np.empty(2), (total[0] + total[1]) / len(tokens)
+    for side in range(2):
+        half_mean[side] = total[side] / max(total[COUNT + side], 1)
     explained = squares = added = 0.0
     deviations, sums = np.empty(len(members)), np.zeros(2)
     for index in range(len(members)):
@@ -244,8 +252,8 @@ def grade(
         added += deviations[index] * count
     squares -= sums[0] * sums[0] / max(total[COUNT + 1], 1) + sums[1] * sums[1] / max(total[COUNT], 1)
     slope = min(max(explained / squares, 0.0), 1.0) if squares > 1e-18 else 0.0
-    deviations = slope * (deviations - added / len(tokens)) + 0.0  # never -0.0
     for index in range(len(members)):
+        deviations[index] = slope * (deviations[index] - added / len(tokens)) + 0.0  # never -0.0
         table[members[index], 0] = deviations[index]
     for index in range(len(tokens)):
         left[index] -= table[tokens[index], 0]
@@ -281,6 +289,6 @@ def walk_down(
             place = asked >> 3
             if place < member.shape[1] and member[split_of[node], place] >> (asked & 7) & 1:
                 node = child
-                more += deviations[starts[node] + np.searchsorted(tokens[starts[node] : starts[node + 1]], asked)]
+                more += deviations[first_from(tokens, starts[node], starts[node + 1], asked)]
             else:
                 node = child + 1

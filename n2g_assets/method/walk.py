@@ -102,7 +102,7 @@ def _push_children(
     while exact < end and node_forms[exact] < 0:
         exact += 1
     n_waiting = _push(waiting, n_waiting, start, exact)
-    exact += int(np.searchsorted(node_forms[exact:end], wanted))
+    exact = first_from(node_forms, exact, end, wanted)
     after = exact
     while after < end and node_forms[after] == wanted:
         after += 1
@@ -116,3 +116,15 @@ def _push(waiting: Int32[np.ndarray, " nodes"], n_waiting: int, start: int, end:
         waiting[n_waiting] = node
         n_waiting += 1
     return n_waiting
+
+
+@compiled
+def first_from(ascending: Int32[np.ndarray, " values"], start: int, end: int, least: int) -> int:
+    """Index of the first value that is at least ``least`` in ``ascending[start:end]``; ``end`` if there is none."""
+    while start < end:
+        middle = (start + end) >> 1
+        if ascending[middle] < least:
+            start = middle + 1
+        else:
+            end = middle
+    return start

@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from n2g_assets.core.errors import SourceError
 from n2g_assets.model.folder import TEXT_FILES
 from n2g_assets.storage.hashing import file_sha256
@@ -53,6 +51,7 @@ def convert_legacy(folder: Path, tokenizer: Path, what: str, target: Path) -> di
     Raises:
         SourceError: There is no state dict, or it holds more than tensors.
     """
+    import torch
     from safetensors.torch import save_file
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge.sources.tl_legacy import _convert_neel_solu_old_weights

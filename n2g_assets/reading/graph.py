@@ -12,10 +12,14 @@ from n2g_assets.method.classes import FOREVER, ClassGraph
 from n2g_assets.method.predict import TokenGraph
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.method.text import EncodedText
+from n2g_assets.reading.examples import UNIT
 from n2g_assets.reading.text import PREDICTED, predict_text
 
 if TYPE_CHECKING:
     from n2g_assets.reading.study import Unit
+
+_CLASSES = f"SELECT * EXCLUDE (study, layer, unit, sign) FROM token_classes WHERE {UNIT}"
+"""A unit has a hundred thousand, which ``graph_of_rows`` sorts."""
 
 
 class Prediction(NamedTuple):
@@ -34,7 +38,7 @@ class Graph:
     nodes: pl.DataFrame
     """Its rows of ``graph_nodes``, of its largest graph."""
     classes: pl.DataFrame
-    """Its rows of ``token_classes``; none for a graph of the paper."""
+    """Its rows of ``token_classes``, without the unit's key; none for a graph of the paper."""
     vocabulary: Vocabulary
     of_classes: ClassGraph | None
     """The graph itself where it is of token classes, and otherwise ``trie`` is."""
@@ -105,6 +109,7 @@ class UnitGraph(Graph):
 
 def unit_graph(unit: "Unit") -> UnitGraph:
     """The graph of a unit, of all its rules."""
-    nodes, classes = unit.frame("graph_nodes", order="node_id"), unit.frame("token_classes", order="node_id")
+    nodes = unit.frame("graph_nodes", order="node_id")
+    classes = unit.study.frame(_CLASSES, **unit.key)
     graph = graph_of(nodes, classes, unit.study.vocabulary)
     return UnitGraph(nodes, classes, graph.vocabulary, graph.of_classes, graph.trie, unit)

@@ -24,12 +24,22 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def csv_text(frame: pl.DataFrame) -> str:
-    """Rows as CSV under the names of their columns; bytes as readable text, lists as JSON."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet takes for a formula."""
+
+
+def csv_text(frame: pl.DataFrame, *, for_spreadsheets: bool = False) -> str:
+    """Rows as CSV under the names of their columns; bytes as readable text, lists as JSON.
+
+    ``for_spreadsheets`` writes an apostrophe before texts that a spreadsheet would run as a formula, such as the token
+    ``=``; numbers stay as they are.
+    """
     written = io.StringIO()
     lines = csv.writer(written)
     lines.writerow(frame.columns)
     for row in frame.iter_rows():
         cells = [plain(value) for value in row]
+        if for_spreadsheets:
+            cells = [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in cells]
         lines.writerow(json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in cells)
     return written.getvalue()

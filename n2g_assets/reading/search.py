@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_HITS = 200
 """Units that a search finds at the most."""
+MOST_USES = 200_000
+"""Rows of ``token_uses`` that the tokens of a prefix or a regular expression may have, as many as a token has on the
+mean: a second or two of reading."""
 MOST_TOKENS = 512
 """Tokens of a text that are read."""
 MOST_UNITS = 300
@@ -143,11 +146,13 @@ def find(database: Snapshot, search: Search) -> Found:
     """The units that a search finds.
 
     Raises:
-        QueryError: a regular expression cannot be read.
+        QueryError: a regular expression cannot be read, or a token means too many.
         LimitError: it takes too long.
     """
-    for _, pattern in search.tokens if search.how == "regex" else ():
-        _check_pattern(database, pattern)
+    for _, pattern in search.tokens if search.how in ("regex", "prefix") else ():
+        if search.how == "regex":
+            _check_pattern(database, pattern)
+        _check_breadth(database, search, pattern)
     known = [_known(database, search, field, token) for field, token in search.tokens]
     unknown = [each.given for each in known if not each.tokens]
     hits = [] if unknown or not known else database.rows(search.sql)
@@ -201,6 +206,22 @@ def _check_pattern(database: Snapshot, pattern: str) -> None:
         raise QueryError(
             f"The regular expression {pattern!r:.80} cannot be read ({said:.80}): write a backslash before a sign that "
             "stands for itself, such as \\( or \\*."
+        )
+
+
+def _check_breadth(database: Snapshot, search: Search, pattern: str) -> None:
+    [row] = database.rows(
+        f"""SELECT count(*) FILTER ($study = '' OR study = $study) AS meant,
+            (SELECT count(*) FROM token_uses) / (SELECT count(*) FROM vocabulary) AS uses
+        FROM tokens_like({literal(pattern)}, how := {literal(search.how)})""",
+        study=search.study,
+    )
+    most = int(MOST_USES / row["uses"]) if row["uses"] else row["meant"]
+    if row["meant"] > most:
+        named = "regular expression" if search.how == "regex" else "beginning"
+        raise QueryError(
+            f"The {named} {pattern!r:.80} means {row['meant']:,} tokens, and among the units that are published "
+            f"here at most {most:,} can be searched at once: make it narrower."
         )
 
 

@@ -33,6 +33,9 @@ from n2g_assets.report.text import layers_listed, share
 if TYPE_CHECKING:
     import networkx as nx
 
+GRAPH_RULES = "FROM graph_rules($study, $layer, $unit, $sign, $n)"
+"""The rules of the best graph of ``$n`` rules of a unit."""
+
 
 def open_study(name: str, home: Home | None = None) -> "Study":
     """A published study.
@@ -227,17 +230,21 @@ class Unit:
         """The columns ``layer``, ``unit`` and ``sign`` of its rows."""
         return {"layer": self.layer, "unit": self.number, "sign": self.sign}
 
-    def frame(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> pl.DataFrame:
+    def frame(
+        self, table: str, where: str = "true", order: str = "ALL", columns: str = "*", **values: Any
+    ) -> pl.DataFrame:
         """Its rows of a table or view that meet a condition, in which ``$name`` stands for each of ``values``."""
-        return self.study.frame(self._query(table, where, order), **self.key, **values)
+        return self.study.frame(self._query(table, where, order, columns), **self.key, **values)
 
-    def rows(self, table: str, where: str = "true", order: str = "ALL", **values: Any) -> list[dict[str, Any]]:
+    def rows(
+        self, table: str, where: str = "true", order: str = "ALL", columns: str = "*", **values: Any
+    ) -> list[dict[str, Any]]:
         """As ``frame``, each row by the names of its columns."""
-        return self.study.rows(self._query(table, where, order), **self.key, **values)
+        return self.study.rows(self._query(table, where, order, columns), **self.key, **values)
 
     @staticmethod
-    def _query(table: str, where: str, order: str) -> str:
-        return f"FROM {table} WHERE {UNIT} AND ({where}) ORDER BY {order}"
+    def _query(table: str, where: str, order: str, columns: str) -> str:
+        return f"SELECT {columns} FROM {table} WHERE {UNIT} AND ({where}) ORDER BY {order}"
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -297,7 +304,7 @@ class Unit:
 
     def rules(self, n_rules: int = SHOWN_RULES) -> pl.DataFrame:
         """The rules of its best graph of ``n_rules`` rules, strongest first (the macro ``graph_rules``)."""
-        return self.study.frame("FROM graph_rules($study, $layer, $unit, $sign, $n)", **self.key, n=n_rules)
+        return self.study.frame(GRAPH_RULES, **self.key, n=n_rules)
 
     def sizes(self, text: str = "random") -> pl.DataFrame:
         """How good its best graph of so many rules is on a text (the table ``size_curve``)."""

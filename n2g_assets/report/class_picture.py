@@ -176,6 +176,7 @@ class _Words:
 
     def __init__(self, vocabulary: Sequence[bytes], properties: Properties) -> None:
         self._vocabulary, self._properties = vocabulary, properties
+        self._leads: dict[int, str] = {}
 
     def token(self, token_id: int) -> str:
         """A token for reading, a long run of one character as its number."""
@@ -183,8 +184,11 @@ class _Words:
         return re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", text)
 
     def lead(self, cell: Cell) -> str:
-        name = class_name(cell.found.tokens, cell.found.weights, self._properties)
-        return " ".join(filter(None, ("not" if cell.found.all_but else "", name)))
+        """The name of a cell's class, after a not where all but it is meant; of a cell it is asked three times."""
+        if id(cell) not in self._leads:
+            name = class_name(cell.found.tokens, cell.found.weights, self._properties)
+            self._leads[id(cell)] = " ".join(filter(None, ("not" if cell.found.all_but else "", name)))
+        return self._leads[id(cell)]
 
     def tooltip(self, cell: Cell, tokens: int = 40) -> str:
         found = cell.found

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from n2g_assets.method.tokens import clean_text, display_text
 from n2g_assets.report.layout import Layout, Node, PlacedNode, lay_out
-from n2g_assets.report.text import shorten, templates, text_width
+from n2g_assets.report.text import at, shorten, templates, text_width
 
 INK, MUTED, GREY, PALE, PAPER = "#1f2933", "#5b6673", "#aab2bd", "#eceef1", "#ffffff"
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -113,9 +113,35 @@ def render_svg(template: str, **values: Any) -> str:
     """A picture by its template, which has the colours and fonts of all pictures; line ends and indents go out."""
     svg = templates().get_template(template).render(
         importance=importance_ramp, sans=Markup(SANS), mono=Markup(MONO), ink=INK, muted=MUTED, grey=GREY, pale=PALE,
-        paper=PAPER, **values,
+        paper=PAPER, label=_label, box=_box, **values,
     )  # fmt: skip
     return "".join(line.strip() for line in svg.split("\n"))
+
+
+def _label(
+    x: float, y: float, text: str, size: float = 11.5, fill: str = MUTED, font: str = SANS, anchor: str = "start",
+    weight: str = "",
+) -> Markup:  # fmt: skip
+    """A text of a picture; a picture has a hundred, of which a template would take most of the picture's time."""
+    bold = f' font-weight="{weight}"' if weight else ""
+    return Markup(
+        f'<text x="{at(x)}" y="{at(y)}" font-family="{font}" font-size="{at(size)}" fill="{fill}" '
+        f'text-anchor="{anchor}"{bold} xml:space="preserve">{escape(text)}</text>'
+    )
+
+
+def _box(
+    x: float, y: float, width: float, height: float, fill: str, stroke: str = "", radius: float = 0,
+    dashed: bool = False,
+) -> Markup:  # fmt: skip
+    """A rectangle of a picture."""
+    corners = f' rx="{at(radius)}"' if radius else ""
+    line = f' stroke="{stroke}" stroke-width="1.2"' if stroke else ""
+    dashes = ' stroke-dasharray="4 3"' if dashed else ""
+    return Markup(
+        f'<rect x="{at(x)}" y="{at(y)}" width="{at(width)}" height="{at(height)}"{corners} fill="{fill}"'
+        f"{line}{dashes}/>"
+    )
 
 
 def _note(layout: Layout, total: int) -> str:

@@ -6,7 +6,7 @@ Model text is untrusted text: whatever could move a cursor, reverse a line or hi
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,7 @@ _TOKENS, _CHARACTERS = 24, 160
 
 def text_width(text: str) -> int:
     """Columns that a text takes in a fixed-width font: 2 for wide East Asian characters and emoji, 0 for marks."""
-    return sum(_character_width(character) for character in text)
+    return sum(map(_character_width, text))
 
 
 def shorten(text: str, width: int) -> str:
@@ -286,6 +286,7 @@ def window(tokens: Sequence[bytes]) -> tuple[str, str]:
     return ("…" if cut else "") + text, _readable(last)
 
 
+@lru_cache(maxsize=2**12)  # a picture asks a thousand times, nearly always for the same letters
 def _character_width(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
         return 0

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from n2g_assets.core.errors import QueryError
 from n2g_assets.explore.app import build_app
+from n2g_assets.reading import search
 from n2g_assets.reading.database import Database
 from n2g_assets.reading.ordered import Before, in_order
 from n2g_assets.reading.search import MOST_TOKENS, Search, find, light_up, longest_tokens
@@ -220,6 +221,17 @@ def test_a_search_without_tokens_asks_nothing(published) -> None:
     assert find(published.snapshot(), Search()).hits == []
     with pytest.raises(QueryError):
         find(published.snapshot(), Search(context="[", how="regex"))
+
+
+@pytest.mark.parametrize(("how", "named"), [("regex", "regular expression"), ("prefix", "beginning")])
+def test_a_search_that_means_too_many_tokens_is_refused_with_how_many_it_may(client, monkeypatch, how, named) -> None:
+    assert asked(client, activating="e", how=how)["hits"]
+    monkeypatch.setattr(search, "MOST_USES", 2)
+    answer = client.get("/api/search", params={"activating": "e", "how": how})
+    assert answer.status_code == 400
+    assert f"The {named} 'e' means" in answer.json()["error"]
+    assert answer.json()["error"].endswith("can be searched at once: make it narrower.")
+    assert asked(client, activating=" except", how="exact")["hits"]
 
 
 def test_several_tokens_stand_with_their_places_and_what_is_expected_on_the_lowest_class(client, published) -> None:

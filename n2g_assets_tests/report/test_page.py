@@ -116,6 +116,14 @@ def test_layers_that_are_not_evaluated_yet_are_named_and_nothing_else_breaks():
     assert "Out-of-domain" not in text
 
 
+def test_a_layer_whose_means_outlive_the_scores_of_its_units_is_named():
+    frames = study((0, 7))
+    frames["evaluation"] = frames["evaluation"].filter(pl.col("layer") != 7)
+    text = text_of(page({"toy": frames}))
+    assert "The scores of the units of layer 7 are not there any more, though their means are:" in text
+    assert "not there any more" not in text_of(page({"toy": study((0, 7))}))
+
+
 def test_a_unit_with_a_graph_of_token_classes_is_shown_by_its_graph_of_few_rules():
     classes = {
         name: pl.concat([frame.with_columns(unit=pl.lit(UNITS[0]), layer=pl.lit(layer)) for layer in LAYERS])

@@ -106,6 +106,8 @@ for (const picture of all(".picture")) {
     svg.setAttribute("width", width * zoom);
     svg.setAttribute("height", height * zoom);
   };
+  const fit = picture.clientWidth / width;
+  if (fit < 1 && fit > 0.7) set(fit);  // a smaller one could not be read
   const buttons = document.createElement("span");
   buttons.className = "zoom";
   for (const [label, name, change] of [["−", "smaller", 0.8], ["+", "larger", 1.25], ["fit", "fit the width", 0]]) {
