@@ -14,7 +14,7 @@ READY_DEV := $(VENV)/.n2g_assets_dev
 # A test process a core, four at most; the tests of a group share a process, and with it their fixtures (conftest.py).
 PARALLEL := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo explore test coverage recompute ui lint format docs bench clean
+.PHONY: help demo explore test coverage machines recompute ui lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test: $(READY_DEV) ## run the tests
 
 coverage: $(READY_DEV) ## run the tests and count the lines of the package that they reach
 	@$(BIN)/python -m pytest $(PARALLEL) --cov=n2g_assets --cov-report=term
+
+machines: $(READY_DEV) ## run a tiny study on two workers of Celery, one of which is killed (needs RabbitMQ and Postgres)
+	@N2G_NEED_SERVERS=1 $(BIN)/python -m pytest -k two_workers n2g_assets_tests/assets/test_executors.py
 
 recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
 	@$(BIN)/python -m n2g_assets_tests.recomputation
