@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from n2g_assets.core.errors import QueryError
+from n2g_assets.explore import similar
 from n2g_assets.explore.app import build_app
 from n2g_assets.reading import lighting, search
 from n2g_assets.reading.database import Database
@@ -310,3 +311,11 @@ def test_what_is_found_can_be_taken_away_as_parquet_and_csv(client) -> None:
         for frame in frames:
             assert frame.select("layer", "unit").rows() == [(each["layer"], each["unit"]) for each in shown]
             assert frame["study"].unique().to_list() == ["toy"]
+
+
+def test_where_no_unit_is_much_alike_the_page_says_so(client, monkeypatch) -> None:
+    assert "No unit is much alike" not in client.get("/study/toy/0/1/similar").text
+    monkeypatch.setattr(similar, "MUCH_ALIKE", 1.1)
+    answer = client.get("/api/study/toy/0/1/similar").json()
+    assert answer["most_alike"] == max(row["rule_cosine"] for row in answer["similar"]) > 0.2
+    assert "No unit is much alike: the largest correlation or cosine" in client.get("/study/toy/0/1/similar").text
