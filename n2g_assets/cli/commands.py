@@ -207,7 +207,8 @@ def export_neuronpedia(out: Path, study: str, model_id: str | None, force: bool)
 @command("n2g export-contexts contexts.parquet --study demo")
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--study", required=True, help="A published study.")
-def export_contexts(out: str, study: str) -> None:
+@force_option
+def export_contexts(out: str, study: str, force: bool) -> None:
     """Write the contexts on which units are scored.
 
     OUT is a Parquet file, with a row a context: its texts, its token ids and its tokens. What an explanation predicts
@@ -215,7 +216,7 @@ def export_contexts(out: str, study: str) -> None:
     """
     from n2g_assets.cli import reading
 
-    reading.export_contexts(study, out)
+    reading.export_contexts(study, Path(out), force)
 
 
 # ------------------------------------------------------------------------------------------ cleaning

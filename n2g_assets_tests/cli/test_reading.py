@@ -133,6 +133,17 @@ def test_export_contexts_writes_all_tokens_on_which_a_unit_is_scored(published, 
     assert capsys.readouterr().err == f"There is no folder {tmp_path / 'no'}: make it, or name another file.\n"
 
 
+def test_export_contexts_replaces_a_file_only_when_asked_to(published, tmp_path, capsys):
+    out = tmp_path / "contexts.parquet"
+    out.write_text("mine")
+    command = ["export-contexts", str(out), "--study", "tiny"]
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err == f"{out} is there already: name another file, or add --force to replace it.\n"
+    assert out.read_text() == "mine"
+    assert cli.main([*command, "--force"]) == 0
+    assert pl.read_parquet(out).height > 0
+
+
 def test_a_text_is_read_as_the_pipeline_reads_documents(published, study):
     tokenizer = published.session().load_subject("float32").tokenizer
     for text in ("", "The  cat\n sat.", "<|endoftext|> \u202e漢字 \N{GRINNING FACE}", "a" * 500):
