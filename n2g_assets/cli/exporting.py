@@ -15,6 +15,9 @@ from n2g_assets.reading.neuronpedia import export_neuronpedia as write_neuronped
 from n2g_assets.reading.study import open_study
 from n2g_assets.report.text import human_bytes
 
+_NAMED = 20
+"""Units without an explanation that are named."""
+
 
 def export_site(out: Path, studies: Sequence[str], force: bool) -> None:
     """Write the pages of studies to a folder, and say where they begin and how large they are."""
@@ -29,7 +32,11 @@ def export_neuronpedia(out: Path, study: str, model: str | None, force: bool) ->
     found = open_study(study, Home.from_environment())
     with _bar("units") as progress:
         written = write_neuronpedia(found, out.absolute(), progress, model=model, force=force)
-    say(f"{human_bytes(written)} in {out}: a folder for each layer, and config beside them (docs/explorer.md).")
+    say(f"{human_bytes(written.size)} in {out}: a folder for each layer, and config beside them (docs/explorer.md).")
+    if written.unexplained:
+        named, more = "; ".join(written.unexplained[:_NAMED]), len(written.unexplained) - _NAMED
+        have = "unit has" if len(written.unexplained) == 1 else "units have"
+        say(f"{len(written.unexplained):,} {have} no explanation: {named}{f', and {more:,} more' if more > 0 else ''}.")
 
 
 @contextmanager
