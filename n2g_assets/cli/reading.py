@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from n2g_assets.cli.output import clean, say, say_json, table_text
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import QueryError, StorageError
 from n2g_assets.core.home import Home
 
 
@@ -59,6 +59,8 @@ def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer
     from n2g_assets.reading.study import open_study
     from n2g_assets.reading.text import predict_text
 
+    if not text:
+        raise QueryError("The text is empty: give one, as an argument or on standard input.")
     home = Home.from_environment()
     unit = open_study(study, home).unit(layer, number, sign)
     found = predict_text(unit, text, Path(tokenizer) if tokenizer else None)

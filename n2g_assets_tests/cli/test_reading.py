@@ -158,6 +158,8 @@ def test_what_cannot_be_predicted_is_one_sentence(published, unit, tmp_path, mon
     key = ["predict", "--study", "tiny", "--unit", str(unit.number)]
     assert cli.main([*key, "--layer", "99", "x"]) == 1
     assert "Study 'tiny' has no layer 99" in capsys.readouterr().err
+    assert cli.main([*key, "--layer", str(unit.layer), ""]) == 1
+    assert capsys.readouterr().err == "The text is empty: give one, as an argument or on standard input.\n"
     assert cli.main([*key, "--layer", str(unit.layer), "--tokenizer", str(tmp_path), "x"]) == 1
     assert f"is not in {tmp_path}: run the study 'tiny' here, or name the folder" in capsys.readouterr().err
     (tmp_path / "tokenizer.json").write_text("{}")
