@@ -119,7 +119,8 @@ def studies(as_json: bool) -> None:
     """List the published studies with their scores.
 
     These are means over the units of a layer, on held-out text, of the whole graphs: r with its 95% interval, average
-    precision, and F1 of firing.
+    precision, and F1 of firing. F1 is over all units asked for, those without one counted 0; r and average precision
+    are over the units that have them.
     """
     from n2g_assets.cli import reading
 
