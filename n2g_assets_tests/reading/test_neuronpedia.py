@@ -179,7 +179,9 @@ def expected_most(unit: Unit) -> pl.Series:
             else:
                 members = graph.members(node)
                 columns = (column[members].tolist() for column in (graph.tokens, graph.counts, graph.deviations))
-                added = {token: added.get(token, 0.0) + more for token, count, more in zip(*columns, strict=True) if count}
+                added = {
+                    token: added.get(token, 0.0) + more for token, count, more in zip(*columns, strict=True) if count
+                }
         found.append(float(graph.bases[end]) + max(added.values(), default=0.0))
     return pl.Series(found)
 

@@ -175,7 +175,9 @@ def test_a_file_that_is_damaged_or_no_database_is_said_and_one_that_is_written(t
                 opened()
     file.write_bytes(whole)
     write = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", write, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
+    with subprocess.Popen(
+        [sys.executable, "-c", write, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as it:
         assert it.stdout is not None
         it.stdout.readline()
         with pytest.raises(StorageError, match=r"cannot be opened .*: close the program that writes to it, or publish"):
