@@ -90,7 +90,7 @@ def removable(home: Home, study: str | None = None) -> tuple[list[Removable], di
     rest = [other for other in studies if other != study]
     needs = needed(home, rest)
     already = {path for group in _superfluous(home, studies, needed(home, studies)) for path in group.paths}
-    own = _superfluous(home, rest, needs)
+    own = _superfluous(home, rest, needs, "no other study")
     for group in own:
         group.paths = [path for path in group.paths if path not in already]
     slices = sorted(home.slices.glob(f"*/study={study}"))
@@ -186,8 +186,8 @@ def _models_of(file_sha256: str, provenances: dict[Path, dict[str, str]]) -> set
     return own | {path for path, about in provenances.items() if about.get("file_sha256") in origins}
 
 
-def _superfluous(home: Home, studies: Collection[str], needs: Needs) -> list[Removable]:
-    """What studies of these needs do not read."""
+def _superfluous(home: Home, studies: Collection[str], needs: Needs, none: str = "no study") -> list[Removable]:
+    """What studies of these needs do not read; ``none`` of them, for reading."""
     entries = defaultdict[str, list[Path]](list)
     for kind, path in _entries(home):
         entries[kind].append(path)
@@ -208,12 +208,12 @@ def _superfluous(home: Home, studies: Collection[str], needs: Needs) -> list[Rem
         return groups
     return [
         *groups,
-        Removable("evidence that no study reads", "a pass of the model", _not_in(entries["evidence"], needs.paths)),
-        Removable("contexts that no study asks for", "a growth of graphs", _not_in(entries["targeted"], needs.paths)),
-        Removable("numbers of runs of texts that no study has", "minutes of a run", [
+        Removable(f"evidence that {none} reads", "a pass of the model", _not_in(entries["evidence"], needs.paths)),
+        Removable(f"contexts that {none} asks for", "a growth of graphs", _not_in(entries["targeted"], needs.paths)),
+        Removable(f"numbers of runs of texts that {none} has", "minutes of a run", [
             path for path in entries["suffixes"] if _tokens_of(path) not in needs.tokens
         ]),
-        Removable("models that no study explains", "a conversion", _not_in(entries["models"], needs.paths)),
+        Removable(f"models that {none} explains", "a conversion", _not_in(entries["models"], needs.paths)),
     ]  # fmt: skip
 
 

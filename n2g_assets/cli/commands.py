@@ -132,7 +132,8 @@ def studies(as_json: bool) -> None:
     """List the published studies with their scores.
 
     These are means over the units of a layer, on held-out text, of the whole graphs: r with its 95% interval, average
-    precision, and F1 of firing.
+    precision, and F1 of firing. F1 is over all units asked for, those without one counted 0; r and average precision
+    are over the units that have them.
     """
     from n2g_assets.cli import reading
 
@@ -220,7 +221,8 @@ def export_neuronpedia(out: Path, study: str, model_id: str | None, force: bool)
 @command("n2g export-contexts contexts.parquet --study demo")
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--study", required=True, help="A published study.")
-def export_contexts(out: str, study: str) -> None:
+@force_option
+def export_contexts(out: str, study: str, force: bool) -> None:
     """Write the contexts on which units are scored.
 
     OUT is a Parquet file, with a row a context: its texts, its token ids and its tokens. What an explanation predicts
@@ -228,7 +230,7 @@ def export_contexts(out: str, study: str) -> None:
     """
     from n2g_assets.cli import reading
 
-    reading.export_contexts(study, out)
+    reading.export_contexts(study, Path(out), force)
 
 
 # ------------------------------------------------------------------------------------------ cleaning

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from n2g_assets.cli.output import clean, say, say_json, table_text
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import QueryError, StorageError
 from n2g_assets.core.home import Home
 
 
@@ -59,6 +59,8 @@ def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer
     from n2g_assets.reading.study import open_study
     from n2g_assets.reading.text import predict_text
 
+    if not text:
+        raise QueryError("The text is empty: give one, as an argument or on standard input.")
     home = Home.from_environment()
     unit = open_study(study, home).unit(layer, number, sign)
     found = predict_text(unit, text, Path(tokenizer) if tokenizer else None)
@@ -79,15 +81,17 @@ def predict(study: str, layer: int, number: int, sign: int, text: str, tokenizer
     say(table_text(["token", "predicted", "", "rule"], rows))
 
 
-def export_contexts(study: str, out: str) -> None:
+def export_contexts(study: str, out: Path, force: bool) -> None:
     """Write the contexts on which a study's units are scored."""
     from n2g_assets.reading.contexts import scored_contexts
     from n2g_assets.reading.study import open_study
     from n2g_assets.storage.files import write_atomically
 
+    if not out.absolute().parent.is_dir():
+        raise StorageError(f"There is no folder {out.absolute().parent}: make it, or name another file.")
+    if out.exists() and not force:
+        raise StorageError(f"{out} is there already: name another file, or add --force to replace it.")
     frame = scored_contexts(open_study(study, Home.from_environment()))
-    if not Path(out).absolute().parent.is_dir():
-        raise StorageError(f"There is no folder {Path(out).absolute().parent}: make it, or name another file.")
-    write_atomically(Path(out), frame.write_parquet)
+    write_atomically(out, frame.write_parquet)
     tokens = int(frame["token_ids"].list.len().sum()) - frame.height
     say(f"{out}: {frame.height:,} contexts, {tokens:,} tokens to predict.")

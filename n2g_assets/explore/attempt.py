@@ -20,6 +20,8 @@ from n2g_assets.reading.study import Unit
 Measure = Callable[[Unit, Int32[np.ndarray, " length"]], Float32[np.ndarray, " length"]]
 """A unit's activation at every position of a context, from the model itself."""
 
+SPOKEN = 50
+"""Tokens of a text that are listed with what was said of them, those of which most is expected."""
 MOST_CHARACTERS = 5000
 """Of a text; a longer one is not read."""
 
@@ -39,7 +41,7 @@ def attempt_page(measure: Measure | None) -> Page:
     def answer(database: Snapshot, asked: AskedText) -> Answer:
         unit = asked.the_unit(database)
         found: Answer = unit_facts(unit) | {
-            "rules": asked.rules, "measured": measure is not None, "tokens": [], "rule_rows": [],
+            "rules": asked.rules, "measured": measure is not None, "tokens": [], "spoken": [],
         }  # fmt: skip
         if asked.text:
             token_ids = unit.study.encode(asked.text)
@@ -49,8 +51,7 @@ def attempt_page(measure: Measure | None) -> Page:
             found["tokens"] = shown_tokens(
                 token_ids, range(1, len(token_ids)), actual, prediction, unit.study.vocabulary
             )
-            spoke = sorted(set(prediction.nodes[1:].tolist()) - {-1})
-            found["rule_rows"] = _rules(unit, spoke)
+            found["spoken"] = _spoken(unit, found["tokens"])
         return found
 
     return Page(
@@ -59,6 +60,16 @@ def attempt_page(measure: Measure | None) -> Page:
     )  # fmt: skip
 
 
-def _rules(unit: Unit, nodes: list[int]) -> list[dict[str, Any]]:
-    rows = unit.rows("rules", "list_contains($nodes, end_node_id)", "activation DESC, rule_id", nodes=nodes)
-    return [{name: row[name] for name in ("end_node_id", "pattern", "activation", "count")} for row in rows]
+def _spoken(unit: Unit, tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tokens of which a rule spoke: its mean, what the token itself adds to it, and what is expected of it."""
+    nodes = sorted({token["node"] for token in tokens} - {-1})
+    rows = unit.rows("rules", "list_contains($nodes, end_node_id)", nodes=nodes)
+    rules = {row["end_node_id"]: row for row in rows}
+    said = [token for token in tokens if token["node"] in rules]
+    strongest = sorted(said, key=lambda token: (-token["predicted"], token["position"]))[:SPOKEN]
+    return [
+        {name: token[name] for name in ("position", "text", "node", "predicted")}
+        | {"pattern": rule["pattern"], "mean": rule["activation"], "adds": token["predicted"] - rule["activation"]}
+        for token in strongest
+        for rule in [rules[token["node"]]]
+    ]

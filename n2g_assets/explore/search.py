@@ -13,8 +13,9 @@ from n2g_assets.core.units import unit_text
 from n2g_assets.explore.page import BLANK, Answer, Asked, Page, Table
 from n2g_assets.explore.tokens import shown_window
 from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.lighting import LEAST_EXPECTED, Lit, LitUp, light_up, read_tokens
 from n2g_assets.reading.ordered import Before, How
-from n2g_assets.reading.search import Lit, LitUp, Search, find, light_up, read_tokens, search_study
+from n2g_assets.reading.search import Search, find, search_study
 from n2g_assets.reading.study import Study, study_names
 
 MOST_CHARACTERS = 20_000
@@ -138,6 +139,7 @@ def _hit(row: dict[str, Any]) -> dict[str, Any]:
 def _lit(study: Study, lit: LitUp) -> Answer:
     return {
         "study": study.name, "tokens": len(lit.token_ids) - 1, "tried": lit.tried, "promising": lit.promising,
+        "there": lit.there, "least": LEAST_EXPECTED, "found": len(lit.units),
         "units": [_lit_unit(study, lit, each) for each in lit.units[:SHOWN]],
     }  # fmt: skip
 

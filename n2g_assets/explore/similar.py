@@ -15,7 +15,9 @@ from n2g_assets.reading.database import Snapshot
 SIMILAR = f"{UNIT}/similar"
 """Path of the page."""
 MEASURES = {"rule_cosine": "cosine of the rules", "correlation": "correlation on the same text"}
-"""Columns of ``similar_units`` that say how alike two units are."""
+"""Columns of ``similar_units`` that say how alike two units are; the larger one says in which order they stand."""
+MUCH_ALIKE = 0.2
+"""Where no measure of any unit reaches it, the page says that none is much alike."""
 
 
 class AskedSimilar(OfUnit):
@@ -38,7 +40,10 @@ def similar_frame(database: Snapshot, asked: AskedSimilar) -> pl.DataFrame:
 def _similar(database: Snapshot, asked: AskedSimilar) -> Answer:
     found = similar_frame(database, asked)
     rows = [row | {"name": unit_text(row["layer"], row["unit"], row["sign"])} for row in found.to_dicts()]
-    return unit_facts(asked.the_unit(database)) | {"measures": MEASURES, "similar": rows}
+    values = [row[name] for row in rows for name in MEASURES if row[name] is not None]
+    return unit_facts(asked.the_unit(database)) | {
+        "measures": MEASURES, "similar": rows, "most_alike": max(values, default=None), "much_alike": MUCH_ALIKE,
+    }  # fmt: skip
 
 
 TABLES = (Table(SIMILAR, AskedSimilar, similar_frame),)

@@ -37,10 +37,10 @@ from n2g_assets.explore.rendering import environment
 from n2g_assets.explore.similar import SIMILAR, AskedSimilar
 from n2g_assets.explore.studies import all_studies
 from n2g_assets.explore.unit import (
-    SIZES,
     AskedRule,
     AskedUnit,
     beside,
+    offered_sizes,
     rule_answer,
     top_examples,
     unit_answer,
@@ -124,7 +124,7 @@ class _Site:
                     yield LAYER, AskedLayer(study=study.name, layer=number, page=page)
             for row in units:
                 key = {"study": study.name, "layer": row["layer"], "unit": unit_address(row["unit"], row["sign"])}
-                sizes = {size for size in (*SIZES, row["n_rules"]) if size <= min(row["n_rules"], LARGEST)}
+                sizes = {size for size in offered_sizes(row["scored"], row["n_rules"]) if size <= LARGEST}
                 for size in sorted(sizes | {SHOWN_RULES} if study.has_classes else {SHOWN_RULES}):
                     yield UNIT, AskedUnit(**key, rules=size)
                 yield UNIT, AskedUnit(**key, examples=100)
@@ -209,9 +209,15 @@ def _unit(database: Snapshot, asked: AskedUnit) -> Answer:
 
 
 _UNITS = """
+    WITH curves AS (
+        SELECT layer, unit, sign, list(n_rules) AS scored FROM size_curve
+        WHERE study = $study AND text = 'random' GROUP BY layer, unit, sign
+    )
     SELECT layer, unit, sign, count(rule_id) FILTER (until IS NULL) AS n_rules,
+        coalesce(any_value(scored), []) AS scored,
         coalesce(list(end_node_id ORDER BY end_node_id) FILTER (rank <= $largest), []) AS nodes
     FROM unit_status LEFT JOIN rules USING (study, layer, unit, sign)
+    LEFT JOIN curves USING (layer, unit, sign)
     WHERE study = $study GROUP BY layer, unit, sign ORDER BY layer, unit, sign DESC"""
 _USES = """
     SELECT v.token, layer, unit, sign, max(activation) AS expects

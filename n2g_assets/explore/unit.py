@@ -1,6 +1,7 @@
 """The page of a unit: its graph at any size, its rules, what it did and what was expected, and how far to trust it."""
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,6 @@ from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.examples import UNIT as OF_UNIT
 from n2g_assets.reading.study import GRAPH_RULES, Study, Unit
-
-SIZES = (1, 2, 3, 5, 7, 10, 20, 30, 50, 100)
-"""Sizes of graphs that the page offers, as far as the unit's graph grows."""
 
 _SCORES = (
     "text", "predictor", "pearson_r", "pearson_r_low", "pearson_r_high", "average_precision", "f1", "f1_low", "f1_high",
@@ -92,18 +90,22 @@ def unit_head(unit: Unit, rules: int) -> Answer:
     """How far a unit's graph of so many rules can be trusted, the sizes that it has, and its rules."""
     classes, sizes = unit.study.has_classes, unit.rows("size_curve", "text = 'random'", "n_rules")
     largest = unit.graph.n_rules
-    offered = [*(size for size in SIZES if size < largest), largest] if largest and classes else []
-    at_size = min(sizes, key=lambda row: abs(row["n_rules"] - rules), default=None)
+    at_size = min(sizes, key=lambda row: abs(min(row["n_rules"], largest) - min(rules, largest)), default=None)
     tests = {row["rule_id"]: row for row in unit.rows("rule_tests", columns=", ".join(_TESTS))}
     return unit_facts(unit) | {
         "status": unit.status, "reason": unit.reason, "a_max": unit.a_max, "card": unit.card, "classes": classes,
         "failures": unit.rows("failures", order="kind"), "rules": rules, "largest": largest,
-        "offered": offered,  # a graph of the paper has one size
-        "sizes": sizes, "at_size": at_size,
+        "offered": offered_sizes([row["n_rules"] for row in sizes], largest) if classes else [],
+        "sizes": sizes, "at_size": at_size and at_size | {"n_rules": min(at_size["n_rules"], largest)},
         "rule_rows": [
             row | {"test": tests.get(row["rule_id"])} for row in unit.study.rows(GRAPH_RULES, **unit.key, n=rules)
         ],
     }  # fmt: skip
+
+
+def offered_sizes(scored: Iterable[int], largest: int) -> list[int]:
+    """The sizes at which a page offers a graph: those that have scores of their own, and the largest that it grows."""
+    return sorted({min(size, largest) for size in (*scored, largest)} - {0})
 
 
 def top_examples(unit: Unit, rules: int, shown: int) -> Answer:

@@ -75,6 +75,16 @@ def classes_of(graph: ClassGraph, node: int) -> list[TokenClass]:
     return found
 
 
+def reach(graph: ClassGraph, node: int) -> float:
+    """The most that the rule which ends at a node expects of a token of its class that the harvest has.
+
+    It is the base with the largest deviation of such a token; the base alone where the rule has no class at offset 0.
+    """
+    own = [each for each in classes_of(graph, node) if each.offset == 0 and not each.all_but]
+    seen = [each.deviations[each.weights > 0] for each in own]
+    return float(graph.bases[node] + max((part.max() for part in seen if len(part)), default=0.0))
+
+
 def _deviations(graph: ClassGraph, node: int, tokens: Int32[np.ndarray, " members"]) -> Float32[np.ndarray, " members"]:
     members = graph.members(node)
     own = graph.tokens[members]

@@ -22,7 +22,7 @@ import polars as pl
 
 from n2g_assets.core.errors import LimitError, QueryError, StorageError, short_reason
 from n2g_assets.storage.schema import literal, published_tables
-from n2g_assets.storage.warehouse import described_views
+from n2g_assets.storage.warehouse import described_views, not_opened
 
 MEMORY_LIMIT = "1GB"
 """Memory of all queries of a snapshot together."""
@@ -41,14 +41,6 @@ Value = TypeVar("Value")
 def not_there(path: Path) -> StorageError:
     """The error of a file that no run has published yet."""
     return StorageError(f"{path} is not there yet: run a study first, such as with n2g demo.")
-
-
-def not_opened(path: Path, reason: object) -> StorageError:
-    """The error of a file that DuckDB refuses."""
-    return StorageError(
-        f"{path} cannot be opened ({reason}): close the program that writes to it, or publish it again with a run of "
-        "any of its studies."
-    )
 
 
 class Database:
@@ -149,7 +141,7 @@ class Snapshot:
             config={"memory_limit": MEMORY_LIMIT, "threads": 2, "temp_directory": ""},  # no question may fill the disk
         )
         try:
-            connection.execute(f"ATTACH {literal(str(path))} AS n2g (READ_ONLY)")
+            connection.execute(f"ATTACH {literal(str(path))} AS n2g (TYPE duckdb, READ_ONLY)")
         except duckdb.Error as error:
             raise not_opened(path, error) from error
         connection.execute("SET enable_external_access = false")

@@ -87,7 +87,8 @@ def _top_context(unit: "Unit", row: dict[str, Any], pruned: dict[str, Any] | Non
     if pruned is not None:
         n_kept = len(pruned["token_ids"]) - 1
         title += (
-            f"; of its activation {share(pruned['kept_share'], 2)} is left when only the last {n_kept} tokens are shown"
+            f"; of its activation {share(pruned['kept_share'], 2)} is left when only the last "
+            f"{'token is' if n_kept == 1 else f'{n_kept} tokens are'} shown"
         )
         importances = np.full(len(row["token_ids"]), np.nan, np.float32)
         importances[pruned["start"] : pruned["start"] + n_kept] = pruned["importances"][1:]

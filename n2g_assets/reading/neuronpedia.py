@@ -17,13 +17,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
+from n2g_assets.method.class_rows import reach
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.storage.files import new_folder
 
@@ -47,10 +49,19 @@ _ROWS = ("features", "activations", "explanations", "scores")
 Row = dict[str, Any]
 
 
+class Written(NamedTuple):
+    """What an export has written."""
+
+    size: int
+    """Bytes."""
+    unexplained: list[str]
+    """Units without an explanation, since they have no graph, for reading."""
+
+
 def export_neuronpedia(
     study: Study, out: Path, progress: Progress, *, model: str | None = None, force: bool = False
-) -> int:
-    """Write a study as Neuronpedia imports it; how many bytes it is.
+) -> Written:
+    """Write a study as Neuronpedia imports it.
 
     Args:
         study: the study.
@@ -73,6 +84,7 @@ def export_neuronpedia(
     )
     with new_folder(out, force=force) as folder:
         written, done = _write_all(folder / "config", _config()), 0
+        unexplained: list[str] = []
         for (layer, sign), part in units.group_by("layer", "sign", maintain_order=True):
             source = _source_id(study, layer, sign)
             place = folder / model_id / source
@@ -81,18 +93,20 @@ def export_neuronpedia(
                 rows: dict[str, list[Row]] = {name: [] for name in _ROWS}
                 for index in batch["unit"]:
                     progress(done, units.height)
-                    _add(rows, study.unit(layer, index, sign), {"modelId": model_id, "layer": source})
+                    unit = study.unit(layer, index, sign)
+                    if not _add(rows, unit, {"modelId": model_id, "layer": source}):
+                        unexplained.append(str(unit))
                     done += 1
                 written += sum(
                     _write(place / name / f"batch-{number}.jsonl.gz", rows[name]) for name in _ROWS if rows[name]
                 )
         progress(done, units.height)
-    return written
+    return Written(written, unexplained)
 
 
 # -------------------------------------------------------------------------------------------- units
-def _add(rows: dict[str, list[Row]], unit: Unit, source: Row) -> None:
-    """Appends a unit's rows, by the folders of their tables."""
+def _add(rows: dict[str, list[Row]], unit: Unit, source: Row) -> bool:
+    """Appends a unit's rows, by the folders of their tables; whether it has an explanation."""
     key = source | {"index": str(unit.number)}
     rows["features"].append(_neuron(unit, key))
     rows["activations"] += _activations(unit, key)
@@ -100,6 +114,7 @@ def _add(rows: dict[str, list[Row]], unit: Unit, source: Row) -> None:
     if explanation is not None:
         rows["explanations"].append(explanation)
         rows["scores"] += _scores(unit, explanation["id"])
+    return explanation is not None
 
 
 def _neuron(unit: Unit, key: Row) -> Row:
@@ -129,11 +144,19 @@ def _activations(unit: Unit, key: Row) -> Iterator[Row]:
 
 
 def _explanation(unit: Unit, key: Row) -> Row | None:
-    """The rules that expect something, strongest first; None where none does."""
-    rules = unit.rules().filter(pl.col("activation") >= USED_FROM)
+    """The rules that reach something, the furthest first, or else the one that reaches furthest; None without a graph.
+
+    A class expects little on average where it holds many tokens, however much it expects of some of them.
+    """
+    rules = unit.rules()
     if rules.is_empty():
         return None
-    texts = [f"{pattern} ({value:.2f})" for pattern, value in rules.select("pattern", "activation").iter_rows()]
+    reached, graph = rules["activation"].to_numpy(), unit.graph.of_classes
+    if graph is not None:
+        reached = np.array([reach(graph, node) for node in rules["end_node_id"]])
+    order = np.argsort(-reached, kind="stable")
+    kept = order[: max(1, int(np.count_nonzero(reached >= USED_FROM)))].tolist()
+    texts = [f"{rules['pattern'][place]} ({reached[place]:.2f})" for place in kept]
     return {"id": _id(*key.values(), "explanation")} | key | {
         "authorId": CREATOR, "description": "; ".join(texts), "typeName": EXPLANATION,
         "explanationModelName": EXPLANATION, "notes": f"{unit.study.name}, {unit}",
@@ -204,7 +227,8 @@ def _config() -> dict[str, list[Row]]:
     made = {"creatorName": PROJECT}
     explained = {
         "name": EXPLANATION, "displayName": "rules of a token graph",
-        "description": "Rules, strongest first, each with the share of the largest activation that it expects. "
+        "description": "Rules, strongest first, each with the share of the largest activation that it expects, at the "
+        "token of which it expects most. "
         "[x] is the activating token, {a|b|+7} any of a class, {not a|b} none of it, * any token.",
     }  # fmt: skip
     predicted = "of the graph whose rules the explanation shows, on held-out text drawn at random"

@@ -1,26 +1,21 @@
-"""Searches of a published database: whose rules want a token, or a token before another, and whom a text lights up.
+"""Searches of a published database: whose rules want a token, or a token before another; ``lighting`` is by a text.
 
 1. A ``Search`` is what somebody asks. Its ``sql`` answers it with literal values, so that it can be shown and copied:
    it is the very text that is run.
 2. Where nothing is found, ``find`` says whether no vocabulary has the token or no rule wants it, and what is near.
-3. ``light_up`` predicts a text with the graphs of the units whose activating classes hold its tokens, the most
-   promising first, until its time is over.
 """
 
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-import numpy as np
 import polars as pl
-from jaxtyping import Int32
 
 from n2g_assets.core.errors import MissingError, QueryError
 from n2g_assets.method.tokens import display_text
 from n2g_assets.reading.database import Snapshot
-from n2g_assets.reading.graph import Prediction, graph_of
+from n2g_assets.reading.layers import check_layer
+from n2g_assets.reading.lighting import light_up, read_tokens
 from n2g_assets.reading.ordered import Before, How, in_order
 from n2g_assets.storage.schema import literal
 
@@ -32,17 +27,10 @@ MOST_HITS = 200
 MOST_USES = 200_000
 """Rows of ``token_uses`` that the tokens of a prefix or a regular expression may have, as many as a token has on the
 mean: a second or two of reading."""
-MOST_TOKENS = 512
-"""Tokens of a text that are read."""
-MOST_UNITS = 300
-"""Units whose graphs are tried on a text."""
-SECONDS = 4.0
-"""Time for that."""
 NEAR = 8
 """Near forms of a token that are named."""
 
 _KEY = ["layer", "unit", "sign"]
-_WORDS = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?[^\s\w]+| ?_+|\s+(?!\S)|\s+")
 
 
 @dataclass(frozen=True)
@@ -146,9 +134,11 @@ def find(database: Snapshot, search: Search) -> Found:
     """The units that a search finds.
 
     Raises:
+        MissingError: no study that is asked about has such a layer.
         QueryError: a regular expression cannot be read, or a token means too many.
         LimitError: it takes too long.
     """
+    check_layer(database, search.study, search.layer)
     for _, pattern in search.tokens if search.how in ("regex", "prefix") else ():
         if search.how == "regex":
             _check_pattern(database, pattern)
@@ -225,121 +215,12 @@ def _check_breadth(database: Snapshot, search: Search, pattern: str) -> None:
         )
 
 
-# -------------------------------------------------------------------------------------------- by a text
-class Lit(NamedTuple):
-    """A unit whose graph expects something of a text."""
-
-    layer: int
-    unit: int
-    sign: int
-    position: int
-    """Where it expects most."""
-    prediction: Prediction
-
-
-class LitUp(NamedTuple):
-    """Whom a text lights up."""
-
-    sql: str
-    """The query that finds whose graphs are tried."""
-    token_ids: Int32[np.ndarray, " length"]
-    units: list[Lit]
-    """Units whose graphs expect something, most first."""
-    tried: int
-    promising: int
-    """Units that were tried, and that there were to try; at the most ``MOST_UNITS``."""
-
-
-def longest_tokens(study: "Study", text: str) -> Int32[np.ndarray, " length"]:
-    """A text cut into the longest tokens of the vocabulary, word by word, BOS first, at the most ``MOST_TOKENS``.
-
-    For a word that is a token this is the model's own cut; others may fall apart differently there.
-    """
-    number = study.database.remembered(("numbers", study.name), lambda: _numbers(study))
-    longest = study.database.remembered(("longest", study.name), lambda: max(map(len, number), default=1))
-    found = [study.vocabulary.bos_id]
-    for word in _WORDS.findall(text):
-        rest = word.encode("utf-8", "replace")
-        while rest and len(found) < MOST_TOKENS:
-            size = next((n for n in range(min(longest, len(rest)), 0, -1) if rest[:n] in number), 0)
-            if size:
-                found.append(number[rest[:size]])
-            rest = rest[size or 1 :]
-    return np.array(found, np.int32)
-
-
-def read_tokens(study: "Study", text: str) -> tuple[Int32[np.ndarray, " length"], bool]:
-    """A text's first ``MOST_TOKENS`` tokens, BOS first, and whether they are the model's own cut.
-
-    They are not where its tokenizer is on another machine (``longest_tokens``).
-    """
-    try:
-        return study.encode(text)[: 1 + MOST_TOKENS], True
-    except MissingError:
-        return longest_tokens(study, text), False
-
-
-def _numbers(study: "Study") -> dict[bytes, int]:
-    tokens = list(enumerate(study.vocabulary.tokens))
-    return {token: token_id for token_id, token in reversed(tokens) if token}
-
-
-def light_up(
-    study: "Study", token_ids: Int32[np.ndarray, " length"], *, layer: int | None = None, seconds: float = SECONDS
-) -> LitUp:
-    """The units of a study whose graphs expect most of a text.
-
-    Args:
-        study: whose units and graphs.
-        token_ids: the text, BOS at position 0.
-        layer: only units of this layer; None for all.
-        seconds: time for predicting; at least one unit is tried.
-    """
-    ids = sorted(set(token_ids[1:].tolist()))
-    listed = ", ".join(map(str, ids)) or "NULL"
-    where = f"study = {literal(study.name)}" + ("" if layer is None else f" AND layer = {layer}")
-    sql = (
-        f"SELECT layer, unit, sign, max(activation) AS activation\nFROM token_uses\n"
-        f'WHERE {where} AND "offset" = 0 AND token_id IN ({listed})\n'
-        f"GROUP BY layer, unit, sign\nORDER BY activation DESC, layer, unit, sign DESC\nLIMIT {MOST_UNITS}"
-    )
-    promising = study.database.frame(sql)
-    nodes, classes = _graph_rows(study, promising, [int(token_ids[0]), *ids])
-    found, tried, end = [], 0, 0.0
-    for layer_, unit, sign in promising.select(_KEY).iter_rows():
-        if tried == 1:  # the first one may have had to wait until the code was compiled
-            end = time.monotonic() + seconds
-        if tried and time.monotonic() >= end:
-            break
-        of_unit = {"layer": layer_, "unit": unit, "sign": sign}
-        tried += 1
-        graph = graph_of(nodes.filter(**of_unit), classes.filter(**of_unit), study.vocabulary)
-        prediction = graph.predict_ids(token_ids)
-        position = int(np.argmax(prediction.values))
-        if prediction.values[position] > 0:
-            found.append(Lit(layer_, unit, sign, position, prediction))
-    found.sort(key=lambda lit: (-float(lit.prediction.values[lit.position]), lit.layer, lit.unit, -lit.sign))
-    return LitUp(sql, token_ids, found, tried, promising.height)
-
-
-def _graph_rows(study: "Study", units: pl.DataFrame, token_ids: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The nodes of the units' graphs, and of their classes the tokens of the text alone."""
-    layers, numbers = (", ".join(map(str, units[name].unique().to_list())) or "NULL" for name in ("layer", "unit"))
-    where = f"WHERE study = $study AND layer IN ({layers}) AND unit IN ({numbers})"
-    nodes = study.frame(f"FROM graph_nodes {where} ORDER BY layer, unit, sign, node_id")
-    classes = study.frame(
-        f"FROM token_classes {where} AND token_id IN ({', '.join(map(str, token_ids))}) "
-        "ORDER BY layer, unit, sign, node_id, token_id"
-    )
-    return nodes, classes
-
-
 # -------------------------------------------------------------------------------------------- as a frame
 def search_study(study: "Study", search: Search, text: str) -> pl.DataFrame:
     """What ``Study.search`` gives: a row a unit, the strongest first.
 
     Raises:
-        MissingError: the vocabulary has no such token.
+        MissingError: the vocabulary has no such token, or the study no such layer.
         QueryError: nothing is asked, tokens as well as a text, or something mistaken.
         LimitError: it takes too long.
     """

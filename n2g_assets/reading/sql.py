@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from n2g_assets.core.errors import LimitError, QueryError
-from n2g_assets.reading.database import not_opened, not_there
+from n2g_assets.reading.database import not_there
+from n2g_assets.storage.warehouse import not_opened
 
 ROWS = 1_000
 """Rows of an answer, unless more are asked for."""

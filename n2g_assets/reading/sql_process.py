@@ -78,6 +78,8 @@ def opened(asked: dict[str, Any]) -> duckdb.DuckDBPyConnection:
         "memory_limit": f"{asked['memory']}B",
         "threads": 2,
         "temp_directory": "",
+        "autoinstall_known_extensions": False,  # a file of another kind asks for one
+        "autoload_known_extensions": False,
     }
     try:
         connection = duckdb.connect(asked["path"], read_only=True, config=settings)

@@ -168,7 +168,9 @@ class Study:
             earlier: tokens that the same rule wants before ``context``, the nearest first, each with its places.
             layer: only units of this layer.
             least_r: only units whose graph reaches this Pearson's r on held-out text.
-            text: instead of tokens: which units' graphs light up where.
+            text: instead of tokens: which units' graphs light up where. All units are tried where there are at the most
+                500, and otherwise those whose rules want a token of the text, so that others may be missed; so are
+                those that are not tried within four seconds, the least promising, and those that expect less than .05.
 
         Returns:
             A row a unit, the strongest first, with what its graph expects: ``activation`` and ``top_pattern`` of a
@@ -176,7 +178,7 @@ class Study:
             of the units wants these tokens.
 
         Raises:
-            MissingError: the vocabulary has no such token.
+            MissingError: the vocabulary has no such token, or the study no such layer.
             QueryError: nothing is asked, or what is asked is mistaken.
             LimitError: it takes too long.
         """

@@ -122,7 +122,7 @@ def _judged(leading: Leading) -> str:
         return ""
     one = len(leading.verdicts) == 1
     if list(there) == ["not told apart"]:
-        said = f"{'do not beat it' if one else 'beat it at no layer'}: the intervals overlap"
+        said = f"{_TOLD['not told apart']}{'' if one else ' at any layer'}: the intervals of the differences hold 0"
     elif len(there) == 1:
         said = _TOLD[next(iter(there))] + ("" if one else " at every layer")
     else:

@@ -118,10 +118,18 @@ def open_database(home: Home) -> "duckdb.DuckDBPyConnection":
     try:
         return duckdb.connect(str(home.database), read_only=True)
     except duckdb.Error as error:
-        raise StorageError(
-            f"{home.database} cannot be opened ({error}): close the program that writes to it, "
-            "or materialize the warehouse again."
-        ) from error
+        raise not_opened(home.database, error) from error
+
+
+def not_opened(path: Path, reason: object) -> StorageError:
+    """The error of a file that DuckDB refuses for a reason: another program has it, or it is none that can be read."""
+    said = (str(reason).splitlines() or [""])[0]
+    if "set lock" in said:
+        return StorageError(
+            f"{path} cannot be opened ({said}): close the program that writes to it, or publish it again with a run of "
+            "any of its studies."
+        )
+    return StorageError(f"{path} is damaged or no database ({said}): n2g run STUDY makes it anew.")
 
 
 def described_views() -> list[View]:

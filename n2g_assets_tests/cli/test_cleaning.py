@@ -125,8 +125,8 @@ def test_a_study_goes_by_its_name_with_all_that_is_its_own(home, capsys):
     assert study_names(Database(home.database).snapshot()) == ["tiny"]
     assert {path for path in files_of(home) if "cache" in path.parts} == evidence
     whats = {group["what"] for group in found_by(capsys, "tiny")["found"]}
-    assert {"rows of tiny", "reports of studies that are gone", "evidence that no study reads"} <= whats
-    assert "models that no study explains" not in whats  # it lies outside of the home
+    assert {"rows of tiny", "reports of studies that are gone", "evidence that no other study reads"} <= whats
+    assert "models that no other study explains" not in whats  # it lies outside of the home
     assert cli.main(["clean", "third"]) == 1
     assert capsys.readouterr().err == f"There is no study 'third' in {home.root}: choose one of tiny.\n"
 

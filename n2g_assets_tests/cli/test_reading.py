@@ -133,6 +133,17 @@ def test_export_contexts_writes_all_tokens_on_which_a_unit_is_scored(published, 
     assert capsys.readouterr().err == f"There is no folder {tmp_path / 'no'}: make it, or name another file.\n"
 
 
+def test_export_contexts_replaces_a_file_only_when_asked_to(published, tmp_path, capsys):
+    out = tmp_path / "contexts.parquet"
+    out.write_text("mine")
+    command = ["export-contexts", str(out), "--study", "tiny"]
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err == f"{out} is there already: name another file, or add --force to replace it.\n"
+    assert out.read_text() == "mine"
+    assert cli.main([*command, "--force"]) == 0
+    assert pl.read_parquet(out).height > 0
+
+
 def test_a_text_is_read_as_the_pipeline_reads_documents(published, study):
     tokenizer = published.session().load_subject("float32").tokenizer
     for text in ("", "The  cat\n sat.", "<|endoftext|> \u202e漢字 \N{GRINNING FACE}", "a" * 500):
@@ -147,6 +158,8 @@ def test_what_cannot_be_predicted_is_one_sentence(published, unit, tmp_path, mon
     key = ["predict", "--study", "tiny", "--unit", str(unit.number)]
     assert cli.main([*key, "--layer", "99", "x"]) == 1
     assert "Study 'tiny' has no layer 99" in capsys.readouterr().err
+    assert cli.main([*key, "--layer", str(unit.layer), ""]) == 1
+    assert capsys.readouterr().err == "The text is empty: give one, as an argument or on standard input.\n"
     assert cli.main([*key, "--layer", str(unit.layer), "--tokenizer", str(tmp_path), "x"]) == 1
     assert f"is not in {tmp_path}: run the study 'tiny' here, or name the folder" in capsys.readouterr().err
     (tmp_path / "tokenizer.json").write_text("{}")

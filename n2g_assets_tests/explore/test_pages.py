@@ -307,6 +307,19 @@ def test_a_text_is_predicted_while_it_is_typed_as_the_library_predicts_it(visit,
     assert page.locator("#live .t[data-n]").all_inner_texts() == expected["text"].to_list()
     titles = [each.get_attribute("title") for each in page.locator("#live .t[data-n]").all()]
     assert titles == [f"expected {share(value, 2)}" for value in expected["predicted"]]
+    spoke = expected.drop_nulls("rule_id").sort("predicted", "position", descending=[True, False])
+    means = dict(unit.rules(100).select("rule_id", "activation").rows())
+    shown = [each.inner_text().split("\t")[:4] for each in page.locator("#live tbody tr").all()]
+    assert shown == [
+        [
+            row["text"],
+            *(
+                share(value, 2)
+                for value in (row["predicted"], means[row["rule_id"]], row["predicted"] - means[row["rule_id"]])
+            ),
+        ]
+        for row in spoke.iter_rows(named=True)
+    ]
     page.get_by_label("A text of your own").fill("")
     expect(page.locator("#live .t[data-n]")).to_have_count(0)
 
@@ -335,11 +348,18 @@ def test_two_units_of_two_studies_stand_side_by_side_and_get_smaller_together(vi
     assert [EVIDENCE in each for each in page.locator("article h2").all_inner_texts()] == [True, True]
     page.locator(".sizes a").first.click()
     assert page.locator("article .picture svg").count() == 2
+    page.set_viewport_size({"width": 1920, "height": 900})
     left, right = (box.bounding_box() for box in page.locator("article").all())
     assert left["y"] == right["y"]
-    page.set_viewport_size({"width": 390, "height": 800})
-    upper, lower = (box.bounding_box() for box in page.locator("article").all())
-    assert upper["y"] < lower["y"]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        upper, lower = (box.bounding_box() for box in page.locator("article").all())
+        assert upper["y"] < lower["y"]
+    for width in (1280, 1920):  # what rules expect stands at the right end of a picture
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(
+            "[...document.querySelectorAll('.picture')].every((each) => each.scrollWidth <= each.clientWidth)"
+        )
 
 
 def test_what_masking_a_token_takes_is_said_and_shows_on_an_example_under_the_pointer_or_the_focus(

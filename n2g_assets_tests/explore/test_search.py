@@ -10,11 +10,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from n2g_assets.core.errors import QueryError
+from n2g_assets.explore import similar
 from n2g_assets.explore.app import build_app
-from n2g_assets.reading import search
+from n2g_assets.reading import lighting, search
 from n2g_assets.reading.database import Database
+from n2g_assets.reading.lighting import LEAST_EXPECTED, MOST_TOKENS, light_up, longest_tokens
 from n2g_assets.reading.ordered import Before, in_order
-from n2g_assets.reading.search import MOST_TOKENS, Search, find, light_up, longest_tokens
+from n2g_assets.reading.search import Search, find
 from n2g_assets.reading.study import Study
 from n2g_assets.storage.schema import keep_rows
 from n2g_assets_tests.report.class_graphs import TOKENS, Side, Split, class_frames
@@ -194,7 +196,7 @@ def test_a_text_lights_up_units_where_their_graphs_expect_most(client, published
     toy = Study(published.snapshot(), "toy")
     lit = light_up(toy, longest_tokens(toy, "try except: except"))
     found = {(each.layer, each.unit): each for each in lit.units}
-    assert lit.tried == lit.promising == 5
+    assert lit.tried == lit.promising == lit.there == 6
     for (
         layer,
         unit,
@@ -214,7 +216,38 @@ def test_a_text_lights_up_units_where_their_graphs_expect_most(client, published
 def test_a_text_stops_when_its_time_is_over(published) -> None:
     toy = Study(published.snapshot(), "toy")
     lit = light_up(toy, longest_tokens(toy, "try except"), seconds=-1)
-    assert (lit.tried, lit.promising) == (1, 5)
+    assert (lit.tried, lit.promising, lit.there) == (1, 6, 6)
+
+
+@pytest.mark.parametrize("text", ["try except: except", "of", "the :", ": of try", "Except 3"])
+def test_a_text_lights_up_every_unit_whose_whole_graph_expects_enough_of_it(published, text: str) -> None:
+    toy = Study(published.snapshot(), "toy")
+    token_ids = longest_tokens(toy, text)
+    units = toy.units().filter(status="ok").select("layer", "unit", "sign").rows()
+    largest = {key: toy.unit(*key).graph.predict_ids(token_ids).values.max() for key in units}
+    found = {each[:3] for each in light_up(toy, token_ids).units}
+    assert found == {key for key, value in largest.items() if value >= LEAST_EXPECTED}
+
+
+def test_of_many_units_those_are_tried_that_fire_on_a_token_or_want_it_before(client, published, monkeypatch) -> None:
+    toy = Study(published.snapshot(), "toy")
+    page = client.get("/search", params={"text": ":", "study": "toy"}).text
+    assert "All 6 units of toy were tried" in page
+    monkeypatch.setattr(lighting, "FEW_UNITS", 0)
+    lit = light_up(toy, longest_tokens(toy, ":"))
+    assert toy.database.frame(lit.sql).select("layer", "unit").rows() == [(3, 6), (0, 1), (5, 7)]  # one fires
+    assert (lit.tried, lit.there) == (3, 6)
+    page = client.get("/search", params={"text": ":", "study": "toy"}).text
+    assert "3 of the 6 units of toy were tried, those whose rules want a token of the text: others may" in page
+
+
+def test_a_layer_that_is_not_there_is_said(client) -> None:
+    for query in ({"q": "except"}, {"text": "except"}, {"context": "try"}):
+        response = client.get("/search", params=query | {"study": "toy", "layer": 1})
+        assert response.status_code == 404
+        assert "has no layer 1: it has layers 0, 3 and 5." in response.text
+    everywhere = client.get("/api/search", params={"q": "except", "layer": 1}).json()
+    assert everywhere["error"] == "No study has layer 1: they have layers 0, 3 and 5."
 
 
 def test_a_search_without_tokens_asks_nothing(published) -> None:
@@ -278,3 +311,11 @@ def test_what_is_found_can_be_taken_away_as_parquet_and_csv(client) -> None:
         for frame in frames:
             assert frame.select("layer", "unit").rows() == [(each["layer"], each["unit"]) for each in shown]
             assert frame["study"].unique().to_list() == ["toy"]
+
+
+def test_where_no_unit_is_much_alike_the_page_says_so(client, monkeypatch) -> None:
+    assert "No unit is much alike" not in client.get("/study/toy/0/1/similar").text
+    monkeypatch.setattr(similar, "MUCH_ALIKE", 1.1)
+    answer = client.get("/api/study/toy/0/1/similar").json()
+    assert answer["most_alike"] == max(row["rule_cosine"] for row in answer["similar"]) > 0.2
+    assert "No unit is much alike: the largest correlation or cosine" in client.get("/study/toy/0/1/similar").text

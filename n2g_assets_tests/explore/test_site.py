@@ -17,7 +17,7 @@ import pytest
 from n2g_assets import cli
 from n2g_assets.core.errors import MissingError, StorageError
 from n2g_assets.explore.site import LARGEST, POLICY, export_site
-from n2g_assets.explore.unit import SIZES
+from n2g_assets.explore.unit import offered_sizes
 from n2g_assets.reading.database import Database, Snapshot
 from n2g_assets.reading.study import Study
 from n2g_assets.report.text import human_bytes
@@ -111,8 +111,10 @@ def test_it_has_each_unit_at_each_offered_size_and_every_rule_that_it_shows(site
     assert len(study.units()) == 2
     for row in study.units().iter_rows(named=True):
         folder = site.folder / "study" / "tiny" / str(row["layer"]) / str(row["unit"])
-        offered = [size for size in SIZES if size <= min(row["n_rules"], LARGEST)] if study.has_classes else []
-        assert len(offered) > 2 or not study.has_classes
+        scored = study.unit(row["layer"], row["unit"], row["sign"]).sizes()["n_rules"]
+        offered = [size for size in offered_sizes(scored, row["n_rules"]) if size <= LARGEST]
+        assert len(offered) > 2
+        assert all(size in scored for size in offered if size < row["n_rules"])
         for size in [10, *offered]:
             html = (folder / ("index.html" if size == 10 else f"rules-{size}.html")).read_text(encoding="utf-8")
             assert (f'<b aria-current="true">{size}</b>' in html) == (size in offered)

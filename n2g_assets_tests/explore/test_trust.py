@@ -296,12 +296,12 @@ def test_a_file_that_is_missing_damaged_or_of_another_version_is_one_sentence_un
     assert sentence_of(client) == f"{path} is not there yet: run a study first, such as with n2g demo."
     assert client.get("/static/explore.css").status_code == 200
     path.write_bytes(b"no database" * 1000)
-    assert "cannot be opened" in sentence_of(client)
+    assert "is damaged or no database" in sentence_of(client)
     path.write_bytes(file.read_bytes()[:50_000])
-    assert "cannot be opened" in sentence_of(client)
+    assert "is damaged or no database" in sentence_of(client)
     path.unlink()
     path.mkdir()
-    assert "cannot be opened" in sentence_of(client)
+    assert "is damaged or no database" in sentence_of(client)
     path.rmdir()
     with duckdb.connect(str(path)) as other:
         other.execute("CREATE TABLE studies AS SELECT 'old' AS study")

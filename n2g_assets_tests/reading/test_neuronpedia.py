@@ -16,7 +16,7 @@ from n2g_assets import cli
 from n2g_assets.core.errors import SettingsError, StorageError
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
 from n2g_assets.reading.neuronpedia import CREATOR, EXPLANATION, SCORES, export_neuronpedia
-from n2g_assets.reading.study import Study
+from n2g_assets.reading.study import Study, Unit
 from n2g_assets.report.text import human_bytes
 from n2g_assets_tests.assets.studies import no_progress
 
@@ -164,6 +164,28 @@ def test_what_rows_refer_to_is_written_before_them(written):
     assert {row["explanationScoreTypeName"] for row in read(written, "ExplanationScore")} <= set(SCORES)
 
 
+def expected_most(unit: Unit) -> pl.Series:
+    """Of each rule of a unit, what it expects of the token of its class of which it expects most."""
+    rules, graph = unit.rules(SHOWN_RULES), unit.graph.of_classes
+    if graph is None:
+        return rules["activation"]
+    found = []
+    for end in rules["end_node_id"]:
+        added: dict[int, float] = {}
+        for node in reversed([node for node in graph.path(end) if graph.offsets[node] == 0]):
+            if graph.all_but[node]:
+                without = set(graph.tokens[graph.members(node - 1)].tolist())
+                added = {token: more for token, more in added.items() if token not in without}
+            else:
+                members = graph.members(node)
+                columns = (column[members].tolist() for column in (graph.tokens, graph.counts, graph.deviations))
+                added = {
+                    token: added.get(token, 0.0) + more for token, count, more in zip(*columns, strict=True) if count
+                }
+        found.append(float(graph.bases[end]) + max(added.values(), default=0.0))
+    return pl.Series(found)
+
+
 def test_units_contexts_rules_and_scores_are_those_of_the_database(study, written):
     neurons = read(written, "Neuron")
     assert len(neurons) == study.frame("FROM unit_status WHERE study = $study").height
@@ -182,10 +204,11 @@ def test_units_contexts_rules_and_scores_are_those_of_the_database(study, writte
             assert len(each["tokens"]) == len(each["values"])
             assert each["values"][each["maxValueTokenIndex"]] == each["maxValue"] == max(each["values"])
             assert each["minValue"] == min(each["values"])
-        rules = unit.rules(SHOWN_RULES).filter(pl.col("activation") >= USED_FROM)
+        rules = unit.rules(SHOWN_RULES).with_columns(reach=expected_most(unit)).sort("reach", descending=True)
+        rules = rules.filter((pl.col("reach") >= USED_FROM) | (pl.int_range(pl.len()) == 0))
         said = [each for each in words if (each["layer"], each["index"]) == (row["layer"], row["index"])]
         assert [each["description"] for each in said] == (
-            ["; ".join(f"{row['pattern']} ({row['activation']:.2f})" for row in rules.to_dicts())] if len(rules) else []
+            ["; ".join(f"{row['pattern']} ({row['reach']:.2f})" for row in rules.to_dicts())] if len(rules) else []
         )
         for explanation in said:
             scores = {

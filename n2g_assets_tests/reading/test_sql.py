@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+import sqlite3
+import subprocess
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import duckdb
@@ -11,6 +14,7 @@ import pytest
 
 from n2g_assets.core.errors import LimitError, QueryError, StorageError
 from n2g_assets.reading import sql_process
+from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.sql import AT_ONCE, _running, run_sql
 
 
@@ -156,9 +160,28 @@ def test_mistakes_are_duckdbs_sentence(database):
         run_sql(database, "SELECT range(1000000000000)")
 
 
-def test_a_file_that_is_no_database_is_said(tmp_path):
-    (tmp_path / "n2g.duckdb").write_text("no database, but long enough to be looked at " * 500)
-    with pytest.raises(StorageError, match=r"cannot be opened .*: close the program that writes to it, or publish it"):
-        run_sql(tmp_path / "n2g.duckdb", "SELECT 1")
+def test_a_file_that_is_damaged_or_no_database_is_said_and_one_that_is_written(tmp_path):
+    file = tmp_path / "n2g.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE numbers AS FROM range(100_000)")
+    whole = file.read_bytes()
+    with closing(sqlite3.connect(tmp_path / "foreign")) as foreign:
+        foreign.execute("CREATE TABLE numbers (number)")
+    foreign_bytes = (tmp_path / "foreign").read_bytes()
+    for content in (whole[:5000], whole[: len(whole) // 2], b"no database " * 900, foreign_bytes, b""):
+        file.write_bytes(content)
+        for opened in (lambda: run_sql(file, "SELECT 1"), lambda: Snapshot(file)):
+            with pytest.raises(StorageError, match=r"is damaged or no database \(.*\): n2g run STUDY makes it anew\.$"):
+                opened()
+    file.write_bytes(whole)
+    write = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", write, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as it:
+        assert it.stdout is not None
+        it.stdout.readline()
+        with pytest.raises(StorageError, match=r"cannot be opened .*: close the program that writes to it, or publish"):
+            run_sql(file, "SELECT 1")
+        it.communicate()
     with pytest.raises(StorageError, match="is not there yet: run a study first"):
         run_sql(tmp_path / "none.duckdb", "SELECT 1")

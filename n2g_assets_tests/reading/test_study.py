@@ -14,7 +14,8 @@ from n2g_assets import open_study
 from n2g_assets.core.errors import MissingError, QueryError, StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.method.tokens import display_text
-from n2g_assets.reading.search import Search, find, light_up, read_tokens
+from n2g_assets.reading.lighting import light_up, read_tokens
+from n2g_assets.reading.search import Search, find
 from n2g_assets.report.text import share
 from n2g_assets_tests.reading.conftest import first_unit
 
@@ -95,6 +96,12 @@ def test_a_search_by_text_has_the_units_that_it_lights_up_the_strongest_first(st
     assert row["token"] == display_text(study.vocabulary.tokens[token_ids[row["position"]]])
     limited = study.search(text=text, layer=row["layer"], least_r=-1)
     assert limited.rows() == found.filter(layer=row["layer"]).drop_nulls("random_pearson_r").rows()
+
+
+def test_a_layer_that_the_study_lacks_is_an_error(study):
+    for asked in ({"text": "the"}, {"activating": "the"}):
+        with pytest.raises(MissingError, match=r"^Study 'tiny' has no layer 99: it has layers? \d"):
+            study.search(**asked, layer=99)
 
 
 def test_an_unknown_token_is_an_error_and_an_unused_one_gives_no_rows(study):

@@ -276,6 +276,24 @@ def test_similar_pairs_are_all_whose_cosine_is_large_enough(connection, least: f
     assert [row[4] for row in found] == pytest.approx([row[4] for row in every])
 
 
+def test_similar_pairs_say_what_their_units_do_on_the_same_tokens() -> None:
+    generator = np.random.default_rng(1)
+    at = {unit: generator.standard_normal(900) for unit in range(2)}
+    some, others, few = (generator.permutation(900)[:n].tolist() for n in (400, 500, 60))
+    rule = {"pattern": "[a]", "tokens": [b"a"], "activation": 0.9, "count": 2}
+    words = {"token_id": 0, "token": b"a", "normalised": b"a", "text": "a"}
+    wanted = {"rules": rows("rules", rule | {"unit": 0}, rule | {"unit": 1}), "vocabulary": rows("vocabulary", words)}
+    names = {"one": ("some", some), "two": ("others", others), "far": ("few", few)}
+    with database(**{study: sampled(*sample, at) | wanted for study, sample in names.items()}) as connection:
+        found = ask(connection, "SELECT study, unit, other_study, other_unit, correlation FROM similar_pairs()")
+    assert len(found) == 15, "all pairs of six units"
+    for study, unit, other, other_unit, correlation in found:
+        places = sorted(set(names[study][1]) & set(names[other][1]))
+        too_few = len(places) < LEAST_SHARED
+        expected = None if too_few else np.corrcoef(at[unit][places], at[other_unit][places])[0, 1]
+        assert correlation == (None if expected is None else pytest.approx(expected, abs=1e-5)), (study, other)
+
+
 def test_families_are_joined_by_similar_pairs(connection) -> None:
     query = "SELECT family, n_units, layer, unit FROM families(least := {})"
     # cosines: of 1 and 2 .88, of 1 and 5 and of 2 and 5 .80, of others less than .78

@@ -100,14 +100,13 @@ for (const picture of all(".picture")) {
   const svg = picture.querySelector("svg");
   if (!svg) continue;
   const width = svg.width.baseVal.value, height = svg.height.baseVal.value;
-  let zoom = 1;
+  let zoom = null;  // the style sheet fits it to the width until then, unless it could not be read
   const set = (value) => {
     zoom = Math.min(4, Math.max(0.25, value));
+    picture.classList.add("zoomed");
     svg.setAttribute("width", width * zoom);
     svg.setAttribute("height", height * zoom);
   };
-  const fit = picture.clientWidth / width;
-  if (fit < 1 && fit > 0.7) set(fit);  // a smaller one could not be read
   const buttons = document.createElement("span");
   buttons.className = "zoom";
   for (const [label, name, change] of [["−", "smaller", 0.8], ["+", "larger", 1.25], ["fit", "fit the width", 0]]) {
@@ -115,7 +114,7 @@ for (const picture of all(".picture")) {
     button.type = "button";
     button.textContent = label;
     button.setAttribute("aria-label", name);
-    button.addEventListener("click", () => set(change ? zoom * change : picture.clientWidth / width));
+    button.addEventListener("click", () => set(change ? (zoom || svg.clientWidth / width) * change : picture.clientWidth / width));
     buttons.append(button);
   }
   const take = picture.nextElementSibling;

@@ -99,12 +99,21 @@ WITH numbered AS MATERIALIZED (
     HAVING rule_cosine >= least
 )
 SELECT a.study, a.layer, a.unit, a.sign, b.study AS other_study, b.layer AS other_layer, b.unit AS other_unit,
-    b.sign AS other_sign, m.rule_cosine
+    b.sign AS other_sign, m.rule_cosine,
+    CASE WHEN s.n_tokens < $least_shared THEN NULL
+        WHEN s.places IS NULL THEN list_inner_product(x.deviations, y.deviations)
+        ELSE correlation_of(list_select(x.deviations, s.places), list_select(y.deviations, s.other_places))
+    END AS correlation
 FROM measured AS m
 JOIN numbered AS a ON a.id = m.first
 JOIN numbered AS b ON b.id = m.second
+LEFT JOIN sampled_activations AS x
+    ON x.study = a.study AND x.layer = a.layer AND x.unit = a.unit AND x.sign = a.sign
+LEFT JOIN sampled_activations AS y
+    ON y.study = b.study AND y.layer = b.layer AND y.unit = b.unit AND y.sign = b.sign
+LEFT JOIN shared_samples AS s ON s.sample = x.sample AND s.other_sample = y.sample
 ORDER BY rule_cosine DESC, study, layer, unit, sign, other_study, other_layer, other_unit, other_sign;
-COMMENT ON MACRO TABLE similar_pairs IS 'All pairs of units, across layers, studies and models, whose rule_cosine (similar_units) is least or more; each pair once. Controls are left out unless controls is true.';
+COMMENT ON MACRO TABLE similar_pairs IS 'All pairs of units, across layers, studies and models, whose rule_cosine (similar_units) is least or more; each pair once. They want the same tokens, and need not do the same: correlation, as in similar_units, tells. Controls are left out unless controls is true.';
 
 CREATE MACRO families(least := 0.5, controls := false) AS TABLE
 WITH RECURSIVE pairs AS MATERIALIZED (
