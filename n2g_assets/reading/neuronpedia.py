@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.progress import Progress

@@ -260,7 +260,7 @@ def test_a_change_of_tables_views_or_registry_is_published_though_no_slice_has_c
 # -------------------------------------------------------------------------------------------- what is refused
 def test_opening_what_is_not_published_says_what_to_do(store: SliceStore) -> None:
     store.home.database.write_bytes(b"nonsense")
-    with pytest.raises(StorageError, match="is damaged or no database .*: n2g run STUDY makes it anew"):
+    with pytest.raises(StorageError, match=r"is damaged or no database .*: n2g run STUDY makes it anew"):
         open_database(store.home)
     store.home.database.unlink()
     with pytest.raises(StorageError, match="materialize the warehouse of a study first"):
