@@ -239,7 +239,7 @@ def export_contexts(out: str, study: str, force: bool) -> None:
 @click.option("--yes", is_flag=True, help="Remove it.")
 @as_json
 def clean(study: str | None, yes: bool, as_json: bool) -> None:
-    """Show what can be removed, and remove it with --yes.
+    """Show what can be removed; --yes removes it.
 
     That is what no run reads any more. With STUDY it is all that belongs to this study alone, with its rows and its
     report: another run makes them anew, from its first pass on.

@@ -177,5 +177,5 @@ def test_a_mistake_is_the_headline_of_the_step_that_can_know_it(finished, tmp_pa
     event = next(event for event in result.all_events if event.is_step_failure)
     assert event.step_key == f"tiny__{step}"
     assert says in event.step_failure_data.user_failure_data.description
-    lost = {path for path, content in before.items() if path.read_bytes() != content}
+    lost = {path for path, content in before.items() if not path.exists() or path.read_bytes() != content}
     assert {path.parts[-3] for path in lost} <= {"studies"}, "what was there is still there"

@@ -271,8 +271,10 @@ def test_keys_search_step_change_the_size_and_go_up(visit, places) -> None:
     page.wait_for_selector(f"a[rel={away}]")
     page.keyboard.press("u")
     page.wait_for_selector("table.units")
+    page.wait_for_load_state()  # the script that listens to keys comes last
     page.keyboard.press("u")
     expect(page.locator("h1")).to_have_text(EVIDENCE)
+    page.wait_for_load_state()
     page.keyboard.press("u")
     expect(page.locator("h1")).to_have_text("Studies")
 
