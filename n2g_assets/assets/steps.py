@@ -147,12 +147,14 @@ def _graph_asset(steps: _Steps, about: Mapping[str, Any]) -> dg.AssetsDefinition
     pieces_of = stage.ahead
 
     def pieces(context: dg.OpExecutionContext, config: StageConfig) -> Iterator[dg.DynamicOutput]:
+        assert pieces_of is not None
         with failing_clearly():
             layers = [study.partition_layers[key] for key in study.partitions.asked(context.run.tags)]
             for number, piece in enumerate(pieces_of.pieces(steps.session(context, config), layers)):
                 yield dg.DynamicOutput(piece, mapping_key=f"{number:05d}")
 
     def ahead(context: dg.OpExecutionContext, config: StageConfig, piece: Any) -> None:
+        assert pieces_of is not None
         with failing_clearly(), progress(f"{study.name}/{stage.name}", "parts", context.log.info) as show:
             pieces_of.do(steps.session(context, config), piece, show)
 

@@ -87,7 +87,7 @@ def plan(study: str, layers: str | None) -> int:
 @command("n2g worker --queues dagster")
 @click.option("--queues", help="Some of them, such as dagster,gpu.  [default: dagster, and $N2G_MODEL_QUEUE]")
 def worker(queues: str | None) -> int:
-    """Take steps of runs whose executor is celery, until it is ended.
+    """Take steps of runs whose executor is celery.
 
     One step at a time: start as many as a machine has GPUs, or as its memory allows. Ctrl-C ends it after its step. The
     broker is $N2G_BROKER, Dagster's database $N2G_POSTGRES (docs/machines.md).

@@ -228,7 +228,8 @@ def _executing(job: dg.JobDefinition, named: str, instance: dg.DagsterInstance) 
     executor = executor_name(study_of(job).settings.executor)
     if executor == "in_process":
         return partial(job.execute_in_process, instance=instance)
-    spread = dg.build_reconstructable_job(__name__, study_job.__name__, (named, str(Path.cwd())))
+    arguments: tuple[Any, ...] = (named, str(Path.cwd()))  # Dagster's own type allows for one
+    spread = dg.build_reconstructable_job(__name__, study_job.__name__, arguments)
     execute = partial(dg.execute_job, spread, instance)
     if executor == "multiprocess":
         return execute

@@ -65,7 +65,8 @@ def _following(instance: dg.DagsterInstance, mark: str) -> Iterator[None]:
     ended = Event()
 
     def follow() -> None:
-        runs, cursor, last = [], None, False
+        runs: Sequence[dg.DagsterRun] = []
+        cursor, last = None, False
         while not last:
             last = ended.wait(_SECONDS_BETWEEN_LOOKS)
             runs = runs or instance.get_runs(dg.RunsFilter(tags={_FOLLOWED: mark}), limit=1)
@@ -73,7 +74,7 @@ def _following(instance: dg.DagsterInstance, mark: str) -> Iterator[None]:
                 found = instance.get_records_for_run(run.run_id, cursor=cursor)
                 cursor = found.cursor
                 for entry in (record.event_log_entry for record in found.records):
-                    if not entry.is_dagster_event and entry.level >= logging.INFO:
+                    if not entry.is_dagster_event and int(entry.level) >= logging.INFO:
                         say(entry.user_message)
 
     thread = Thread(target=follow, daemon=True)
