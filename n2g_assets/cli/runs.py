@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import dagster as dg
 from dagster._utils.error import SerializableErrorInfo  # what an event says of a failure

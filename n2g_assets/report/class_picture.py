@@ -270,6 +270,9 @@ def _columns(layout: ClassLayout, words: _Words, scale: Scale) -> dict[int, floa
 
 def _shown(cell: Cell, words: _Words, scale: Scale, x: float, width: float, top: float, most: float) -> Shown:
     lead = words.lead(cell)
+    least = _chip_width("ab", scale) + scale.between + _tail_width(_tail(cell, 1), scale)
+    if _lead_width(lead, scale) + least > width:  # the name of the class leaves no room for a token
+        lead = "not" if cell.found.all_but else ""
     place, end = x + _lead_width(lead, scale), x + width + 0.01
     chips: list[Chip] = []
     for token, added in zip(cell.found.tokens[:_CHIPS].tolist(), cell.found.deviations.tolist(), strict=False):
