@@ -222,19 +222,14 @@ def _about(study: Study, stage: WholeStage | LayerStage) -> dict[str, Any]:
         "key": key,
         "group_name": study.name,
         "description": stage.description,
-        "check_specs": _check_specs(study, stage),
+        "check_specs": [
+            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
+            for check in checks_of(study, stage.name)
+        ],
         "code_version": stage.code_version,
         "metadata": asset_metadata(stage.tables),
         "kinds": stage.kinds,
     }
-
-
-def _check_specs(study: Study, stage: WholeStage | LayerStage) -> list[dg.AssetCheckSpec]:
-    key = study.key(stage.name)
-    return [
-        dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.blocking)
-        for check in checks_of(study, stage.name)
-    ]
 
 
 def _upstream(study: Study, stage: WholeStage | LayerStage) -> list[str]:

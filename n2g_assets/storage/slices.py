@@ -128,7 +128,7 @@ class SliceStore:
             )  # fmt: skip
             files.write_sealed(folder / "manifest", manifest.model_dump())
             superseded = _file_named_in(path)
-            os.replace(folder / "rows", path.with_name(manifest.file))
+            os.replace(folder / "rows", self.rows_path(key, manifest))
             os.replace(folder / "manifest", path)
         _remove_others(path, manifest.file, superseded)
         return manifest
@@ -197,6 +197,10 @@ class SliceStore:
         manifest = self.manifest(key)
         if manifest is None:
             raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
+        return self.rows_path(key, manifest)
+
+    def rows_path(self, key: SliceKey, manifest: Manifest) -> Path:
+        """The Parquet file that a manifest of a slice names; fails as ``manifest_path``."""
         return self.manifest_path(key).with_name(manifest.file)
 
     def manifest_path(self, key: SliceKey) -> Path:
@@ -241,7 +245,7 @@ class SliceStore:
             return "absent"
         try:
             manifest = Manifest.model_validate(files.read_sealed(path))
-            if not files.is_whole(path.with_name(manifest.file), manifest.file_bytes, manifest.file_sha256):
+            if not files.is_whole(self.rows_path(key, manifest), manifest.file_bytes, manifest.file_sha256):
                 return "its rows are not those of its manifest"
             if self._scan(key, manifest).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
@@ -262,8 +266,7 @@ class SliceStore:
         return f"{self.manifest_path(key)} or its rows cannot be read, delete it and materialize {key} again"
 
     def _scan(self, key: SliceKey, manifest: Manifest) -> pl.LazyFrame:
-        path = self.manifest_path(key).with_name(manifest.file)
-        return pl.scan_parquet(path, hive_partitioning=False, glob=False)
+        return pl.scan_parquet(self.rows_path(key, manifest), hive_partitioning=False, glob=False)
 
 
 def _file_named_in(path: Path) -> str | None:

@@ -298,7 +298,7 @@ def _empty_database(_schema: str) -> bytes:
 
 def _fill(connection: "duckdb.DuckDBPyConnection", store: SliceStore, table: Table, slices: Slices) -> None:
     """Inserts the rows of a table's slices, all files at once, and a row of the table ``slices`` for each of them."""
-    paths = {str(store.manifest_path(key).with_name(found.file)): found for key, found in slices.items()}
+    paths = {str(store.rows_path(key, found)): found for key, found in slices.items()}
     patterns = [re.sub(r"([*?\[])", r"[\1]", path) for path in paths]  # so that nothing in a path is a wildcard
     columns = ", ".join(identifier(column.name) for column in table.columns)
     chosen = "SEMI JOIN asked USING (study, layer, unit, sign)" if table.by_unit else ""
