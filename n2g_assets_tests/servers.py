@@ -1,4 +1,4 @@
-"""RabbitMQ and Postgres of one's own, as Debian packs them: on free ports, with their data in a temporary folder.
+"""RabbitMQ and Postgres of one's own, as Debian packs them, and moto's S3: on free ports, their data in a temporary folder.
 
 Postgres refuses to run as root; where root starts it, it runs as the user that its package makes.
 """
@@ -10,9 +10,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,18 +100,55 @@ def _postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://n2g@127.0.0.1:{port}/postgres"
 
 
+@dataclass
+class S3:
+    """Object storage that keeps its objects in memory, and can be out of reach for a while."""
+
+    address: str
+    """Of a bucket of its own."""
+    environment: dict[str, str]
+    """What its users need to be told besides."""
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does not answer meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def s3() -> Iterator[S3]:
+    """Object storage with an empty bucket."""
+    with TemporaryDirectory(prefix="n2g-s3-") as folder:
+        log, port = Path(folder, "output"), _free_port()
+        command = [sys.executable, "-m", "moto.server", "--port", str(port)]
+        with _process(command, log) as process:
+            _wait(lambda: "Running on" in log.read_text("utf-8", "replace"), log)
+            bucket = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+            urllib.request.urlopen(bucket).close()
+            environment = {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "any",
+                "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": "us-east-1",
+            }  # fmt: skip
+            yield S3("s3://bucket/n2g", environment, process)
+
+
 def _postgres_programs() -> list[Path]:
     return sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
 @contextmanager
-def _process(command: list[Any], log: Path, **options: Any) -> Iterator[None]:
+def _process(command: list[Any], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **options
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)  # RabbitMQ's script passes it on slowly, and has nothing to keep
         try:

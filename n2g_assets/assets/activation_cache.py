@@ -69,7 +69,8 @@ def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
         if stale:
             corpus = session.learning.scan_corpus if scans else session.corpus
             settings = session.text_settings if scans else session.settings.harvest
-            plan = plan_evidence(session.model_row, corpus, session.neurons(stale), settings, Cache(session.home))
+            neurons, cache = session.neurons(stale), Cache(session.home)
+            plan = plan_evidence(session.model_row, corpus, neurons, settings, cache, trusting=True)
             lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
             for part in groups(list(lacking.items()), math.ceil(len(lacking) / _MOST_PIECES) or 1):
                 pieces.append(_Piece(scans, dict(part), stale))

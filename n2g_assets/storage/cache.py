@@ -1,10 +1,11 @@
 """The content-addressed cache: everything on disk that is made again where it is lost, and is not a slice.
 
-    cache/<kind>/<key>/entry.json and the entry's files
+    cache/<kind>/<key>/entry.json and the entry's files     (in object storage its files stand in a folder ``at``)
 
 1. An entry's key is a hash of all that decides its content; its kind says what it is, such as ``models``.
 2. An entry is filled in a temporary folder and moved into place by one rename. ``entry.json`` holds what is known
-   about it and the size and sha256 of its files, and has a checksum of its own.
+   about it and the size and sha256 of its files, and has a checksum of its own. Where several machines make the same
+   entry of object storage, the first one's is the entry, and the others take it over.
 3. An entry that is damaged in any way is removed when it is looked for, so that it is made again.
 
 ``sweep`` removes what killed writers left, here and beside the slices, downloads, reports and the database.
@@ -14,6 +15,7 @@ import errno
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -24,6 +26,7 @@ from typing import Any
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage import files
+from n2g_assets.storage.objects import place_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,15 @@ class Cache:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self._place = place_of(home)
 
     def find(self, kind: str, key: str) -> Entry | None:
         """The entry, or None where there is none; a damaged one is removed with a warning."""
         folder = self.folder(kind, key)
         for again in (True, False):  # another process may have replaced it during the first look
-            if not folder.exists():
-                return None
             try:
+                if not folder.exists() and not self._bring(kind, key):
+                    return None
                 about, held = self._read_about(kind, key)
                 damaged = [name for name, known in held.items() if not files.is_whole(folder / name, *known)]
                 if not damaged:
@@ -70,7 +74,9 @@ class Cache:
                     f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
                     "again."
                 ) from error
-            if not again:
+            if again:
+                self._place.drop_copy(folder)
+            else:
                 files.say_damaged(f"The cache entry {kind}/{key}", reason)
                 self.remove(kind, key)
         return None
@@ -96,7 +102,9 @@ class Cache:
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
-            files.write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": held})
+            content = {"kind": kind, "key": key, "at": secrets.token_hex(8), "about": about, "files": held}
+            files.write_sealed(new / _ABOUT, content)
+            about = self._send(new, kind, key)
             for attempt in range(100):
                 with suppress(FileNotFoundError):
                     os.replace(folder, temporary / f"old{attempt}")
@@ -128,14 +136,14 @@ class Cache:
         Of those alone whose key begins so.
         """
         found = {}
-        for folder in sorted(self.folder(kind).glob(f"{beginning}*")):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or the folder of a writer
-                found[folder.name] = self._read_about(kind, folder.name)[0]
+        for key, text in self._place.texts(self.folder(kind), _ABOUT, beginning).items():
+            with suppress(ValueError, KeyError, TypeError):  # damaged
+                found[key] = _about(kind, key, text)[0]
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
-        files.discard(self.folder(kind, key))
+        self._place.remove(self.folder(kind, key))
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -145,10 +153,63 @@ class Cache:
         return self.home.cache.joinpath(*names)
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-        content = files.read_sealed(self.folder(kind, key) / _ABOUT)
-        if (content["kind"], content["key"]) != (kind, key):
-            raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
-        return content["about"], content["files"]
+        return _about(kind, key, (self.folder(kind, key) / _ABOUT).read_text(encoding="utf-8"))
+
+    def _bring(self, kind: str, key: str) -> bool:
+        """Copies an entry that this machine lacks, if the store has one; whether it has."""
+        folder = self.folder(kind, key)
+        text = self._place.text(folder / _ABOUT)
+        if text is None:
+            return False
+        with files.temporary_folder(folder) as temporary:
+            new = temporary / "new"
+            self._fill(new, kind, key, text)
+            with suppress(OSError):  # another process was faster
+                os.rename(new, folder)
+        return True
+
+    def _fill(self, new: Path, kind: str, key: str, text: str) -> dict[str, Any]:
+        """Copies the entry that the text of its ``entry.json`` tells of into a new folder; what is known about it."""
+        about, held = _about(kind, key, text)
+        new.mkdir()
+        (new / _ABOUT).write_text(text, encoding="utf-8")
+        for name, known in held.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            self._place.bring(self.folder(kind, key) / files.unsealed(text)["at"] / name, *known, to=new / name)
+        return about
+
+    def _send(self, new: Path, kind: str, key: str) -> dict[str, Any]:
+        """Gives a new entry to the store, or takes the one of a faster machine over; what is known about it."""
+        folder, content = self.folder(kind, key), files.read_sealed(new / _ABOUT)
+        for name in content["files"]:
+            self._place.send(new / name, folder / content["at"] / name)
+        while not self._place.create(new / _ABOUT, folder / _ABOUT):
+            text = self._place.text(folder / _ABOUT)
+            try:
+                if text is not None:
+                    theirs = new.with_name("theirs")
+                    shutil.rmtree(theirs, ignore_errors=True)
+                    known = self._fill(theirs, kind, key, text)
+                    self._place.remove(folder / content["at"])
+                    os.rename(new, new.with_name("mine"))
+                    os.rename(theirs, new)
+                    return known
+            except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged or removed meanwhile
+                self._place.remove(folder / _ABOUT)
+        about: dict[str, Any] = content["about"]
+        return about
+
+
+def _about(kind: str, key: str, text: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """What the text of an ``entry.json`` says about the entry, and of its files.
+
+    Raises:
+        ValueError: it is damaged, as KeyError and TypeError say too, or another entry's.
+    """
+    content = files.unsealed(text)
+    if (content["kind"], content["key"]) != (kind, key):
+        raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
+    return content["about"], content["files"]
 
 
 def sweep(home: Home) -> list[Path]:
@@ -161,6 +222,7 @@ def sweep(home: Home) -> list[Path]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
+    place_of(home).drop_strays(home.cache, _ABOUT)
     return removed
 
 
