@@ -1,4 +1,4 @@
-"""RabbitMQ and Postgres of one's own, as Debian packs them, and moto's S3: on free ports, their data in a temporary folder.
+"""RabbitMQ and Postgres of Debian's packages and the S3 of moto, of one's own: on free ports, data in temporary folders.
 
 Postgres refuses to run as root; where root starts it, it runs as the user that its package makes.
 """
