@@ -1,4 +1,4 @@
-"""RabbitMQ and Postgres of Debian's packages and the S3 of moto, of one's own: on free ports, data in temporary folders.
+"""RabbitMQ and Postgres of Debian's packages and moto's S3, of one's own: on free ports, data in temporary folders.
 
 Postgres refuses to run as root; where root starts it, it runs as the user that its package makes.
 """

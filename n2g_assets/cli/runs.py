@@ -86,7 +86,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     job, named = study_job(study), study
     study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
-    say(f"Materializing the study '{study}' into {home.store} (the first time takes some minutes).")
+    say(f"Materializing the study '{study}' into {home.address or home.store} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         execute = _executing(job, named, instance)
         succeeded = all(_succeeded(execute, each) for each in ranges)
@@ -304,7 +304,7 @@ def say_environment() -> None:
         StorageError: the home cannot be written.
     """
     home = _prepared_home()
-    store = "" if home.store == home.root else f" N2G_STORE={quote(str(home.store))}"
+    store = "" if home.store == home.root else f" N2G_STORE={quote(home.address or str(home.store))}"
     say(f"export N2G_HOME={quote(str(home.root))}{store} DAGSTER_HOME={quote(str(home.dagster))}")
 
 
