@@ -29,7 +29,7 @@ from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
 
-_MOST_PIECES = 200
+MOST_PIECES = 200
 """Of a corpus; a step each, and a run of many more steps is slow to look at."""
 
 
@@ -72,7 +72,7 @@ def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
             neurons, cache = session.neurons(stale), Cache(session.home)
             plan = plan_evidence(session.model_row, corpus, neurons, settings, cache, trusting=True)
             lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
-            for part in groups(list(lacking.items()), math.ceil(len(lacking) / _MOST_PIECES) or 1):
+            for part in groups(list(lacking.items()), math.ceil(len(lacking) / MOST_PIECES) or 1):
                 pieces.append(_Piece(scans, dict(part), stale))
     return pieces
 

@@ -4,8 +4,7 @@
 
 1. An entry's key is a hash of all that decides its content; its kind says what it is, such as ``models``.
 2. An entry is filled in a temporary folder and moved into place by one rename. ``entry.json`` holds what is known
-   about it and the size and sha256 of its files, and has a checksum of its own. Where several machines make the same
-   entry of object storage, the first one's is the entry, and the others take it over.
+   about it and the size and sha256 of its files, and has a checksum of its own.
 3. An entry that is damaged in any way is removed when it is looked for, so that it is made again.
 
 ``sweep`` removes what killed writers left, here and beside the slices, downloads, reports and the database.
@@ -60,7 +59,9 @@ class Cache:
         folder = self.folder(kind, key)
         for again in (True, False):  # another process may have replaced it during the first look
             try:
-                if not folder.exists() and not self._bring(kind, key):
+                if folder.exists():
+                    self._place.refresh(folder / _ABOUT)
+                elif not self._bring(folder):
                     return None
                 about, held = self._read_about(kind, key)
                 damaged = [name for name, known in held.items() if not files.is_whole(folder / name, *known)]
@@ -104,7 +105,7 @@ class Cache:
             }
             content = {"kind": kind, "key": key, "at": secrets.token_hex(8), "about": about, "files": held}
             files.write_sealed(new / _ABOUT, content)
-            about = self._send(new, kind, key)
+            self._send(new, folder, content)
             for attempt in range(100):
                 with suppress(FileNotFoundError):
                     os.replace(folder, temporary / f"old{attempt}")
@@ -155,49 +156,30 @@ class Cache:
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
         return _about(kind, key, (self.folder(kind, key) / _ABOUT).read_text(encoding="utf-8"))
 
-    def _bring(self, kind: str, key: str) -> bool:
+    def _bring(self, folder: Path) -> bool:
         """Copies an entry that this machine lacks, if the store has one; whether it has."""
-        folder = self.folder(kind, key)
         text = self._place.text(folder / _ABOUT)
         if text is None:
             return False
+        content = files.unsealed(text)
         with files.temporary_folder(folder) as temporary:
             new = temporary / "new"
-            self._fill(new, kind, key, text)
+            new.mkdir()
+            (new / _ABOUT).write_text(text, encoding="utf-8")
+            for name, known in content["files"].items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                self._place.bring(folder / content["at"] / name, *known, to=new / name)
             with suppress(OSError):  # another process was faster
                 os.rename(new, folder)
         return True
 
-    def _fill(self, new: Path, kind: str, key: str, text: str) -> dict[str, Any]:
-        """Copies the entry that the text of its ``entry.json`` tells of into a new folder; what is known about it."""
-        about, held = _about(kind, key, text)
-        new.mkdir()
-        (new / _ABOUT).write_text(text, encoding="utf-8")
-        for name, known in held.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            self._place.bring(self.folder(kind, key) / files.unsealed(text)["at"] / name, *known, to=new / name)
-        return about
-
-    def _send(self, new: Path, kind: str, key: str) -> dict[str, Any]:
-        """Gives a new entry to the store, or takes the one of a faster machine over; what is known about it."""
-        folder, content = self.folder(kind, key), files.read_sealed(new / _ABOUT)
+    def _send(self, new: Path, folder: Path, content: Mapping[str, Any]) -> None:
+        """Gives a new entry to the store, in place of one that is there."""
         for name in content["files"]:
             self._place.send(new / name, folder / content["at"] / name)
-        while not self._place.create(new / _ABOUT, folder / _ABOUT):
-            text = self._place.text(folder / _ABOUT)
-            try:
-                if text is not None:
-                    theirs = new.with_name("theirs")
-                    shutil.rmtree(theirs, ignore_errors=True)
-                    known = self._fill(theirs, kind, key, text)
-                    self._place.remove(folder / content["at"])
-                    os.rename(new, new.with_name("mine"))
-                    os.rename(theirs, new)
-                    return known
-            except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged or removed meanwhile
-                self._place.remove(folder / _ABOUT)
-        about: dict[str, Any] = content["about"]
-        return about
+        superseded = self._place.supersede(new / _ABOUT, folder / _ABOUT)
+        with suppress(ValueError, KeyError):
+            self._place.remove(folder / files.unsealed(superseded)["at"])
 
 
 def _about(kind: str, key: str, text: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:

@@ -114,22 +114,16 @@ class Objects(Place):
             self._store.put(self._name(path), file)
 
     @override
-    def create(self, file: Path, path: Path) -> bool:
-        text = file.read_bytes()
-        return self._put(path, text, None) or self._content(path) == text
-
-    @override
-    def replace(self, file: Path, path: Path) -> str:
+    def supersede(self, file: Path, path: Path) -> str:
         text, superseded = file.read_bytes(), b""
         while True:
             found = self._read(path)
             before, version = found or (b"", None)
-            if before == text:  # an answer was lost
+            if before == text:  # the answer to an earlier try was lost
                 break
             superseded = before
             if self._put(path, text, version):
                 break
-        os.replace(file, path)
         return superseded.decode("utf-8", "replace")
 
     @override

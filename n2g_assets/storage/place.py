@@ -41,21 +41,15 @@ class Place:
     def send(self, file: Path, path: Path) -> None:
         """Keeps a copy of a new file under a name that is used once; the file itself stays where it is."""
 
-    def create(self, file: Path, path: Path) -> bool:
-        """As ``send``, unless there is one of this name, by which the caller is one of several: whether it was."""
-        return True
+    def supersede(self, file: Path, path: Path) -> str:
+        """Has the text of a new file take the place of another in the store, before the file is moved to ``path``.
 
-    def replace(self, file: Path, path: Path) -> str:
-        """Moves a new text file to its place; of several writers each supersedes another's: the text that this one did.
-
-        It is empty where there was none.
+        Of several writers each supersedes another's text: this one's is given, and is empty where there was none.
         """
         try:
-            superseded = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except (OSError, ValueError):
-            superseded = ""
-        os.replace(file, path)
-        return superseded
+            return ""
 
     def text(self, path: Path) -> str | None:
         """The text of a file of the store; None where there is none."""

@@ -133,7 +133,8 @@ class SliceStore:
             rows = self.rows_path(key, manifest)
             self._place.send(folder / "rows", rows)
             os.replace(folder / "rows", rows)
-            superseded = self._place.replace(folder / "manifest", path)
+            superseded = self._place.supersede(folder / "manifest", path)
+            os.replace(folder / "manifest", path)
         self._remove_others(path, manifest.file, _file_named_in(superseded))
         return manifest
 

@@ -265,7 +265,8 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
         place.send(folder / database.name, database.with_name(about["object"]))
         _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
         os.replace(folder / database.name, database)
-        superseded = place.replace(folder / note.name, note)
+        superseded = place.supersede(folder / note.name, note)
+        os.replace(folder / note.name, note)
     with suppress(ValueError, KeyError):
         place.remove(database.with_name(files.unsealed(superseded)["object"]))
     return rows

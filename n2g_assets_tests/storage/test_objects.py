@@ -101,17 +101,15 @@ def test_a_machine_whose_disk_is_emptied_or_damaged_reads_on(homes: list[Home]) 
     assert found is not None and found.path("weights").read_bytes() == b"12"  # noqa: PT018
 
 
-def test_of_two_that_make_an_entry_the_first_ones_is_it(homes: list[Home]) -> None:
+def test_an_entry_that_another_machine_replaces_is_seen_anew_and_the_old_files_are_gone(homes: list[Home]) -> None:
     one, two = map(Cache, homes)
-
-    def slowly(folder: Path) -> None:
-        (folder / "sub").mkdir()
-        (folder / "sub" / "value").write_text("two")
-        one.write("values", "a", lambda other: (other / "value").write_text("one"), {"by": 1})
-
-    entry = two.write("values", "a", slowly, {"by": 2})
-    assert (entry.about, entry.path("value").read_text(), entry.path("sub").exists()) == ({"by": 1}, "one", False)
-    assert two.listing("values") == one.listing("values", "a") == {"a": {"by": 1}}
+    one.write("values", "a", lambda folder: (folder / "value").write_text("one"), {"by": 1})
+    assert two.find("values", "a")
+    one.write("values", "a", lambda folder: (folder / "other").write_text("two"), {"by": 2})
+    found = two.find("values", "a")
+    assert found is not None
+    assert (found.about, found.path("other").read_text(), found.path("value").exists()) == ({"by": 2}, "two", False)
+    assert two.listing("values") == one.listing("values", "a") == {"a": {"by": 2}}
     assert len(object_names(homes[0])) == 2
 
 
@@ -154,27 +152,22 @@ RACE = """
 import sys
 from pathlib import Path
 from n2g_assets.core.home import Home
-from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.objects import place_of
 from n2g_assets.storage.slices import SliceStore
-from n2g_assets_tests.storage.helpers import write
-from n2g_assets_tests.storage.test_objects import a_rule, machine, RULES
+from n2g_assets_tests.storage.helpers import rows, write
 
 address, folder, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-home = machine(address, folder / str(number))
-store = SliceStore(home)
+home = Home(folder / str(number), folder / str(number) / "copies", address)
 for turn in range(5):
-    write(store, "rules", a_rule(100 * turn + number))
-    store.read(RULES)
-    place = place_of(home)
-    new = folder / f"{number}.new"
-    new.write_text(str(number))
-    if place.create(new, home.store / "won" / f"{turn}.json"):
-        print("won", turn)
+    frame = rows("rules", {"rule": 1, "unit": 1, "count": 100 * turn + number}, study="demo", layer=7)
+    write(SliceStore(home), "rules", frame)
+    new = home.store / "new"
+    new.write_text(f"{number}.{turn}")
+    print(place_of(home).supersede(new, home.store / "raced.json"))
 """
 
 
-def test_eight_that_write_at_once_lose_nothing_and_one_wins_each_time(address: str, tmp_path: Path) -> None:
+def test_of_eight_that_write_at_once_each_supersedes_another(address: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     racers = [
         subprocess.Popen(
@@ -184,8 +177,9 @@ def test_eight_that_write_at_once_lose_nothing_and_one_wins_each_time(address: s
     ]
     said = b"".join(racer.communicate(timeout=120)[0] for racer in racers).decode().split("\n")
     assert [racer.returncode for racer in racers] == [0] * 8
-    assert sorted(line for line in said if line) == [f"won {turn}" for turn in range(5)]
     home = machine(address, tmp_path / "reader")
+    last = objects.place_of(home).text(home.store / "raced.json")
+    assert sorted([*said[:-1], last]) == sorted(["", *(f"{number}.{turn}" for number in range(8) for turn in range(5))])
     assert SliceStore(home).read(RULES)["count"].item() // 100 == 4
     slices = [name for name in object_names(home) if name.startswith("slices/")]
     assert len(slices) == 2, slices  # each writer removed what it superseded
