@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from n2g_assets import cli
 from n2g_assets.assets.cleaning import DEPTHS, removable
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.reading.database import Database
 from n2g_assets.reading.study import study_names
