@@ -106,6 +106,19 @@ def run_alone(study: Path, home: Home) -> float:
     return time.monotonic() - began
 
 
+def run_at_once(study: Path, homes: Sequence[Home]) -> None:
+    """Run a study on several hosts at once, which share no lock and no temporary folder."""
+    with ExitStack() as stack:
+        runs = []
+        for home in homes:
+            own = {"TMPDIR": stack.enter_context(TemporaryDirectory(prefix="n2g-host-"))}
+            output = home.root.with_suffix(".txt")
+            runs.append((_start_run(study, output, environment_of(home) | own), output))
+            stack.callback(runs[-1][0].kill)
+        for run, output in runs:
+            _finish(run, output)
+
+
 def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
     """Run a study on two workers, and kill some; one starts in the place of each but the last."""
     output = home.root.with_suffix(".txt")
@@ -145,6 +158,7 @@ def environment_of(home: Home) -> dict[str, str]:
     others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "DAGSTER_HOME")
     return {name: value for name, value in os.environ.items() if name not in others} | {
         "N2G_HOME": str(home.root),
+        "N2G_STORE": str(home.store),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
@@ -216,7 +230,7 @@ def _begun(instance: dg.DagsterInstance) -> Sequence[tuple[str, int]]:
 
 def main() -> int:
     """Run both, and say what came of it."""
-    if reason := servers.missing():
+    if reason := servers.missing(servers.FOR_CELERY):
         print(f"This needs RabbitMQ, Postgres and n2g_assets[celery]. {reason}.", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that is started ends

@@ -78,7 +78,7 @@ class Cache:
     def write(
         self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
     ) -> Entry:
-        """Makes an entry, in place of one that is there; ``fill`` writes its files into the folder that it is given.
+        """Makes an entry, in place of another one; ``fill`` writes its files into the folder that it is given.
 
         Its kind is a name or a path of names; ``about`` is what else is to be known of it, as JSON.
 
@@ -98,14 +98,16 @@ class Cache:
             }
             files.write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": held})
             for attempt in range(100):
-                with suppress(FileNotFoundError):
-                    os.replace(folder, temporary / f"old{attempt}")
                 try:
                     os.rename(new, folder)
                     return Entry(folder, about)
-                except OSError as error:  # another process was faster
+                except OSError as error:
                     if error.errno not in _OCCUPIED:
                         raise
+                if self._holds(kind, key, new):  # another process was faster, and may read it
+                    return Entry(folder, about)
+                with suppress(FileNotFoundError):
+                    os.replace(folder, temporary / f"old{attempt}")
         raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
 
     def obtain(
@@ -134,8 +136,10 @@ class Cache:
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:
-        """Removes an entry, or all of a kind; none need be there."""
-        files.discard(self.folder(kind, key))
+        """Removes an entry, or all of a kind; none need be there. What others are writing meanwhile stays."""
+        folder = self.folder(kind, key)
+        for entry in folder.glob("[!.]*") if key is None else [folder]:
+            files.discard(entry)
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -143,6 +147,13 @@ class Cache:
         if not all(_KEY.fullmatch(name) for name in names):
             raise ValueError(f"{names} cannot name a cache entry")
         return self.home.cache.joinpath(*names)
+
+    def _holds(self, kind: str, key: str, new: Path) -> bool:
+        """Whether the entry that is there is whole, and equal to one in the folder ``new``."""
+        about = self.folder(kind, key) / _ABOUT
+        return (
+            self.find(kind, key) is not None and about.is_file() and about.read_bytes() == (new / _ABOUT).read_bytes()
+        )
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
         content = files.read_sealed(self.folder(kind, key) / _ABOUT)
