@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ layers=$(sbatch --parsable {SMALL} --array=0-1 --dependency=afterok:$harvest dep
 publish=$(sbatch --parsable {SMALL} --dependency=afterok:$layers deploy/slurm/publish.sbatch)"""
 KILLED = f"evaluation/{NAME}/1"
 """The lock of a stage of layer 1."""
+DONE = "grep -ohE '[a-z_]+, layer 01: [^;]*' $OUTPUT/n2g-layers-"
 DEFINITIONS = f"""\
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def run_on_slurm(study: Path, home: Home) -> None:
         environment |= {"N2G_POSTGRES": postgres, "STUDY": NAME, "LAYERS": "00...01", "DEFINITIONS": "tiny_definitions"}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
         environment["PYTHONPATH"] = os.pathsep.join([str(study.parents[1]), environment["PYTHONPATH"]])
-        environment["SBATCH_OUTPUT"] = str(folder / "%x-%A_%a.out")
+        environment |= {"SBATCH_OUTPUT": str(folder / "%x-%A_%a.out"), "OUTPUT": str(folder)}
         layers, publish = _submit(environment)
         task = f"{layers}_1"
         with hold_lock(home.locks, KILLED):
@@ -61,11 +61,11 @@ def run_on_slurm(study: Path, home: Home) -> None:
             _type(f"scancel --signal=KILL --full {task}  # kill -9", environment)
             _wait_until(lambda: not _is_queued(publish, environment), folder)
         _type(f"scontrol show job {publish} | grep -Eo '(JobState|Reason)=[^ ]*'", environment)
-        print(*re.findall(r"\w+, layer 01: .*", _said(folder, task)), sep="\n")
+        _type(f"{DONE}{task}.out", environment)
         layers, publish = _submit(environment)
         _wait_until(lambda: not _is_queued(publish, environment), folder)
         _type(f"scontrol show job {publish} | grep -Eo '(JobState|ExitCode)=[^ ]*'", environment)
-        print(*re.findall(r"\w+, layer 01: .*", _said(folder, f"{layers}_1")), sep="\n")
+        _type(f"{DONE}{layers}_1.out", environment)
 
 
 def _submit(environment: Mapping[str, str]) -> tuple[str, str]:
@@ -89,10 +89,9 @@ def _is_queued(job: str, environment: Mapping[str, str]) -> bool:
     return job in subprocess.run(asked, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
-def _said(folder: Path, job: str) -> str:
-    """The output of a job, or of a task of an array."""
-    name = job if "_" in job else f"{job}_*"
-    return "".join(path.read_text("utf-8", "replace") for path in folder.glob(f"*-{name}.out"))
+def _said(folder: Path, task: str) -> str:
+    """The output of a task of the layers; none before it starts."""
+    return "".join(path.read_text("utf-8", "replace") for path in folder.glob(f"n2g-layers-{task}.out"))
 
 
 def _wait_until(ready: Callable[[], bool], folder: Path) -> None:

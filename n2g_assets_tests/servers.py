@@ -142,7 +142,7 @@ def _slurm(folder: Path) -> Iterator[dict[str, str]]:
         "SelectTypeParameters": "CR_Core_Memory",
         "GresTypes": "gpu",
         "SlurmdParameters": "config_overrides",  # the node has what is claimed for it
-        "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=128000 Gres=gpu:1",
+        "NodeName": f"node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=128000 Gres=gpu:1",
         "PartitionName": "all Nodes=ALL Default=YES",
     }
     configuration = folder / "slurm.conf"
@@ -153,11 +153,11 @@ def _slurm(folder: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         stack.enter_context(_process(["munged", *options], log))
         _wait(munge["socket"].exists, log)
-        for name, command in {"slurmctld": ["slurmctld", "-D"], "slurmd": ["slurmd", "-D", "-N", host]}.items():
+        for name, command in {"slurmctld": ["slurmctld", "-D"], "slurmd": ["slurmd", "-D", "-N", "node"]}.items():
             stack.enter_context(_process(command, folder / f"{name}.output", env=environment))
-        idle = ["sinfo", "--noheader", "--states=idle", "--format=%n"]
+        idle = ["sinfo", "--noheader", "--states=idle", "--format=%N"]
         _wait(
-            lambda: host in subprocess.run(idle, env=environment, capture_output=True, text=True, check=False).stdout,
+            lambda: subprocess.run(idle, env=environment, capture_output=True, check=False).stdout.strip() == b"node",
             folder / "slurmd.output",
         )
         yield {"SLURM_CONF": str(configuration)}
