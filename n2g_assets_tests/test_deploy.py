@@ -109,7 +109,6 @@ def test_the_workers_of_kubernetes_are_those_that_a_run_hands_steps_to(monkeypat
     assert set(pods) == {"n2g-model", "n2g-cpu", "n2g-gpu"}
     for pod in pods.values():
         (container,) = pod["containers"]
-        assert container["envFrom"] == [{"configMapRef": {"name": "n2g"}}, {"secretRef": {"name": "n2g"}}]
         assert container["volumeMounts"] == [{"name": "home", "mountPath": variables["N2G_HOME"]}]
         assert pod["volumes"] == [{"name": "home", "persistentVolumeClaim": {"claimName": "n2g"}}]
         assert container["image"] == "n2g_assets:latest"
@@ -117,6 +116,8 @@ def test_the_workers_of_kubernetes_are_those_that_a_run_hands_steps_to(monkeypat
     listens = {name: pods[name]["containers"][0]["command"] for name in ("n2g-cpu", "n2g-gpu")}
     for name, command in listens.items():
         check_command(shlex.join(command))
+        (container,) = pods[name]["containers"]
+        assert container["envFrom"] == [{"configMapRef": {"name": "n2g"}}, {"secretRef": {"name": "n2g"}}]
         assert documents["Deployment", name]["spec"]["template"]["metadata"]["labels"] == {"app": name}
         assert documents["Deployment", name]["spec"]["selector"]["matchLabels"] == {"app": name}
     for name, value in (variables | SECRETS).items():
@@ -126,13 +127,17 @@ def test_the_workers_of_kubernetes_are_those_that_a_run_hands_steps_to(monkeypat
     assert pods["n2g-gpu"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
-def test_the_job_for_the_model_materializes_it_alone():
-    (job,) = (each for each in read("k8s/n2g.yaml") if each["kind"] == "Job")
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+def test_the_job_for_the_model_materializes_it_alone_into_the_store_of_the_workers():
+    documents = {each["kind"]: each for each in read("k8s/n2g.yaml")}
+    (container,) = documents["Job"]["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["N2G_STORE"] == documents["ConfigMap"]["data"]["N2G_HOME"]
+    assert not {EXECUTOR, POSTGRES} & variables.keys()
+    assert "envFrom" not in container
     prepare, materialize = container["args"][0].splitlines()
     assert prepare == 'eval "$(n2g init)"'
     said = subprocess.run(
-        ["bash", "-ec", f"printf '%q ' {materialize}"], env={"STUDY": "demo", "PATH": os.environ["PATH"]},
+        ["bash", "-ec", f"printf '%q ' {materialize}"], env=variables | {"PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE, text=True, check=True,
     ).stdout  # fmt: skip
     check_command(said)

@@ -136,10 +136,8 @@ class Cache:
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:
-        """Removes an entry, or all of a kind; none need be there. What others are writing meanwhile stays."""
-        folder = self.folder(kind, key)
-        for entry in folder.glob("[!.]*") if key is None else [folder]:
-            files.discard(entry)
+        """Removes an entry, or all of a kind; none need be there."""
+        files.discard(self.folder(kind, key))
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -150,10 +148,11 @@ class Cache:
 
     def _holds(self, kind: str, key: str, new: Path) -> bool:
         """Whether the entry that is there is whole, and equal to one in the folder ``new``."""
-        about = self.folder(kind, key) / _ABOUT
-        return (
-            self.find(kind, key) is not None and about.is_file() and about.read_bytes() == (new / _ABOUT).read_bytes()
-        )
+        content = files.read_sealed(new / _ABOUT)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = self._read_about(kind, key) if self.find(kind, key) is not None else None
+            return known == (content["about"], content["files"])
+        return False
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
         content = files.read_sealed(self.folder(kind, key) / _ABOUT)

@@ -132,17 +132,6 @@ def test_an_entry_that_is_there_is_replaced(cache: Cache) -> None:
     assert not (cache.home.cache / "models/abc/old").exists()
 
 
-def test_what_is_being_written_outlives_the_removal_of_its_kind(cache: Cache) -> None:
-    cache.write("blocks/stage", "b", fill)
-
-    def disturbed(folder: Path) -> None:
-        cache.remove("blocks/stage")
-        fill(folder)
-
-    assert is_right(cache.write("blocks/stage", "a", disturbed, ABOUT))
-    assert list(cache.listing("blocks/stage")) == ["a"]
-
-
 def test_an_equal_entry_that_another_writer_made_stays_for_those_who_read_it(cache: Cache) -> None:
     first = cache.write("models", "abc", fill, ABOUT).path("deep/weights.bin").stat()
     assert is_right(cache.write("models", "abc", fill, ABOUT))
