@@ -152,6 +152,19 @@ def run_alone(study: Path, home: Home) -> float:
     return time.monotonic() - began
 
 
+def run_at_once(study: Path, homes: Sequence[Home]) -> None:
+    """Run a study on several hosts at once, which share no lock and no temporary folder."""
+    with ExitStack() as stack:
+        runs = []
+        for home in homes:
+            own = {"TMPDIR": stack.enter_context(TemporaryDirectory(prefix="n2g-host-"))}
+            output = home.root.with_suffix(".txt")
+            runs.append((_start_run(study, output, environment_of(home) | own), output))
+            stack.callback(runs[-1][0].kill)
+        for run, output in runs:
+            _finish(run, output)
+
+
 def run_spread(
     study: Path, home: Home, kills: Sequence[Kill], between: Callable[[int, Sequence[Worker]], object] = lambda *_: None
 ) -> Spread:
@@ -164,7 +177,6 @@ def run_spread(
         environment = environment_of(home) | {
             "N2G_POSTGRES": stack.enter_context(servers.postgres()),
             "N2G_BROKER": stack.enter_context(servers.rabbitmq()),
-            "N2G_STORE": home.address or str(home.store),
         }
         instance = stack.enter_context(_instance(home, environment))
         cluster = Cluster(home.root.parent, environment, hidden=home.root)
@@ -198,6 +210,7 @@ def environment_of(home: Home) -> dict[str, str]:
     others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "N2G_STORE", "DAGSTER_HOME")
     return {name: value for name, value in os.environ.items() if name not in others} | {
         "N2G_HOME": str(home.root),
+        "N2G_STORE": home.address or str(home.store),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
@@ -269,7 +282,7 @@ def _begun(instance: dg.DagsterInstance) -> Sequence[tuple[str, int]]:
 
 def main() -> int:
     """Run it in one process, and on workers that share a folder and object storage; say what came of it."""
-    if reason := servers.missing():
+    if reason := servers.missing(servers.FOR_CELERY):
         print(f"This needs RabbitMQ, Postgres and n2g_assets[dev]. {reason}.", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that is started ends

@@ -85,7 +85,7 @@ class Cache:
     def write(
         self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
     ) -> Entry:
-        """Makes an entry, in place of one that is there; ``fill`` writes its files into the folder that it is given.
+        """Makes an entry, in place of another one; ``fill`` writes its files into the folder that it is given.
 
         Its kind is a name or a path of names; ``about`` is what else is to be known of it, as JSON.
 
@@ -107,14 +107,16 @@ class Cache:
             files.write_sealed(new / _ABOUT, content)
             self._send(new, folder, content)
             for attempt in range(100):
-                with suppress(FileNotFoundError):
-                    os.replace(folder, temporary / f"old{attempt}")
                 try:
                     os.rename(new, folder)
                     return Entry(folder, about)
-                except OSError as error:  # another process was faster
+                except OSError as error:
                     if error.errno not in _OCCUPIED:
                         raise
+                if self._holds(kind, key, new):  # another process was faster, and may read it
+                    return Entry(folder, about)
+                with suppress(FileNotFoundError):
+                    os.replace(folder, temporary / f"old{attempt}")
         raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
 
     def obtain(
@@ -152,6 +154,14 @@ class Cache:
         if not all(_KEY.fullmatch(name) for name in names):
             raise ValueError(f"{names} cannot name a cache entry")
         return self.home.cache.joinpath(*names)
+
+    def _holds(self, kind: str, key: str, new: Path) -> bool:
+        """Whether the entry that is there is whole, and equal to one in the folder ``new``."""
+        content = files.read_sealed(new / _ABOUT)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = self._read_about(kind, key) if self.find(kind, key) is not None else None
+            return known == (content["about"], content["files"])
+        return False
 
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
         return _about(kind, key, (self.folder(kind, key) / _ABOUT).read_text(encoding="utf-8"))
