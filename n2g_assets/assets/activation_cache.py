@@ -6,7 +6,6 @@ is kept; the rows are chosen afterwards, on whole arrays. What the units write t
 beside it as a slice of its own.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import polars as pl
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
+from n2g_assets.assets.sizes import shards_a_piece
 from n2g_assets.assets.stage import Ahead, LayerStage
 from n2g_assets.assets.study import groups
 from n2g_assets.core.errors import SettingsError
@@ -28,9 +28,6 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
-
-_MOST_PIECES = 200
-"""Of a corpus; a step each, and a run of many more steps is slow to look at."""
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -71,7 +68,7 @@ def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
             settings = session.text_settings if scans else session.settings.harvest
             plan = plan_evidence(session.model_row, corpus, session.neurons(stale), settings, Cache(session.home))
             lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
-            for part in groups(list(lacking.items()), math.ceil(len(lacking) / _MOST_PIECES) or 1):
+            for part in groups(list(lacking.items()), shards_a_piece(len(lacking))):
                 pieces.append(_Piece(scans, dict(part), stale))
     return pieces
 
