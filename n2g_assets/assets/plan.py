@@ -34,7 +34,7 @@ from n2g_assets.storage.slices import SliceKey
 
 _BUFFER_BYTES = 2**30
 """About what a run holds at once beside the model: rows of a batch, logits of proposals, rows of a block of units."""
-_TOKEN_BYTES = 450
+TOKEN_BYTES = 450
 """That a process holds while units are scored, for each token that they are learnt from (``unit_scores.py``)."""
 _LONGEST_STEP = 86_400
 """Seconds after which RabbitMQ takes a step from its worker, as ``docs/machines.md`` sets it."""
@@ -226,7 +226,7 @@ def plan_text(
     disk = (max if dropped else sum)(size.kept_bytes for size in sizes) + max(size.in_work_bytes for size in sizes)
     numbers = sum(size.number_bytes for size in sizes) if method == "evidence" else 0
     learnt = max(size.learnt_tokens for size in sizes)
-    memory = model_bytes + _BUFFER_BYTES + _TOKEN_BYTES * learnt
+    memory = model_bytes + _BUFFER_BYTES + TOKEN_BYTES * learnt
     steps = sum(size.counted.steps for size in sizes)
     whole = Seconds(*map(sum, zip(*times, strict=True)))._replace(longest=max(each.longest for each in times))
     texts = [f"{tokens:,} tokens of {'the ' * (name == 'scan')}{name}" for name, tokens in facts.texts.items()]
