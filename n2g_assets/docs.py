@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from n2g_assets.assets import rates, sizes
 from n2g_assets.assets.learning import GROWING_BYTES
-from n2g_assets.assets.rates import DEVICES, SHARE
 from n2g_assets.assets.study import Study, groups
 from n2g_assets.core import explained, settings, sources
 from n2g_assets.core.tables import REFERENCES, TABLES
@@ -53,7 +53,7 @@ def rendered(name: str) -> str:
     template = templates().get_template(name)
     return template.render(
         settings=SETTINGS, tables=TABLES, references=REFERENCES, views=described_views(), default=_default, cell=_cell,
-        plan=_plan, row=_plan_row, devices=listed(f"`{name}`" for name in DEVICES), used=SHARE,
+        plan=_plan, row=_plan_row, devices=listed(f"`{name}`" for name in rates.DEVICES), sizes=sizes, rates=rates,
         growing=human_bytes(GROWING_BYTES * 10**9),
     )  # fmt: skip
 
@@ -61,29 +61,26 @@ def rendered(name: str) -> str:
 def _plan(name: str, tokens: int, device: str, machines: int, **changes: Any) -> str:
     """The plan of a study of the examples, some of its settings changed."""
     from n2g_assets.assets.plan import stated_facts, stated_text
-    from n2g_assets.assets.rates import Elsewhere
 
     study, shape = _planned(name)
     study = replace(study, settings=study.settings.model_copy(update=changes))
     runs = groups(study.settings.layer_numbers, study.settings.layers_at_once)
     facts = stated_facts(study, shape, tokens)
-    return stated_text(name, facts, runs, shape, machines, Elsewhere(device), FREE)
+    return stated_text(name, facts, runs, shape, machines, rates.Elsewhere(device), FREE)
 
 
 def _plan_row(name: str, tokens: int, device: str, share: str) -> str:
     """A row of the table of large models: all layers in one run of one machine."""
     from n2g_assets.assets.plan import TOKEN_BYTES, stated_facts
-    from n2g_assets.assets.rates import Elsewhere, seconds, stated
-    from n2g_assets.assets.sizes import Size
 
     study, shape = _planned(name)
     changes: dict[str, Any] = {"layers_at_once": "all"} | ({"neurons": "all"} if share == "all" else {})
     settings = study.settings.model_copy(update=changes)
     facts = stated_facts(replace(study, settings=settings), shape, tokens)
-    size, rates = Size.of(facts, settings.layer_numbers), stated(shape, Elsewhere(device))
-    took = seconds(size, rates, settings.method.preset)
+    size, speed = sizes.Size.of(facts, settings.layer_numbers), rates.stated(shape, rates.Elsewhere(device))
+    took = rates.seconds(size, speed, settings.method.preset)
     deepest = settings.layer_numbers[-1]
-    harvest = [rates.seconds(tokens, deepest, arithmetic) / 3600 for arithmetic in ("float32", "bfloat16")]
+    harvest = [speed.seconds(tokens, deepest, arithmetic) / 3600 for arithmetic in ("float32", "bfloat16")]
     cells = [
         f"{shape.weights / 1e9:.0f} billion", f"{tokens:,}", f"{sum(size.units.values()):,}",
         " / ".join(f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}" for hours in harvest),

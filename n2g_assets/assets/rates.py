@@ -21,7 +21,7 @@ UNIT_TOKENS = 3_500
 7 and 4,200 at layer 15, which needs longer contexts."""
 HOST_SECONDS = 1.2
 """Of a unit's graph and its scores, which a faster device does not shorten: measured on 16 cores beside a GPU."""
-_MEASURED_TOKENS = 100_000
+MEASURED_TOKENS = 100_000
 """That units learnt from where these two were measured."""
 TOKEN_SECONDS: Mapping[Method, float] = {"evidence": 4e-6, "paper": 0.5e-6}
 """Of a unit, for each token more that it is learnt from: one core's (``benchmarks/classes.py``, ``unit_scores.py``)."""
@@ -174,7 +174,7 @@ def seconds(size: Size, rates: Rates, method: Method, machines: int = 1) -> Seco
         else:
             by_layer += sum(rates.seconds(reading.tokens, layer, reading.settings.dtype) for layer in reading.layers)
     statistics = [VALUE_SECONDS * values for values in size.derived.values() if values]
-    beyond = TOKEN_SECONDS[method] * max(0, size.learnt_tokens - _MEASURED_TOKENS)
+    beyond = TOKEN_SECONDS[method] * max(0, size.learnt_tokens - MEASURED_TOKENS)
     units = 0.0
     for layer, count in size.units.items():
         each = max(rates.seconds(UNIT_TOKENS, layer, "float32"), HOST_SECONDS) + beyond
