@@ -75,17 +75,16 @@ def run(study: str, layers: str | None) -> int:
 @study_argument
 @layers_option
 @click.option("--machines", default=1, show_default=True, type=click.IntRange(1), help="Machines that share its steps.")
-@click.option("--device", help="What runs the model there, such as h100 or cpu; 40 % of its peak is reached.")
-@click.option("--flops", type=float, help="Instead: operations a second that a pass reaches, such as 4e14.")
-@click.option("--tokens-a-second", type=float, help="Instead: of a pass through all layers of the model.")
-@click.option("--tokens", type=click.IntRange(1), help="Tokens of the harvest.  [default: harvest.max_tokens]")
-@click.option("--config", type=click.Path(path_type=Path), help="A config.json of the model, or a folder with one.")
+@click.option("--device", help="What runs the model, such as h100; 40 % of its peak counts.")
+@click.option("--flops", type=float, help="Instead: operations a second, such as 4e14.")
+@click.option("--tokens-a-second", type=float, help="Instead: of a pass through all layers.")
+@click.option("--tokens", type=click.IntRange(1), help="Of the harvest.  [default: harvest.max_tokens]")
+@click.option("--config", type=click.Path(path_type=Path), help="The model's config.json, or its folder.")
 def plan(study: str, layers: str | None, machines: int, **elsewhere: Any) -> int:
-    """Say what a run takes: passes, shards, steps, disk, memory, time.
+    """Say what a run takes: tokens, steps, disk, memory, time.
 
-    STUDY is its name, or any study's defs.yaml. Its model and its corpus are read for that, and a pass is timed, but
-    where --device, --flops or --tokens-a-second states a rate: then nothing is read of the model but its config.json,
-    and of the corpus what was read before (docs/planning.md).
+    STUDY is its name, or any study's defs.yaml. Its model and corpus are read and a pass is timed, unless a rate is
+    stated: then the model's config.json is enough (docs/planning.md).
     """
     from n2g_assets.assets.rates import Elsewhere
     from n2g_assets.cli import runs
