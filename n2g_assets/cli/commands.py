@@ -81,7 +81,7 @@ def run(study: str, layers: str | None) -> int:
 @click.option("--tokens", type=click.IntRange(1), help="Of the harvest.  [default: harvest.max_tokens]")
 @click.option("--config", type=click.Path(path_type=Path), help="The model's config.json, or its folder.")
 def plan(study: str, layers: str | None, machines: int, **elsewhere: Any) -> int:
-    """Say what a run takes: tokens, steps, disk, memory, time.
+    """Say what a run takes: steps, disk, memory, time.
 
     STUDY is its name, or any study's defs.yaml. Its model and corpus are read and a pass is timed, unless a rate is
     stated: then the model's config.json is enough (docs/planning.md).
