@@ -275,7 +275,7 @@ def _from_wheel(name: str, home: Home) -> SubjectFiles:
     return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
 
 
-def _wheel_origin(name: str, model: WheelModel) -> dict[str, str]:
+def _wheel_origin(name: str, model: WheelModel) -> dict[str, Any]:
     return {
         "name": name, "wheel": f"{model.pin.distribution}=={model.pin.version}", "wheel_sha256": model.pin.sha256,
         "member": model.member, "licence": model.licence, "converter_version": CONVERTER_VERSION,
