@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from rows import row
 
-from n2g_assets.assets import activation_cache, steps
+from n2g_assets.assets import activation_cache, sizes, steps
 from n2g_assets.assets.stage import Ahead, LayerStage
 from n2g_assets.assets.study import RANGE_END, RANGE_START, Study
 from n2g_assets.assets.values import VALUES, StepValues
@@ -69,7 +69,8 @@ def shards_of_a_run(shards: int, layers: int, folder: Path) -> dict[str, Any]:
     tenth = max(1, shards // 10)
     first, last = np.mean(seconds[:tenth]), np.mean(seconds[-tenth:])
     print(
-        f"Written: {shards:,} shards of {layers} layers, {1000 * first:.0f} ms a shard at first, {1000 * last:.0f} at last"
+        f"Written: {shards:,} shards of {layers} layers, {1000 * first:.0f} ms a shard at first, "
+        f"{1000 * last:.0f} at last"
     )
     corpus = TokenCorpus.from_frame(contexts)
     began = time.perf_counter()
@@ -112,7 +113,7 @@ class Idle(steps._Steps):
 
 def steps_of_a_run(shards: int, layers: int, folder: Path) -> None:
     """A run whose stage has as many pieces and layers."""
-    pieces = list(range(min(shards, activation_cache.MOST_PIECES)))
+    pieces = list(range(min(shards, sizes.MOST_PIECES)))
     settings = StudySettings(
         subject={"source": "hub", "name": "any"},
         corpus=[{"source": "files", "path": "any"}],

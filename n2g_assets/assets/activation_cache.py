@@ -6,7 +6,6 @@ is kept; the rows are chosen afterwards, on whole arrays. What the units write t
 beside it as a slice of its own.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import polars as pl
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
+from n2g_assets.assets.sizes import shards_a_piece
 from n2g_assets.assets.stage import Ahead, LayerStage
 from n2g_assets.assets.study import groups
 from n2g_assets.core.errors import SettingsError
@@ -29,9 +29,6 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
-
-MOST_PIECES = 200
-"""Of each corpus; a step each, and a run of many more steps is slow to look at."""
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -76,7 +73,7 @@ def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
             neurons, cache = session.neurons(stale), Cache(session.home)
             plan = plan_evidence(session.model_row, corpus, neurons, settings, cache, trusting=True)
             lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
-            for part in groups(list(lacking.items()), math.ceil(len(lacking) / MOST_PIECES) or 1):
+            for part in groups(list(lacking.items()), shards_a_piece(len(lacking))):
                 pieces.append(_Piece(name, dict(part), stale))
     return pieces
 
