@@ -221,10 +221,9 @@ def _run_shard(
         if settings.evidence_dtype != "float32":
             path = path.with_suffix(".codes.npy")
             scales = encode(values, new_map(path, values.shape, DTYPES[settings.evidence_dtype])).tolist()
-        key = f"{shard.shard_id}.{hash_json(held)}"
+        kind, key = f"{entry_kind(model.facts, settings, layer)}/{shard.shard_id}", hash_json(held)
         about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids}
         about["scales"] = scales
-        kind = entry_kind(model.facts, settings, layer)
         entry = cache.find(kind, key)  # another run may have been faster, and read it while it is replaced
         entry = entry or cache.write(kind, key, lambda to: path.rename(to / FILE), about)
         paths[layer].unlink(missing_ok=True)
