@@ -74,6 +74,8 @@ def test_only_steps_that_run_the_model_go_to_the_queue_that_is_named(monkeypatch
     [
         ("postgres://host/dagster", r"does not begin with postgresql\+psycopg2://: write"),
         (f"postgresql+psycopg2://n2g:secret@{NOBODY}/dagster", r"does not answer \(.*\): start it"),
+        ("postgresql+psycopg2://n2g:secret@[::1]x/dagster", "cannot be read: write postgresql"),
+        ("postgresql+psycopg2://n2g:secret%zz@host/dagster", "cannot be read: write postgresql"),
     ],
 )
 def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatch, address, said):
@@ -86,12 +88,13 @@ def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatc
 
 def test_a_broker_that_does_not_answer_is_said_without_its_password(monkeypatch):
     pytest.importorskip("dagster_celery")
-    monkeypatch.setenv(workers.BROKER, f"pyamqp://n2g:secret@{NOBODY}//")
-    with pytest.raises(
-        SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
-    ) as caught:
-        workers.workers_by_queue()
-    assert "secret" not in str(caught.value)
+    for address in (f"pyamqp://n2g:secret@{NOBODY}//", f"n2g:secret@{NOBODY}"):
+        monkeypatch.setenv(workers.BROKER, address)
+        with pytest.raises(
+            SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
+        ) as caught:
+            workers.workers_by_queue()
+        assert "secret" not in str(caught.value)
 
 
 def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch, capsys):
