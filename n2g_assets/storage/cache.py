@@ -140,6 +140,8 @@ class Cache:
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
         self._place.remove(self.folder(kind, key))
+        with suppress(OSError):  # others are there, or are being written
+            self.folder(kind).rmdir()
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
