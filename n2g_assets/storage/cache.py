@@ -105,7 +105,9 @@ class Cache:
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
-            content = {"kind": kind, "key": key, "at": secrets.token_hex(8), "about": about, "files": held}
+            content = {"kind": kind, "key": key, "about": about, "files": held}
+            if self._place.is_elsewhere:
+                content["at"] = secrets.token_hex(8)
             files.write_sealed(new / _ABOUT, content)
             self._send(new, folder, content)
             _take_place(new, folder, content)

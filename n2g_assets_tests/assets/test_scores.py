@@ -204,7 +204,7 @@ def test_evidence_that_was_dropped_is_read_again_and_dropped_after_the_scores(fi
     before = rows_of(finished.home, "evaluation").filter(pl.col("layer") < 2)
     assert not any(report.reused for report in run_stage(session, "evaluation", [0, 1]).values())
     assert_frame_equal(rows_of(home, "evaluation"), before, abs_tol=1e-4)
-    kept = {path.parents[1].name for path in (home / "cache" / "evidence").rglob("activations.npy")}
+    kept = {path.parents[2].name for path in (home / "cache" / "evidence").rglob("activations.npy")}
     assert kept == {"2"}
 
 

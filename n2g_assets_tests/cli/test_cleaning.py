@@ -103,7 +103,7 @@ def test_evidence_of_units_that_the_study_no_longer_has_goes_and_the_rest_stays(
     found = found_by(capsys)
     [group] = found["found"]
     assert group["what"] == "evidence that no study reads"
-    assert {Path(each["path"]).parent.name for each in group["paths"]} == {"0"}
+    assert {Path(each["path"]).parents[1].name for each in group["paths"]} == {"0"}
     assert group["bytes"] == sum(each["bytes"] for each in group["paths"]) > 0
 
 
