@@ -157,9 +157,9 @@ class Cache:
         content = files.unsealed(text)
         with files.temporary_folder(folder) as temporary:
             new = temporary / "new"
-            for name, known in content["files"].items():
-                self._place.bring(folder / content["at"] / name, *known, to=new / name)
-                if not _is_whole(new / name, *known):
+            for name, (size, sha256) in content["files"].items():
+                self._place.bring(folder / content["at"] / name, size, sha256, to=new / name)
+                if not _is_whole(new / name, size, sha256):
                     raise ValueError(f"its file {name}")
             new.mkdir(exist_ok=True)
             (new / _ABOUT).write_text(text, encoding="utf-8")

@@ -75,9 +75,9 @@ class Objects(Place):
         _connected.add(os.getpid())
         self.address, self.folder = address, folder
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        client = {"timeout": _TIMEOUT, "allow_http": plain}
+        client: Any = {"timeout": _TIMEOUT, "allow_http": plain}
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
-        retry = {"max_retries": 1_000, "retry_timeout": PATIENCE, "backoff": backoff}
+        retry: Any = {"max_retries": 1_000, "retry_timeout": PATIENCE, "backoff": backoff}
         with self._answering():
             self._store: Any = from_url(address, client_options=client, retry_config=retry)
         self._known: dict[Path, tuple[UpdateVersion, bytes]] = {}

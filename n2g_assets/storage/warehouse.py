@@ -266,7 +266,7 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> tuple[Rows,
                 "remove the cause and materialize the warehouse again."
             ) from error
         size, sha256 = files.size_and_sha256(folder / database.name)
-        about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
+        about: dict[str, Any] = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
         about["object"] = f"{database.stem}.{secrets.token_hex(8)}{database.suffix}"
         files.write_sealed(folder / note.name, about)
         place.send(folder / database.name, database.with_name(about["object"]))
