@@ -26,12 +26,14 @@ _INDEX = "model.safetensors.index.json"
 
 
 def hash_model(folder: Path) -> str:
-    """The identity of a model: the sha256 (hex) of a list of its files and their hashes, as ``sha256sum`` writes it.
+    """The identity of a model: :func:`hash_files` of all that decides what it computes, weights to tokenizer."""
+    return hash_files((*weight_files(folder), *text_files(folder)))
 
-    The files are those that decide what the model computes: weights, config and tokenizer, in this order.
-    """
+
+def hash_files(files: Iterable[Path]) -> str:
+    """The sha256 (hex) of a list of files and their hashes, in the order given, as ``sha256sum`` writes it."""
     listed = ""
-    for file in (*weight_files(folder), *text_files(folder)):
+    for file in files:
         found = file.stat()
         listed += f"{_sha256(file, found.st_ino, found.st_size, found.st_mtime_ns)}  {file.name}\n"
     return hashlib.sha256(listed.encode()).hexdigest()
