@@ -161,10 +161,10 @@ class Encoder:
             SubjectError: It has no such latent.
             SourceError: Weights are no finite numbers.
         """
-        if len(latents) and not 0 <= int(latents.min()) <= int(latents.max()) < self.n_latents:
+        missing = [number for number in latents.tolist() if not 0 <= number < self.n_latents]
+        if missing:
             raise SubjectError(
-                f"The encoder {self.files[0]} has no latent {int(latents.max())}: choose from 0 to "
-                f"{self.n_latents - 1}."
+                f"The encoder {self.files[0]} has no latent {missing[0]}: choose from 0 to {self.n_latents - 1}."
             )
         if not self.alone:
             once, places = latents.to(device).unique(return_inverse=True)
