@@ -147,7 +147,7 @@ def test_sae_lens_saves_a_batch_top_k_as_jumprelu(tmp_path):
 
 
 def test_circuit_tracer_reads_gemma_scope(tmp_path):
-    case = CASES["gemma_scope-transcoders"]
+    case = CASES["gemma_scope-res"]  # their transcoders read and write vectors of one width
     case.write(tmp_path, case.drawn())
     transcoders = library("circuit_tracer.transcoder.single_layer_transcoder")
     file = next(tmp_path.rglob("params.npz"))

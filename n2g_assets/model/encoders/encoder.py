@@ -58,13 +58,17 @@ class _Rows:
 
     def __call__(self, inputs: Float32[Tensor, "tokens d_in"]) -> Float32[Tensor, "tokens rows"]:
         """Activations before top-k; ``inputs`` are normalised and centred."""
-        products = inputs @ self.matrix.t()
-        values = products if self.gain is None else products * self.gain
-        values = values if self.bias is None else values + self.bias
-        on = None if self.gate is None else products + self.gate > 0
-        on = on if self.threshold is None else values > self.threshold
-        values = values.relu() if self.rectifies else values
-        return values if on is None else values * on
+        values = inputs @ self.matrix.t()
+        on = None if self.gate is None else values + self.gate > 0
+        if self.gain is not None:
+            values *= self.gain
+        if self.bias is not None:
+            values += self.bias
+        if self.threshold is not None:
+            on = values > self.threshold
+        if self.rectifies:
+            values.relu_()
+        return values if on is None else values.mul_(on)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 _HOOK = re.compile(r"blocks\.(\d+)\.(\S+)")
 _MODULE = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(mlp|self_attn|attn|attention))?")
-_MODULES = {
+_MODULES: dict[str | None, tuple[str, str]] = {
     None: ("hook_resid_pre", "hook_resid_post"),
     "mlp": ("mlp.hook_in", "mlp.hook_out"),
     **dict.fromkeys(("self_attn", "attn", "attention"), ("attn.hook_in", "attn.hook_out")),
