@@ -233,6 +233,35 @@ GEMMA_SCOPE = {
 }  # fmt: skip
 
 
+def _gemma_scope_2(d_out: int, hook: str, modules: tuple[str, str | None], target: str | None) -> Case:
+    def write(folder: Path, weights: Named) -> Path:
+        save_file(weights, folder / "params.safetensors")
+        points = {"hf_hook_point_in": f"model.layers.9.{modules[0]}"}
+        if modules[1]:
+            points["hf_hook_point_out"] = f"model.layers.9.{modules[1]}"
+        (folder / "config.json").write_text(json.dumps({"architecture": "jump_relu", "model_name": "tiny", **points}))
+        return folder
+
+    def decode(x: Tensor, found: Tensor, w: Named) -> Tensor:
+        return found @ w["w_dec"] + w["b_dec"] + (x @ w["affine_skip_connection"] if target else 0)
+
+    shapes = {
+        **{"w_enc": (D_IN, LATENTS), "b_enc": (LATENTS,), "threshold": (LATENTS,)},
+        **{"w_dec": (LATENTS, d_out), "b_dec": (d_out,)},
+        **({"affine_skip_connection": (D_IN, d_out)} if target else {}),
+    }
+    return Case(
+        shapes, write, lambda x, w: _jump(x @ w["w_enc"] + w["b_enc"], w["threshold"]), decode, 9, hook, target
+    )  # fmt: skip
+
+
+_NORMS = ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output")
+GEMMA_SCOPE_2 = {
+    "res": _gemma_scope_2(D_IN, "hook_resid_post", ("output", None), None),
+    "transcoder": _gemma_scope_2(D_IN, "mlp.hook_in", _NORMS, "hook_mlp_out"),
+}
+
+
 # ------------------------------------------------------------------------------------------ dictionary_learning
 def _dictionary(kind: str, shapes: dict[str, tuple[int, ...]], activations: Any, reconstruction: Any) -> Case:
     def write(folder: Path, weights: Named) -> Path:
@@ -353,6 +382,7 @@ CASES = {
     **{f"sae_lens-{name}": case for name, case in SAE_LENS.items()},
     **{f"sparsify-{name}": case for name, case in SPARSIFY.items()},
     **{f"gemma_scope-{name}": case for name, case in GEMMA_SCOPE.items()},
+    **{f"gemma_scope_2-{name}": case for name, case in GEMMA_SCOPE_2.items()},
     **{f"dictionary_learning-{name}": case for name, case in DICTIONARIES.items()},
     **{f"circuit_tracer-{name}": case for name, case in CIRCUIT_TRACER.items()},
     **{f"matrix-{name}": case for name, case in DIRECTIONS.items()},

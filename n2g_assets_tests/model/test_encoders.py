@@ -340,6 +340,12 @@ def test_what_is_not_read_is_refused_in_one_sentence(name, change, said, tmp_pat
     assert ". " not in sentence
 
 
+def test_a_model_is_no_encoder(tmp_path):
+    files = tiny_llama(tmp_path)
+    with pytest.raises(SourceError, match=r"holds .* and 21 more, where one matrix of directions belongs"):
+        read_encoder(files.folder)
+
+
 def test_a_path_a_format_or_a_latent_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"There is no encoder at .*: correct the encoder's path"):
         read_encoder(tmp_path / "nowhere")

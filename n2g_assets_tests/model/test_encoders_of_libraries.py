@@ -146,14 +146,15 @@ def test_sae_lens_saves_a_batch_top_k_as_jumprelu(tmp_path):
         torch.testing.assert_close(ours.reconstruct(x), theirs(x), **CLOSE)
 
 
-def test_circuit_tracer_reads_gemma_scope(tmp_path):
-    case = CASES["gemma_scope-res"]  # their transcoders read and write vectors of one width
+@pytest.mark.parametrize("name", ["gemma_scope-res", "gemma_scope_2-transcoder"])
+def test_circuit_tracer_reads_gemma_scope(name, tmp_path):
+    """Its transcoders read and write vectors of one width."""
+    case = CASES[name]
     case.write(tmp_path, case.drawn())
+    ours, x = read_encoder(tmp_path), inputs()
     transcoders = library("circuit_tracer.transcoder.single_layer_transcoder")
-    file = next(tmp_path.rglob("params.npz"))
-    theirs = transcoders.load_gemma_scope_transcoder(str(file), 20, device=torch.device("cpu"))
-
-    ours, x = read_encoder(tmp_path, layer=20), inputs()
+    load = transcoders.load_gemma_scope_2_transcoder if "2" in name else transcoders.load_gemma_scope_transcoder
+    theirs = load(str(ours.files[0]), case.layer, device=torch.device("cpu"))
     with torch.no_grad():
         torch.testing.assert_close(ours.ask(ALL)(x), theirs.encode(x), **CLOSE)
         torch.testing.assert_close(ours.reconstruct(x), theirs(x), **CLOSE)

@@ -21,6 +21,8 @@ from n2g_assets.core.errors import SourceError
 from n2g_assets.model.folder import loading
 
 ANEW = "put the whole encoder there anew"
+_LISTED = 8
+"""Names of tensors in a message, at most."""
 _STATE_DICTS = (".pt", ".pth")
 
 
@@ -31,6 +33,13 @@ class Tensors:
     file: Path
     named: Mapping[str, Tensor]
 
+    @property
+    def listed(self) -> str:
+        """The names for a message, of many the first."""
+        names = sorted(self.named)
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        return ", ".join(names[:_LISTED]) + more or "none"
+
     def take(self, name: str, *shape: int | None) -> Tensor:
         """A tensor that has to be there, with the shape given; None stands for any size.
 
@@ -39,8 +48,8 @@ class Tensors:
         """
         if name not in self.named:
             raise SourceError(
-                f"The encoder's file {self.file} has no tensor {name}: it has {', '.join(sorted(self.named)) or 'none'}"
-                f", so set the right format, or {ANEW}."
+                f"The encoder's file {self.file} has no tensor {name}: it has {self.listed}, so set the right format, "
+                f"or {ANEW}."
             )
         found = self.named[name]
         fits = found.ndim == len(shape) and all(

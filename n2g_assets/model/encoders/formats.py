@@ -189,6 +189,27 @@ def _gemma_scope(file: Path) -> Encoder:
     )  # fmt: skip
 
 
+def _gemma_scope_2(file: Path) -> Encoder:
+    """Gemma Scope 2, whose config.json names the modules it reads and predicts."""
+    config, tensors = _settings(file.parent / "config.json"), open_tensors(file)
+    if config.get("architecture") != "jump_relu":
+        raise _not_read(file, f"the architecture '{config.get('architecture')}'", "one with jump_relu")
+    matrix = tensors.take("w_enc", None, None).t()
+    decoder = tensors.take("w_dec", matrix.shape[0], None)
+    target = config.get("hf_hook_point_out")
+    skips = "affine_skip_connection" in tensors.named
+    return Encoder(
+        files=(file, file.parent / "config.json"), format="gemma_scope_2",
+        architecture="jump_relu_transcoder" if target else "jump_relu",
+        reads=places.of_module_end(config.get("hf_hook_point_in")),
+        writes=places.of_module_end(target) if target else None,
+        matrix=matrix, bias=tensors.take("b_enc", matrix.shape[0]),
+        threshold=tensors.take("threshold", matrix.shape[0]),
+        decoder=decoder, decoder_bias=tensors.take("b_dec", decoder.shape[1]),
+        skip=tensors.take("affine_skip_connection", matrix.shape[1], decoder.shape[1]).t() if skips else None,
+    )  # fmt: skip
+
+
 def _dictionary_learning(file: Path) -> Encoder:
     """dictionary_learning: a state dict of torch, whose class stands in config.json."""
     config = _settings(file.parent / "config.json").get("trainer", {})
@@ -272,7 +293,7 @@ def _matrix(file: Path) -> Encoder:
     vectors = [name for name, tensor in tensors.named.items() if tensor.ndim == 1]
     if len(matrices) != 1 or len(tensors.named) != 1 + len(vectors) or len(vectors) > 1:
         raise SourceError(
-            f"{file} holds {', '.join(sorted(tensors.named)) or 'nothing'}, where one matrix of directions belongs, a "
+            f"{file} holds {tensors.listed}, where one matrix of directions belongs, a "
             "row each, and at most one vector, their bias: save these alone, or set the encoder's format."
         )
     matrix = tensors.take(matrices[0], None, None)
@@ -288,6 +309,7 @@ FORMATS = {
     "sparsify": Format(("sae.safetensors",), _sparsify),
     "dictionary_learning": Format(("ae.pt",), _dictionary_learning),
     "gemma_scope": Format(("params.npz",), _gemma_scope),
+    "gemma_scope_2": Format(("params.safetensors",), _gemma_scope_2),
     "circuit_tracer": Format(("layer_*.safetensors",), _circuit_tracer),
     "matrix": Format(("*.npy", "*.npz", "*.safetensors"), _matrix),
 }

@@ -14,6 +14,14 @@ _MODULES: dict[str | None, tuple[str, str]] = {
     **dict.fromkeys(("self_attn", "attn", "attention"), ("attn.hook_in", "attn.hook_out")),
 }
 """The hooks at the input and the output of a block and of its parts; behind the output a model may have a norm."""
+_MODULE_END = re.compile(r"model\.layers\.(\d+)\.(\S+)")
+_MODULE_ENDS = {
+    "output": "hook_resid_post",
+    "self_attn.o_proj.input": "attn.hook_z",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+}
+"""What Gemma Scope 2 reads and predicts."""
 _LAYER = re.compile(r"layer_(\d+)")
 _GEMMA_SCOPE = re.compile(r"gemma-scope-.*-(res|mlp|att|transcoders)\b")
 _GEMMA_SCOPE_HOOKS = {
@@ -64,6 +72,12 @@ def of_module(folder: PurePath, *, transcodes: bool) -> tuple[Place, Place | Non
         return Place(), Place() if transcodes else None
     before, behind = (Place(int(found[1]), hook) for hook in _MODULES[found[2]])
     return (before, behind) if transcodes else (behind, None)
+
+
+def of_module_end(name: str | None) -> Place:
+    """The place of a module's input or output in Gemma 3, such as ``model.layers.7.output``."""
+    found = _MODULE_END.fullmatch(name or "")
+    return Place(int(found[1]), _MODULE_ENDS.get(found[2])) if found else Place()
 
 
 def of_submodule(layer: int | None, name: str | None) -> Place:
