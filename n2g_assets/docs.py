@@ -1,21 +1,32 @@
-"""Writes the pages of ``docs/`` that come from the code: every setting, every table and every view.
+"""Writes the pages of ``docs/`` that come from the code: every setting, every table and every view, worked plans.
 
 ``make docs`` brings them up to date; a test asserts that they are.
 """
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from n2g_assets.assets import rates, sizes
+from n2g_assets.assets.learning import GROWING_BYTES
+from n2g_assets.assets.study import Study, groups
 from n2g_assets.core import explained, settings, sources
 from n2g_assets.core.tables import REFERENCES, TABLES
-from n2g_assets.report.text import templates
+from n2g_assets.model.config import Shape
+from n2g_assets.report.text import human_bytes, listed, templates
 from n2g_assets.storage.warehouse import described_views
+from n2g_assets.study import read_study
 
 FOLDER = Path(__file__).parents[1] / "docs"
+PLANNED = FOLDER.parent / "examples" / "planning"
+"""Studies of large models, and the config.json of each model, that the page on plans works out."""
+FREE = 20 * 10**12
+"""Bytes that the plans of that page may take."""
 
 SETTINGS: dict[str, type[BaseModel]] = {
     "attributes": settings.StudySettings,
@@ -41,8 +52,51 @@ def rendered(name: str) -> str:
     """The page of this file name, by its template: every setting with its default, or every table and view."""
     template = templates().get_template(name)
     return template.render(
-        settings=SETTINGS, tables=TABLES, references=REFERENCES, views=described_views(), default=_default, cell=_cell
-    )
+        settings=SETTINGS, tables=TABLES, references=REFERENCES, views=described_views(), default=_default, cell=_cell,
+        plan=_plan, row=_plan_row, devices=listed(f"`{name}`" for name in rates.DEVICES), sizes=sizes, rates=rates,
+        growing=human_bytes(GROWING_BYTES * 10**9),
+    )  # fmt: skip
+
+
+def _plan(name: str, tokens: int, device: str, machines: int, **changes: Any) -> str:
+    """The plan of a study of the examples, some of its settings changed."""
+    from n2g_assets.assets.plan import stated_facts, stated_text
+
+    study, shape = _planned(name)
+    study = replace(study, settings=study.settings.model_copy(update=changes))
+    runs = groups(study.settings.layer_numbers, study.settings.layers_at_once)
+    facts = stated_facts(study, shape, tokens)
+    return stated_text(name, facts, runs, shape, machines, rates.Elsewhere(device), FREE)
+
+
+def _plan_row(name: str, tokens: int, device: str, share: str) -> str:
+    """A row of the table of large models: all layers in one run of one machine."""
+    from n2g_assets.assets.plan import TOKEN_BYTES, stated_facts
+
+    study, shape = _planned(name)
+    changes: dict[str, Any] = {"layers_at_once": "all"} | ({"neurons": "all"} if share == "all" else {})
+    settings = study.settings.model_copy(update=changes)
+    facts = stated_facts(replace(study, settings=settings), shape, tokens)
+    size, speed = sizes.Size.of(facts, settings.layer_numbers), rates.stated(shape, rates.Elsewhere(device))
+    took = rates.seconds(size, speed, settings.method.preset)
+    deepest = settings.layer_numbers[-1]
+    harvest = [speed.seconds(tokens, deepest, arithmetic) / 3600 for arithmetic in ("float32", "bfloat16")]
+    cells = [
+        f"{shape.weights / 1e9:.0f} billion", f"{tokens:,}", f"{sum(size.units.values()):,}",
+        " / ".join(f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}" for hours in harvest),
+        human_bytes(size.kept_bytes // 2), human_bytes(size.kept_bytes // 2 // len(size.layers)),
+        f"{took.statistics / 3600:,.0f}", f"{took.units / 3600:,.0f}", human_bytes(size.number_bytes),
+        human_bytes(TOKEN_BYTES * size.learnt_tokens), f"{size.counted.steps:,}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+@cache
+def _planned(name: str) -> tuple[Study, Shape]:
+    from n2g_assets.model.config import read_shape
+
+    study = read_study(PLANNED / name / "defs.yaml")
+    return study, read_shape(PLANNED / name, name, study.settings.hook)
 
 
 def _default(field: FieldInfo) -> str:
@@ -60,7 +114,7 @@ def _cell(text: str | None) -> str:
     return " ".join((text or "").split()).replace("``", "`").replace("|", "\\|")
 
 
-PAGES = ("settings.md", "tables.md")
+PAGES = ("settings.md", "tables.md", "planning.md")
 """The generated pages."""
 
 

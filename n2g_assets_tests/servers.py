@@ -1,18 +1,23 @@
-"""RabbitMQ and Postgres of one's own, as Debian packs them: on free ports, with their data in a temporary folder.
+"""RabbitMQ, Postgres and Slurm of Debian's packages, and moto's S3: on free ports, with data in temporary folders.
 
 Postgres refuses to run as root; where root starts it, it runs as the user that its package makes.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,13 +29,24 @@ RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """The server itself: what stands on the path wants to be root or the user of its package."""
 STARTS_WITHIN = 120.0
 """Seconds."""
+FOR_CELERY = ("rabbitmq-server", "postgresql", "dagster_celery", "dagster_postgres")
+FOR_SLURM = ("slurmctld", "slurmd", "slurm-client", "munge", "postgresql", "dagster_postgres")
+"""The packages, Debian's and Python's."""
 
 
-def missing() -> str | None:
-    """What is not installed of all that workers of Celery need; None where everything is."""
-    lacking = [] if RABBITMQ.exists() and shutil.which("epmd") else ["rabbitmq-server"]
-    lacking += [] if _postgres_programs() else ["postgresql"]
-    lacking += [name for name in ("dagster_celery", "dagster_postgres") if find_spec(name) is None]
+def missing(packages: Sequence[str]) -> str | None:
+    """Which of these packages are not installed; None where all are."""
+    there = {
+        "rabbitmq-server": RABBITMQ.exists() and shutil.which("epmd"),
+        "postgresql": _postgres_programs(),
+        "slurmctld": shutil.which("slurmctld"),
+        "slurmd": shutil.which("slurmd"),
+        "slurm-client": shutil.which("sbatch"),
+        "munge": shutil.which("munged"),
+        "dagster_celery": find_spec("dagster_celery"),
+        "dagster_postgres": find_spec("dagster_postgres"),
+    }
+    lacking = [name for name in packages if not there[name]]
     return f"{', '.join(lacking)}: not installed" if lacking else None
 
 
@@ -38,7 +54,7 @@ def need_servers() -> None:
     """Skips but where ``make machines`` asks for it; there it fails if something is not installed."""
     if not os.environ.get("N2G_NEED_SERVERS"):
         pytest.skip("make machines runs it, with RabbitMQ and Postgres")
-    if reason := missing():
+    if reason := missing(FOR_CELERY):
         pytest.fail(reason)
 
 
@@ -97,18 +113,108 @@ def _postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://n2g@127.0.0.1:{port}/postgres"
 
 
+@dataclass
+class S3:
+    """Object storage that keeps its objects in memory, and can be out of reach for a while."""
+
+    address: str
+    """Of a bucket of its own."""
+    environment: dict[str, str]
+    """What its users need to be told besides."""
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does not answer meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def s3() -> Iterator[S3]:
+    """Object storage with an empty bucket."""
+    with TemporaryDirectory(prefix="n2g-s3-") as folder:
+        log, port = Path(folder, "output"), _free_port()
+        command = [sys.executable, "-m", "moto.server", "--port", str(port)]
+        with _process(command, log) as process:
+            _wait(lambda: "Running on" in log.read_text("utf-8", "replace"), log)
+            bucket = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+            urllib.request.urlopen(bucket).close()
+            environment = {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "any",
+                "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": "us-east-1",
+            }  # fmt: skip
+            yield S3("s3://bucket/n2g", environment, process)
+
+
+@contextmanager
+def slurm() -> Iterator[dict[str, str]]:
+    """The variables by which commands find a cluster: one node that claims eight cores, 128 GB and a GPU."""
+    with TemporaryDirectory(prefix="n2g-slurm-") as folder:
+        yield from _slurm(Path(folder))
+
+
+def _slurm(folder: Path) -> Iterator[dict[str, str]]:
+    host, user = socket.gethostname().partition(".")[0], getpass.getuser()
+    munge = {name: folder / f"munge.{name}" for name in ("key-file", "socket", "pid-file", "seed-file", "log-file")}
+    munge["key-file"].write_bytes(secrets.token_bytes(128))
+    munge["key-file"].chmod(0o400)
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n", encoding="utf-8")
+    settings = {
+        "ClusterName": "n2g",
+        "SlurmctldHost": f"{host}(127.0.0.1)",
+        "SlurmctldPort": _free_port(),
+        "SlurmdPort": _free_port(),
+        "SlurmUser": user,
+        "SlurmdUser": user,
+        "AuthInfo": f"socket={munge['socket']}",
+        "StateSaveLocation": folder / "state",
+        "SlurmdSpoolDir": folder / "spool",
+        "SlurmctldPidFile": folder / "slurmctld.pid",
+        "SlurmdPidFile": folder / "slurmd.pid",
+        "ProctrackType": "proctrack/linuxproc",
+        "TaskPlugin": "task/none",
+        "MpiDefault": "none",
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core_Memory",
+        "GresTypes": "gpu",
+        "SlurmdParameters": "config_overrides",  # the node has what is claimed for it
+        "NodeName": f"node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=128000 Gres=gpu:1",
+        "PartitionName": "all Nodes=ALL Default=YES",
+    }
+    configuration = folder / "slurm.conf"
+    configuration.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+    environment = os.environ | {"SLURM_CONF": str(configuration)}
+    options = ["--foreground", "--force", *(f"--{name}={path}" for name, path in munge.items())]
+    log = folder / "output"
+    with ExitStack() as stack:
+        stack.enter_context(_process(["munged", *options], log))
+        _wait(munge["socket"].exists, log)
+        for name, command in {"slurmctld": ["slurmctld", "-D"], "slurmd": ["slurmd", "-D", "-N", "node"]}.items():
+            stack.enter_context(_process(command, folder / f"{name}.output", env=environment))
+        idle = ["sinfo", "--noheader", "--states=idle", "--format=%N"]
+        _wait(
+            lambda: subprocess.run(idle, env=environment, capture_output=True, check=False).stdout.strip() == b"node",
+            folder / "slurmd.output",
+        )
+        yield {"SLURM_CONF": str(configuration)}
+
+
 def _postgres_programs() -> list[Path]:
     return sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
 @contextmanager
-def _process(command: list[Any], log: Path, **options: Any) -> Iterator[None]:
+def _process(command: list[Any], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **options
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)  # RabbitMQ's script passes it on slowly, and has nothing to keep
         try:

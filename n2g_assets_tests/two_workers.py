@@ -1,19 +1,22 @@
 """A tiny study on two workers of Celery, of which two are killed, and in one process: the same rows.
 
 ``python -m n2g_assets_tests.two_workers`` says what came of it; ``deploy/try_two_workers.sh`` runs it. The workers have
-temporary and working folders of their own, and share the home, a Postgres and a RabbitMQ that are started for them.
+homes, temporary and working folders of their own, and share a store (a folder, then object storage), a Postgres and a
+RabbitMQ that are started for them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +26,7 @@ import dagster as dg
 import yaml
 
 from n2g_assets.assets.instance import prepare_instance
+from n2g_assets.assets.workers import BEGUN
 from n2g_assets.core.home import Home
 from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.files import hold_lock
@@ -44,6 +48,7 @@ class Kill:
     step: str
     """How its key begins."""
     lock: str
+    """Of the worker's home, or ``forward_pass``."""
     after: str
     """The step whose beginning the lock is taken at: earlier ones may need it."""
 
@@ -69,34 +74,75 @@ class Spread:
     """By ``n2g run``."""
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A machine: home, temporary and working folders of its own."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def home(self) -> Home:
+        return _own_home(self.folder)
+
+    def hold(self, lock: str) -> AbstractContextManager[None]:
+        """Hold a lock of the machine."""
+        if lock != "forward_pass":
+            return hold_lock(self.home.locks, lock)
+        path = Path(self.folder, "tmp", *self.home.forward_pass_lock.parts[-2:])
+        return hold_lock(path.parent, path.stem)
+
+
 @dataclass
 class Cluster:
-    """A home, and the environment of all who work on it."""
+    """The environment of all who work on a store, and where each has what is its own."""
 
     folder: Path
     environment: dict[str, str]
-    workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    hidden: Path
+    """The home of the run, of which workers see nothing."""
+    workers: dict[int, Worker] = field(default_factory=dict)
     """By number of the process."""
 
     def start_worker(self) -> None:
-        """One more, with temporary and working folders of its own."""
+        """One more."""
         own = self.folder / f"worker{len(list(self.folder.glob('worker*')))}"
         (own / "tmp").mkdir(parents=True)
+        environment = self.environment | {"TMPDIR": str(own / "tmp"), "N2G_HOME": str(_own_home(own).root)}
         with (own / "output").open("wb") as output:
             process = subprocess.Popen(
-                [*N2G, "worker"], cwd=own, env=self.environment | {"TMPDIR": str(own / "tmp")},
+                [*_without(self.hidden), *N2G, "worker"], cwd=own, env=environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
-        self.workers[process.pid] = process
+        self.workers[process.pid] = Worker(own, process)
+
+    @contextmanager
+    def holding(self, lock: str) -> Iterator[None]:
+        """Hold a lock of every machine."""
+        with ExitStack() as stack:
+            for worker in self.workers.values():
+                stack.enter_context(worker.hold(lock))
+            yield
 
     def kill_worker(self, pid: int) -> None:
         """With all of its processes, as a machine dies."""
         os.killpg(pid, signal.SIGKILL)
-        self.workers.pop(pid).wait()
+        self.workers.pop(pid).process.wait()
 
     def stop(self) -> None:
         for pid in list(self.workers):
             self.kill_worker(pid)
+
+
+def _own_home(folder: Path) -> Home:
+    return Home(folder / "home")
+
+
+def _without(folder: Path) -> list[str]:
+    """How a command begins that is to find a folder empty, where the system lets this process do that."""
+    begins = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    able = shutil.which("unshare") and subprocess.run([*begins, "true"], capture_output=True, check=False)
+    return begins if able and able.returncode == 0 else []
 
 
 def run_alone(study: Path, home: Home) -> float:
@@ -106,17 +152,35 @@ def run_alone(study: Path, home: Home) -> float:
     return time.monotonic() - began
 
 
-def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
-    """Run a study on two workers, and kill some; one starts in the place of each but the last."""
+def run_at_once(study: Path, homes: Sequence[Home]) -> None:
+    """Run a study on several hosts at once, which share no lock and no temporary folder."""
+    with ExitStack() as stack:
+        runs = []
+        for home in homes:
+            own = {"TMPDIR": stack.enter_context(TemporaryDirectory(prefix="n2g-host-"))}
+            output = home.root.with_suffix(".txt")
+            runs.append((_start_run(study, output, environment_of(home) | own), output))
+            stack.callback(runs[-1][0].kill)
+        for run, output in runs:
+            _finish(run, output)
+
+
+def run_spread(
+    study: Path, home: Home, kills: Sequence[Kill], between: Callable[[int, Sequence[Worker]], object] = lambda *_: None
+) -> Spread:
+    """Run a study on two workers, and kill some; one starts in the place of each but the last.
+
+    ``between`` is called after each kill, with its number and the workers that are left.
+    """
     output = home.root.with_suffix(".txt")
     with ExitStack() as stack:
         environment = environment_of(home) | {
             "N2G_POSTGRES": stack.enter_context(servers.postgres()),
             "N2G_BROKER": stack.enter_context(servers.rabbitmq()),
         }
-        cluster = Cluster(home.root.parent, environment)
-        stack.callback(cluster.stop)
         instance = stack.enter_context(_instance(home, environment))
+        cluster = Cluster(home.root.parent, environment, hidden=home.root)
+        stack.callback(cluster.stop)
         for _ in range(2):
             cluster.start_worker()
         began = time.monotonic()
@@ -125,8 +189,9 @@ def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
             if number:
                 cluster.start_worker()
             _worker_of(instance, kill.after, run, output)
-            with hold_lock(home.locks, kill.lock):
+            with cluster.holding(kill.lock):
                 cluster.kill_worker(_worker_of(instance, kill.step, run, output))
+            between(number, list(cluster.workers.values()))
         _finish(run, output)
         seconds = time.monotonic() - began
         begun = _begun(instance)
@@ -142,9 +207,10 @@ def run_spread(study: Path, home: Home, kills: Sequence[Kill]) -> Spread:
 
 def environment_of(home: Home) -> dict[str, str]:
     """Of processes that work on a home: one thread each, and this code."""
-    others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "DAGSTER_HOME")
+    others = ("N2G_EXECUTOR", "N2G_POSTGRES", "N2G_BROKER", "N2G_MODEL_QUEUE", "N2G_STORE", "DAGSTER_HOME")
     return {name: value for name, value in os.environ.items() if name not in others} | {
         "N2G_HOME": str(home.root),
+        "N2G_STORE": home.address or str(home.store),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
@@ -208,29 +274,49 @@ def _begun(instance: dg.DagsterInstance) -> Sequence[tuple[str, int]]:
         for entry in instance.all_logs(run.run_id):
             event = entry.dagster_event
             about = getattr(event and event.event_specific_data, "metadata", {})
-            if "Celery worker" in about:
-                name = str(about["Celery worker"].value)  # n2g-<process>-<any>@<host>
+            if BEGUN in about:
+                name = str(about[BEGUN].value)  # n2g-<process>-<any>@<host>
                 found.append((event.step_key, int(name.split("-")[1])))
     return found
 
 
 def main() -> int:
-    """Run both, and say what came of it."""
-    if reason := servers.missing():
-        print(f"This needs RabbitMQ, Postgres and n2g_assets[celery]. {reason}.", file=sys.stderr)
+    """Run it in one process, and on workers that share a folder and object storage; say what came of it."""
+    if reason := servers.missing(servers.FOR_CELERY):
+        print(f"This needs RabbitMQ, Postgres and n2g_assets[dev]. {reason}.", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that is started ends
-    with TemporaryDirectory(prefix="n2g-two-workers-") as folder:
-        study, alone, spread = write_study(Path(folder)), Home(Path(folder, "alone")), Home(Path(folder, "spread"))
-        seconds = run_alone(study, alone)
-        found = run_spread(study, spread, KILLS)
-        slices = compare(alone, spread)
-    print(f"In one process:  {seconds:.0f} s")
-    print(f"On workers:      {found.seconds:.0f} s, {found.steps} steps on {found.workers} workers, two at once")
-    for step in (step for step, times in found.killed.items() if times > 1):
-        print(f"Killed in {step}, which another worker did.")
-    print(f"Equal rows in all {slices} slices.")
+    with TemporaryDirectory(prefix="n2g-two-workers-") as folder, servers.s3() as s3:
+        study, alone = write_study(Path(folder)), Home(Path(folder, "alone"))
+        print(f"In one process:  {run_alone(study, alone):.0f} s", flush=True)
+        shared = Home(Path(folder, "shared", "run"), Path(folder, "shared", "store"))
+        _say("a folder", run_spread(study, shared, KILLS), compare(alone, shared))
+        with mock.patch.dict(os.environ, s3.environment):
+            remote = remote_home(Path(folder, "remote", "run"), s3)
+            _say("object storage", run_spread(study, remote, KILLS, partial(trouble, s3)), compare(alone, remote))
     return 0
+
+
+def remote_home(root: Path, s3: servers.S3) -> Home:
+    """A home whose store is there."""
+    with mock.patch.dict(os.environ, {"N2G_HOME": str(root), "N2G_STORE": s3.address}):
+        return Home.from_environment()
+
+
+def trouble(s3: servers.S3, number: int, workers: Sequence[Worker]) -> None:
+    """Object storage is away for 20 seconds after the first kill, and the copies of a machine are lost."""
+    if number == 0:
+        with s3.stopped():
+            time.sleep(20)
+        for worker in workers:
+            shutil.rmtree(worker.home.root / "copies", ignore_errors=True)
+
+
+def _say(shared: str, found: Spread, slices: int) -> None:
+    print(f"On workers that share {shared}: {found.seconds:.0f} s, {found.steps} steps on {found.workers} workers")
+    for step in (step for step, times in found.killed.items() if times > 1):
+        print(f"  Killed in {step}, which another worker did.")
+    print(f"  Equal rows in all {slices} slices.", flush=True)
 
 
 if __name__ == "__main__":

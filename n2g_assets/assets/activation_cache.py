@@ -6,7 +6,6 @@ is kept; the rows are chosen afterwards, on whole arrays. What the units write t
 beside it as a slice of its own.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,11 +15,13 @@ import polars as pl
 
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.session import Session
+from n2g_assets.assets.sizes import shards_a_piece
 from n2g_assets.assets.stage import Ahead, LayerStage
 from n2g_assets.assets.study import groups
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets.core.progress import Progress
+from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.plan import plan_evidence
@@ -28,9 +29,6 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.stages import StageReport
-
-_MOST_PIECES = 200
-"""Of a corpus; a step each, and a run of many more steps is slow to look at."""
 
 
 def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
@@ -51,38 +49,48 @@ def _prepare(session: Session, layers: Sequence[int], show: Progress) -> None:
 
 
 class _Piece(NamedTuple):
-    """Shards of the harvest or of the scan, and the layers that are read on them."""
+    """Shards of a corpus, and the layers that are read on them."""
 
-    scans: bool
+    corpus: str
+    """Its name; see ``_corpora``."""
     shards: Mapping[str, Sequence[str]]
     """By shard id, its documents."""
     layers: Sequence[int]
 
 
 def _pieces(session: Session, layers: Sequence[int]) -> list[_Piece]:
-    """Groups of the shards that some layers' evidence lacks."""
+    """Groups of the shards that some layers' evidence lacks; also of the texts that later stages are to read."""
     session.learning.check()
     harvested = to_harvest(session, layers)
     scanned = [layer for layer in harvested if session.learning.is_scanned(layer)]
+    later = set(session.study.stages) & {"reach", "evaluation"}
+    scored = [layer for layer in layers if any(session.units_without(stage, layer) for stage in later)]
+    asked = {_HARVEST: harvested, _SCAN: scanned} | dict.fromkeys(session.scored_corpora, scored)
     pieces = []
-    for scans, stale in ((False, harvested), (True, scanned)):
+    for name, stale in asked.items():
         if stale:
-            corpus = session.learning.scan_corpus if scans else session.corpus
-            settings = session.text_settings if scans else session.settings.harvest
-            plan = plan_evidence(session.model_row, corpus, session.neurons(stale), settings, Cache(session.home))
+            corpus, settings = _corpus(session, name)
+            neurons, cache = session.neurons(stale), Cache(session.home)
+            plan = plan_evidence(session.model_row, corpus, neurons, settings, cache, trusting=True)
             lacking = {shard.shard_id: shard.document_ids for shard, lacks in plan.work if lacks}
-            for part in groups(list(lacking.items()), math.ceil(len(lacking) / _MOST_PIECES) or 1):
-                pieces.append(_Piece(scans, dict(part), stale))
+            for part in groups(list(lacking.items()), shards_a_piece(len(lacking))):
+                pieces.append(_Piece(name, dict(part), stale))
     return pieces
 
 
 def _read_piece(session: Session, piece: _Piece, show: Progress) -> None:
-    contexts = session.learning.scan if piece.scans else session.contexts
-    settings = session.text_settings if piece.scans else session.settings.harvest
+    corpus, settings = _corpus(session, piece.corpus)
     for number, (shard_id, documents) in enumerate(piece.shards.items()):
         show(number, len(piece.shards))
-        corpus = TokenCorpus.from_frame(contexts.filter(pl.col("document_id").is_in(documents)))
-        session.evidence(corpus, piece.layers, lambda done, total: None, settings, shard_id=shard_id)
+        shard = corpus.of_documents(set(documents))
+        session.evidence(shard, piece.layers, lambda done, total: None, settings, shard_id=shard_id)
+
+
+def _corpus(session: Session, name: str) -> tuple[TokenCorpus, HarvestSettings]:
+    """The harvest, the scan, or a text of the evaluation, and how it is read."""
+    if name == _HARVEST:
+        return session.corpus, session.settings.harvest
+    return session.learning.scan_corpus if name == _SCAN else session.scored_corpora[name], session.text_settings
 
 
 def to_harvest(session: Session, layers: Sequence[int]) -> list[int]:
@@ -187,6 +195,7 @@ STAGE = LayerStage(
     preview_columns=["unit", "sign", "n_tokens", "mean", "std", "max", "share_positive"],
     kinds={"torch", "parquet"},
 )
+_HARVEST, _SCAN = "the harvest", "the scan"
 _OUTPUTS, _OUTPUTS_VERSION = "output_tokens", "1"
 _HARVESTED = tuple(table for table in STAGE.tables if table != _OUTPUTS)
 """The tables that the pass gives."""

@@ -79,7 +79,13 @@ def removable(home: Home, study: str | None = None) -> tuple[list[Removable], di
 
     Raises:
         MissingError: there is no such study.
+        StorageError: the store is in object storage.
     """
+    if home.address is not None:
+        raise StorageError(
+            f"n2g clean works on a folder, and N2G_STORE is {home.address}: let the storage remove what was not read "
+            "for long, such as by a lifecycle rule of its bucket for cache/."
+        )
     store = SliceStore(home)
     studies = store.studies()
     if study is None:

@@ -15,11 +15,14 @@ from dagster._core.storage.runs import SqliteRunStorage  # by which an instance 
 from n2g_assets.assets import workers
 from n2g_assets.assets.alive import lives
 from n2g_assets.assets.instance import POSTGRES
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import LimitError, SettingsError
 from n2g_assets.core.settings import Executor
 
 EXECUTOR = "N2G_EXECUTOR"
 """Variable: the executor of studies that name none."""
+
+MOST_BEGUN = 5
+"""Workers that a step may be given to, one after another's death."""
 
 EXECUTED_BY = "n2g/executor"
 """Run tag of a study's job: its executor."""
@@ -93,6 +96,22 @@ def check_shared(instance: dg.DagsterInstance) -> None:
         raise SettingsError(
             "Dagster's database in SQLite cannot be shared by workers of Celery, which would damage it: set "
             f"{POSTGRES} to that of a Postgres, such as postgresql+psycopg2://user:password@host/dagster."
+        )
+
+
+def check_begun(instance: dg.DagsterInstance, run_id: str, step: str) -> None:
+    """Check that a step does not kill one worker after another.
+
+    Raises:
+        LimitError: that many have begun it, and it goes on with none.
+    """
+    logged = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    events = [entry.dagster_event for entry in logged if entry.dagster_event and entry.dagster_event.step_key == step]
+    begun = sum(workers.BEGUN in (getattr(event.event_specific_data, "metadata", None) or {}) for event in events)
+    if begun > MOST_BEGUN:
+        raise LimitError(
+            f"{begun - 1} workers have died of this step: give them more memory, or lower harvest.batch_tokens and "
+            "method.units_per_block, and run the same command again."
         )
 
 

@@ -34,7 +34,7 @@ from n2g_assets.storage.slices import SliceKey
 if TYPE_CHECKING:
     from n2g_assets.assets.session import Session
 
-_GROWING_BYTES, _GRAPHS_BYTES = 85, 2**31
+GROWING_BYTES, GRAPHS_BYTES = 85, 2**31
 """What a graph takes while it grows, a token that it learns from; and all that grow side by side, at the most."""
 KIND, _TARGETED = "targeted", "targeted contexts"
 """Kind of the cache's entries that say which contexts were chosen; and their name in messages."""
@@ -42,7 +42,7 @@ KIND, _TARGETED = "targeted", "targeted contexts"
 
 def graph_threads(tokens: int) -> int:
     """Graphs that grow side by side on so many tokens: one a core, 8 at the most, and as many as 2 GiB hold."""
-    return max(1, min(8, os.cpu_count() or 1, _GRAPHS_BYTES // (_GROWING_BYTES * max(tokens, 1))))
+    return max(1, min(8, os.cpu_count() or 1, GRAPHS_BYTES // (GROWING_BYTES * max(tokens, 1))))
 
 
 class Learning:

@@ -12,6 +12,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.registry import STAGES, named
 from n2g_assets.report.page import render_report
 from n2g_assets.storage.files import write_atomically
+from n2g_assets.storage.objects import place_of
 from n2g_assets.storage.warehouse import open_database, publish
 
 
@@ -54,6 +55,7 @@ def _report(session: Session) -> dg.MaterializeResult:
         html, n_layers = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
     path = home.reports / f"{study.name}.html"
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    place_of(home).send(path, path)
     session.log.info(f"The report of study '{study.name}' is {path}, the database {home.database}.")
     return dg.MaterializeResult(
         metadata={

@@ -168,6 +168,12 @@ class Session:
         """The units of a layer that the study asks about."""
         return select_units(self.settings.neurons, self.settings.sign_numbers, layer, self.model_row["d_mlp"])
 
+    def units_without(self, table: str, layer: int) -> int:
+        """How many units of a layer are still to get their rows of a table."""
+        manifest = self.store.manifest(SliceKey(table, self.study.name, layer))
+        done = manifest.unit_hashes if manifest else {}
+        return sum(str(unit) not in done for unit in self.units(layer))
+
     def a_max(self, layer: int, units: Sequence[Unit]) -> Mapping[Unit, float]:
         """The largest activation over the harvest of each unit."""
         rows = self.read("neuron_stats", layer, columns=["unit", "sign", "max"], units=units)

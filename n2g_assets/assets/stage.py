@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 
 from n2g_assets.assets.session import Session
+from n2g_assets.assets.sizes import UNITS_A_PIECE
 from n2g_assets.assets.study import groups
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.progress import Progress
@@ -24,8 +25,6 @@ from n2g_assets.storage.stages import StageReport, fill_units
 
 _HASHED_TOGETHER = 128
 """Units whose input rows are in memory at once while they are hashed."""
-_UNITS_A_PIECE = 512
-"""Units of a large layer that a step computes."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def large_layers(work: Callable[[Session, int, Progress], object]) -> Ahead:
     """Blocks of the units of large layers: by them the work of a layer, which ``fill_layer`` does, is done ahead."""
 
     def pieces(session: Session, layers: Sequence[int]) -> list[tuple[int, Sequence[Unit]]]:
-        parts = {layer: groups(session.units(layer), _UNITS_A_PIECE) for layer in layers}
+        parts = {layer: groups(session.units(layer), UNITS_A_PIECE) for layer in layers}
         return [(layer, part) for layer, some in parts.items() if len(some) > 1 for part in some]
 
     def do(session: Session, piece: tuple[int, Sequence[Unit]], show: Progress) -> None:

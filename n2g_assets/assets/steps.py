@@ -22,7 +22,7 @@ from typing import Any
 import dagster as dg
 
 from n2g_assets.assets.checks import check_results, checks_of
-from n2g_assets.assets.executors import executor_name, model_queue
+from n2g_assets.assets.executors import check_begun, executor_name, model_queue
 from n2g_assets.assets.metadata import asset_metadata, preview
 from n2g_assets.assets.progress import progress
 from n2g_assets.assets.resource import failing_clearly
@@ -54,6 +54,7 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with failing_clearly():
             study.partitions.asked(context.run.tags)  # so that the first step of a run refuses what holds no layer
+            check_begun(context.instance, context.run_id, context.get_step_execution_context().step.key)
             session = Session(study, context.resources.n2g.open(), context.log)
             result = stage.work(session)
             checked = list(check_results(session, stage.name, checks_of(study, stage.name)))
@@ -98,8 +99,9 @@ class _Steps:
     stage: LayerStage
 
     def session(self, context: Context, config: StageConfig) -> Session:
-        """What a step works with; fails where the run asks for no layer of the study."""
+        """What a step works with; fails where the run asks for no layer of the study, or the step kills its workers."""
         self.study.partitions.asked(context.run.tags)
+        check_begun(context.instance, context.run_id, context.get_step_execution_context().step.key)
         home = context.resources.n2g.open()
         return Session(self.study, home, context.log, retry_failed=config.retry_failed)
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from n2g_assets.assets.resource import home_at
+from n2g_assets.core.errors import StorageError
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
@@ -37,8 +38,10 @@ class StepValues(dg.ConfigurableIOManager):
         """The value that a step of this run, or of the one that it repeats, has kept."""
         assert context.upstream_output is not None
         run_id, *step = context.upstream_output.get_identifier()
-        folder = Cache(home_at(self.home)).folder(_kind(run_id), hash_json(step))
-        return pickle.loads((folder / _FILE).read_bytes())
+        entry = Cache(home_at(self.home)).find(_kind(run_id), hash_json(step))
+        if entry is None:
+            raise StorageError(f"The value of step {'.'.join(step)} is gone: run the same command again.")
+        return pickle.loads(entry.path(_FILE).read_bytes())
 
 
 def _kind(run_id: str) -> str:

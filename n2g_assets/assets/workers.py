@@ -26,6 +26,9 @@ BROKER_HERE = "pyamqp://guest@localhost//"
 QUEUE = "dagster"
 """Of the steps that run no model, and of all where no other is named."""
 
+BEGUN = "Celery worker"
+"""What the event of a step that a worker has taken says of it."""
+
 logger = logging.getLogger(__name__)
 
 _SETTINGS = {

@@ -12,7 +12,7 @@ def clean(study: str | None, yes: bool, as_json: bool) -> None:
 
     Raises:
         MissingError: there is no such study.
-        StorageError: a run uses the home, or a file cannot be removed.
+        StorageError: a run uses the home, a file cannot be removed, or the store is in object storage.
     """
     home = Home.from_environment()
     if yes:

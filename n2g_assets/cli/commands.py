@@ -71,17 +71,26 @@ def run(study: str, layers: str | None) -> int:
     return runs.in_home(lambda home: runs.run_study(home, study, layers))
 
 
-@command("n2g plan smollm2")
+@command("n2g plan smollm2 --machines 8 --device h100")
 @study_argument
 @layers_option
-def plan(study: str, layers: str | None) -> int:
-    """Say what a run takes: passes, disk, memory, time.
+@click.option("--machines", default=1, show_default=True, type=click.IntRange(1), help="Machines that share its steps.")
+@click.option("--device", help="What runs the model, such as h100; 40 % of its peak counts.")
+@click.option("--flops", type=float, help="Instead: operations a second, such as 4e14.")
+@click.option("--tokens-a-second", type=float, help="Instead: of a pass through all layers.")
+@click.option("--tokens", type=click.IntRange(1), help="Of the harvest.  [default: harvest.max_tokens]")
+@click.option("--config", type=click.Path(path_type=Path), help="The model's config.json, or its folder.")
+def plan(study: str, layers: str | None, machines: int, **elsewhere: Any) -> int:
+    """Say what a run takes: steps, disk, memory, time.
 
-    STUDY is its name, or any study's defs.yaml. Its model and its corpus are read for that.
+    STUDY is its name, or any study's defs.yaml. Its model and corpus are read and a pass is timed, unless a rate is
+    stated: then the model's config.json is enough (docs/planning.md).
     """
+    from n2g_assets.assets.rates import Elsewhere
     from n2g_assets.cli import runs
 
-    return runs.in_home(lambda home: runs.plan_study(home, study, layers))
+    stated = Elsewhere(**elsewhere)
+    return runs.in_home(lambda home: runs.plan_study(home, study, layers, machines, stated))
 
 
 @command("n2g worker --queues dagster")

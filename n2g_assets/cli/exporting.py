@@ -21,7 +21,7 @@ _NAMED = 20
 
 def export_site(out: Path, studies: Sequence[str], force: bool) -> None:
     """Write the pages of studies to a folder, and say where they begin and how large they are."""
-    database = Database(Home.from_environment().database).snapshot()
+    database = Database.of(Home.from_environment()).snapshot()
     with _shown("pages") as report:
         written = write_site(database, studies, out.absolute(), report, force=force)
     say(f"{human_bytes(written)} in {out}: open {out / 'index.html'}, or host the folder anywhere.")

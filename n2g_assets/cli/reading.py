@@ -16,7 +16,7 @@ def studies(as_json: bool) -> None:
     from n2g_assets.explore.studies import all_studies
     from n2g_assets.reading.database import Database
 
-    found = all_studies(Database(Home.from_environment().database).snapshot())
+    found = all_studies(Database.of(Home.from_environment()).snapshot())
     if as_json:
         say_json(found)
         return
@@ -40,8 +40,9 @@ def sql(statement: str, form: Literal["table", "json", "csv"], limit: int) -> No
     """What a statement gives, as a table, or as JSON or CSV for other programs."""
     from n2g_assets.reading.plain import csv_text
     from n2g_assets.reading.sql import run_sql
+    from n2g_assets.storage.warehouse import newest_database
 
-    frame, has_more = run_sql(Home.from_environment().database, statement, rows=limit)
+    frame, has_more = run_sql(newest_database(Home.from_environment()), statement, rows=limit)
     if form == "json":
         say_json(frame.to_dicts())
     elif form == "csv":

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from n2g_assets.assets.executors import check_shared, executor_name
 from n2g_assets.assets.instance import prepare_instance
+from n2g_assets.assets.rates import Elsewhere
 from n2g_assets.assets.study import RANGE_END, RANGE_START, STUDY, groups, study_of
 from n2g_assets.cli.output import say
 from n2g_assets.cli.working import followed, waiting_for
@@ -86,7 +87,7 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     job, named = study_job(study), study
     study, ranges = job.name, _ranges(job, layers)
     os.environ["N2G_PROGRESS"] = "lines"
-    say(f"Materializing the study '{study}' into {home.store} (the first time takes some minutes).")
+    say(f"Materializing the study '{study}' into {home.address or home.store} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         execute = _executing(job, named, instance)
         succeeded = all(_succeeded(execute, each) for each in ranges)
@@ -100,27 +101,35 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     return 0 if succeeded else 1
 
 
-def plan_study(home: Home, study: str, layers: str | None = None) -> int:
-    """Say what a run of a study takes; its model and its corpus are fetched and read for that, if they are not yet.
+def plan_study(home: Home, study: str, layers: str | None, machines: int, elsewhere: Elsewhere) -> int:
+    """Say what a run of a study takes on some machines.
+
+    Where a rate is stated, nothing is run and no weights or text are fetched. Otherwise the study's model and corpus
+    are, if they are not there yet, and a pass is timed.
 
     Raises:
-        SettingsError: there is no such study, or it has no such layers.
+        SettingsError: there is no such study, or it has no such layers; or what is stated does not go together.
+        SourceError: a rate is stated, and the model's config.json cannot be had.
     """
-    from n2g_assets.assets.plan import plan_text
+    from n2g_assets.assets.plan import plan_elsewhere, plan_here
     from n2g_assets.assets.session import Session
 
     job = study_job(study)
     asked, ranges = study_of(job), _ranges(job, layers)
     keys = list(asked.partition_layers)
     runs = [keys[keys.index(first) : keys.index(last) + 1] for first, last in ranges]
+    numbers = [[asked.partition_layers[key] for key in run] for run in runs]
+    session = Session(asked, home, logging.getLogger(__name__))
+    if elsewhere.states_a_rate:
+        say(plan_elsewhere(session, numbers, machines, elsewhere))
+        return 0
     os.environ["N2G_PROGRESS"] = "lines"
     say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         read = partial(job.execute_in_process, asset_selection=[asked.key("subject_model"), asked.key("corpus_tokens")])
         if not _succeeded(partial(read, instance=instance), ranges[0]):
             return 1
-    session = Session(asked, home, logging.getLogger(__name__))
-    say("\n" + plan_text(session, [[asked.partition_layers[key] for key in run] for run in runs]))
+    say("\n" + plan_here(session, numbers, machines))
     return 0
 
 
@@ -304,7 +313,7 @@ def say_environment() -> None:
         StorageError: the home cannot be written.
     """
     home = _prepared_home()
-    store = "" if home.store == home.root else f" N2G_STORE={quote(str(home.store))}"
+    store = "" if home.store == home.root else f" N2G_STORE={quote(home.address or str(home.store))}"
     say(f"export N2G_HOME={quote(str(home.root))}{store} DAGSTER_HOME={quote(str(home.dagster))}")
 
 

@@ -30,7 +30,7 @@ def explore(host: str, port: int, *, with_model: bool = False) -> None:
         StorageError: nothing is published yet.
         SettingsError: it cannot listen there, or ``$N2G_DAGSTER`` is no address.
     """
-    database = Database(Home.from_environment().database)
+    database = Database.of(Home.from_environment())
     database.snapshot()
     dagster_address("")
     with listening(host, port) as listener:

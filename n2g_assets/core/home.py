@@ -7,12 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import SettingsError, StorageError
 
 MINIMUM_FREE_BYTES = 200 * 2**20
 """A run starts only with this much free disk space."""
 
+_SCHEMES = ("s3", "gs", "az")
+"""Of the addresses of object storage."""
 _PARTS_OF_ADDRESSES = "?#%"
 """SQLite and DuckDB read these in a path as parts of an address, and then write beside it or not at all."""
 
@@ -20,10 +23,12 @@ _PARTS_OF_ADDRESSES = "?#%"
 class Home:
     """The folder that holds all data; nothing is created before it is needed."""
 
-    def __init__(self, root: Path, store: Path | None = None) -> None:
+    def __init__(self, root: Path, store: Path | None = None, address: str | None = None) -> None:
         self.root = root
         self.store = root if store is None else store
         """What machines may share: all that is computed. The rest of the home is the machine's own."""
+        self.address = address
+        """Of the object storage whose copies lie in ``store``; None where that is the store itself."""
         self.slices = self.store / "slices"
         """The canonical data: Parquet files and their manifests."""
         self.cache = self.store / "cache"
@@ -53,17 +58,24 @@ class Home:
     def from_environment(cls) -> "Home":
         """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder.
 
-        Its store is the folder ``$N2G_STORE``, where that is set.
+        Its store is ``$N2G_STORE``, where that is set: a folder, or the address of object storage.
 
         Raises:
-            StorageError: ``$N2G_STORE`` is an address.
+            SettingsError: ``$N2G_STORE`` is an address of something else.
         """
         named, store = (os.environ.get(name, "").strip() for name in ("N2G_HOME", "N2G_STORE"))
-        if "://" in store:
-            raise StorageError(f"N2G_STORE ({store}) is an address: set it to a folder that all machines have mounted.")
         project = Path(__file__).absolute().parents[2]
         beside = project if (project / "pyproject.toml").is_file() else Path.cwd()
-        return cls(_absolute(named) if named else beside / ".n2g", _absolute(store) if store else None)
+        root = _absolute(named) if named else beside / ".n2g"
+        if "://" not in store:
+            return cls(root, _absolute(store) if store else None)
+        if urlsplit(store).scheme not in _SCHEMES or not urlsplit(store).netloc:
+            raise SettingsError(
+                f"N2G_STORE ({store}) is no object storage: set it to such as s3://bucket/folder "
+                f"({', '.join(_SCHEMES)}), or to a folder."
+            )
+        address = store.rstrip("/")
+        return cls(root, root / "copies" / hashlib.sha256(address.encode()).hexdigest()[:16], address)
 
     def check_writable(self, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> None:
         """Creates the folder if need be, and writes a file to it and to each of its folders that is there.
@@ -79,7 +91,7 @@ class Home:
             _check_folder("N2G_HOME", self.root, [*shared, *own], minimum_free_bytes)
         else:
             _check_folder("N2G_HOME", self.root, own, minimum_free_bytes)
-            _check_folder("N2G_STORE", self.store, shared, minimum_free_bytes)
+            _check_folder("N2G_STORE" if self.address is None else "N2G_HOME", self.store, shared, minimum_free_bytes)
 
 
 def _absolute(path: str) -> Path:

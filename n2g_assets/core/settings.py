@@ -243,7 +243,7 @@ class EvaluationSettings(ReachSettings, RuleTestSettings, ScoreSettings):
 
 
 # ------------------------------------------------------------------------------------------ study
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
 """More than any model has; each layer is a partition."""
 
 
@@ -320,8 +320,8 @@ class StudySettings(Settings):
             raise ValueError(
                 f"layers must be a count of at least 1 or a list of different layers from 0 on, not {self.layers}."
             )
-        if max(layers) >= _MOST_LAYERS:
-            raise ValueError(f"layers goes to {max(layers):,}, and no model has {_MOST_LAYERS:,}: name fewer.")
+        if max(layers) >= MOST_LAYERS:
+            raise ValueError(f"layers goes to {max(layers):,}, and no model has {MOST_LAYERS:,}: name fewer.")
         if self.layers_at_once != "all" and self.layers_at_once < 1:
             raise ValueError(f"layers_at_once must be 'all' or a count of at least 1, not {self.layers_at_once}.")
         return self

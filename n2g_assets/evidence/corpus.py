@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +52,19 @@ class TokenCorpus:
                 f"A context has {longest} tokens, more than harvest.context_length ({context_length}): "
                 "run the stage corpus_tokens again."
             )
+
+    def of_documents(self, document_ids: Collection[str]) -> "TokenCorpus":
+        """The same without all other documents."""
+        chosen = [number for number, name in enumerate(self.document_ids) if name in document_ids]
+        contexts = np.flatnonzero(np.isin(self.documents, chosen))
+        kept = np.repeat(np.isin(self.documents, chosen), self.lengths)
+        return TokenCorpus(
+            self.context_ids.gather(contexts),
+            [self.document_ids[number] for number in chosen],
+            np.searchsorted(chosen, self.documents[contexts]),
+            self.token_ids[kept],
+            np.concatenate([[0], np.cumsum(self.lengths[contexts])]),
+        )
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, " contexts"]:

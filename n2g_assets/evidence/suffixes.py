@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from n2g_assets.core.errors import CorpusError
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.files import new_map
@@ -34,6 +35,8 @@ PARTITION = 2**18
 """Positions of a partition at the most; a token that stands at more is one of its own."""
 BYTES = 44
 """A token that numbers can take on disk, at the most."""
+MOST_TOKENS = 2**31 - 1
+"""Tokens of a corpus at the most: its runs have numbers of 32 bits, one of them for the sign."""
 _CODE_VERSION, _KIND = "1", "suffixes"
 _Ids = Int32[np.ndarray, " tokens"]
 _Places = Int64[np.ndarray, " n"]
@@ -72,8 +75,14 @@ def suffix_numbers(
         partition: Positions of a partition at the most, which decides on time and memory alone.
 
     Raises:
+        CorpusError: It has more tokens than ``MOST_TOKENS``.
         StorageError: The disk is full, which is found before the work for all but the parents; or cannot be written.
     """
+    if len(corpus.token_ids) > MOST_TOKENS:
+        raise CorpusError(
+            f"Units would learn from {len(corpus.token_ids):,} tokens, but runs of tokens can be numbered in "
+            f"{MOST_TOKENS:,} at the most: lower harvest.max_tokens."
+        )
     threads = threads or min(8, os.cpu_count() or 1)
     entry = cache.obtain(_KIND, _key(corpus), partial(_write, corpus, threads, partition))
     counts, numbers, parents = (np.load(entry.path(f"{name}.npy"), "r") for name in ("counts", "numbers", "parents"))

@@ -11,6 +11,7 @@ from n2g_assets.explore.page import Answer, Asked, OfStudy, Page, Table
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, study_names
 from n2g_assets.report.plots import styles
+from n2g_assets.storage.objects import place_of
 
 SHOWN_TEXT = "random"
 """Scores are of held-out text as it comes."""
@@ -101,8 +102,10 @@ def _scores(study: Study) -> list[dict[str, Any]]:
 
 
 def report_file(study: Study) -> Path:
-    """Where the report of a study lies, if it was made here."""
-    return study.home.reports / f"{study.name}.html"
+    """Where the report of a study lies, if it was made."""
+    path = study.home.reports / f"{study.name}.html"
+    place_of(study.home).refresh(path)
+    return path
 
 
 def _table(name: str, order: str) -> Table:

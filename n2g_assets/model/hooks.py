@@ -32,14 +32,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError, short_reason
+from n2g_assets.model.config import NEURONS
 from n2g_assets.model.folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _WRAPPER = "_original_component"
-NEURONS = ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post")
-"""Hooks that carry a value for each neuron of an MLP."""
 _SIDES: dict[str, Literal["input", "output"]] = {"hook_in": "input", "hook_out": "output"}
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.model.hooks import NEURONS, another, boot_bridge, resolve_hook
+from n2g_assets.model.config import NEURONS, WIDTHS
+from n2g_assets.model.hooks import another, boot_bridge, resolve_hook
 from n2g_assets.model.lock import forward_pass_lock
 from n2g_assets.model.model import SubjectModel, by_position, stated, text_config
 from n2g_assets.model.sources import SubjectFiles
@@ -49,8 +50,6 @@ _RECORDED = ("n_layers", "d_mlp", "d_vocab", "max_context", "bos_id", "mask_id")
 """Attributes of the model that its row takes over."""
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "afn", "activation")
 """What models call, in their config, the activation function of the MLP."""
-_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-"""What models call, in their config, the neurons of a layer."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest difference at a position, as a share of the vector there: rounding in another order of additions."""
 
@@ -124,7 +123,7 @@ def _measure_width(model: SubjectModel) -> int:
     shape = shapes.pop()
     if shapes or shape is None or shape[:2] != (2, 5):
         raise SubjectError(f"{what} does not give one vector of the same width a position in every layer: {cure}.")
-    widths = stated(model.plain, *_WIDTHS)
+    widths = stated(model.plain, *WIDTHS)
     if model.hook.name in NEURONS and widths and shape[2] not in widths:
         raise SubjectError(
             f"{what} has {shape[2]} values a position, but config.json says that a layer has {widths[0]} neurons: "

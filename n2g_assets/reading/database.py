@@ -7,6 +7,7 @@
 3. Every query has a time limit, and few run at once: more of them wait.
 """
 
+import math
 import queue
 import threading
 import time
@@ -15,14 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import duckdb
 import polars as pl
 
 from n2g_assets.core.errors import LimitError, QueryError, StorageError, short_reason
+from n2g_assets.core.home import Home
 from n2g_assets.storage.schema import literal, published_tables
-from n2g_assets.storage.warehouse import described_views, not_opened
+from n2g_assets.storage.warehouse import described_views, newest_database, not_opened
 
 MEMORY_LIMIT = "1GB"
 """Memory of all queries of a snapshot together."""
@@ -32,6 +34,8 @@ AT_ONCE = 4
 """Queries of a snapshot that run at the same time."""
 WATCH_SECONDS = 0.05
 """How often it is looked for queries whose time is over."""
+LOOK_SECONDS = 5.0
+"""How often it is looked for a newer file in a store that is elsewhere."""
 MOST_REMEMBERED = 48
 """Things that a snapshot remembers; of more, what was not asked for for the longest time is forgotten."""
 
@@ -46,10 +50,16 @@ def not_there(path: Path) -> StorageError:
 class Database:
     """The published file of a home, which may be replaced at any time."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    @classmethod
+    def of(cls, home: Home) -> Self:
+        """That of a home, whose store may be elsewhere."""
+        return cls(home.database, home)
+
+    def __init__(self, path: Path, home: Home | None = None) -> None:
+        self.path, self.home = path, home or Home(path.parent)
         self._lock = threading.Lock()
         self._open: tuple[object, Snapshot] | None = None
+        self._looked = -math.inf
 
     def snapshot(self) -> "Snapshot":
         """The newest published file.
@@ -58,11 +68,14 @@ class Database:
             StorageError: nothing is published yet, or the file cannot be opened.
         """
         with self._lock:
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                newest_database(self.home)
+                self._looked = time.monotonic()
             stamp = self._stamp()
             if self._open is None or self._open[0] != stamp:
                 if self._open is not None:
                     self._open[1].forget()
-                self._open = stamp, Snapshot(self.path)
+                self._open = stamp, Snapshot(self.path, self.home)
             return self._open[1]
 
     def _stamp(self) -> tuple[int, ...]:
@@ -132,8 +145,8 @@ _WATCH = _Watch()
 class Snapshot:
     """The published file as it was when it was opened; threads may share it."""
 
-    def __init__(self, path: Path, *, seconds: float = SECONDS) -> None:
-        self.path, self.seconds = path, seconds
+    def __init__(self, path: Path, home: Home | None = None, *, seconds: float = SECONDS) -> None:
+        self.path, self.home, self.seconds = path, home or Home(path.parent), seconds
         self._remembered: OrderedDict[object, _Remembered] = OrderedDict()
         self._remembering = threading.Lock()
         connection = duckdb.connect(

@@ -49,7 +49,7 @@ def open_study(name: str, home: Home | None = None) -> "Study":
         MissingError: the study is not.
     """
     home = home or Home.from_environment()
-    return Study(Database(home.database).snapshot(), name)
+    return Study(Database.of(home).snapshot(), name)
 
 
 class Study:
@@ -57,7 +57,7 @@ class Study:
 
     def __init__(self, database: Snapshot, name: str) -> None:
         self.database, self.name = database, name
-        self.home = Home(database.path.parent)
+        self.home = database.home
         """Where it is published."""
         found = database.remembered(
             ("study", name), lambda: database.rows("FROM studies WHERE study = $name", name=name)

@@ -1,6 +1,6 @@
 """The content-addressed cache: everything on disk that is made again where it is lost, and is not a slice.
 
-    cache/<kind>/<key>/entry.json and the entry's files
+    cache/<kind>/<key>/entry.json and the entry's files     (in object storage its files stand in a folder ``at``)
 
 1. An entry's key is a hash of all that decides its content; its kind says what it is, such as ``models``.
 2. An entry is filled in a temporary folder and moved into place by one rename. ``entry.json`` holds what is known
@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ from typing import Any
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage import files
+from n2g_assets.storage.objects import place_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +52,17 @@ class Cache:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self._place = place_of(home)
 
     def find(self, kind: str, key: str) -> Entry | None:
         """The entry, or None where there is none; a damaged one is removed with a warning."""
         folder = self.folder(kind, key)
         for again in (True, False):  # another process may have replaced it during the first look
-            if not folder.exists():
-                return None
             try:
+                if folder.exists():
+                    self._place.refresh(folder / _ABOUT)
+                elif not self._bring(folder):
+                    return None
                 about, held = self._read_about(kind, key)
                 damaged = [name for name, known in held.items() if not files.is_whole(folder / name, *known)]
                 if not damaged:
@@ -70,7 +75,9 @@ class Cache:
                     f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
                     "again."
                 ) from error
-            if not again:
+            if again:
+                self._place.drop_copy(folder)
+            else:
                 files.say_damaged(f"The cache entry {kind}/{key}", reason)
                 self.remove(kind, key)
         return None
@@ -78,7 +85,7 @@ class Cache:
     def write(
         self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
     ) -> Entry:
-        """Makes an entry, in place of one that is there; ``fill`` writes its files into the folder that it is given.
+        """Makes an entry, in place of another one; ``fill`` writes its files into the folder that it is given.
 
         Its kind is a name or a path of names; ``about`` is what else is to be known of it, as JSON.
 
@@ -96,16 +103,20 @@ class Cache:
                 for path in sorted(new.rglob("*"))
                 if path.is_file()
             }
-            files.write_sealed(new / _ABOUT, {"kind": kind, "key": key, "about": about, "files": held})
+            content = {"kind": kind, "key": key, "at": secrets.token_hex(8), "about": about, "files": held}
+            files.write_sealed(new / _ABOUT, content)
+            self._send(new, folder, content)
             for attempt in range(100):
-                with suppress(FileNotFoundError):
-                    os.replace(folder, temporary / f"old{attempt}")
                 try:
                     os.rename(new, folder)
                     return Entry(folder, about)
-                except OSError as error:  # another process was faster
+                except OSError as error:
                     if error.errno not in _OCCUPIED:
                         raise
+                if self._holds(kind, key, new):  # another process was faster, and may read it
+                    return Entry(folder, about)
+                with suppress(FileNotFoundError):
+                    os.replace(folder, temporary / f"old{attempt}")
         raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
 
     def obtain(
@@ -128,14 +139,14 @@ class Cache:
         Of those alone whose key begins so.
         """
         found = {}
-        for folder in sorted(self.folder(kind).glob(f"{beginning}*")):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or the folder of a writer
-                found[folder.name] = self._read_about(kind, folder.name)[0]
+        for key, text in self._place.texts(self.folder(kind), _ABOUT, beginning).items():
+            with suppress(ValueError, KeyError, TypeError):  # damaged
+                found[key] = _about(kind, key, text)[0]
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
-        files.discard(self.folder(kind, key))
+        self._place.remove(self.folder(kind, key))
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -144,11 +155,53 @@ class Cache:
             raise ValueError(f"{names} cannot name a cache entry")
         return self.home.cache.joinpath(*names)
 
+    def _holds(self, kind: str, key: str, new: Path) -> bool:
+        """Whether the entry that is there is whole, and equal to one in the folder ``new``."""
+        content = files.read_sealed(new / _ABOUT)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = self._read_about(kind, key) if self.find(kind, key) is not None else None
+            return known == (content["about"], content["files"])
+        return False
+
     def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-        content = files.read_sealed(self.folder(kind, key) / _ABOUT)
-        if (content["kind"], content["key"]) != (kind, key):
-            raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
-        return content["about"], content["files"]
+        return _about(kind, key, (self.folder(kind, key) / _ABOUT).read_text(encoding="utf-8"))
+
+    def _bring(self, folder: Path) -> bool:
+        """Copies an entry that this machine lacks, if the store has one; whether it has."""
+        text = self._place.text(folder / _ABOUT)
+        if text is None:
+            return False
+        content = files.unsealed(text)
+        with files.temporary_folder(folder) as temporary:
+            new = temporary / "new"
+            new.mkdir()
+            (new / _ABOUT).write_text(text, encoding="utf-8")
+            for name, known in content["files"].items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                self._place.bring(folder / content["at"] / name, *known, to=new / name)
+            with suppress(OSError):  # another process was faster
+                os.rename(new, folder)
+        return True
+
+    def _send(self, new: Path, folder: Path, content: Mapping[str, Any]) -> None:
+        """Gives a new entry to the store, in place of one that is there."""
+        for name in content["files"]:
+            self._place.send(new / name, folder / content["at"] / name)
+        superseded = self._place.supersede(new / _ABOUT, folder / _ABOUT)
+        with suppress(ValueError, KeyError):
+            self._place.remove(folder / files.unsealed(superseded)["at"])
+
+
+def _about(kind: str, key: str, text: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """What the text of an ``entry.json`` says about the entry, and of its files.
+
+    Raises:
+        ValueError: it is damaged, as KeyError and TypeError say too, or another entry's.
+    """
+    content = files.unsealed(text)
+    if (content["kind"], content["key"]) != (kind, key):
+        raise ValueError(f"it is the entry {content['kind']}/{content['key']}")
+    return content["about"], content["files"]
 
 
 def sweep(home: Home) -> list[Path]:
@@ -161,6 +214,7 @@ def sweep(home: Home) -> list[Path]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
+    place_of(home).drop_strays(home.cache, _ABOUT)
     return removed
 
 

@@ -149,11 +149,15 @@ def read_sealed(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it is damaged.
     """
-    text = path.read_text(encoding="utf-8")
+    return unsealed(path.read_text(encoding="utf-8"))
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """As ``read_sealed``, of the text of such a file."""
     content, found = json.loads(text), hash_json(text)
     damaged = not isinstance(content, dict) or content.pop("checksum", None) is None
     if damaged or (found not in _undamaged and _sealed(content) != text):
-        raise ValueError(f"{path} differs from its checksum")
+        raise ValueError("it differs from its checksum")
     _undamaged.add(found)
     return content
 

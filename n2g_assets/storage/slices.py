@@ -13,13 +13,12 @@
 ``<part>`` is ``rows``, or the stage for the ledger, whose slice of a layer is written by several stages.
 """
 
-import glob
 import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +33,7 @@ from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit, of_units
 from n2g_assets.storage import files
 from n2g_assets.storage.hashing import content_hash
+from n2g_assets.storage.objects import place_of
 
 _OVERTAKEN_SECONDS = 3600.0
 """Age from which rows that no manifest names are nobody's: a writer needs far less to move its manifest into place."""
@@ -42,6 +42,8 @@ _NAME_BYTES = 8
 _ROW_GROUP_BYTES = 2**20
 """Rows of about so many bytes, unpacked, stand together in a file: who reads some units leaves the other groups."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_VALUE = re.compile(r"(?P<column>study|layer)=(?P<value>.+)")
+"""The folder of the slices of a study, or of a layer."""
 
 
 class Manifest(BaseModel):
@@ -92,6 +94,7 @@ class SliceStore:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self._place = place_of(home)
 
     # ---------------------------------------------------------------------------------------- writing
     def write(
@@ -127,10 +130,12 @@ class SliceStore:
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
             files.write_sealed(folder / "manifest", manifest.model_dump())
-            superseded = _file_named_in(path)
-            os.replace(folder / "rows", self.rows_path(key, manifest))
+            rows = self.rows_path(key, manifest)
+            self._place.send(folder / "rows", rows)
+            os.replace(folder / "rows", rows)
+            superseded = self._place.supersede(folder / "manifest", path)
             os.replace(folder / "manifest", path)
-        _remove_others(path, manifest.file, superseded)
+        self._remove_others(path, manifest.file, _file_named_in(superseded))
         return manifest
 
     # ---------------------------------------------------------------------------------------- reading
@@ -171,22 +176,12 @@ class SliceStore:
 
     def studies(self) -> list[str]:
         """The studies that have a slice of any table."""
-        return sorted(
-            {path.name.removeprefix("study=") for path in self.home.slices.glob("*/study=*") if path.is_dir()}
-        )
+        return sorted({key.study for key in self._all_keys()})
 
     def keys(self, study: str) -> list[SliceKey]:
         """Every slice of a study that has a manifest, whole or not, in the order of the tables."""
-        found: list[SliceKey] = []
-        for table in TABLES.values():
-            folder = self.home.slices / table.name / f"study={_checked_name('study', study)}"
-            layers: dict[int | None, Path] = {None: folder}
-            if table.scope == "layer":
-                numbers = [path.name.removeprefix("layer=") for path in folder.glob("layer=*")]
-                layers = {int(number): folder / f"layer={number}" for number in numbers if number.isdecimal()}
-            paths = [(layer, path) for layer, place in layers.items() for path in place.glob("*.json")]
-            found += sorted(SliceKey(table.name, study, layer, path.stem) for layer, path in paths)
-        return found
+        order = {name: number for number, name in enumerate(TABLES)}
+        return sorted((key for key in self._all_keys() if key.study == study), key=lambda key: (order[key.table], key))
 
     def path(self, key: SliceKey) -> Path:
         """The Parquet file of a slice that is whole.
@@ -235,17 +230,20 @@ class SliceStore:
             state = self._look(key)
             if state == "absent" or isinstance(state, Manifest):
                 return state
-            before, named = named, _file_named_in(self.manifest_path(key))
+            before, named = named, self._file_named_now(key)
             if named is None or named == before:
                 return state
 
     def _look(self, key: SliceKey) -> Manifest | str:
         path = self.manifest_path(key)
+        self._place.refresh(path)
         if not path.exists():
             return "absent"
         try:
             manifest = Manifest.model_validate(files.read_sealed(path))
-            if not files.is_whole(self.rows_path(key, manifest), manifest.file_bytes, manifest.file_sha256):
+            rows, whole = self.rows_path(key, manifest), (manifest.file_bytes, manifest.file_sha256)
+            self._place.bring(rows, *whole)
+            if not files.is_whole(rows, *whole):
                 return "its rows are not those of its manifest"
             if self._scan(key, manifest).collect_schema() != TABLES[key.table].schema:
                 return "its columns are not those of the table"
@@ -260,31 +258,49 @@ class SliceStore:
         try:
             self._scan(key, manifest).collect()
         except (pl.exceptions.PolarsError, OSError):
-            self.manifest_path(key).unlink(missing_ok=True)
+            self._place.remove(self.manifest_path(key))
 
     def _damage(self, key: SliceKey) -> str:
         return f"{self.manifest_path(key)} or its rows cannot be read, delete it and materialize {key} again"
+
+    def _all_keys(self) -> Iterator[SliceKey]:
+        for found in self._place.files(self.home.slices):
+            *folders, name = found.path.relative_to(self.home.slices).parts
+            values = [_VALUE.fullmatch(folder) for folder in folders[1:]]
+            if name.endswith(".json") and folders and folders[0] in TABLES and all(values):
+                named = {value["column"]: value["value"] for value in values if value is not None}
+                scope = ["study", "layer"][: 1 + (TABLES[folders[0]].scope == "layer")]
+                number = named.get("layer", "")
+                if list(named) == scope and (number.isdecimal() or len(scope) == 1):
+                    layer = int(number) if number else None
+                    yield SliceKey(folders[0], named["study"], layer, name.removesuffix(".json"))
+
+    def _file_named_now(self, key: SliceKey) -> str | None:
+        path = self.manifest_path(key)
+        self._place.refresh(path)
+        try:
+            return _file_named_in(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _remove_others(self, path: Path, file: str, superseded: str | None) -> None:
+        """Removes the rows that a manifest superseded, and those that were nobody's for long; not its own ``file``."""
+        rows_of_part = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{2 * _NAME_BYTES}}}\.parquet")
+        for other, _, changed in self._place.files(path.parent):
+            useless = other.name == superseded or time.time() - changed > _OVERTAKEN_SECONDS
+            if useless and other.name != file and rows_of_part.fullmatch(other.name):
+                self._place.remove(other)
 
     def _scan(self, key: SliceKey, manifest: Manifest) -> pl.LazyFrame:
         return pl.scan_parquet(self.rows_path(key, manifest), hive_partitioning=False, glob=False)
 
 
-def _file_named_in(path: Path) -> str | None:
-    """The rows that a manifest names; None where it is absent or damaged."""
+def _file_named_in(manifest: str) -> str | None:
+    """The rows that the text of a manifest names; None where it is empty or damaged."""
     try:
-        return Manifest.model_validate(files.read_sealed(path)).file
-    except (OSError, ValueError):
+        return Manifest.model_validate(files.unsealed(manifest)).file
+    except ValueError:
         return None
-
-
-def _remove_others(path: Path, file: str, superseded: str | None) -> None:
-    """Removes the rows that a manifest superseded, and those that were nobody's for long; not those of its ``file``."""
-    rows_of_part = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{{2 * _NAME_BYTES}}}\.parquet")
-    for other in path.parent.glob(f"{glob.escape(path.stem)}.*.parquet"):
-        if other.name != file and rows_of_part.fullmatch(other.name):
-            with suppress(FileNotFoundError):
-                if other.name == superseded or time.time() - other.stat().st_mtime > _OVERTAKEN_SECONDS:
-                    other.unlink()
 
 
 def only_units(rows: pl.LazyFrame, units: Collection[Unit]) -> pl.LazyFrame:

@@ -161,7 +161,8 @@ def fill_units(
                 break
             except _GoneError:  # a run on another machine has finished the slices meanwhile, and removed its blocks
                 continue
-        cache.remove(blocks_kind)
+        for key in cache.listing(blocks_kind):  # each alone: a run on another machine may be writing one beside them
+            cache.remove(blocks_kind, key)
     whole = {manifest.table: manifest for manifest in manifests if manifest is not None}
     return StageReport(
         reused=reused,

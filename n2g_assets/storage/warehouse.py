@@ -2,7 +2,8 @@
 
 1. Take the database lock, and look at all slices: their manifests and today's tables and views give a fingerprint.
 2. Beside the file stands its note, ``n2g.duckdb.json``: the fingerprint it was made from, its size and its sha256.
-   If the fingerprint is the same and the file is whole, nothing happens.
+   If the fingerprint is the same and the file is whole, nothing happens. In object storage the note names the object
+   that the file is a copy of.
 3. Otherwise the database is written anew from the Parquet files in a temporary folder and moved into place, the file
    first, then its note. Readers keep their snapshot; a kill at any point leaves the old or the new file.
 
@@ -13,8 +14,10 @@ slice that is damaged, or that an older version wrote with other columns, is pas
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -31,6 +34,7 @@ from n2g_assets.core.table import Table
 from n2g_assets.core.tables import REFERENCES, TABLES, reference_rows
 from n2g_assets.storage import files, schema
 from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.objects import place_of
 from n2g_assets.storage.schema import View, identifier, literal
 from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 
@@ -80,7 +84,7 @@ def publish(store: SliceStore) -> PublishReport:
 
 def _publish(store: SliceStore) -> PublishReport | None:
     """What ``publish`` does, under its lock; None where a run elsewhere has replaced a slice meanwhile."""
-    database = store.home.database
+    database = newest_database(store.home)
     report = PublishReport()
     slices = _slices(store, report.warnings)
     fingerprint = _fingerprint(slices)
@@ -113,12 +117,26 @@ def open_database(home: Home) -> "duckdb.DuckDBPyConnection":
     """
     import duckdb
 
-    if not home.database.exists():
-        raise StorageError(f"{home.database} is not there yet: materialize the warehouse of a study first.")
+    database = newest_database(home)
+    if not database.exists():
+        raise StorageError(f"{database} is not there yet: materialize the warehouse of a study first.")
     try:
-        return duckdb.connect(str(home.database), read_only=True)
+        return duckdb.connect(str(database), read_only=True)
     except duckdb.Error as error:
-        raise not_opened(home.database, error) from error
+        raise not_opened(database, error) from error
+
+
+def newest_database(home: Home) -> Path:
+    """The published file, copied here if the store is elsewhere; it need not be there."""
+    database, place = home.database, place_of(home)
+    note_file = _note_of(database)
+    if place.refresh(note_file) or not database.exists():
+        note = _read_note(database)
+        with suppress(
+            KeyError, FileNotFoundError
+        ):  # none is published yet, or it was replaced meanwhile: the next look finds the newer one
+            place.bring(database.with_name(note["object"]), note["bytes"], note["sha256"], to=database)
+    return database
 
 
 def not_opened(path: Path, reason: object) -> StorageError:
@@ -226,7 +244,7 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
     """Makes the database anew in a temporary folder and moves it into place; answers the rows it holds."""
     import duckdb
 
-    database, note = store.home.database, _note_of(store.home.database)
+    database, note, place = store.home.database, _note_of(store.home.database), place_of(store.home)
     for path in (database, note):
         if path.is_dir():
             raise StorageError(f"{path} is a folder where a file of the database belongs: move it away.")
@@ -242,10 +260,15 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
             ) from error
         size, sha256 = files.size_and_sha256(folder / database.name)
         about = {"fingerprint": fingerprint, "bytes": size, "sha256": sha256, "rows": rows}
+        about["object"] = f"{database.stem}.{secrets.token_hex(8)}{database.suffix}"
         files.write_sealed(folder / note.name, about)
+        place.send(folder / database.name, database.with_name(about["object"]))
         _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
         os.replace(folder / database.name, database)
+        superseded = place.supersede(folder / note.name, note)
         os.replace(folder / note.name, note)
+    with suppress(ValueError, KeyError):
+        place.remove(database.with_name(files.unsealed(superseded)["object"]))
     return rows
 
 

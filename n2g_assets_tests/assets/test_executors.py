@@ -1,4 +1,4 @@
-"""Where steps execute: what is refused in one sentence, and a run on workers that die."""
+"""Where steps execute: what is refused in one sentence, a run on workers that die, and two runs at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 
 from n2g_assets import cli
 from n2g_assets.assets import workers
@@ -15,6 +16,8 @@ from n2g_assets.assets.alive import died
 from n2g_assets.assets.executors import (
     EXECUTED_BY,
     EXECUTOR,
+    MOST_BEGUN,
+    check_begun,
     check_shared,
     executor_name,
     executor_of,
@@ -22,10 +25,10 @@ from n2g_assets.assets.executors import (
     model_queue,
 )
 from n2g_assets.assets.instance import POSTGRES, check_postgres, prepare_instance
-from n2g_assets.core.errors import SettingsError
+from n2g_assets.core.errors import LimitError, SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets_tests import servers
-from n2g_assets_tests.two_workers import KILLS, compare, run_spread, write_study
+from n2g_assets_tests.two_workers import KILLS, compare, run_at_once, run_spread, write_study
 
 NOBODY = "127.0.0.1:9"
 """An address at which nobody listens."""
@@ -105,6 +108,22 @@ def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch,
         check_shared(instance)
 
 
+def test_a_step_that_kills_one_worker_after_another_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.delenv(POSTGRES, raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    prepare_instance(Home(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        run = instance.create_run_for_job(dg.GraphDefinition("empty").to_job())
+        for step in ["small", *["large"] * MOST_BEGUN]:
+            about = EngineEventData(metadata={workers.BEGUN: "n2g-1-0@host"})
+            instance.report_engine_event("Executing", run, about, step_key=step)
+            check_begun(instance, run.run_id, step)
+        instance.report_engine_event("Executing", run, about, step_key="large")
+        check_begun(instance, run.run_id, "small")
+        with pytest.raises(LimitError, match=rf"^{MOST_BEGUN} workers have died of this step: give them more memory"):
+            check_begun(instance, run.run_id, "large")
+
+
 @dg.op
 def asks(context):
     assert os.getpid() != int(os.environ["STARTED_BY"])
@@ -129,15 +148,28 @@ def test_a_run_whose_steps_are_spread_is_seen_to_live_and_leaves_nothing(tmp_pat
         assert not list(Path(instance.root_directory, "alive").iterdir())
 
 
+def run_here(study: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"N2G_HOME": str(home.root), "DAGSTER_HOME": "", EXECUTOR: "", POSTGRES: ""}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", str(study)]) == 0
+
+
+def test_two_hosts_at_once_that_share_no_lock_both_end_well_with_the_rows_of_one(tmp_path, monkeypatch):
+    alone = Home(tmp_path / "alone")
+    hosts = [Home(tmp_path / name, store=tmp_path / "store") for name in ("first", "second")]
+    study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
+    run_at_once(study, hosts)
+    run_here(study, alone, monkeypatch)
+    assert compare(alone, hosts[0]) > 20
+
+
 def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(tmp_path, monkeypatch):
     """``deploy/try_two_workers.sh`` kills another one in a later stage, and does more stages."""
     servers.need_servers()
-    alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "spread")
+    alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "run", tmp_path / "store")
     study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
     found = run_spread(study, spread, KILLS[:1])
-    for name, value in {"N2G_HOME": str(alone.root), "DAGSTER_HOME": "", EXECUTOR: "", POSTGRES: ""}.items():
-        monkeypatch.setenv(name, value)
-    assert cli.main(["run", str(study)]) == 0
+    run_here(study, alone, monkeypatch)
     assert compare(alone, spread) > 20
     assert max(found.killed.values()) == 2
     assert found.workers >= 2

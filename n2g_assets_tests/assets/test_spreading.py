@@ -35,13 +35,15 @@ def test_shards_that_are_read_ahead_leave_no_pass_and_the_same_rows(finished_evi
     before = hashes(finished_evidence.session(), "activation_cache")
     session = session_of(finished_evidence.study, finished_evidence.copy_home(tmp_path))
     Cache(session.home).remove("evidence")
-    for table in LAYER_STAGES["activation_cache"].tables:
+    for table in (*LAYER_STAGES["activation_cache"].tables, "evaluation"):
         for layer in LAYERS:
             session.store.manifest_path(SliceKey(table, "tiny", layer)).unlink()
     assert do_ahead(session, "activation_cache") > 2
     assert do_ahead(session, "activation_cache") == 0, "what is on disk is no piece"
     run_stage(session, "activation_cache")
     assert session.harvest(LAYERS, no_progress).tokens_run == 0
+    assert {found.tokens_run for found in session.read_texts(LAYERS, no_progress).values()} == {0}
+    assert session.evidence(session.windows.corpus, LAYERS, no_progress).tokens_run == 0
     assert hashes(session, "activation_cache") == before
 
 
@@ -49,7 +51,7 @@ def test_shards_that_are_read_ahead_leave_no_pass_and_the_same_rows(finished_evi
 def test_blocks_of_units_that_are_done_ahead_are_taken_over(finished_evidence, tmp_path, monkeypatch, name):
     before = hashes(finished_evidence.session(), name)
     session = session_of(finished_evidence.study, finished_evidence.copy_home(tmp_path))
-    monkeypatch.setattr(stages, "_UNITS_A_PIECE", 3)
+    monkeypatch.setattr(stages, "UNITS_A_PIECE", 3)
     for table in LAYER_STAGES[name].tables:
         session.store.manifest_path(SliceKey(table, "tiny", 1)).unlink(missing_ok=True)
     assert do_ahead(session, name) == 2 * len(LAYERS)

@@ -15,7 +15,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from n2g_assets.assets import activation_cache, corpus_tokens, subject_model
-from n2g_assets.assets.plan import plan_text
+from n2g_assets.assets.plan import plan_here
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.home import Home
@@ -268,13 +268,13 @@ def test_a_plan_bounds_the_disk_by_the_largest_run_and_says_where_it_does_not_fi
         session = session_of(study, home)
         layers = [[0], [1]]
         tokens = sum(len(corpus.token_ids) for corpus in [session.corpus, *session.scored_corpora.values()])
-        said = plan_text(session, layers)
+        said = plan_here(session, layers)
         assert re.search(r"layer 0 +8 ", said)
         assert re.search(r"layer 1 +4 ", said)
         assert f"{human_bytes(4 * expected * tokens)} for new evidence at once" in said
         assert "TOO LITTLE" not in said
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    assert "TOO LITTLE; set layers_at_once to a smaller count" in plan_text(session, layers)
+    assert "TOO LITTLE disk, 0 bytes for" in plan_here(session, layers)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_plan_counts_evidence_that_was_dropped_where_something_is_still_made_o
     session = session_of(finished.study, home)
     corpora = {"harvest": session.corpus, **session.scored_corpora}
     tokens = sum(len(corpora[name].token_ids) for name in read)
-    assert re.search(rf" {units} +{len(read)} +{tokens:,} ", plan_text(session, [[0, 1, 2]]))
+    assert re.search(rf" {units} +{len(read)} +{tokens:,} ", plan_here(session, [[0, 1, 2]]))
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from n2g_assets import cli
 from n2g_assets.assets.cleaning import DEPTHS, removable
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.reading.database import Database
 from n2g_assets.reading.study import study_names
@@ -165,3 +166,10 @@ def test_an_empty_home_has_nothing_to_remove(tmp_path, monkeypatch, capsys):
     assert cli.main(["clean"]) == 0
     assert capsys.readouterr().out == f"Nothing to remove in {tmp_path}/none.\n"
     assert not (tmp_path / "none").exists()
+
+
+def test_a_store_in_object_storage_is_left_to_its_own_rules(tmp_path):
+    with pytest.raises(
+        StorageError, match=r"^n2g clean works on a folder, and N2G_STORE is s3://bucket/n2g: let the sto"
+    ):
+        removable(Home(tmp_path, tmp_path / "copies", "s3://bucket/n2g"))

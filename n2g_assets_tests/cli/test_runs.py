@@ -21,6 +21,7 @@ from n2g_assets.cli import runs
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.definitions import build_defs
+from n2g_assets.evaluation.reach import LAST_TOKENS
 from n2g_assets.report.text import human_bytes
 from n2g_assets_tests.assets.studies import HARVEST, no_progress, session_of, tiny_study
 
@@ -108,6 +109,7 @@ def test_a_plan_says_what_the_runs_then_read_and_keep(tiny, tmp_path, capsys, pr
         if layer < scanned:
             found.append(session.evidence(session.learning.scan_corpus, [layer], no_progress))
         assert int(row[3].replace(",", "")) == sum(evidence.tokens_run for evidence in found)
+        assert int(row[4]) == sum(evidence.shards_run for evidence in found)
     files = list((tmp_path / "home" / "cache" / "evidence").rglob("activations.npy"))
     assert f"{human_bytes(sum(file.stat().st_size - 128 for file in files))} for new evidence at once, kept" in said
 
@@ -123,6 +125,37 @@ def test_a_plan_says_the_most_that_graphs_can_ask_for(tiny, tmp_path, capsys):
     assert session.learning.most_tokens(0) == most
     assert int(row[3].replace(",", "")) == sum(len(corpus.token_ids) for corpus in corpora) + most
     assert int(row[2]) == len(corpora) + 1
+
+
+def test_a_plan_by_a_stated_rate_needs_neither_weights_nor_text(tiny, tmp_path, capsys):
+    study = tiny(preset="full", layers=2, neurons=[3], method={"preset": "paper"}, harvest=HARVEST)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "corpus")
+    assert cli.main(["plan", "tiny", "--device", "H100", "--machines", "2"]) == 1
+    assert "harvest.max_tokens does not say how much of it is harvested: give --tokens" in capsys.readouterr().out
+    assert cli.main(["plan", "tiny", "--device", "H100", "--machines", "2", "--tokens", "5000"]) == 0
+    said = capsys.readouterr().out
+    evaluation = study.settings.evaluation
+    scored = evaluation.random_tokens + evaluation.out_of_domain_tokens
+    windows = evaluation.reach_positions * 2 * sum(k + 1 for k in LAST_TOKENS)
+    assert re.search(rf"layers 0 and 1 +2 +4 +{5000 + scored + windows:,} ", said)
+    assert "on 2 machines if nothing else runs" in said
+    assert "Share:" in said
+    assert not (tmp_path / "home" / "slices").exists()
+
+
+def test_a_plan_by_a_stated_rate_counts_what_was_read_here(tiny, capsys):
+    tiny(preset="full", layers=2, neurons=[3], method={"preset": "paper"})
+    assert cli.main(["plan", "tiny"]) == 0
+    assert cli.main(["plan", "tiny", "--tokens-a-second", "1000"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("layers 0 and 1")]
+    assert rows[0][:9] == rows[1][:9]
+    assert len(rows[0]) > 9
+
+
+def test_no_machines_are_refused(tiny, capsys):
+    assert cli.main(["plan", "tiny", "--machines", "0"]) == 2
+    assert "'--machines': 0 is not in the range x>=1" in capsys.readouterr().err
 
 
 def test_a_study_that_does_not_exist_is_said_with_those_that_do(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from n2g_assets.core.errors import StorageError
+from n2g_assets.core.errors import SettingsError, StorageError
 from n2g_assets.core.home import Home
 
 
@@ -92,6 +92,10 @@ def test_machines_may_share_a_store_and_keep_the_rest_to_themselves(
     (tmp_path / "shared" / "slices").write_text("in the way")
     with pytest.raises(StorageError, match=rf"^slices in N2G_STORE .{tmp_path}/shared. cannot be .* set N2G_STORE to"):
         home.check_writable()
-    monkeypatch.setenv("N2G_STORE", "s3://bucket/n2g")
-    with pytest.raises(StorageError, match=r"N2G_STORE \(s3://bucket/n2g\) is an address: set it to a folder"):
-        Home.from_environment()
+    monkeypatch.setenv("N2G_STORE", "s3://bucket/n2g/")
+    remote = Home.from_environment()
+    assert (remote.address, remote.store.parent) == ("s3://bucket/n2g", tmp_path / "own" / "copies")
+    for wrong in ("https://host/n2g", "s3://", "memory:///"):
+        monkeypatch.setenv("N2G_STORE", wrong)
+        with pytest.raises(SettingsError, match=rf"^N2G_STORE \({wrong}\) is no object storage: set it to such as s3:"):
+            Home.from_environment()

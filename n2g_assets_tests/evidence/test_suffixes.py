@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n2g_assets.core.errors import CorpusError
 from n2g_assets.core.home import Home
 from n2g_assets.evidence import suffixes
 from n2g_assets.evidence.corpus import TokenCorpus
@@ -90,3 +92,10 @@ def test_a_damaged_file_is_made_again(cache, caplog):
     check(suffix_numbers(corpus_of(texts), cache), texts)
     assert "made again" in caplog.text
     assert not list(cache.home.cache.rglob("places.npy"))
+
+
+def test_more_tokens_than_runs_can_be_numbered_in_are_refused_before_anything_is_written(cache):
+    corpus = replace(corpus_of(TEXTS), token_ids=np.broadcast_to(np.int32(5), 2**31))
+    with pytest.raises(CorpusError, match=r"2,147,483,648 tokens, but .* 2,147,483,647 at the most: lower harvest.max"):
+        suffix_numbers(corpus, cache)
+    assert not list(cache.home.root.iterdir())

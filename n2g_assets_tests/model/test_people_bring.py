@@ -102,7 +102,7 @@ def test_the_output_of_a_mixture_of_experts_is_never_called_neurons(tmp_path):
 
 def test_a_hook_that_failed_is_not_what_the_message_recommends(tmp_path, monkeypatch):
     files = tiny_llama(tmp_path / "tiny")
-    monkeypatch.setattr("n2g_assets.model.load._WIDTHS", ("hidden_size",))
+    monkeypatch.setattr("n2g_assets.model.load.WIDTHS", ("hidden_size",))
     said = refusal(files, SubjectError)
     assert "has 48 values a position, but config.json says that a layer has 32 neurons" in said
     assert "such as hook_mlp_out" in said

@@ -132,6 +132,12 @@ def test_an_entry_that_is_there_is_replaced(cache: Cache) -> None:
     assert not (cache.home.cache / "models/abc/old").exists()
 
 
+def test_an_equal_entry_that_another_writer_made_stays_for_those_who_read_it(cache: Cache) -> None:
+    first = cache.write("models", "abc", fill, ABOUT).path("deep/weights.bin").stat()
+    assert is_right(cache.write("models", "abc", fill, ABOUT))
+    assert cache.folder("models", "abc").joinpath("deep/weights.bin").stat() == first
+
+
 def test_a_failure_leaves_what_was_there_and_nothing_else(cache: Cache) -> None:
     cache.write("models", "abc", fill, ABOUT)
     before = files_below(cache.home.root)

@@ -5,8 +5,11 @@ import itertools
 import json
 import random
 import signal
+from collections.abc import Callable
 from contextlib import nullcontext
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,7 +22,7 @@ from n2g_assets.core.table import Column
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.method.results import BlockResult, Outcome
-from n2g_assets.storage.cache import sweep
+from n2g_assets.storage.cache import Cache, Entry, sweep
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.stages import StageReport
 from n2g_assets_tests.storage.helpers import (
@@ -82,7 +85,7 @@ def test_every_unit_gets_its_rows_and_its_ledger_row(store: SliceStore) -> None:
     assert report.rows == {"rules": 13, "ledger": 7}
     assert report.ledger == {"ok": 7}
     assert seen == [(0, 7), (2, 7), (4, 7), (6, 7), (7, 7)]
-    assert not (store.home.cache / "blocks" / "neuron_graphs" / "demo" / "7").exists()
+    assert not any((store.home.cache / "blocks" / "neuron_graphs" / "demo" / "7").iterdir())
 
 
 def test_the_same_again_is_reused_and_says_so(store: SliceStore) -> None:
@@ -393,6 +396,29 @@ def test_of_two_runs_that_share_no_lock_the_overtaken_one_takes_over_what_the_ot
         report = fill(store, compute=overtaken)
     assert report.ledger == {"ok": 7}
     assert fill(store).reused
+    assert store.read(KEYS[0]).height == 13
+
+
+def test_a_checkpoint_that_a_run_is_writing_outlives_the_end_of_one_on_another_machine(
+    store: SliceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, at_once = Cache.write, []
+
+    def overtaken(self: Cache, kind: str, key: str, fill_folder: Callable[[Path], object], about: Any) -> Entry:
+        def while_the_other_ends(folder: Path) -> None:
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(Cache, "write", write)
+                at_once.append(fill(store).computed)
+            fill_folder(folder)
+
+        return write(self, kind, key, while_the_other_ends, about)
+
+    with monkeypatch.context() as here:
+        here.setattr(SliceStore, "lock", lambda self, name: nullcontext())
+        here.setattr(Cache, "write", overtaken)
+        report = fill(store)
+    assert at_once == [7, 0, 0, 0]
+    assert report.ledger == {"ok": 7}
     assert store.read(KEYS[0]).height == 13
 
 
