@@ -17,6 +17,7 @@ from jaxtyping import Int32
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.corpus import Shard, TokenCorpus, make_shard
 from n2g_assets.evidence.precision import DTYPES
+from n2g_assets.model.folder import encoder_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
@@ -102,6 +103,8 @@ def drop_evidence(
 def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:
     """The kind of cache entries of a layer of a model at a hook, in one arithmetic and precision."""
     read = [_CODE_VERSION, facts["file_sha256"], facts["hook"], settings.dtype, settings.evidence_dtype]
+    encoder = encoder_identity(facts, layer)
+    read += [] if encoder is None else [encoder]
     return f"evidence/{hash_json(read)}/{layer}"
 
 

@@ -198,14 +198,14 @@ def _run_shard(
     """Run a shard, yielding the tokens of each batch; each layer's new file, or its failure, is noted at the end."""
     lengths = corpus.lengths[shard.contexts]
     starts = np.cumsum(lengths) - lengths
-    indices = {layer: torch.from_numpy(asked.astype(np.int64)).to(model.device) for layer, asked in new.items()}
+    pick = {layer: model.picker(layer, torch.from_numpy(asked.astype(np.int64))) for layer, asked in new.items()}
     ends = np.cumsum([len(asked) for asked in new.values()])
 
     def run(batch: Batch) -> tuple[Float32[Tensor, "all_neurons padded_tokens"]]:
         gathered: dict[int, Tensor] = {}
 
-        def gather(layer: int, activations: Float[Tensor, "batch pos d_mlp"]) -> None:
-            gathered[layer] = activations.flatten(0, 1).t().index_select(0, indices[layer])
+        def gather(layer: int, carried: Float[Tensor, "batch pos width"]) -> None:
+            gathered[layer] = pick[layer](carried)
 
         tokens = pad([corpus.tokens(number) for number in shard.contexts[batch]], model.bos_id)
         model.run(tokens, {layer: partial(gather, layer) for layer in new})

@@ -45,9 +45,20 @@ def _sha256(path: Path, *_state: int) -> str:
     return file_sha256(path)
 
 
-def model_identity(facts: Mapping[str, Any]) -> str:
-    """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token."""
-    return f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
+def model_identity(facts: Mapping[str, Any], layer: int | None = None) -> str:
+    """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token.
+
+    What concerns the units of a layer depends on the encoder there too, where ``facts["encoders"]`` has one.
+    """
+    identity = f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
+    encoder = encoder_identity(facts, layer)
+    return identity if encoder is None else f"{identity}:{encoder}"
+
+
+def encoder_identity(facts: Mapping[str, Any], layer: int | None) -> str | None:
+    """The sha256 of the encoder of a layer; None where units are what the hook carries."""
+    encoder = facts.get("encoders", {}).get(layer)
+    return None if encoder is None else encoder["sha256"]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -118,6 +118,11 @@ class Encoder:
         """Whether asked latents are computed without the others."""
         return self.top is None
 
+    @property
+    def sparse(self) -> bool:
+        """Whether activations that are 0 say something: all but those of directions."""
+        return self.rectifies or not self.alone or self.threshold is not None or self.gate is not None
+
     @cached_property
     def sha256(self) -> str:
         """Identity of its files."""
@@ -208,6 +213,10 @@ class Encoder:
         if self.writes is None:
             found = self._leave(found, inputs.float())
         return found if self.skip is None else found.addmm_(inputs.float(), self._loaded(self.skip, inputs.device).t())
+
+    def active(self, inputs: Float[Tensor, "tokens d_in"]) -> float:
+        """Latents above 0 at a position, on the mean."""
+        return sum(int((values > 0).sum()) for _, values in self.tiles(inputs)) / len(inputs)
 
     def unexplained(
         self, inputs: Float[Tensor, "tokens d_in"], targets: Float[Tensor, "tokens d_out"] | None = None

@@ -52,7 +52,7 @@ def read_encoder(
         SubjectError: None of those that are there reads the layer and hook, or several do.
     """
     asked = Place(layer, hook)
-    every = [(file, read(file)) for file, read in _weights(path, format)]
+    every = [(file, read(file)) for file, read in weights_at(path, format)]
     fitting = [(file, encoder) for file, encoder in every if encoder.reads.may_be(asked)]
     if len(fitting) == 1:
         return fitting[0][1]
@@ -67,8 +67,12 @@ def read_encoder(
     )
 
 
-def _weights(path: Path, format: str) -> list[tuple[Path, Callable[[Path], Encoder]]]:
-    """The files of weights at a path, and what reads each."""
+def weights_at(path: Path, format: str = "auto") -> list[tuple[Path, Callable[[Path], Encoder]]]:
+    """The files of weights at a path, and what reads each; at least one. They are not opened.
+
+    Raises:
+        SourceError: There is none, a pickle alone, or the format is not known.
+    """
     if format not in ("auto", *FORMATS):
         raise SourceError(f"No encoder has the format '{format}': set it to auto, or to one of {', '.join(FORMATS)}.")
     if not path.exists():
