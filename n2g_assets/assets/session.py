@@ -207,12 +207,10 @@ class Session:
         """What makes latents of what the hook carries, a layer each, fetched and read; None without ``units``."""
         from n2g_assets.model.encoders.resolve import resolve_encoders
 
-        settings = self.settings
-        if settings.units is None:
+        settings, units = self.settings, self.settings.units
+        if units is None:
             return None
-        return resolve_encoders(
-            settings.units.encoder, settings.layer_numbers, settings.hook, study_folder=self.study.folder
-        )
+        return resolve_encoders(units.encoder, settings.layer_numbers, settings.hook, study_folder=self.study.folder)
 
     @property
     def hook(self) -> str:

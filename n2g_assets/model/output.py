@@ -4,8 +4,8 @@ A neuron's row of the MLP's output matrix is added to the residual stream, in so
 and reaches the logits through the final norm and the unembedding. So does a latent's row of its encoder's decoder, or a
 direction itself, where it lies in the residual stream, in what a block's MLP or attention adds to it, or in what the
 MLP's output matrix reads. Of a norm its weight and, where it has one, its centring count; its division, which is
-another at every position, is left out, and so is what follows the logits, such as a soft cap: it keeps their order. What
-stands on the way is seen in a short pass, whatever the model calls it.
+another at every position, is left out, and so is what follows the logits, such as a soft cap: it keeps their order.
+What stands on the way is seen in a short pass, whatever the model calls it.
 """
 
 from __future__ import annotations
