@@ -234,12 +234,14 @@ class Session:
             StorageError: the settings or the files name another one since.
         """
         model = self.load_subject(dtype)
-        layers = (None, *self.settings.layer_numbers)
-        if any(model_identity(model.facts, layer) != model_identity(self.model_row, layer) for layer in layers):
+        facts, layers = (model.facts, self.model_row), (None, *self.settings.layer_numbers)
+        if any(model_identity(facts[0], layer) != model_identity(facts[1], layer) for layer in layers):
             raise StorageError(
                 f"The subject model of study '{self.study.name}' has changed since it was materialized: "
                 "materialize subject_model, then this stage."
             )
+        if "encoders" in self.model_row:
+            model.facts["encoders"] = self.model_row["encoders"]  # with what was measured then
         return model
 
     def evidence(

@@ -78,6 +78,7 @@ _TABLES = (
         _c("n_latents", pl.Int32, "latents in all"),
         _c("d_in", pl.Int32, "width of what it reads"),
         _n("top", pl.Int32, "latents that are kept at a position; NULL where each is decided by itself"),
+        _c("sparse", pl.Boolean, "whether its latents are 0 at most positions, so that their firings alone are kept"),
         _n("target_layer", pl.Int32, "layer that a transcoder predicts; NULL for others, or where no file says it"),
         _n("target_hook", pl.String, "hook that a transcoder predicts; NULL for others, or where no file says it"),
         _c("dtype", pl.String, "type of the numbers in the files; all is computed in float32"),

@@ -142,6 +142,7 @@ class Encoder:
             "target_hook": writes.hook,
             "top": self.top,
             "alone": self.alone,
+            "sparse": self.sparse,
             "dtype": str(self.matrix.dtype).removeprefix("torch."),
             "sha256": self.sha256,
         }
