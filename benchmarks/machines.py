@@ -92,7 +92,7 @@ def write(cache: Cache, layer: int, shard: str, documents: tuple[str, ...], held
     """The entry that a pass writes."""
     values = np.zeros((len(held), TOKENS), np.float32)
     about = {"layer": layer, "shard": shard, "neurons": held.tolist(), "documents": documents, "scales": [1.0]}
-    kind, key = entry_kind(FACTS, SETTINGS, layer), f"{shard}.{hash_json(held.tolist())}"
+    kind, key = f"{entry_kind(FACTS, SETTINGS, layer)}/{shard}", hash_json(held.tolist())
     cache.write(kind, key, lambda to: np.save(to / FILE, values), about)
 
 

@@ -36,7 +36,7 @@ from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.warehouse import publish
 
 DEPTHS = {
-    "evidence": 3, "suffixes": 1, "targeted": 1, "models": 1, "blocks": 3, "wikipedia": 1, "hub_listings": 1,
+    "evidence": 4, "suffixes": 1, "targeted": 1, "models": 1, "blocks": 3, "wikipedia": 1, "hub_listings": 1,
     "checked": 1, "steps": 1,
 }  # fmt: skip
 """Kinds of the cache that this version reads; how many folders below them an entry, or all blocks of a layer, stands.

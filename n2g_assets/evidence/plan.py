@@ -21,7 +21,7 @@ from n2g_assets.model.folder import encoder_identity
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 
-_CODE_VERSION = "2"
+_CODE_VERSION = "3"
 _SPARE = 2
 """Times as many latents may be active at a position as are on the verification text."""
 Files = dict[tuple[int, str], list[Held]]
@@ -71,7 +71,7 @@ def plan_evidence(
     """
     wanted = {layer: np.unique(np.asarray(asked, np.int32)) for layer, asked in neurons.items()}
     kinds = [entry_kind(facts, settings, layer) for layer in wanted]
-    listing = {(kind, key): about for kind in kinds for key, about in cache.listing(kind, shard_id).items()}
+    listing = {entry: about for kind in kinds for entry, about in _listing(cache, kind, shard_id).items()}
     shards = plan_shards(corpus, listing.values(), wanted, settings.shard_tokens)
     files: Files = defaultdict(list)
     left = {(layer, shard.shard_id): asked for shard in shards for layer, asked in wanted.items()}
@@ -105,16 +105,24 @@ def drop_evidence(
     """
     number_of = {document_id: number for number, document_id in enumerate(corpus.document_ids)}
     for layer, asked in neurons.items():
-        kind = entry_kind(facts, settings, layer)
-        for key, about in cache.listing(kind).items():
+        for (kind, key), about in _listing(cache, entry_kind(facts, settings, layer)).items():
             if set(about["neurons"]) <= set(asked) and number_of.keys() >= set(about["documents"]):
                 shard = make_shard(corpus, [number_of[name] for name in about["documents"]])
                 if shard.shard_id == about["shard"]:
                     cache.remove(kind, key)
 
 
+def _listing(cache: Cache, kind: str, shard_id: str = "") -> dict[tuple[str, str], dict[str, Any]]:
+    """By kind and key, what is known of the entries of a layer, or of those of one shard alone."""
+    if shard_id:
+        below = f"{kind}/{shard_id}"
+        return {(below, key): about for key, about in cache.listing(below).items()}
+    found = {f"{kind}/{path}".rpartition("/"): about for path, about in cache.listing(kind, 2).items()}
+    return {(below, key): about for (below, _, key), about in found.items()}
+
+
 def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:
-    """The kind of cache entries of a layer of a model at a hook, in one arithmetic and precision."""
+    """The kind below which each shard has one, of a layer of a model at a hook, in one arithmetic and precision."""
     read = [_CODE_VERSION, facts["file_sha256"], facts["hook"], settings.dtype, settings.evidence_dtype]
     encoder = encoder_identity(facts, layer)
     read += [] if encoder is None else [encoder]

@@ -222,9 +222,8 @@ def _run_shard(
             return
         path, how = made.finish(settings.evidence_dtype)
         held = new[layer].tolist()
-        key = f"{shard.shard_id}.{hash_json(held)}"
+        kind, key = f"{entry_kind(model.facts, settings, layer)}/{shard.shard_id}", hash_json(held)
         about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids, **how}
-        kind = entry_kind(model.facts, settings, layer)
         entry = cache.find(kind, key)  # another run may have been faster, and read it while it is replaced
         entry = entry or cache.write(kind, key, lambda to: path.rename(to / FILE), about)
         made.drop()

@@ -133,15 +133,16 @@ class Cache:
         with files.hold_lock(self.home.locks, f"cache/{kind}/{key}"):
             return self.find(kind, key) or self.write(kind, key, fill, about)
 
-    def listing(self, kind: str, beginning: str = "") -> dict[str, dict[str, Any]]:
+    def listing(self, kind: str, depth: int = 1) -> dict[str, dict[str, Any]]:
         """What is known about each entry of a kind, by key in order; its files are not looked at (see ``find``).
 
-        Of those alone whose key begins so.
+        Where a kind has kinds below it, entries so deep are listed, by their path.
         """
         found = {}
-        for key, text in self._place.texts(self.folder(kind), _ABOUT, beginning).items():
+        for path, text in self._place.texts(self.folder(kind), _ABOUT, depth).items():
+            below, _, key = f"{kind}/{path}".rpartition("/")
             with suppress(ValueError, KeyError, TypeError):  # damaged
-                found[key] = _about(kind, key, text)[0]
+                found[path] = _about(below, key, text)[0]
         return found
 
     def remove(self, kind: str, key: str | None = None) -> None:

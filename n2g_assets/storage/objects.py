@@ -143,14 +143,12 @@ class Objects(Place):
                 super().remove(found.path.parent)
 
     @override
-    def texts(self, folder: Path, name: str, beginning: str = "") -> dict[str, str]:
-        found = sorted(
-            path for path, _, _ in self.files(folder)
-            if path.name == name and path.parent.parent == folder and path.parent.name.startswith(beginning)
-        )  # fmt: skip
+    def texts(self, folder: Path, name: str, depth: int = 1) -> dict[str, str]:
+        paths = (found.path.relative_to(folder) for found in self.files(folder))
+        named = sorted(path for path in paths if path.name == name and len(path.parts) == depth + 1)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            texts = zip(found, threads.map(self._content, found), strict=True)
-            return {path.parent.name: text.decode("utf-8", "replace") for path, text in texts if text is not None}
+            texts = zip(named, threads.map(self.text, [folder / path for path in named]), strict=True)
+            return {path.parent.as_posix(): text for path, text in texts if text is not None}
 
     @override
     def files(self, folder: Path) -> Iterator[Found]:

@@ -64,13 +64,13 @@ class Place:
     def drop_strays(self, folder: Path, name: str) -> None:
         """Removes copies below a folder of what has gone from the store; a file of this name stands for its folder."""
 
-    def texts(self, folder: Path, name: str, beginning: str = "") -> dict[str, str]:
-        """The text of the file ``name`` in each folder of ``folder`` whose name begins so, by that in order."""
+    def texts(self, folder: Path, name: str, depth: int = 1) -> dict[str, str]:
+        """The text of the file ``name`` in each folder so far below one, by the path from there, in order."""
         found = {}
-        for each in sorted(folder.glob(f"{beginning}*")):
+        for path in sorted(folder.glob(f"{'*/' * depth}{name}")):
             try:
-                found[each.name] = (each / name).read_text(encoding="utf-8")
-            except (OSError, ValueError):  # damaged, or the folder of a writer
+                found[path.parent.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
+            except (OSError, ValueError):  # removed meanwhile, or damaged
                 continue
         return found
 

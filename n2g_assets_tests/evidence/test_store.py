@@ -50,7 +50,7 @@ def assert_right(found: Evidence, model: SubjectModel, contexts: pl.DataFrame, n
 def entries(folder: Path, layer: int | None = None) -> list[Entry]:
     """All entries, or those of a layer."""
     cache = Cache(Home(folder))
-    kinds = [path.relative_to(folder / "cache").as_posix() for path in (folder / "cache/evidence").glob("*/*")]
+    kinds = [path.relative_to(folder / "cache").as_posix() for path in (folder / "cache/evidence").glob("*/*/*")]
     found = [cache.find(kind, key) for kind in kinds for key in cache.listing(kind)]
     return [entry for entry in found if entry and layer in (None, entry.about["layer"])]
 
@@ -214,11 +214,16 @@ def test_the_evidence_of_some_units_and_documents_can_be_dropped_and_no_other(mo
     assert set(counting.layers) == {(0,)}
 
 
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("where", ["in a batch", "between shards"])
 def test_a_killed_run_goes_on_at_its_shard(where, model, contexts, tmp_path, monkeypatch):
     counting = CountingModel(model, fail_after=5 if where == "in a batch" else None)
-    if where == "between shards":  # an entry takes one move
-        monkeypatch.setattr(os, "replace", Mock(side_effect=[FileNotFoundError] * 4 + [KeyboardInterrupt]))
+    if where == "between shards":  # an entry takes two moves: of its file, and of its folder
+        rename, left = os.rename, iter(range(8))
+        monkeypatch.setattr(os, "rename", lambda *paths: rename(*paths) if next(left, None) is not None else stop())
     with pytest.raises(KeyboardInterrupt):
         read(counting, contexts, tmp_path)
     names = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
