@@ -90,9 +90,7 @@ class Session:
             return row
         encoders = {each["layer"]: each for each in self.read("encoders").iter_rows(named=True)}
         if unread := set(self.settings.layer_numbers) - encoders.keys():
-            raise StorageError(
-                f"Encoders of layers {sorted(unread)} were not read yet: materialize subject_model first."
-            )
+            raise StorageError(f"Encoders of layers {sorted(unread)} are missing: materialize subject_model first.")
         return row | {"encoders": encoders}
 
     @property

@@ -98,7 +98,7 @@ def _verify(session: Session) -> bool:
     return session.bring_up_to_date(tables, rows, input_hash=hash_json(inputs), code_version=STAGE.code_version)
 
 
-def _encoder_rows(model: SubjectModel) -> pl.DataFrame:
+def _encoder_rows(model: "SubjectModel") -> pl.DataFrame:
     """The rows of ``encoders``; none where the study has none any more."""
     from n2g_assets.model.load import encoder_facts
 
