@@ -28,6 +28,7 @@ from n2g_assets.evidence.store import read_evidence
 from n2g_assets.explore.app import build_app
 from n2g_assets.model.folder import model_identity
 from n2g_assets.model.load import VERIFICATION_TEXT
+from n2g_assets.reading.database import Database
 from n2g_assets.reading.measuring import Measuring
 from n2g_assets.reading.study import open_study
 from n2g_assets.storage.cache import Cache
@@ -127,7 +128,7 @@ class Kind:
 
 def latents_of(folder: Path, path: str, **changes: object) -> Study:
     units = {"encoder": {"source": "local", "path": path}}
-    return tiny_study(folder, layers=[LAYER], neurons=ASKED, units=units, **changes)
+    return tiny_study(folder, **{"layers": [LAYER], "neurons": ASKED, "units": units, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,7 @@ def test_what_latents_write_is_their_row_of_the_decoder(topk, folder):
 
 
 def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
-    client = TestClient(build_app(Home(topk.home)))
+    client = TestClient(build_app(Database.of(Home(topk.home))))
     page = client.get(f"/study/tiny/{LAYER}/7")
     assert page.status_code == 200
     (row,) = rows_of(topk.home, "encoders").to_dicts()
@@ -316,7 +317,6 @@ def test_nothing_changes_where_there_is_no_encoder():
     least = {"subject": {"source": "local", "path": "model"}, "corpus": [{"source": "files", "path": "texts"}]}
     settings = StudySettings(**least, layers=2)
     assert hash_json(settings.model_dump(mode="json")) == "aee1386120dd859c3d570c02b4e331b0"
-    assert "units" not in settings.model_dump_json()
     with_encoder = {**facts, "encoders": {7: {"sha256": "cd"}}}
     assert entry_kind(with_encoder, HarvestSettings(), 7) != entry_kind(facts, HarvestSettings(), 7)
     assert entry_kind(with_encoder, HarvestSettings(), 8) == entry_kind(facts, HarvestSettings(), 8)
@@ -357,7 +357,7 @@ def _incomplete(folder: Path) -> None:
         (_narrow, "wrong.safetensors", {}, "do not say which hook it reads: set hook to one"),
         (_pickled, "wrong.pkl", {}, "is a pickle, which is never read"),
         (_unknown, "wrong.txt", {}, "holds no encoder in a format that is known"),
-        (_incomplete, "wrong", {}, "has no tensor encoder.bias"),
+        (_incomplete, "wrong", {}, "has no tensor b_dec: it has encoder.weight"),
         (None, "nowhere", {}, "There is no encoder at"),
         (None, "topk", {"hook": "mlp.hook_post"}, "holds no encoder for layer 1 at mlp.hook_post, but for layer 1"),
         (None, "topk", {"layers": [0]}, "holds no encoder for layer 0"),
@@ -368,7 +368,7 @@ def test_an_encoder_that_does_not_fit_is_said_in_one_sentence(write, path, chang
     shutil.copytree(folder / "topk", tmp_path / "topk")
     if write is not None:
         write(tmp_path)
-    study = replace(latents_of(folder, path, **{"layers": [LAYER], **changes}), folder=tmp_path)
+    study = replace(latents_of(folder, path, **changes), folder=tmp_path)
     with pytest.raises((SourceError, SubjectError), match=says):
         subject_model.materialize(session_of(study, tmp_path / "home"))
     assert not (tmp_path / "home" / "slices").exists()
