@@ -233,7 +233,7 @@ def test_what_latents_write_is_their_row_of_the_decoder(topk, folder):
 
 
 def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
-    client = TestClient(build_app(Database.of(Home(topk.home))))
+    client = TestClient(build_app(Database(Home(topk.home).database)))
     page = client.get(f"/study/tiny/{LAYER}/7")
     assert page.status_code == 200
     (row,) = rows_of(topk.home, "encoders").to_dicts()
