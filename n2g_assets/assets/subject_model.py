@@ -59,7 +59,7 @@ def _verify(session: Session) -> bool:
     settings, method = session.settings, session.settings.method
     chosen, context_length = settings.neurons, settings.harvest.context_length
     neurons = chosen.sample if isinstance(chosen, NeuronSample) else None if chosen == "all" else chosen
-    asked = {
+    asked: dict[str, Any] = {
         "subject": _portable(settings.subject, session.study.folder),
         "hook": session.hook,
         "bos": settings.bos,

@@ -276,7 +276,7 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float, word: s
         nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
         members = database.frame(f"FROM token_classes WHERE {where}", **key)
         rules = database.frame(f"FROM graph_rules($study, $layer, $unit, $sign, {SHOWN_RULES})", **key)
-        name = unit_text(*key.values(), word)
+        name = unit_text(unit["layer"], unit["unit"], unit["sign"], word)
         title, told = name.capitalize(), f"F1 on its test contexts {wording.plain_share(unit['top_f1'])}"
         if classes:
             r = wording.reached(unit)

@@ -75,7 +75,7 @@ def study_summary(home: Home, study: str) -> str:
             rules = database.sql(query, params=[study, *key, SHOWN_RULES]).pl()
             f1, r = card["top_f1"], reached(card)
             told = f"F1 {'not defined' if f1 is None else f'{f1:.2f}'}" + (f"; r: {r}" if r else "")
-            title = f"{unit_text(*key, unit_word(encoded)).capitalize()}: {told}"
+            title = f"{unit_text(key[0], key[1], key[2], unit_word(encoded)).capitalize()}: {told}"
             if rules["rank"].count():
                 graph = class_graph_text(rules, title=f"{title}; * fires", threshold=threshold)
             else:

@@ -248,6 +248,9 @@ def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
     assert "neuron 7" not in page.text
     assert "units are latents of" in client.get("/study/tiny").text
     assert client.get("/study/tiny/1/7/similar").status_code == 200
+    twin = client.get(f"/api/study/tiny/{LAYER}/7").json()
+    assert twin["encoder"]["sha256"] == row["sha256"]
+    assert client.get("/api/study/tiny").json()["encoders"][str(LAYER)]["n_latents"] == LATENTS
 
 
 def test_a_latent_predicts_a_text_and_is_measured_on_it(topk, folder, monkeypatch, capsys):
