@@ -12,6 +12,7 @@ Then the bridge is dropped, unless the hook can only be read through it.
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -131,6 +132,11 @@ def encoder_facts(model: SubjectModel) -> list[dict[str, Any]]:
             readable = encoder.decoder is not None and target is not None
             left = encoder.unexplained(carried, target) if readable else None
             active = encoder.active(carried)
+        if left is not None and not math.isfinite(left):
+            raise SubjectError(
+                f"The encoder {encoder.files[0]} makes no finite numbers of what {model.hook.name} of {model.name} "
+                f"carries in layer {layer}: it was trained on another model, or it is damaged."
+            )
         found.append({**model.facts["encoders"][layer], "layer": layer, "active": active, "unexplained": left})
     return found
 

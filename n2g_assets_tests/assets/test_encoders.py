@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
 from n2g_assets import cli
-from n2g_assets.assets import subject_model
+from n2g_assets.assets import corpus_tokens, subject_model
+from n2g_assets.assets.plan import plan_elsewhere, plan_here
+from n2g_assets.assets.rates import Elsewhere
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError, SourceError, StorageError, SubjectError
 from n2g_assets.core.home import Home
@@ -35,7 +37,9 @@ from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.study import read_study
 from n2g_assets_tests.assets.studies import (
+    changed,
     check,
+    no_progress,
     of_evidence,
     reused,
     rows_of,
@@ -164,6 +168,18 @@ def relu(folder) -> Kind:
     return Kind(study, folder / "home_relu", None)
 
 
+@pytest.fixture(scope="module")
+def two_layers(folder) -> Kind:
+    """Model and corpus of a study of two layers, whose encoders are in one folder."""
+    for layer in (0, LAYER):
+        write_topk(folder / "two", layer)
+    study, home = latents_of(folder, "two", layers=[0, LAYER]), folder / "home_two"
+    session = session_of(study, home)
+    subject_model.materialize(session)
+    corpus_tokens.materialize(session, no_progress)
+    return Kind(study, home, TOP)
+
+
 @pytest.mark.parametrize("name", ["topk", "relu"])
 def test_activations_are_those_of_a_plain_implementation(name, folder, request):
     kind = request.getfixturevalue(name)
@@ -285,6 +301,43 @@ def test_rare_firings_are_kept_as_pairs_that_say_the_same_as_rows(relu, tmp_path
     np.testing.assert_array_equal(found[True], found[False])
     assert 0 < np.count_nonzero(found[True]) < found[True].size / 2
     assert sizes == {True: 8 * np.count_nonzero(found[True]), False: 4 * found[True].size}
+
+
+@pytest.mark.parametrize("kinds", [{0: True, LAYER: True}, {0: True, LAYER: False}, {0: False, LAYER: True}])
+def test_layers_are_read_in_one_pass_whether_they_are_sparse_or_not(kinds, two_layers, tmp_path):
+    session = session_of(two_layers.study, two_layers.home)
+    model, corpus = session.subject(), session.corpus
+    facts = model.facts["encoders"]
+    asked = {0: [7], LAYER: ASKED}
+    alone = {layer: session.evidence(corpus, [layer], no_progress).rows(layer, asked[layer]) for layer in asked}
+    model.facts["encoders"] = {layer: {**facts[layer], "sparse": sparse} for layer, sparse in kinds.items()}
+    together = read_evidence(model, corpus, asked, session.text_settings, cache=Cache(Home(tmp_path)))
+    model.facts["encoders"] = facts
+    for layer, rows in alone.items():
+        assert rows.any()
+        np.testing.assert_allclose(together.rows(layer, asked[layer]), rows, atol=1e-5)
+
+
+def test_a_coarse_harvest_measures_the_strongest_latents_again(two_layers, folder, tmp_path):
+    harvest = {**two_layers.study.settings.harvest.model_dump(), "dtype": "bfloat16", "evidence_dtype": "int8"}
+    home = tmp_path / "home"
+    shutil.copytree(two_layers.home, home, ignore=shutil.ignore_patterns("locks"))
+    session = session_of(latents_of(folder, "two", layers=[0, LAYER], harvest=harvest), home)
+    subject_model.materialize(session)
+    run_stage(session, "activation_cache", [LAYER])
+    contexts = session.contexts
+    found = dict(zip(contexts["context_id"], plainly(folder, contexts["token_ids"].to_list(), top=TOP), strict=True))
+    for row in session.read("top_contexts", LAYER).filter(rank=0).to_dicts():
+        wanted = max(values[:, row["unit"]].max() for values in found.values())
+        assert row["activation"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_study_of_latents_can_be_planned(two_layers, folder):
+    session = session_of(two_layers.study, two_layers.home)
+    assert "2 layers" in plan_here(session, [[0, LAYER]])
+    every = session_of(changed(two_layers.study, neurons="all"), two_layers.home)
+    said = plan_elsewhere(every, [[0, LAYER]], 1, Elsewhere("h100", tokens=10_000, config=folder / "model"))
+    assert f" {2 * LATENTS}  " in said
 
 
 def test_pairs_may_be_none(tmp_path):
