@@ -2,8 +2,8 @@
 
 A neuron's row of the MLP's output matrix is added to the residual stream, in some models through a norm behind the MLP,
 and reaches the logits through the final norm and the unembedding. So does a latent's row of its encoder's decoder, or a
-direction itself, where it lies in the residual stream, in what a block's MLP or attention adds to it, or in what the
-MLP's output matrix reads. Of a norm its weight and, where it has one, its centring count; its division, which is
+direction itself, where it lies in the residual stream, in what a block's MLP or attention adds to it, or in what their
+output matrices read. Of a norm its weight and, where it has one, its centring count; its division, which is
 another at every position, is left out, and so is what follows the logits, such as a soft cap: it keeps their order.
 What stands on the way is seen in a short pass, whatever the model calls it.
 """
@@ -25,6 +25,8 @@ from n2g_assets.model.model import SubjectModel
 
 WRITING = "mlp.hook_post"
 """What the output matrix of an MLP reads."""
+MIXED = (WRITING, "attn.hook_z")
+"""What the output matrices of MLP and attention read."""
 RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 """The residual stream, whose vectors reach the logits through the final norm alone."""
 ADDED = ("hook_mlp_out", "mlp.hook_out", "hook_attn_out", "attn.hook_out")
@@ -113,7 +115,7 @@ def _written(model: SubjectModel, layer: int) -> _Way:
         return None, ()
     if hook.name in RESIDUAL:
         return directions, _to_logits(model, _calls(model))
-    if hook.name == WRITING:
+    if hook.name in MIXED:
         matrix, steps = _writing(model, tap)
         return (None, ()) if matrix is None else (directions, [matrix, *steps])
     if hook.name not in ADDED:

@@ -89,7 +89,7 @@ def test_what_a_transcoder_writes_goes_where_the_mlp_writes(name, files, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-@pytest.mark.parametrize("hook", ["mlp.hook_post", "hook_resid_pre", "mlp.hook_out", "hook_attn_out"])
+@pytest.mark.parametrize("hook", ["mlp.hook_post", "attn.hook_z", "hook_resid_pre", "mlp.hook_out", "hook_attn_out"])
 def test_what_directions_write_follows_the_hook(name, hook, files, tmp_path):
     width = 48 if hook == "mlp.hook_post" else WIDTH
     directions = torch.randn(6, width, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,9 @@ def test_what_directions_write_follows_the_hook(name, hook, files, tmp_path):
     block, rows = model.plain.model.layers[LAYER], directions[[2, 5]]
     if hook == "mlp.hook_post":
         rows = rows @ block.mlp.down_proj.weight.t()
-    behind = {"mlp.hook_post": "feedforward", "mlp.hook_out": "feedforward", "hook_attn_out": "attention"}.get(hook)
+    if hook == "attn.hook_z":
+        rows = rows @ block.self_attn.o_proj.weight.t()
+    behind = None if hook == "hook_resid_pre" else "feedforward" if hook.startswith("mlp") else "attention"
     tap = model.hook.taps[LAYER].module
     if name == "gemma" and behind and not tap.endswith("layernorm"):
         rows = rows * (getattr(block, f"post_{behind}_layernorm").weight + 1)
