@@ -45,8 +45,8 @@ test: $(READY_DEV) ## run the tests
 coverage: $(READY_DEV) ## run the tests and count the lines of the package that they reach
 	@$(BIN)/python -m pytest $(PARALLEL) --cov=n2g_assets --cov-report=term
 
-machines: $(READY_DEV) ## run a tiny study on two workers of Celery, one of which is killed (needs RabbitMQ and Postgres)
-	@N2G_NEED_SERVERS=1 $(BIN)/python -m pytest -k two_workers n2g_assets_tests/assets/test_executors.py
+machines: $(READY_DEV) ## run a tiny study on two hosts, and on two workers of which one is killed (needs RabbitMQ and Postgres)
+	@N2G_NEED_SERVERS=1 $(BIN)/python -m pytest -k 'two_workers or two_hosts' n2g_assets_tests/assets/test_executors.py
 
 recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
 	@$(BIN)/python -m n2g_assets_tests.recomputation

@@ -1,4 +1,4 @@
-# What the three scripts share; sourced by them. Set these for your cluster: docs/machines.md.
+# What the three scripts share; sourced by them. Set these for your cluster: docs/slurm.md.
 set -euo pipefail
 : "${STUDY:=demo}" "${LAYERS:=00...15}" "${DEFINITIONS:=n2g_assets.definitions}" # LAYERS: the first and the last partition key
 : "${N2G_HOME:?a folder that all nodes see}" "${N2G_POSTGRES:?the Postgres that holds the runs}"

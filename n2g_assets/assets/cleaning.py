@@ -83,8 +83,8 @@ def removable(home: Home, study: str | None = None) -> tuple[list[Removable], di
     """
     if home.address is not None:
         raise StorageError(
-            f"n2g clean works on a folder, and N2G_STORE is {home.address}: let the storage remove what was not read "
-            "for long, such as by a lifecycle rule of its bucket for cache/."
+            f"n2g clean works on a folder, and N2G_STORE is {home.address}: let a rule of its bucket remove what is "
+            "below cache/ from an age on; it is made again where it is needed."
         )
     store = SliceStore(home)
     studies = store.studies()

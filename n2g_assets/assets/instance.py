@@ -71,6 +71,11 @@ def check_postgres() -> None:
 
     try:
         psycopg2.connect(address.replace("+psycopg2", "", 1), connect_timeout=5).close()
+    except psycopg2.ProgrammingError:  # which quotes the address, with its password
+        raise SettingsError(
+            f"{POSTGRES} cannot be read: write {_SCHEME}user:password@host:port/database, with %40 for an @ in the "
+            "password and so on."
+        ) from None
     except psycopg2.Error as error:
         raise SettingsError(
             f"The Postgres that {POSTGRES} names does not answer ({short_reason(error)}): start it, or correct the "

@@ -54,8 +54,8 @@ def _report(session: Session) -> dg.MaterializeResult:
     with open_database(home) as connection:
         html, n_layers = render_report(connection, study.name, made_at=datetime.now(UTC), commands=commands_of(study))
     path = home.reports / f"{study.name}.html"
+    place_of(home).supersede(html, path)
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
-    place_of(home).send(path, path)
     session.log.info(f"The report of study '{study.name}' is {path}, the database {home.database}.")
     return dg.MaterializeResult(
         metadata={

@@ -47,11 +47,11 @@ class N2GResource(dg.ConfigurableResource):
         explorer_root()
         home = home_at(self.home)
         home.check_writable()
-        _sweep_once(home.root, home.store)
+        _sweep_once(home.root, home.store, home.address)
         return home
 
 
-_sweep_once = cache(lambda root, store: sweep(Home(root, store)))
+_sweep_once = cache(lambda *home: sweep(Home(*home)))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 1. A worker takes one step at a time, and says that it is done when it has ended. RabbitMQ hands the step of a worker
    that dies to another one; a broker that does not see a death, such as Redis, lets the run wait for hours.
-2. All that they share is the home, Dagster's database in Postgres, and the folders of the studies.
+2. All that they share is the store, Dagster's database in Postgres, and the folders of the studies.
 """
 
 import logging
@@ -11,7 +11,6 @@ import socket
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from n2g_assets.core.errors import SettingsError, short_reason
@@ -144,4 +143,5 @@ def _broker() -> str:
 
 
 def _without_password(address: str) -> str:
-    return urlsplit(address).netloc.rpartition("@")[2] or address
+    """What follows the user and the password, however the address is written."""
+    return address.rpartition("@")[2].removeprefix("pyamqp://").rstrip("/")

@@ -295,7 +295,9 @@ def _innermost(error: SerializableErrorInfo | None) -> str:
 
 
 def _say_where(home: Home, study: str) -> None:
-    shown, report = (_relative(path) for path in (home.database, home.reports / f"{study}.html"))
+    shown, report = _relative(home.database), _relative(home.reports / f"{study}.html")
+    if home.address is not None:
+        report = f"{home.address}/reports/{study}.html"
     command = os.path.relpath(Path(sys.executable).with_name("n2g"))
     say(f"""
 The report:   {report}

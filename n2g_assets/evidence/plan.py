@@ -18,7 +18,7 @@ from n2g_assets.evidence.corpus import Shard, TokenCorpus, make_shard
 from n2g_assets.evidence.kept import FILE, PAIR, Held, Numbers
 from n2g_assets.evidence.precision import DTYPES
 from n2g_assets.model.folder import encoder_identity
-from n2g_assets.storage.cache import Cache
+from n2g_assets.storage.cache import Cache, Entry
 from n2g_assets.storage.hashing import hash_json
 
 _CODE_VERSION = "3"
@@ -77,9 +77,11 @@ def plan_evidence(
     left = {(layer, shard.shard_id): asked for shard in shards for layer, asked in wanted.items()}
     for (kind, key), about in listing.items():
         place, held = (about["layer"], about["shard"]), np.array(about["neurons"], np.int32)
-        if np.isin(left.get(place, ()), held).any() and (trusting or cache.find(kind, key) is not None):
-            files[place].append(Held.of(cache.folder(kind, key) / FILE, about))
-            left[place] = np.setdiff1d(left[place], held)
+        if np.isin(left.get(place, ()), held).any():
+            found = Entry(cache.folder(kind, key), about) if trusting else cache.find(kind, key)
+            if found is not None:
+                files[place].append(Held.of(found.path(FILE), found.about))
+                left[place] = np.setdiff1d(left[place], held)
     work = [(shard, {layer: rest for layer in wanted if len(rest := left[layer, shard.shard_id])}) for shard in shards]
     return Plan(shards, files, work, _active(facts, wanted))
 

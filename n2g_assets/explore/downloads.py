@@ -73,10 +73,10 @@ def _csv(table: Table, database: Snapshot, asked: Asked) -> bytes:
 
 
 def _report(database: Snapshot, asked: OfStudy) -> bytes:
-    try:
-        return studies.report_file(asked.the_study(database)).read_bytes()
-    except OSError:
-        raise MissingError(f"Study {asked.study!r} has no report here: materialize its report.") from None
+    report = studies.report_of(asked.the_study(database))
+    if report is None:
+        raise MissingError(f"Study {asked.study!r} has no report here: materialize its report.")
+    return report.encode()
 
 
 REPORT_POLICY = (

@@ -1,7 +1,6 @@
 """The list of studies, and the page of one: its scores by layer, and what it is made from."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from n2g_assets.core import registry
@@ -61,7 +60,7 @@ def _headline(study: Study) -> list[dict[str, Any]]:
 def _study(database: Snapshot, asked: OfStudy) -> Answer:
     study = asked.the_study(database)
     found: Answer = database.remembered(("page", study.name), lambda: _read_study(study))
-    return found | {"report": report_file(study).is_file()}
+    return found | {"report": report_of(study) is not None}
 
 
 def _read_study(study: Study) -> Answer:
@@ -102,11 +101,12 @@ def _scores(study: Study) -> list[dict[str, Any]]:
     return [text for text in found if text["rows"]]
 
 
-def report_file(study: Study) -> Path:
-    """Where the report of a study lies, if it was made."""
-    path = study.home.reports / f"{study.name}.html"
-    place_of(study.home).refresh(path)
-    return path
+def report_of(study: Study) -> str | None:
+    """The page of HTML that a run has made of a study, if it has."""
+    try:
+        return place_of(study.home).text(study.home.reports / f"{study.name}.html")
+    except (OSError, ValueError):
+        return None
 
 
 def _table(name: str, order: str) -> Table:

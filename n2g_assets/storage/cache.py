@@ -11,6 +11,7 @@
 """
 
 import errno
+import json
 import logging
 import os
 import re
@@ -26,6 +27,7 @@ from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.storage import files
 from n2g_assets.storage.objects import place_of
+from n2g_assets.storage.place import Place
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +61,16 @@ class Cache:
         folder = self.folder(kind, key)
         for again in (True, False):  # another process may have replaced it during the first look
             try:
-                if folder.exists():
-                    self._place.refresh(folder / _ABOUT)
-                elif not self._bring(folder):
+                text = self._place.text(folder / _ABOUT)
+                if text is None and (self._place.is_elsewhere or not folder.exists()):
                     return None
-                about, held = self._read_about(kind, key)
-                damaged = [name for name, known in held.items() if not files.is_whole(folder / name, *known)]
-                if not damaged:
-                    return Entry(folder, about)
-                reason = f"its file {damaged[0]}"
+                about, held = _about(kind, key, text or "")
+                damaged = [name for name, known in held.items() if not _is_whole(folder / name, *known)]
+                if damaged and self._place.is_elsewhere:
+                    self._bring(folder, text or "")
+                elif damaged:
+                    raise ValueError(f"its file {damaged[0]}")
+                return Entry(folder, about)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
                 reason = f"{type(error).__name__}: {error}"
             except OSError as error:  # the disk or the rights, which says nothing of the entry
@@ -75,11 +78,10 @@ class Cache:
                     f"{folder} cannot be read ({error.strerror or error}): make it readable, and run the same command "
                     "again."
                 ) from error
-            if again:
-                self._place.drop_copy(folder)
-            else:
+            if not again:
                 files.say_damaged(f"The cache entry {kind}/{key}", reason)
-                self.remove(kind, key)
+                if not self._place.is_elsewhere:  # there it is superseded when it is made again
+                    self.remove(kind, key)
         return None
 
     def write(
@@ -106,18 +108,8 @@ class Cache:
             content = {"kind": kind, "key": key, "at": secrets.token_hex(8), "about": about, "files": held}
             files.write_sealed(new / _ABOUT, content)
             self._send(new, folder, content)
-            for attempt in range(100):
-                try:
-                    os.rename(new, folder)
-                    return Entry(folder, about)
-                except OSError as error:
-                    if error.errno not in _OCCUPIED:
-                        raise
-                if self._holds(kind, key, new):  # another process was faster, and may read it
-                    return Entry(folder, about)
-                with suppress(FileNotFoundError):
-                    os.replace(folder, temporary / f"old{attempt}")
-        raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
+            _take_place(new, folder, content)
+        return Entry(folder, about)
 
     def obtain(
         self, kind: str, key: str, fill: Callable[[Path], object], about: Mapping[str, Any] | None = None
@@ -148,6 +140,8 @@ class Cache:
     def remove(self, kind: str, key: str | None = None) -> None:
         """Removes an entry, or all of a kind; none need be there."""
         self._place.remove(self.folder(kind, key))
+        with suppress(OSError):  # others are there, or are being written
+            self.folder(kind).rmdir()
 
     def folder(self, kind: str, key: str | None = None) -> Path:
         """Where an entry stands, or all of a kind; it need not be there."""
@@ -156,41 +150,56 @@ class Cache:
             raise ValueError(f"{names} cannot name a cache entry")
         return self.home.cache.joinpath(*names)
 
-    def _holds(self, kind: str, key: str, new: Path) -> bool:
-        """Whether the entry that is there is whole, and equal to one in the folder ``new``."""
-        content = files.read_sealed(new / _ABOUT)
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            known = self._read_about(kind, key) if self.find(kind, key) is not None else None
-            return known == (content["about"], content["files"])
-        return False
-
-    def _read_about(self, kind: str, key: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-        return _about(kind, key, (self.folder(kind, key) / _ABOUT).read_text(encoding="utf-8"))
-
-    def _bring(self, folder: Path) -> bool:
-        """Copies an entry that this machine lacks, if the store has one; whether it has."""
-        text = self._place.text(folder / _ABOUT)
-        if text is None:
-            return False
+    def _bring(self, folder: Path, text: str) -> None:
+        """Copies an entry of this ``entry.json`` here; a FileNotFoundError or ValueError if it is not whole."""
         content = files.unsealed(text)
         with files.temporary_folder(folder) as temporary:
             new = temporary / "new"
-            new.mkdir()
-            (new / _ABOUT).write_text(text, encoding="utf-8")
             for name, known in content["files"].items():
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
                 self._place.bring(folder / content["at"] / name, *known, to=new / name)
-            with suppress(OSError):  # another process was faster
-                os.rename(new, folder)
-        return True
+                if not _is_whole(new / name, *known):
+                    raise ValueError(f"its file {name}")
+            new.mkdir(exist_ok=True)
+            (new / _ABOUT).write_text(text, encoding="utf-8")
+            _take_place(new, folder, content)
 
     def _send(self, new: Path, folder: Path, content: Mapping[str, Any]) -> None:
-        """Gives a new entry to the store, in place of one that is there."""
+        """Gives a new entry to a store that is elsewhere, in place of one that is there."""
+        if not self._place.is_elsewhere:
+            return
         for name in content["files"]:
             self._place.send(new / name, folder / content["at"] / name)
-        superseded = self._place.supersede(new / _ABOUT, folder / _ABOUT)
+        superseded = self._place.supersede((new / _ABOUT).read_text(encoding="utf-8"), folder / _ABOUT)
         with suppress(ValueError, KeyError):
             self._place.remove(folder / files.unsealed(superseded)["at"])
+
+
+def _take_place(new: Path, folder: Path, content: Mapping[str, Any]) -> None:
+    """Moves a new entry into its place; an equal one that another process put there stays, since it may be read."""
+    for attempt in range(100):
+        try:
+            os.rename(new, folder)
+            return
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            there = files.read_sealed(folder / _ABOUT)
+            held = json.loads(json.dumps(content["files"]))
+            equal = there["about"] == json.loads(json.dumps(content["about"])) and there["files"] == held
+            if equal and all(_is_whole(folder / name, *known) for name, known in held.items()):
+                return
+        with suppress(FileNotFoundError):
+            os.replace(folder, new.with_name(f"old{attempt}"))
+    raise AssertionError(f"{folder} is replaced faster than it can be moved aside")
+
+
+def _is_whole(path: Path, size: int, sha256: str) -> bool:
+    """As ``files.is_whole``, of a file that need not be there."""
+    try:
+        return files.is_whole(path, size, sha256)
+    except FileNotFoundError:
+        return False
 
 
 def _about(kind: str, key: str, text: str) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
@@ -215,8 +224,21 @@ def sweep(home: Home) -> list[Path]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if removed:
         logger.info("Removed %d temporary files and folders that killed runs left in %s.", len(removed), home.root)
-    place_of(home).drop_strays(home.cache, _ABOUT)
+    _drop_copies(home)
     return removed
+
+
+def _drop_copies(home: Home) -> None:
+    """Removes copies of what has left a store that is elsewhere."""
+    place, folder = place_of(home), Place()
+    if not place.is_elsewhere:
+        return
+    entries = [found.path for found in folder.files(home.cache) if found.path.name == _ABOUT]
+    rows = [found.path for found in folder.files(home.slices) if found.path.suffix == ".parquet"]
+    there = {found.path for top in (home.cache, home.slices) for found in place.files(top)}
+    for path in (*entries, *rows):
+        if path not in there:
+            folder.remove(path.parent if path.name == _ABOUT else path)
 
 
 def leftovers(home: Home) -> list[Path]:

@@ -62,10 +62,12 @@ def temporary_folder(target: Path, otherwise: str = "set N2G_HOME to one that is
     from filelock import FileLock, Timeout
 
     with _clear_errors(target, otherwise):
-        target.parent.mkdir(parents=True, exist_ok=True)
         while True:
             folder = target.parent / f".{secrets.token_hex(8)}.tmp"
-            folder.mkdir()
+            try:
+                folder.mkdir(parents=True)
+            except FileNotFoundError:  # the parent was empty and went between two calls
+                folder.mkdir(parents=True)
             lock = FileLock(folder / _WRITER_LOCK, timeout=0, thread_local=False)
             with suppress(Timeout):  # a sweep came between the two
                 (folder / _WRITER_HOST).write_text(socket.gethostname(), encoding="utf-8")

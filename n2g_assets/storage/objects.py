@@ -1,7 +1,7 @@
 """A store in object storage (S3, Google Cloud Storage, Azure): each file is an object, of which a folder holds a copy.
 
-1. What is replaced, such as a slice's manifest, is put on the condition that it is what was read before. Of several
-   machines that write at once each one supersedes another's, and none is lost sight of.
+1. A text that can be replaced, such as a slice's manifest, is put on the condition that what stands there is what was
+   read. So of several machines that write at once each supersedes another's text, and removes what that one named.
 2. A request is tried again until ``PATIENCE`` is over, so that storage that is away for a while delays a run alone.
 3. The address and how to sign in are those of the variables that its own programs read, such as ``AWS_REGION``.
 
@@ -9,13 +9,11 @@ The library is obstore. Its threads do not survive a fork: whoever forks first u
 """
 
 import os
-import secrets
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +29,13 @@ if TYPE_CHECKING:
     from obstore import UpdateVersion
 
 PATIENCE = timedelta(minutes=3)
-"""After so long without an answer a request fails."""
+"""After so long a request is not tried again."""
+_TIMEOUT = timedelta(minutes=1)
+"""Of one try."""
 _AT_ONCE = 16
-"""Small objects that are fetched at the same time."""
-_PART_BYTES = 2**23
-"""Of a large object, fetched at once."""
+"""Texts that are fetched at the same time."""
+_PART_BYTES = 2**25
+"""Of a large object, in one request."""
 _connected: set[int] = set()
 """The process that has connected; what is forked from it cannot."""
 
@@ -61,6 +61,8 @@ def _objects(address: str, folder: Path, _process: int) -> Place:
 class Objects(Place):
     """Objects below an address, whose names are the paths of files below a folder."""
 
+    is_elsewhere = True
+
     def __init__(self, address: str, folder: Path) -> None:
         if find_spec("obstore") is None:
             raise SettingsError(
@@ -72,30 +74,45 @@ class Objects(Place):
             raise StorageError(f"{address} cannot be used in a process that was forked from one that used it.")
         _connected.add(os.getpid())
         self.address, self.folder = address, folder
-        client = {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "true"), "timeout": timedelta(minutes=10)}
+        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        client = {"timeout": _TIMEOUT, "allow_http": plain}
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
         retry = {"max_retries": 1_000, "retry_timeout": PATIENCE, "backoff": backoff}
         with self._answering():
             self._store: Any = from_url(address, client_options=client, retry_config=retry)
-        self._versions: dict[Path, UpdateVersion] = {}
-        """Of the copies of files that can be replaced."""
-        self._lock = threading.Lock()
+        self._known: dict[Path, tuple[UpdateVersion, bytes]] = {}
+        """Texts as they were read last, which need not be sent again."""
 
     @override
-    def refresh(self, path: Path) -> bool:
-        with self._lock:
-            known = self._versions.get(path) if path.is_file() else None
-            found = self._read(path, known)
-            if found is _SAME:
-                return False
-            if found is None:
-                self._versions.pop(path, None)
-                there = path.exists()
-                path.unlink(missing_ok=True)
-                return there
-            text, self._versions[path] = found
-            _write(path, text)
-            return True
+    def text(self, path: Path) -> str | None:
+        found = self._read(path)
+        return None if found is None else found[1].decode()
+
+    @override
+    def texts(self, folder: Path, name: str, depth: int = 1) -> dict[str, str]:
+        paths = (found.path.relative_to(folder) for found in self.files(folder))
+        named = sorted(path for path in paths if path.name == name and len(path.parts) == depth + 1)
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            read = partial(self._read, remembering=False)
+            texts = zip(named, threads.map(read, [folder / path for path in named]), strict=True)
+            return {path.parent.as_posix(): text[1].decode("utf-8", "replace") for path, text in texts if text}
+
+    @override
+    def supersede(self, text: str, path: Path) -> str:
+        new, superseded = text.encode(), b""
+        while True:
+            version, before = self._read(path) or (None, b"")
+            if before == new:  # the answer to an earlier try was lost
+                break
+            superseded = before
+            if self._put(path, new, version):
+                break
+        return superseded.decode("utf-8", "replace")
+
+    @override
+    def send(self, file: Path, path: Path) -> None:
+        with self._answering(writing=True):
+            self._store.put(self._name(path), file)
 
     @override
     def bring(self, path: Path, size: int, sha256: str, to: Path | None = None) -> None:
@@ -104,51 +121,10 @@ class Objects(Place):
             return
         with files.temporary_folder(copy) as folder, self._answering():
             with (folder / "new").open("wb") as file:
-                for part in self._store.get(self._name(path)).stream(min_chunk_size=_PART_BYTES):
-                    file.write(part)
+                for start in range(0, size, _PART_BYTES):
+                    end = min(start + _PART_BYTES, size)
+                    file.write(self._store.get_range(self._name(path), start=start, end=end))
             os.replace(folder / "new", copy)
-
-    @override
-    def send(self, file: Path, path: Path) -> None:
-        with self._answering(writing=True):
-            self._store.put(self._name(path), file)
-
-    @override
-    def supersede(self, file: Path, path: Path) -> str:
-        text, superseded = file.read_bytes(), b""
-        while True:
-            found = self._read(path)
-            before, version = found or (b"", None)
-            if before == text:  # the answer to an earlier try was lost
-                break
-            superseded = before
-            if self._put(path, text, version):
-                break
-        return superseded.decode("utf-8", "replace")
-
-    @override
-    def text(self, path: Path) -> str | None:
-        content = self._content(path)
-        return None if content is None else content.decode("utf-8", "replace")
-
-    @override
-    def drop_copy(self, path: Path) -> None:
-        super().remove(path)
-
-    @override
-    def drop_strays(self, folder: Path, name: str) -> None:
-        there = {found.path for found in self.files(folder) if found.path.name == name}
-        for found in list(super().files(folder)):
-            if found.path.name == name and found.path not in there:
-                super().remove(found.path.parent)
-
-    @override
-    def texts(self, folder: Path, name: str, depth: int = 1) -> dict[str, str]:
-        paths = (found.path.relative_to(folder) for found in self.files(folder))
-        named = sorted(path for path in paths if path.name == name and len(path.parts) == depth + 1)
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            texts = zip(named, threads.map(self.text, [folder / path for path in named]), strict=True)
-            return {path.parent.as_posix(): text for path, text in texts if text is not None}
 
     @override
     def files(self, folder: Path) -> Iterator[Found]:
@@ -159,36 +135,37 @@ class Objects(Place):
 
     @override
     def remove(self, path: Path) -> None:
-        names = sorted((self._name(found.path) for found in self.files(path)), key=_entries_first)
-        with self._answering(writing=True):
-            for name in [self._name(path), *names]:
-                self._store.delete(name)
+        for each in sorted((found.path for found in self.files(path)), key=_texts_first) or [path]:
+            with self._answering(), suppress(FileNotFoundError):
+                self._store.delete(self._name(each))
         super().remove(path)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _content(self, path: Path) -> bytes | None:
-        found = self._read(path)
-        return None if found is None else found[0]
-
-    def _read(self, path: Path, known: "UpdateVersion | None" = None) -> Any:
-        """An object and its version; None where there is none, and ``_SAME`` where it is the known one still."""
+    def _read(self, path: Path, *, remembering: bool = True) -> "tuple[UpdateVersion, bytes] | None":
+        """A text with its version; None where there is none."""
         from obstore.exceptions import NotModifiedError
 
+        known = self._known.get(path)
         try:
             with self._answering():
-                options = {"if_none_match": known["e_tag"]} if known else None
+                options = {"if_none_match": known[0]["e_tag"]} if known and known[0].get("e_tag") else None
                 found = self._store.get(self._name(path), options=options)
-                version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name]}
-                return bytes(found.bytes()), version
+                version: Any = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name]}
+                now = version, bytes(found.bytes())
         except FileNotFoundError:
+            self._known.pop(path, None)
             return None
         except NotModifiedError:
-            return _SAME
+            assert known is not None
+            return known
+        if remembering:
+            self._known[path] = now
+        return now
 
     def _put(self, path: Path, text: bytes, version: "UpdateVersion | None") -> bool:
-        """Put an object in place of one of this version, or of none; whether it is still there."""
+        """Put a text in place of one of this version, or of none; whether that is what still stood there."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         try:
@@ -211,22 +188,13 @@ class Objects(Place):
         except (exceptions.BaseError, PermissionError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and not writing:
                 raise
+            said = short_reason(Exception(str(error).partition("Debug source")[0]))
             raise StorageError(
-                f"N2G_STORE ({self.address}) does not answer as it should ({short_reason(error)}): correct the address "
-                "and how to sign in, or wait until it does; the same command goes on from what is there."
+                f"N2G_STORE ({self.address}) does not answer as it should ({said}): correct the address and how to "
+                "sign in, or wait until it does; the same command goes on from what is there."
             ) from error
 
 
-_SAME = object()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    new.write_bytes(content)
-    os.replace(new, path)
-
-
-def _entries_first(name: str) -> bool:
+def _texts_first(path: Path) -> bool:
     """What names other files goes before them."""
-    return not name.endswith(".json")
+    return path.suffix != ".json"

@@ -1,9 +1,12 @@
 """Where the store is: a folder, which machines may share; or object storage, of which a folder holds copies.
 
 Slices, the cache, the database and the reports speak of paths in the store's folder. What has to be done for other
-machines to see a file, and for this one to see theirs, a ``Place`` does: for a folder it is little (``objects`` has the
-other kind, and says which one a home has). Whatever can be replaced is named by a file that is replaced at once, such
-as a slice's manifest; all other files have names that are used once.
+machines to see a file, and for this one to see theirs, a ``Place`` does. For a folder that is nearly nothing; in
+``objects`` stands the other kind, and which one a home has.
+
+1. Small texts say what there is, such as a slice's manifest or an entry's ``entry.json``. They are read from the store
+   itself each time, and are the only files that are ever replaced.
+2. All other files have names that are used once. So a copy of one is the file, whatever other machines do.
 """
 
 import os
@@ -27,42 +30,15 @@ class Found(NamedTuple):
 class Place:
     """A folder that is the store itself."""
 
-    def refresh(self, path: Path) -> bool:
-        """Makes the copy of a file that can be replaced the newest, or removes it; whether that changed it."""
-        return False
-
-    def bring(self, path: Path, size: int, sha256: str, to: Path | None = None) -> None:
-        """Copies a file of a name that is used once, unless it is here and whole; to ``to``, else to where it stands.
-
-        Raises:
-            FileNotFoundError: it is gone.
-        """
-
-    def send(self, file: Path, path: Path) -> None:
-        """Keeps a copy of a new file under a name that is used once; the file itself stays where it is."""
-
-    def supersede(self, file: Path, path: Path) -> str:
-        """Has the text of a new file take the place of another in the store, before the file is moved to ``path``.
-
-        Of several writers each supersedes another's text: this one's is given, and is empty where there was none.
-        """
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return ""
+    is_elsewhere = False
+    """Whether the folder holds copies alone."""
 
     def text(self, path: Path) -> str | None:
-        """The text of a file of the store; None where there is none."""
+        """The text that stands in the store now; None where there is none. A ValueError if it is damaged."""
         try:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-
-    def drop_copy(self, path: Path) -> None:
-        """Removes the copy of a file or folder, as it is damaged; what is the store itself stays."""
-
-    def drop_strays(self, folder: Path, name: str) -> None:
-        """Removes copies below a folder of what has gone from the store; a file of this name stands for its folder."""
 
     def texts(self, folder: Path, name: str, depth: int = 1) -> dict[str, str]:
         """The text of the file ``name`` in each folder so far below one, by the path from there, in order."""
@@ -73,6 +49,26 @@ class Place:
             except (OSError, ValueError):  # removed meanwhile, or damaged
                 continue
         return found
+
+    def supersede(self, text: str, path: Path) -> str:
+        """Has a text take the place of another in the store, before the caller writes it to ``path``.
+
+        Gives the text that stood there, which is empty where there was none: what it named is the caller's to remove.
+        """
+        try:
+            return self.text(path) or ""
+        except ValueError:
+            return ""
+
+    def send(self, file: Path, path: Path) -> None:
+        """Adds a file to the store, under a name that is used once, before the caller moves it to ``path``."""
+
+    def bring(self, path: Path, size: int, sha256: str, to: Path | None = None) -> None:
+        """Copies a file of the store here, unless it is here and whole; to ``to``, else to where it stands.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
 
     def files(self, folder: Path) -> Iterator[Found]:
         """All files below a folder, in no order; none where it is not there."""
@@ -85,7 +81,7 @@ class Place:
                 yield Found(path, about.st_size, about.st_mtime)
 
     def remove(self, path: Path) -> None:
-        """Removes a file, or a folder with all that is in it; neither need be there."""
+        """Removes a file, or a folder with all that is in it, and copies of it; neither need be there."""
         if path.is_file():
             path.unlink(missing_ok=True)
         else:

@@ -130,18 +130,21 @@ class SliceStore:
                 unit_hashes=dict(unit_hashes or {}), seconds=seconds, extra=dict(extra or {}),
             )  # fmt: skip
             files.write_sealed(folder / "manifest", manifest.model_dump())
-            rows = self.rows_path(key, manifest)
+            rows = path.with_name(manifest.file)
             self._place.send(folder / "rows", rows)
             os.replace(folder / "rows", rows)
-            superseded = self._place.supersede(folder / "manifest", path)
+            superseded = self._place.supersede((folder / "manifest").read_text(encoding="utf-8"), path)
             os.replace(folder / "manifest", path)
         self._remove_others(path, manifest.file, _file_named_in(superseded))
         return manifest
 
     # ---------------------------------------------------------------------------------------- reading
-    def manifest(self, key: SliceKey) -> Manifest | None:
-        """The manifest of a slice, or None if it is absent, half-written or damaged (then it is to be made again)."""
-        state = self._inspect(key)
+    def manifest(self, key: SliceKey, *, with_rows: bool = False) -> Manifest | None:
+        """The manifest of a slice, or None if it is absent, half-written or damaged (then it is to be made again).
+
+        In a store that is elsewhere the rows are looked at ``with_rows`` alone: they have to be copied for that.
+        """
+        state = self._inspect(key, with_rows=with_rows)
         if isinstance(state, Manifest):
             return state
         if state != "absent":
@@ -189,13 +192,13 @@ class SliceStore:
         Raises:
             StorageError: it is absent or damaged, or as ``manifest_path``.
         """
-        manifest = self.manifest(key)
+        manifest = self.manifest(key, with_rows=True)
         if manifest is None:
             raise StorageError(f"There is no slice {key}: materialize the stage that writes {key.table} first.")
         return self.rows_path(key, manifest)
 
     def rows_path(self, key: SliceKey, manifest: Manifest) -> Path:
-        """The Parquet file that a manifest of a slice names; fails as ``manifest_path``."""
+        """The Parquet file that a manifest of a slice ``with_rows`` names; fails as ``manifest_path``."""
         return self.manifest_path(key).with_name(manifest.file)
 
     def manifest_path(self, key: SliceKey) -> Path:
@@ -223,42 +226,46 @@ class SliceStore:
         return files.hold_lock(self.home.locks, name)
 
     # ---------------------------------------------------------------------------------------- inside
-    def _inspect(self, key: SliceKey) -> Manifest | str:
+    def _inspect(self, key: SliceKey, *, with_rows: bool = True) -> Manifest | str:
         """The manifest, or 'absent', or what is wrong; looks again as long as writers replace it meanwhile."""
         named = None
         while True:
-            state = self._look(key)
+            state = self._look(key, with_rows)
             if state == "absent" or isinstance(state, Manifest):
                 return state
             before, named = named, self._file_named_now(key)
             if named is None or named == before:
                 return state
 
-    def _look(self, key: SliceKey) -> Manifest | str:
-        path = self.manifest_path(key)
-        self._place.refresh(path)
-        if not path.exists():
-            return "absent"
+    def _look(self, key: SliceKey, with_rows: bool) -> Manifest | str:
         try:
-            manifest = Manifest.model_validate(files.read_sealed(path))
-            rows, whole = self.rows_path(key, manifest), (manifest.file_bytes, manifest.file_sha256)
-            self._place.bring(rows, *whole)
-            if not files.is_whole(rows, *whole):
-                return "its rows are not those of its manifest"
-            if self._scan(key, manifest).collect_schema() != TABLES[key.table].schema:
-                return "its columns are not those of the table"
+            text = self._place.text(self.manifest_path(key))
+            if text is None:
+                return "absent"
+            manifest = Manifest.model_validate(files.unsealed(text))
+            look_at_rows = with_rows or not self._place.is_elsewhere
+            return (look_at_rows and self._damage_of_rows(key, manifest)) or manifest
         except FileNotFoundError:
             return "its rows are missing"
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             return f"{type(error).__name__} in its manifest or rows"
-        return manifest
+
+    def _damage_of_rows(self, key: SliceKey, manifest: Manifest) -> str:
+        """What is wrong with the rows that a manifest names, which are copied here for that; empty if nothing is."""
+        rows, whole = self.rows_path(key, manifest), (manifest.file_bytes, manifest.file_sha256)
+        self._place.bring(rows, *whole)
+        if not files.is_whole(rows, *whole):
+            return "its rows are not those of its manifest"
+        differs = self._scan(key, manifest).collect_schema() != TABLES[key.table].schema
+        return "its columns are not those of the table" if differs else ""
 
     def _discard_unreadable(self, key: SliceKey, manifest: Manifest) -> None:
         """Removes the manifest of rows that cannot be read although their checksum is right: they are made again."""
         try:
             self._scan(key, manifest).collect()
         except (pl.exceptions.PolarsError, OSError):
-            self._place.remove(self.manifest_path(key))
+            if self._file_named_now(key) == manifest.file:
+                self._place.remove(self.manifest_path(key))
 
     def _damage(self, key: SliceKey) -> str:
         return f"{self.manifest_path(key)} or its rows cannot be read, delete it and materialize {key} again"
@@ -276,10 +283,8 @@ class SliceStore:
                     yield SliceKey(folders[0], named["study"], layer, name.removesuffix(".json"))
 
     def _file_named_now(self, key: SliceKey) -> str | None:
-        path = self.manifest_path(key)
-        self._place.refresh(path)
         try:
-            return _file_named_in(path.read_text(encoding="utf-8"))
+            return _file_named_in(self._place.text(self.manifest_path(key)) or "")
         except (OSError, ValueError):
             return None
 

@@ -154,7 +154,10 @@ def fill_units(
                     "seconds": time.perf_counter() - started,
                     "unit_hashes": {str(unit): unit_hash for unit, unit_hash in hashes.items()},
                 }
-                manifests = [store.write(key, _gather(store, key, from_slice, blocks), **about) for key in keys]
+                judged = dict(zip(keys, manifests, strict=False))
+                manifests = [
+                    store.write(key, _gather(store, key, judged[key], from_slice, blocks), **about) for key in keys
+                ]
                 rows = [(*unit, stage, outcomes[unit].status, outcomes[unit].reason) for unit in units]
                 statuses = pl.DataFrame(rows, schema=["unit", "sign", "stage", "status", "reason"], orient="row")
                 manifests.append(store.write(ledger, _complete(ledger, statuses), **about))
@@ -198,11 +201,15 @@ def _stored_outcomes(
     }
 
 
-def _gather(store: SliceStore, key: SliceKey, from_slice: Collection[Unit], blocks: Sequence[_Block]) -> pl.DataFrame:
-    """The rows of a table's next slice: those of some units of the old slice, and those of the blocks."""
+def _gather(
+    store: SliceStore, key: SliceKey, judged: Manifest | None, from_slice: Collection[Unit], blocks: Sequence[_Block]
+) -> pl.DataFrame:
+    """The rows of a table's next slice: those of some units of the slice that was judged, and those of the blocks."""
     frames = [TABLES[key.table].empty()]
     if from_slice:
         frames.append(store.read(key, units=from_slice))
+        if store.manifest(key) != judged:
+            raise _GoneError
     for entry, outcomes in blocks:
         try:
             stored = pl.scan_parquet(entry.path(f"{key.table}.parquet"), glob=False, hive_partitioning=False)

@@ -83,12 +83,12 @@ def publish(store: SliceStore) -> PublishReport:
 
 
 def _publish(store: SliceStore) -> PublishReport | None:
-    """What ``publish`` does, under its lock; None where a run elsewhere has replaced a slice meanwhile."""
+    """What ``publish`` does, under its lock; None where a run elsewhere has replaced a slice or published meanwhile."""
     database = newest_database(store.home)
     report = PublishReport()
     slices = _slices(store, report.warnings)
     fingerprint = _fingerprint(slices)
-    before = _read_note(database)
+    before = _read_note(store.home)
     whole = _is_whole(database, before)
     report.rows = before.get("rows", {})
     if not whole or before["fingerprint"] != fingerprint:
@@ -98,11 +98,13 @@ def _publish(store: SliceStore) -> PublishReport | None:
                 "keep tables of your own in another database, and ATTACH this one there."
             )
         try:
-            report.rows = _replace(store, slices, fingerprint)
+            report.rows, superseded = _replace(store, slices, fingerprint)
         except StorageError:
             if _fingerprint(_slices(store, [])) != fingerprint:
                 return None
             raise
+        if superseded not in (before, {}):
+            return None
         report.changed = True
     studies, known = report.rows.keys(), before.get("rows", {}).keys()
     report.added, report.dropped = sorted(studies - known), sorted(known - studies)
@@ -128,15 +130,11 @@ def open_database(home: Home) -> "duckdb.DuckDBPyConnection":
 
 def newest_database(home: Home) -> Path:
     """The published file, copied here if the store is elsewhere; it need not be there."""
-    database, place = home.database, place_of(home)
-    note_file = _note_of(database)
-    if place.refresh(note_file) or not database.exists():
-        note = _read_note(database)
-        with suppress(
-            KeyError, FileNotFoundError
-        ):  # none is published yet, or it was replaced meanwhile: the next look finds the newer one
-            place.bring(database.with_name(note["object"]), note["bytes"], note["sha256"], to=database)
-    return database
+    note = _read_note(home)
+    with suppress(KeyError, FileNotFoundError):  # none is published, or it is being replaced: the next look finds that
+        named = home.database.with_name(note["object"])
+        place_of(home).bring(named, note["bytes"], note["sha256"], to=home.database)
+    return home.database
 
 
 def not_opened(path: Path, reason: object) -> StorageError:
@@ -168,7 +166,7 @@ def _slices(store: SliceStore, warnings: list[str]) -> Slices:
         for key in store.keys(study):
             if not TABLES[key.table].published or (layers is not None and key.layer not in layers):
                 continue
-            manifest = store.manifest(key)
+            manifest = store.manifest(key, with_rows=True)
             if manifest is None:
                 warnings.append(
                     f"The slice {key} is damaged or was written by another version, and is not published: "
@@ -225,12 +223,18 @@ def _log_of(database: Path) -> Path:
     return database.with_name(f"{database.name}.wal")
 
 
-def _read_note(database: Path) -> dict[str, Any]:
+def _read_note(home: Home) -> dict[str, Any]:
     """The note of the published file; empty if it is missing or damaged, which counts as a damaged file."""
-    try:
-        return files.read_sealed(_note_of(database))
-    except (OSError, ValueError):
-        return {}
+    with suppress(OSError, ValueError):
+        return _note(place_of(home).text(_note_of(home.database)) or "")
+    return {}
+
+
+def _note(text: str) -> dict[str, Any]:
+    """What a note says; empty where it is missing or damaged."""
+    with suppress(ValueError):
+        return files.unsealed(text)
+    return {}
 
 
 def _is_whole(database: Path, note: Mapping[str, Any]) -> bool:
@@ -240,8 +244,11 @@ def _is_whole(database: Path, note: Mapping[str, Any]) -> bool:
     return files.is_whole(database, note["bytes"], note["sha256"])
 
 
-def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
-    """Makes the database anew in a temporary folder and moves it into place; answers the rows it holds."""
+def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> tuple[Rows, dict[str, Any]]:
+    """Makes the database anew in a temporary folder and moves it into place.
+
+    Answers the rows that it holds, and the note that its own has superseded.
+    """
     import duckdb
 
     database, note, place = store.home.database, _note_of(store.home.database), place_of(store.home)
@@ -265,11 +272,11 @@ def _replace(store: SliceStore, slices: Slices, fingerprint: str) -> Rows:
         place.send(folder / database.name, database.with_name(about["object"]))
         _log_of(database).unlink(missing_ok=True)  # DuckDB reads a log beside a file as part of it
         os.replace(folder / database.name, database)
-        superseded = place.supersede(folder / note.name, note)
+        superseded = _note(place.supersede((folder / note.name).read_text(encoding="utf-8"), note))
         os.replace(folder / note.name, note)
-    with suppress(ValueError, KeyError):
-        place.remove(database.with_name(files.unsealed(superseded)["object"]))
-    return rows
+    if place.is_elsewhere and superseded:
+        place.remove(database.with_name(superseded["object"]))
+    return rows, superseded
 
 
 def _build(path: Path, store: SliceStore, slices: Slices) -> Rows:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -28,7 +30,7 @@ from n2g_assets.assets.instance import POSTGRES, check_postgres, prepare_instanc
 from n2g_assets.core.errors import LimitError, SettingsError
 from n2g_assets.core.home import Home
 from n2g_assets_tests import servers
-from n2g_assets_tests.two_workers import KILLS, compare, run_at_once, run_spread, write_study
+from n2g_assets_tests.two_workers import KILLS, compare, remote_home, run_at_once, run_spread, write_study
 
 NOBODY = "127.0.0.1:9"
 """An address at which nobody listens."""
@@ -74,6 +76,8 @@ def test_only_steps_that_run_the_model_go_to_the_queue_that_is_named(monkeypatch
     [
         ("postgres://host/dagster", r"does not begin with postgresql\+psycopg2://: write"),
         (f"postgresql+psycopg2://n2g:secret@{NOBODY}/dagster", r"does not answer \(.*\): start it"),
+        ("postgresql+psycopg2://n2g:secret@[::1]x/dagster", "cannot be read: write postgresql"),
+        ("postgresql+psycopg2://n2g:secret%zz@host/dagster", "cannot be read: write postgresql"),
     ],
 )
 def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatch, address, said):
@@ -86,12 +90,13 @@ def test_a_postgres_that_does_not_answer_is_said_without_its_password(monkeypatc
 
 def test_a_broker_that_does_not_answer_is_said_without_its_password(monkeypatch):
     pytest.importorskip("dagster_celery")
-    monkeypatch.setenv(workers.BROKER, f"pyamqp://n2g:secret@{NOBODY}//")
-    with pytest.raises(
-        SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
-    ) as caught:
-        workers.workers_by_queue()
-    assert "secret" not in str(caught.value)
+    for address in (f"pyamqp://n2g:secret@{NOBODY}//", f"n2g:secret@{NOBODY}"):
+        monkeypatch.setenv(workers.BROKER, address)
+        with pytest.raises(
+            SettingsError, match=rf"The broker at {NOBODY} does not answer \(.*\): start RabbitMQ"
+        ) as caught:
+            workers.workers_by_queue()
+        assert "secret" not in str(caught.value)
 
 
 def test_workers_refuse_a_database_that_they_cannot_share(tmp_path, monkeypatch, capsys):
@@ -155,6 +160,7 @@ def run_here(study: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_hosts_at_once_that_share_no_lock_both_end_well_with_the_rows_of_one(tmp_path, monkeypatch):
+    servers.need_servers()
     alone = Home(tmp_path / "alone")
     hosts = [Home(tmp_path / name, store=tmp_path / "store") for name in ("first", "second")]
     study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
@@ -163,14 +169,20 @@ def test_two_hosts_at_once_that_share_no_lock_both_end_well_with_the_rows_of_one
     assert compare(alone, hosts[0]) > 20
 
 
-def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(tmp_path, monkeypatch):
-    """``deploy/try_two_workers.sh`` kills another one in a later stage, and does more stages."""
+@pytest.mark.parametrize("store", ["a folder", "object storage"])
+def test_a_study_on_two_workers_of_which_one_is_killed_has_the_rows_of_one_process(store, tmp_path, monkeypatch):
+    """``deploy/try_two_workers.sh`` kills another one in a later stage, does more stages, and makes more trouble."""
     servers.need_servers()
     alone, spread = Home(tmp_path / "alone"), Home(tmp_path / "run", tmp_path / "store")
     study = write_study(tmp_path, preset="paper", layers=1, neurons=[1, 3])
-    found = run_spread(study, spread, KILLS[:1])
-    run_here(study, alone, monkeypatch)
-    assert compare(alone, spread) > 20
+    with ExitStack() as stack:
+        if store == "object storage":
+            s3 = stack.enter_context(servers.s3())
+            stack.enter_context(mock.patch.dict(os.environ, s3.environment))
+            spread = remote_home(tmp_path / "run", s3)
+        found = run_spread(study, spread, KILLS[:1])
+        run_here(study, alone, monkeypatch)
+        assert compare(alone, spread) > 20
     assert max(found.killed.values()) == 2
     assert found.workers >= 2
     assert "neuron_graphs, layer 00: " in found.said

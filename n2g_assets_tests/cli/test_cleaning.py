@@ -170,6 +170,6 @@ def test_an_empty_home_has_nothing_to_remove(tmp_path, monkeypatch, capsys):
 
 def test_a_store_in_object_storage_is_left_to_its_own_rules(tmp_path):
     with pytest.raises(
-        StorageError, match=r"^n2g clean works on a folder, and N2G_STORE is s3://bucket/n2g: let the sto"
+        StorageError, match=r"^n2g clean works on a folder, and N2G_STORE is s3://bucket/n2g: let a rule"
     ):
         removable(Home(tmp_path, tmp_path / "copies", "s3://bucket/n2g"))

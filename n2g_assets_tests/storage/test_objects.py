@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,7 +19,7 @@ from n2g_assets.core import registry
 from n2g_assets.core.errors import SettingsError, StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.reading.database import Database
-from n2g_assets.storage import objects
+from n2g_assets.storage import objects, warehouse
 from n2g_assets.storage.cache import Cache, sweep
 from n2g_assets.storage.slices import SliceKey, SliceStore
 from n2g_assets.storage.warehouse import open_database, publish
@@ -120,13 +121,18 @@ def test_what_is_removed_is_gone_for_all_and_copies_go_with_the_next_sweep(homes
         assert two.find("values/x", key)
     one.remove("values/x", "a")
     assert one.find("values/x", "a") is None
-    sweep(homes[1])
     assert two.find("values/x", "a") is None
+    for support in (1, 2):
+        write(SliceStore(homes[0]), "rules", a_rule(support))
+        SliceStore(homes[1]).read(RULES)
+    sweep(homes[1])
+    assert [path.parent.name for path in homes[1].cache.rglob("entry.json")] == ["b"]
+    assert len(list(homes[1].slices.rglob("*.parquet"))) == 1
     assert two.find("values/x", "b")
     assert list(two.listing("values/x")) == ["b"]
     one.remove("values/x")
     assert not two.listing("values/x")
-    assert not object_names(homes[0])
+    assert not [name for name in object_names(homes[0]) if name.startswith("cache")]
 
 
 def test_a_reader_elsewhere_sees_the_newest_database(homes: list[Home], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +154,27 @@ def test_a_reader_elsewhere_sees_the_newest_database(homes: list[Home], monkeypa
     assert sum(name.endswith(".duckdb") for name in object_names(homes[0])) == 1
 
 
+def test_a_machine_that_publishes_what_another_has_overtaken_publishes_again(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = map(SliceStore, homes)
+    write(one, "ledger", asked(), part=registry.STAGES[0].name)
+    write(one, "rules", a_rule(1))
+    build = warehouse._build
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(warehouse, "_build", build)
+        write(two, "rules", a_rule(2))
+        publish(two)
+        return build(*arguments)
+
+    monkeypatch.setattr(warehouse, "_build", slowly)
+    publish(one)
+    for home in homes:
+        with open_database(home) as database:
+            assert database.sql('SELECT "count" FROM rules').fetchall() == [(2,)]
+
+
 RACE = """
 import sys
 from pathlib import Path
@@ -161,9 +188,7 @@ home = Home(folder / str(number), folder / str(number) / "copies", address)
 for turn in range(5):
     frame = rows("rules", {"rule": 1, "unit": 1, "count": 100 * turn + number}, study="demo", layer=7)
     write(SliceStore(home), "rules", frame)
-    new = home.store / "new"
-    new.write_text(f"{number}.{turn}")
-    print(place_of(home).supersede(new, home.store / "raced.json"))
+    print(place_of(home).supersede(f"{number}.{turn}", home.store / "raced.json"))
 """
 
 

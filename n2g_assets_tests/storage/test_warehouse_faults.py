@@ -102,7 +102,7 @@ def test_a_damaged_file_or_note_is_noticed_and_made_anew_with_a_warning(
 
 def test_every_flipped_word_is_noticed(store: SliceStore) -> None:
     whole = store.home.database.read_bytes()
-    note = warehouse._read_note(store.home.database)
+    note = warehouse._read_note(store.home)
     places = random.Random(0).sample(range(0, len(whole), 8), 40)
     for place in places:
         flipped = bytes(byte ^ 255 for byte in whole[place : place + 8])
