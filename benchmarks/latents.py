@@ -5,7 +5,7 @@ to be computed, whichever are asked for. Tokens are random too. Seconds and byte
 same tokens, a unit each; memory is the largest that the process had, the model included.
 
     python benchmarks/latents.py                                   # 131,072 latents, 256 asked; 16,384, all asked
-    python benchmarks/latents.py --tokens 2048
+    python benchmarks/latents.py --tokens 16384
 """
 
 from __future__ import annotations
@@ -80,7 +80,12 @@ def of_dictionary(files: SubjectFiles, folder: Path) -> SubjectModel:
     return load_subject(files, encoders.hook, HarvestSettings(), MethodSettings().mask_token, encoders=encoders)
 
 
-def rows(home: Home, tokens: int = 8192) -> list[dict[str, Any]]:
+def rows(home: Home) -> list[dict[str, Any]]:
+    """Those of few tokens."""
+    return compare(home, 4096)
+
+
+def compare(home: Home, tokens: int) -> list[dict[str, Any]]:
     """Memory of the widest dictionary; seconds and bytes a unit of one of which all latents are asked for."""
     files = find_model(home)
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,8 +115,8 @@ def rows(home: Home, tokens: int = 8192) -> list[dict[str, Any]]:
 def main() -> None:
     """Prints the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=8192)
-    for found in rows(Home.from_environment(), parser.parse_args().tokens):
+    parser.add_argument("--tokens", type=int, default=4096)
+    for found in compare(Home.from_environment(), parser.parse_args().tokens):
         print(json.dumps(found))
 
 
