@@ -32,8 +32,8 @@ from n2g_assets.core.home import Home
 
 FOLDER = Path(__file__).parent
 BENCHMARKS = (
-    "harvest", "shortlist", "evidence", "suffixes", "prober", "graphs", "classes", "scaling", "predict", "evaluation",
-    "workers",
+    "harvest", "shortlist", "evidence", "latents", "suffixes", "prober", "graphs", "classes", "scaling", "predict",
+    "evaluation", "workers",
 )  # fmt: skip
 """Modules beside this one, each with ``rows(home) -> list of rows``, in the order in which they run."""
 MISSED = "below its goal"

@@ -52,6 +52,7 @@ def noise(neurons: int) -> SubjectModel:
     model = SimpleNamespace(
         run=run, check_study=lambda *_: None, device=torch.device("cpu"), dtype=torch.float32, bos_id=0, name="noise",
         facts={"file_sha256": "noise", "hook": "noise"},
+        picker=lambda _layer, numbers: lambda carried: carried.flatten(0, 1).t().index_select(0, numbers),
     )  # fmt: skip
     return cast(SubjectModel, model)
 

@@ -179,12 +179,15 @@ def _check_named(study: Study, file: StudyFile, files: Sequence[Path]) -> None:
 
 def _not_there(study: Study) -> Iterator[Mistake]:
     """What the settings name that is not there, as far as that can be seen at once and without a network."""
+    from n2g_assets.model.encoders.resolve import check_encoder
     from n2g_assets.model.sources import check_masked_lm, check_subject
 
     settings = study.settings
     checks: list[tuple[Place, Callable[[Any, Path], None], Any]] = [(("subject",), check_subject, settings.subject)]
     checks += [(("corpus", number), check_source, source) for number, source in enumerate(settings.corpus)]
     checks += [(("explanations", number), check_explanation, each) for number, each in enumerate(settings.explanations)]
+    if settings.units is not None:
+        checks.append((("units", "encoder"), check_encoder, settings.units.encoder))
     if settings.method.proposer == "masked_lm":
         checks.append((("method", "masked_lm"), check_masked_lm, settings.method.masked_lm))
     for part, check, named in checks:

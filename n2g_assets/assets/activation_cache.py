@@ -157,7 +157,7 @@ def _bring_outputs_up_to_date(session: Session, layer: int, units: Sequence[Unit
 
         return {_OUTPUTS: output_tokens(session.subject(), layer, units)}
 
-    inputs = {"version": _OUTPUTS_VERSION, "model": session.model_hash, "layer": layer, "units": units}
+    inputs = {"version": _OUTPUTS_VERSION, "model": session.units_hash(layer), "layer": layer, "units": units}
     return session.bring_up_to_date(
         [_OUTPUTS], frames, layer=layer, input_hash=hash_json(inputs), code_version=_OUTPUTS_VERSION
     )
@@ -175,7 +175,7 @@ def _measure_again(
 def _input_hash(session: Session, layer: int) -> str:
     settings = session.settings
     inputs = {
-        "code_version": STAGE.code_version, "model": session.model_hash, "contexts": session.harvest_hash,
+        "code_version": STAGE.code_version, "model": session.units_hash(layer), "contexts": session.harvest_hash,
         "layer": layer, "harvest": settings.harvest.hashed(), "top_contexts": settings.method.top_contexts,
         "contexts_per_document": settings.method.contexts_per_document, "units": session.units(layer),
     }  # fmt: skip

@@ -138,7 +138,7 @@ def activations_recomputed(stage: str, session: Session, layer: int) -> list[str
     The pass takes one context at a time, without padding.
     """
     table = "top_contexts" if stage == "activation_cache" else "top_examples"
-    checked = hash_json([table, layer, session.manifest(table, layer).content_hash, session.model_hash])
+    checked = hash_json([table, layer, session.manifest(table, layer).content_hash, session.units_hash(layer)])
     cache = Cache(session.home)
     if cache.find("checked", checked) is not None:  # rows of the same model that were found sound before
         return []
@@ -158,7 +158,7 @@ def activations_recomputed(stage: str, session: Session, layer: int) -> list[str
         difference = max(difference, float(np.abs(fresh[1:] - np.asarray(row["activations"])[1:]).max()))
         if not difference <= _TOLERANCE * abs(a_max[unit]):
             faults.append(
-                f"neuron {unit.number} in {row['context_id']} differs by {difference:.1e} of a_max "
+                f"{session.settings.word} {unit.number} in {row['context_id']} differs by {difference:.1e} of a_max "
                 f"{a_max[unit]:.3g}: delete cache/evidence and slices/{table} in N2G_HOME and run again"
             )
     if not faults:
@@ -169,8 +169,9 @@ def activations_recomputed(stage: str, session: Session, layer: int) -> list[str
 def _plain_activations(session: Session, layer: int, number: int, token_ids: list[int]) -> np.ndarray:
     import torch
 
-    activations = session.subject().read_layers(torch.tensor([token_ids]), [layer])[layer]
-    return activations[0, :, number].float().cpu().numpy()
+    model = session.subject()
+    carried = model.read_layers(torch.tensor([token_ids]), [layer])[layer]
+    return model.picker(layer, torch.tensor([number]))(carried)[0].float().cpu().numpy()
 
 
 @_checks("top_examples", blocking=True)
@@ -281,4 +282,15 @@ def model_is_sane(session: Session) -> list[str]:
     return [
         f"{row['nats_per_token']:.2f} nats a token on English prose is no better than chance ({uniform:.2f}): "
         "the weights are untrained or damaged"
+    ]
+
+
+@_checks("subject_model", warns=True, applies=lambda study: study.settings.units is not None)
+def encoders_fit(session: Session) -> list[str]:
+    """What each encoder reconstructs is nearer to what the model carries than its mean."""
+    return [
+        f"the encoder of layer {layer} leaves {row['unexplained']:.3g} of the variance on English prose, and the mean "
+        "leaves 1: it was trained on another model or hook, or it is damaged"
+        for layer, row in session.model_row["encoders"].items()
+        if row["unexplained"] is not None and not row["unexplained"] < 1
     ]

@@ -173,7 +173,7 @@ def _add_needs(session: Session, found: Needs) -> None:
             found.tokens.add(len(session.corpus.token_ids) + sum(chosen))
         for corpus, settings in session.corpora(layer):
             plan = plan_evidence(session.model_row, corpus, session.neurons([layer]), settings, cache, trusting=True)
-            found.paths |= {path.parent for held in plan.files.values() for path, _, _ in held}
+            found.paths |= {each.path.parent for held in plan.files.values() for each in held}
 
 
 def _provenances(home: Home) -> dict[Path, dict[str, str]]:

@@ -192,7 +192,7 @@ class Learning:
         session = self._session
         method = session.settings.method
         of = {
-            "versions": [TARGETED_VERSION, GROWTH_VERSION], "model": session.model_hash,
+            "versions": [TARGETED_VERSION, GROWTH_VERSION], "model": session.units_hash(layer),
             "layer": layer, "units": session.units(layer),
             "inputs": self._untargeted(layer),
             "beyond": self.beyond["context_id"].to_list(), "asked": self.asked,

@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import polars as pl
@@ -126,7 +127,9 @@ def plan_elsewhere(session: Session, runs: Sequence[Sequence[int]], machines: in
     else:
         folder = elsewhere.config if elsewhere.config.is_dir() else elsewhere.config.parent
         name = folder.absolute().name
-    shape = read_shape(folder, name, settings.hook)
+    shape = read_shape(folder, name, session.hook)
+    if session.encoders is not None:
+        shape = replace(shape, width=min(each.n_latents for each in session.encoders.by_layer.values()))
     facts = facts_without_model(session, shape, elsewhere.tokens)
     return stated_text(session.study.name, facts, runs, shape, machines, elsewhere, free_bytes(session.home))
 

@@ -36,6 +36,7 @@ from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 if TYPE_CHECKING:
     from n2g_assets.evidence.store import Evidence
     from n2g_assets.model.batching import TokenBudget
+    from n2g_assets.model.encoders.resolve import Encoders
     from n2g_assets.model.model import SubjectModel
     from n2g_assets.model.sources import SubjectFiles
 
@@ -82,14 +83,24 @@ class Session:
         return manifest
 
     @cached_property
-    def model_row(self) -> dict:
-        """The study's row of ``subject_models``."""
-        return self.read("subject_models").row(0, named=True)
+    def model_row(self) -> dict[str, Any]:
+        """The study's row of ``subject_models``; with encoders, by layer its rows of ``encoders`` under this name."""
+        row = self.read("subject_models").row(0, named=True)
+        if self.settings.units is None:
+            return row
+        encoders = {each["layer"]: each for each in self.read("encoders").iter_rows(named=True)}
+        if unread := set(self.settings.layer_numbers) - encoders.keys():
+            raise StorageError(f"Encoders of layers {sorted(unread)} are missing: materialize subject_model first.")
+        return row | {"encoders": encoders}
 
     @property
     def model_hash(self) -> str:
         """What every number depends on: weights, config and tokenizer, the hook, BOS and mask token."""
         return model_identity(self.model_row)
+
+    def units_hash(self, layer: int) -> str:
+        """What every number of a layer's units depends on: that, and the layer's encoder, where there is one."""
+        return model_identity(self.model_row, layer)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -166,7 +177,9 @@ class Session:
 
     def units(self, layer: int) -> list[Unit]:
         """The units of a layer that the study asks about."""
-        return select_units(self.settings.neurons, self.settings.sign_numbers, layer, self.model_row["d_mlp"])
+        settings, row = self.settings, self.model_row
+        there = row["d_mlp"] if settings.units is None else row["encoders"][layer]["n_latents"]
+        return select_units(settings.neurons, settings.sign_numbers, layer, there, settings.word)
 
     def units_without(self, table: str, layer: int) -> int:
         """How many units of a layer are still to get their rows of a table."""
@@ -187,14 +200,29 @@ class Session:
 
         return resolve_subject(self.settings.subject, study_folder=self.study.folder, home=self.home)
 
+    @cached_property
+    def encoders(self) -> Encoders | None:
+        """What makes latents of what the hook carries, a layer each, fetched and read; None without ``units``."""
+        from n2g_assets.model.encoders.resolve import resolve_encoders
+
+        settings, units = self.settings, self.settings.units
+        if units is None:
+            return None
+        return resolve_encoders(units.encoder, settings.layer_numbers, settings.hook, study_folder=self.study.folder)
+
+    @property
+    def hook(self) -> str:
+        """The hook that is read: that of the settings, or the encoder's own."""
+        return self.settings.hook if self.encoders is None else self.encoders.hook
+
     def load_subject(self, dtype: str) -> SubjectModel:
         """The subject model as the settings name it, loaded once a process; for tf32 its weights are in float32."""
         from n2g_assets.model.load import loaded_subject
 
         settings = self.settings
         return loaded_subject(
-            self.subject_files, settings.hook, settings.harvest, settings.method.mask_token,
-            "float32" if dtype == "tf32" else dtype, self.home.forward_pass_lock, settings.bos,
+            self.subject_files, self.hook, settings.harvest, settings.method.mask_token,
+            "float32" if dtype == "tf32" else dtype, self.home.forward_pass_lock, settings.bos, self.encoders,
         )  # fmt: skip
 
     def subject(self, dtype: str = "float32") -> SubjectModel:
@@ -204,11 +232,14 @@ class Session:
             StorageError: the settings or the files name another one since.
         """
         model = self.load_subject(dtype)
-        if model_identity(model.facts) != self.model_hash:
+        facts, layers = (model.facts, self.model_row), (None, *self.settings.layer_numbers)
+        if any(model_identity(facts[0], layer) != model_identity(facts[1], layer) for layer in layers):
             raise StorageError(
                 f"The subject model of study '{self.study.name}' has changed since it was materialized: "
                 "materialize subject_model, then this stage."
             )
+        if "encoders" in self.model_row:
+            model.facts["encoders"] = self.model_row["encoders"]  # with what was measured then
         return model
 
     def evidence(

@@ -147,7 +147,7 @@ def fill_layer(
     report = fill_units(
         session.store,
         stage=stage.name, tables=stage.tables, study=session.study.name, layer=layer, code_version=stage.code_version,
-        settings_hash=hash_json([session.model_hash, [part.hashed() for part in settings], also]),
+        settings_hash=hash_json([session.units_hash(layer), [part.hashed() for part in settings], also]),
         units=units,
         unit_inputs={
             unit: hash_json([a_max[unit], others.get(unit), *(hashes[name][unit] for name in inputs)]) for unit in units

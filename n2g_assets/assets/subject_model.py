@@ -3,7 +3,7 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -14,7 +14,12 @@ from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
 from n2g_assets.core.settings import NeuronSample
 from n2g_assets.core.sources import LocalSubject, SubjectSettings, portable_path
+from n2g_assets.core.tables import TABLES
 from n2g_assets.storage.hashing import hash_json
+from n2g_assets.storage.slices import SliceKey
+
+if TYPE_CHECKING:
+    from n2g_assets.model.model import SubjectModel
 
 _USED = ("torch", "transformers", "transformer-lens", "tokenizers")
 """Libraries that this stage compares with one another: another version of one is another verification."""
@@ -23,17 +28,23 @@ _RECORDED = ("n2g_assets", *_USED, "polars", "duckdb", "dagster", "numpy", "numb
 
 
 def _work(session: Session) -> dg.MaterializeResult:
-    reused = materialize(session)
+    reused, encoders = materialize(session), session.model_row.get("encoders", {})
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(session.model_hash),
+        data_version=dg.DataVersion(":".join([session.model_hash, *(row["sha256"] for row in encoders.values())])),
         metadata={
             "dagster/row_count": 1,
             "result": "reused" if reused else "computed",
             "seconds": round(session.manifest("subject_models").seconds, 2),
-            **{name: rounded(value) for name, value in session.model_row.items() if name != "study"},
+            **{name: rounded(value) for name, value in session.model_row.items() if name not in ("study", "encoders")},
+            **_encoder_metadata(session),
             "preview": preview(session.read("vocabulary").drop("study").slice(1000)),
         },
     )
+
+
+def _encoder_metadata(session: Session) -> dict[str, Any]:
+    """What is told of the encoders, where the study has some."""
+    return {} if session.encoders is None else {"encoders": preview(session.read("encoders").drop("study"))}
 
 
 def materialize(session: Session) -> bool:
@@ -48,9 +59,9 @@ def _verify(session: Session) -> bool:
     settings, method = session.settings, session.settings.method
     chosen, context_length = settings.neurons, settings.harvest.context_length
     neurons = chosen.sample if isinstance(chosen, NeuronSample) else None if chosen == "all" else chosen
-    asked = {
+    asked: dict[str, Any] = {
         "subject": _portable(settings.subject, session.study.folder),
-        "hook": settings.hook,
+        "hook": session.hook,
         "bos": settings.bos,
         "layers": settings.layer_numbers,
         "neurons": neurons,
@@ -60,6 +71,8 @@ def _verify(session: Session) -> bool:
         "normalise_tokens": method.normalise_tokens,
         "masked_lm": proposer_identity(session),
     }
+    if session.encoders is not None:
+        asked["encoders"] = [session.encoders.sha256, dict(session.encoders.provenance)]
 
     def rows() -> dict[str, pl.DataFrame]:
         from n2g_assets.model.vocabulary import vocabulary_rows
@@ -72,15 +85,26 @@ def _verify(session: Session) -> bool:
             from n2g_assets.model.masked_lm import MaskedLMProposer
 
             MaskedLMProposer(masked_lm(session).folder, model, vocabulary)  # if it cannot be had, now rather than later
-        return {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([model.facts | arithmetic])}
+        row = {name: value for name, value in model.facts.items() if name != "encoders"}
+        made = {"vocabulary": vocabulary_rows(vocabulary), "subject_models": pl.DataFrame([row | arithmetic])}
+        return made | ({"encoders": _encoder_rows(model)} if "encoders" in tables else {})
 
     inputs = {
         "code_version": STAGE.code_version, "file_sha256": session.subject_files.file_sha256, "settings": asked,
         "versions": {name: version(name) for name in _USED},
     }  # fmt: skip
-    return session.bring_up_to_date(
-        ("subject_models", "vocabulary"), rows, input_hash=hash_json(inputs), code_version=STAGE.code_version
-    )
+    had_encoders = session.store.manifest(SliceKey("encoders", session.study.name)) is not None
+    tables = ["subject_models", "vocabulary", *["encoders"] * (had_encoders or settings.units is not None)]
+    return session.bring_up_to_date(tables, rows, input_hash=hash_json(inputs), code_version=STAGE.code_version)
+
+
+def _encoder_rows(model: "SubjectModel") -> pl.DataFrame:
+    """The rows of ``encoders``; none where the study has none any more."""
+    from n2g_assets.model.load import encoder_facts
+
+    schema = {name: dtype for name, dtype in TABLES["encoders"].schema.items() if name != "study"}
+    rows = [{name: row[name] for name in schema} for row in encoder_facts(model)]
+    return pl.DataFrame(rows, schema=schema)
 
 
 def _portable(subject: SubjectSettings, folder: Path) -> dict[str, Any]:
@@ -106,6 +130,6 @@ STAGE = WholeStage(
     code_version="2",
     work=_work,
     runs_model=True,
-    tables=("subject_models", "vocabulary", "studies"),
+    tables=("subject_models", "encoders", "vocabulary", "studies"),
     kinds={"torch", "huggingface"},
 )

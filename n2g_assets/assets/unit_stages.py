@@ -111,7 +111,7 @@ def _picture(session: Session, layer: int) -> Mapping[str, dg.MetadataValue]:
     units = nodes.group_by("unit", "sign").agg(measure.alias("measure")).sort("measure", "unit", "sign")
     number, sign, _ = units.row(units.height // 2)
     graph = session.read("graph_nodes", layer, units=[Unit(number, sign)])
-    title = f"{session.study.name}: {unit_text(layer, number, sign)}"
+    title = f"{session.study.name}: {unit_text(layer, number, sign, session.settings.word)}"
     if of_paper:
         picture = draw_graph(graph, title=title, subtitle="graph of median size")
     else:

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, mode
 from n2g_assets.core import registry
 from n2g_assets.core.explained import AnyStudyExplanation, PredictingExplanation
 from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
-from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings
+from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings, UnitSettings, unit_word
 
 Executor = Literal["in_process", "multiprocess", "celery"]
 """Where the steps of a run execute."""
@@ -265,11 +265,13 @@ class StudySettings(Settings):
     ]
     """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
     neurons: NeuronSelection = NeuronSample(sample=64)
-    """Which neurons of each layer: ``{sample: n, seed: s}``, ``all`` or a list."""
+    """Which neurons of each layer, or which latents of its encoder: ``{sample: n, seed: s}``, ``all`` or a list."""
     signs: list[Literal["positive", "negative"]] = Field(default=["positive"], min_length=1)
     """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
     hook: str = "mlp.hook_post"
-    """TransformerLens hook name inside a block."""
+    """TransformerLens hook name inside a block; with an encoder ``auto``, its default there, takes the encoder's."""
+    units: UnitSettings | None = Field(default=None, exclude_if=lambda units: units is None)
+    """Without it, units are what the hook carries, such as an MLP's neurons; ``{encoder: ...}`` makes them latents."""
     bos: str = "auto"
     """Token at position 0 of every context: ``auto`` takes the tokenizer's BOS, else its end of sequence, else end of
     text; or the text of one token, but not of one that is spelt ``auto`` or ``none``. With ``none`` the model reads
@@ -328,6 +330,12 @@ class StudySettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _encoders_name_their_hook(cls, values: Any) -> Any:
+        latents = isinstance(values, dict) and values.get("units") is not None
+        return {"hook": "auto"} | values if latents else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _paper_scores_its_graphs(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("preset") == "paper":
             method = values.get("method", {})
@@ -375,6 +383,11 @@ class StudySettings(Settings):
     def layer_numbers(self) -> list[int]:
         """The layers in ascending order."""
         return sorted(self.layers) if isinstance(self.layers, list) else list(range(self.layers))
+
+    @property
+    def word(self) -> str:
+        """What a unit is called."""
+        return unit_word(self.units is not None)
 
     @property
     def scored_explanations(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where a study's subject model and its text come from: the settings of each kind of source.
+"""Where a study's subject model, its encoder and its text come from: the settings of each kind of source.
 
 As in ``settings``, the default, the unit and the source of a setting stand under its field.
 """
@@ -50,10 +50,54 @@ class LocalSubject(AnySubject):
 SubjectSettings = Annotated[WheelSubject | HubSubject | LocalSubject, Field(discriminator="source")]
 
 
+def unit_word(encoded: bool) -> str:
+    """What a unit is called, with an encoder and without."""
+    return "latent" if encoded else "neuron"
+
+
 def portable_path(path: str, study_folder: Path) -> str:
     """A path of a study's settings as rows and hashes name it: from the study's folder on, wherever that is mounted."""
     whole = os.path.expanduser(path)
     return os.path.relpath(whole, study_folder) if os.path.isabs(whole) else path
+
+
+# ------------------------------------------------------------------------------------------ encoder
+class AnyEncoder(Settings):
+    """What all encoders share: sparse autoencoders, transcoders and plain directions."""
+
+    format: str = "auto"
+    """Layout of its files: ``auto`` goes by the name of the file that holds the weights; or a name of the page on
+    encoders, such as ``sae_lens``."""
+
+
+class HubEncoder(AnyEncoder):
+    """An encoder of the Hugging Face hub."""
+
+    source: Literal["hub"]
+    name: str
+    """Such as ``google/gemma-scope-2b-pt-res``."""
+    path: str | None = None
+    """Folder or file in it, such as ``layer_20/width_16k/average_l0_71``; none takes all that it holds."""
+    revision: str | None = None
+    """Commit, tag or branch; the commit that was resolved is recorded in ``encoders``."""
+
+
+class LocalEncoder(AnyEncoder):
+    """An encoder's folder or file, or a folder that holds one for each layer."""
+
+    source: Literal["local"]
+    path: str
+    """A relative path counts from the study's folder."""
+
+
+EncoderSettings = Annotated[HubEncoder | LocalEncoder, Field(discriminator="source")]
+
+
+class UnitSettings(Settings):
+    """What a unit is, where it is no number that the hook carries."""
+
+    encoder: EncoderSettings
+    """Makes latents of what the hook carries: each is a unit. A folder may hold an encoder for each layer."""
 
 
 # ------------------------------------------------------------------------------------------ corpus

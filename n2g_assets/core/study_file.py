@@ -268,7 +268,9 @@ def _choices(place: Place, key: str) -> list[str]:
         for inner in get_args(annotation):
             yield from models(inner)
 
-    kinds = models(StudySettings.model_fields[str(place[0])].annotation)
+    kinds: Iterable[type[BaseModel]] = [StudySettings]
+    for step in (step for step in place if isinstance(step, str)):
+        kinds = [inner for kind in kinds for inner in models(kind.model_fields[step].annotation)]
     return [get_args(kind.model_fields[key].annotation)[0] for kind in kinds]
 
 

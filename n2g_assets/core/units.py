@@ -1,4 +1,4 @@
-"""Units: what a study explains. A unit is a neuron of a layer together with a sign."""
+"""Units: what a study explains. A unit is a neuron of a layer, or a latent of its encoder, together with a sign."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from n2g_assets.core.settings import NeuronSample, NeuronSelection
 
 
 class Unit(NamedTuple):
-    """A neuron of a layer and a sign."""
+    """A neuron, or a latent, of a layer and a sign."""
 
     number: int
-    """Index of the neuron in its layer, from 0: the column ``unit``."""
+    """Index of the neuron, or latent, in its layer, from 0: the column ``unit``."""
     sign: int
     """+1 reads the activation, -1 the negated activation."""
 
@@ -35,19 +35,21 @@ def of_units(units: Collection[Unit]) -> pl.Expr:
     return pl.when(pl.col("sign") > 0).then(positive).otherwise(negative)
 
 
-def unit_text(layer: int, number: int, sign: int) -> str:
-    """A unit for reading, such as ``layer 7, neuron 12, negative``."""
-    return f"layer {layer}, neuron {number}" + ("" if sign > 0 else ", negative")
+def unit_text(layer: int, number: int, sign: int, word: str = "neuron") -> str:
+    """A unit for reading, such as ``layer 7, neuron 12, negative``; ``word`` is what it is called."""
+    return f"layer {layer}, {word} {number}" + ("" if sign > 0 else ", negative")
 
 
-def select_units(selection: NeuronSelection, signs: Sequence[int], layer: int, width: int) -> list[Unit]:
-    """The units of one layer that a study asks about, ordered by neuron and then as ``signs`` are.
+def select_units(
+    selection: NeuronSelection, signs: Sequence[int], layer: int, width: int, word: str = "neuron"
+) -> list[Unit]:
+    """The units of one layer that a study asks about, ordered by number and then as ``signs`` are.
 
-    A sample of n is the first n of one seeded order of the layer's ``width`` neurons, so that a larger sample
-    holds every smaller one.
+    A sample of n is the first n of one seeded order of the layer's ``width`` neurons or latents (``word`` says which),
+    so that a larger sample holds every smaller one.
 
     Raises:
-        SettingsError: a neuron is out of range, or the sample is larger than the layer.
+        SettingsError: a number is out of range, or the sample is larger than the layer.
     """
     neurons: Iterable[int]
     if selection == "all":
@@ -55,7 +57,7 @@ def select_units(selection: NeuronSelection, signs: Sequence[int], layer: int, w
     elif isinstance(selection, NeuronSample):
         if selection.sample > width:
             raise SettingsError(
-                f"A sample of {selection.sample} neurons was asked for but a layer has {width}: "
+                f"A sample of {selection.sample} {word}s was asked for but a layer has {width}: "
                 "lower neurons.sample or write 'neurons: all'."
             )
         order = np.random.default_rng(np.random.SeedSequence([selection.seed, layer])).permutation(width)
@@ -63,5 +65,7 @@ def select_units(selection: NeuronSelection, signs: Sequence[int], layer: int, w
     else:
         neurons = set(selection)
         if wrong := [neuron for neuron in selection if not 0 <= neuron < width]:
-            raise SettingsError(f"Neurons {wrong} do not exist: neurons of this model go from 0 to {width - 1}.")
+            raise SettingsError(
+                f"{word.capitalize()}s {wrong} do not exist: {word}s of this model go from 0 to {width - 1}."
+            )
     return [Unit(neuron, sign) for neuron in sorted(neurons) for sign in signs]

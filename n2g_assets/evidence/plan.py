@@ -5,27 +5,27 @@ documents that no shard covers become new shards. So a new document costs only i
 that went costs that of the documents it shared a shard with.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.evidence.corpus import Shard, TokenCorpus, make_shard
+from n2g_assets.evidence.kept import FILE, PAIR, Held, Numbers
 from n2g_assets.evidence.precision import DTYPES
+from n2g_assets.model.folder import encoder_identity
 from n2g_assets.storage.cache import Cache, Entry
 from n2g_assets.storage.hashing import hash_json
 
-FILE = "activations.npy"
-"""Of an entry: codes [neuron, token]."""
 _CODE_VERSION = "3"
-Neurons = Int32[np.ndarray, " neurons"]
-Files = dict[tuple[int, str], list[tuple[Path, Neurons, list[float]]]]
-"""By layer and shard, the files that were found whole or written now, with their neurons, ascending, and scales."""
+_SPARE = 2
+"""Times as many latents may be active at a position as are on the verification text."""
+Files = dict[tuple[int, str], list[Held]]
+"""By layer and shard, the files that were found whole or written now."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,10 @@ class Plan:
 
     shards: Sequence[Shard]
     files: Files
-    work: Sequence[tuple[Shard, dict[int, Neurons]]]
-    """Every shard with the neurons of each layer that no file holds."""
+    work: Sequence[tuple[Shard, dict[int, Numbers]]]
+    """Every shard with the units of each layer that no file holds."""
+    active: Mapping[int, int]
+    """By layer whose units are latents that are mostly 0, about the most of them that are not at a position."""
 
     @property
     def tokens(self) -> int:
@@ -44,9 +46,13 @@ class Plan:
 
     def new_bytes(self, dtype: str) -> tuple[int, int]:
         """Disk that the new files take, and what coarse ones need besides: their largest shard in float32."""
-        sizes = [shard.n_tokens * sum(map(len, lacks.values())) for shard, lacks in self.work]
-        in_work = 0 if dtype == "float32" else 4 * max(sizes, default=0)
-        return DTYPES[dtype].itemsize * sum(sizes), in_work
+        rows, pairs = [], 0
+        for shard, lacks in self.work:
+            rows.append(shard.n_tokens * sum(len(new) for layer, new in lacks.items() if layer not in self.active))
+            most = (min(len(new), self.active[layer]) for layer, new in lacks.items() if layer in self.active)
+            pairs += shard.n_tokens * sum(most)
+        in_work = 0 if dtype == "float32" else 4 * max(rows, default=0)
+        return DTYPES[dtype].itemsize * sum(rows) + PAIR.itemsize * pairs, in_work
 
 
 def plan_evidence(
@@ -74,10 +80,18 @@ def plan_evidence(
         if np.isin(left.get(place, ()), held).any():
             found = Entry(cache.folder(kind, key), about) if trusting else cache.find(kind, key)
             if found is not None:
-                files[place].append((found.path(FILE), held, found.about["scales"]))
+                files[place].append(Held.of(found.path(FILE), found.about))
                 left[place] = np.setdiff1d(left[place], held)
     work = [(shard, {layer: rest for layer in wanted if len(rest := left[layer, shard.shard_id])}) for shard in shards]
-    return Plan(shards, files, work)
+    return Plan(shards, files, work, _active(facts, wanted))
+
+
+def _active(facts: Mapping[str, Any], layers: Collection[int]) -> dict[int, int]:
+    encoders = {layer: each for layer, each in facts.get("encoders", {}).items() if layer in layers and each["sparse"]}
+    return {
+        layer: each["top"] or math.ceil(_SPARE * each["active"]) if "active" in each else each["n_latents"]
+        for layer, each in encoders.items()
+    }
 
 
 def drop_evidence(
@@ -112,13 +126,15 @@ def _listing(cache: Cache, kind: str, shard_id: str = "") -> dict[tuple[str, str
 def entry_kind(facts: Mapping[str, Any], settings: HarvestSettings, layer: int) -> str:
     """The kind below which each shard has one, of a layer of a model at a hook, in one arithmetic and precision."""
     read = [_CODE_VERSION, facts["file_sha256"], facts["hook"], settings.dtype, settings.evidence_dtype]
+    encoder = encoder_identity(facts, layer)
+    read += [] if encoder is None else [encoder]
     return f"evidence/{hash_json(read)}/{layer}"
 
 
 def plan_shards(
     corpus: TokenCorpus,
     entries: Iterable[Mapping[str, Any]],
-    wanted: Mapping[int, Neurons],
+    wanted: Mapping[int, Numbers],
     shard_tokens: int,
 ) -> list[Shard]:
     """Shards that cover the corpus: those of entries, where they can be taken over, and new ones for the rest.

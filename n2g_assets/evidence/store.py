@@ -6,9 +6,8 @@
 3. Contexts go through the model in batches of like length, padded on the right; where memory runs out, in halves. Each
    layer's neurons are gathered on the device, and those of all layers copied to the host at once. Threads write them,
    without padding, into memory-mapped files while the next batch runs.
-4. When a shard is done, each layer's new neurons become an entry with one file ``activations.npy`` [neuron, token] in
-   the precision that is asked for (``precision``), memory-mapped when it is read. A killed run goes on with the next
-   shard.
+4. When a shard is done, each layer's new units become an entry with one file ``activations.npy`` (``kept``),
+   memory-mapped when it is read. A killed run goes on with the next shard.
 5. A layer whose activations are not finite gets no entry; it fails when it is read, the others go on without it.
 """
 
@@ -16,7 +15,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,12 +31,13 @@ from n2g_assets.core.progress import Progress
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.evidence.corpus import Shard, TokenCorpus
-from n2g_assets.evidence.plan import FILE, Neurons, Plan, entry_kind, plan_evidence
-from n2g_assets.evidence.precision import DTYPES, decode, encode
+from n2g_assets.evidence.kept import FILE, Held, Numbers, Pairs, Rows
+from n2g_assets.evidence.plan import Plan, entry_kind, plan_evidence
+from n2g_assets.evidence.precision import DTYPES
 from n2g_assets.model.batching import Batch, TokenBudget, on_host, pad, ranges, run_batches
 from n2g_assets.model.model import SubjectModel, multiplying
 from n2g_assets.storage.cache import Cache
-from n2g_assets.storage.files import new_map, temporary_folder
+from n2g_assets.storage.files import temporary_folder
 from n2g_assets.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
@@ -83,20 +83,15 @@ class Evidence:
         found = np.empty((len(asked), len(self.corpus.token_ids)), np.float32)
         for shard in self._plan.shards:
             unread = np.ones(len(asked), bool)
-            for path, held, scales in self._plan.files.get((layer, shard.shard_id), ()):
-                places = np.searchsorted(held, asked).clip(max=len(held) - 1)
-                here = np.flatnonzero(unread & (held[places] == asked)).tolist()
+            for held in self._plan.files.get((layer, shard.shard_id), ()):
+                places = np.searchsorted(held.units, asked).clip(max=len(held.units) - 1)
+                here = np.flatnonzero(unread & (held.units[places] == asked)).tolist()
                 if not here:
                     continue
                 unread[here] = False
-                try:
-                    shape = len(held), shard.n_tokens
-                    header = path.stat().st_size - self._dtype.itemsize * shape[0] * shape[1]
-                    codes = np.memmap(path, self._dtype, "r", header, shape).view(np.ndarray)  # np.load takes twice
-                except OSError as error:
-                    raise StorageError(f"{path} is gone: run the same command again, which makes it anew.") from error
+                read = held.opened(self._dtype, shard.n_tokens)
                 for row in here:
-                    values = decode(codes[places[row]], scales[places[row]])
+                    values = read(places[row])
                     for tokens, in_shard in shard.ranges:
                         found[row, tokens] = values[in_shard]
             if unread.any():
@@ -188,7 +183,7 @@ def _run_shard(
     model: SubjectModel,
     corpus: TokenCorpus,
     shard: Shard,
-    new: Mapping[int, Neurons],
+    new: Mapping[int, Numbers],
     budget: TokenBudget,
     settings: HarvestSettings,
     cache: Cache,
@@ -198,54 +193,62 @@ def _run_shard(
     """Run a shard, yielding the tokens of each batch; each layer's new file, or its failure, is noted at the end."""
     lengths = corpus.lengths[shard.contexts]
     starts = np.cumsum(lengths) - lengths
-    indices = {layer: torch.from_numpy(asked.astype(np.int64)).to(model.device) for layer, asked in new.items()}
-    ends = np.cumsum([len(asked) for asked in new.values()])
+    pick = {layer: model.picker(layer, torch.from_numpy(asked.astype(np.int64))) for layer, asked in new.items()}
+    sparse = [layer for layer in new if layer in plan.active]
+    dense = [layer for layer in new if layer not in plan.active]
+    ends = np.cumsum([len(new[layer]) for layer in dense], dtype=np.int64)
 
-    def run(batch: Batch) -> tuple[Float32[Tensor, "all_neurons padded_tokens"]]:
+    def run(batch: Batch) -> tuple[Tensor, ...]:
+        """The rows of all dense layers together; of each sparse one where its units are not 0, and what they are."""
         gathered: dict[int, Tensor] = {}
 
-        def gather(layer: int, activations: Float[Tensor, "batch pos d_mlp"]) -> None:
-            gathered[layer] = activations.flatten(0, 1).t().index_select(0, indices[layer])
+        def gather(layer: int, carried: Float[Tensor, "batch pos width"]) -> None:
+            gathered[layer] = pick[layer](carried)
 
         tokens = pad([corpus.tokens(number) for number in shard.contexts[batch]], model.bos_id)
         model.run(tokens, {layer: partial(gather, layer) for layer in new})
-        return (torch.cat([gathered.pop(layer) for layer in new]).float(),)
+        found = [torch.cat([gathered.pop(layer) for layer in dense]).float()] if dense else []
+        for values in (gathered.pop(layer) for layer in sparse):
+            fired = values.nonzero()
+            found += [fired, values[fired[:, 0], fired[:, 1]]]
+        return tuple(found)
 
-    def finish(layer: int, values: Float32[np.ndarray, "neurons tokens"]) -> None:
-        if not np.isfinite([values.min(), values.max()]).all():
+    def finish(layer: int) -> None:
+        made = making[layer]
+        if not made.finite:
             cure = "leave the layer out" if settings.dtype == "float32" else "set harvest.dtype to float32"
             said = f"Activations of {model.name} in layer {layer} are not finite in {settings.dtype}"
             failed[layer] = f"{said}: {cure}, or choose another hook."
             return
-        path, scales, held = paths[layer], [1.0] * len(values), new[layer].tolist()
-        if settings.evidence_dtype != "float32":
-            path = path.with_suffix(".codes.npy")
-            scales = encode(values, new_map(path, values.shape, DTYPES[settings.evidence_dtype])).tolist()
+        path, how = made.finish(settings.evidence_dtype)
+        held = new[layer].tolist()
         kind, key = f"{entry_kind(model.facts, settings, layer)}/{shard.shard_id}", hash_json(held)
-        about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids}
-        about["scales"] = scales
+        about = {"layer": layer, "shard": shard.shard_id, "neurons": held, "documents": shard.document_ids, **how}
         entry = cache.find(kind, key)  # another run may have been faster, and read it while it is replaced
         entry = entry or cache.write(kind, key, lambda to: path.rename(to / FILE), about)
-        paths[layer].unlink(missing_ok=True)
-        plan.files[layer, shard.shard_id].append((entry.path(FILE), new[layer], entry.about["scales"]))
+        made.drop()
+        plan.files[layer, shard.shard_id].append(Held.of(entry.path(FILE), entry.about))
 
     in_work = cache.home.cache / "evidence" / "shard"
     with temporary_folder(in_work) as folder, ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        paths = {layer: folder / f"{layer}.npy" for layer in new}
-        maps = [new_map(paths[layer], (len(new[layer]), shard.n_tokens), np.float32) for layer in new]
-        writing: Iterator[None] = iter(())
-        for batch, (rows,) in on_host(run_batches(lengths, budget, run)):
-            list(writing)
+        rows = {layer: Rows(folder / f"{layer}.npy", len(new[layer]), shard.n_tokens) for layer in dense}
+        pairs = {layer: Pairs(folder / f"{layer}.npy", len(new[layer])) for layer in sparse}
+        making: dict[int, Rows | Pairs] = {**rows, **pairs}
+        writing: list[Future[None]] = []
+        for batch, found in on_host(run_batches(lengths, budget, run)):
+            for each in writing:
+                each.result()
             sizes = lengths[batch]
             places = ranges(starts[batch], sizes)
             kept = np.flatnonzero(np.arange(sizes.max()) < sizes[:, None])
-            writing = threads.map(partial(_scatter, places, kept), maps, np.split(rows, ends[:-1]))
+            parts = np.split(found.pop(0), ends[:-1]) if dense else ()
+            writing = [
+                threads.submit(rows[layer].add, places, kept, part) for layer, part in zip(dense, parts, strict=True)
+            ]
+            padded = len(batch) * int(sizes.max())
+            for layer, fired, values in zip(sparse, found[::2], found[1::2], strict=True):
+                writing.append(threads.submit(pairs[layer].add, places, kept, fired, values, padded))
             yield len(places)
-        list(writing)
-        list(threads.map(finish, new, maps))
-
-
-def _scatter(places: np.ndarray, kept: np.ndarray, values: np.ndarray, rows: np.ndarray) -> None:
-    """Write the kept columns of ``rows`` to these places of ``values`` [neuron, token]; twice does no harm."""
-    for to, row in zip(values, rows, strict=True):
-        to[places] = row[kept]
+        for each in writing:
+            each.result()
+        list(threads.map(finish, new))

@@ -61,7 +61,7 @@ class OfUnit(OfLayer):
     """A page of one unit of a study."""
 
     unit: str = Field(pattern=r"^\d{1,9}-?$")
-    """Index of the neuron, with ``-`` behind it for the negative sign."""
+    """Index of the neuron, or latent, with ``-`` behind it for the negative sign."""
 
     def the_unit(self, database: Snapshot) -> Unit:
         """The unit; MissingError where it is not there."""

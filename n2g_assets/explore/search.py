@@ -16,7 +16,7 @@ from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.lighting import LEAST_EXPECTED, Lit, LitUp, light_up, read_tokens
 from n2g_assets.reading.ordered import Before, How
 from n2g_assets.reading.search import Search, find, search_study
-from n2g_assets.reading.study import Study, study_names
+from n2g_assets.reading.study import Study, study_names, unit_words
 
 MOST_CHARACTERS = 20_000
 """Of a text."""
@@ -110,10 +110,10 @@ def _search(database: Snapshot, asked: AskedSearch) -> Answer:
         "hits": [], "known": [], "why_nothing": "", "lit": None,
     }  # fmt: skip
     if search.tokens:
-        found = find(database, search)
+        found, words = find(database, search), unit_words(database)
         answer |= {
-            "sql": found.sql, "hits": [_hit(row) for row in found.hits], "why_nothing": found.why_nothing,
-            "known": [each._asdict() for each in found.known],
+            "sql": found.sql, "hits": [_hit(row, words[row["study"]]) for row in found.hits],
+            "why_nothing": found.why_nothing, "known": [each._asdict() for each in found.known],
         }  # fmt: skip
     elif asked.text.strip() and answer["studies"]:
         study = _asked_study(database, asked)
@@ -128,12 +128,15 @@ def _asked_study(database: Snapshot, asked: AskedSearch) -> Study:
     return Study(database, asked.study or next(iter(study_names(database)), ""))
 
 
-def _hit(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that is found, with its tokens and how many places before the activating one each stands."""
+def _hit(row: dict[str, Any], word: str) -> dict[str, Any]:
+    """A row that is found, with its unit's name, its tokens and how many places before the activating one each stands.
+
+    ``word`` is what units of its study are called.
+    """
     tokens = [{"text": row.get("activating_form"), "before": 0}] if row.get("activating_form") else []
     forms, offsets = row.get("forms", [row.get("form")]), row.get("offsets", [row.get("offset", 0)])
     tokens += [{"text": form, "before": -offset} for form, offset in zip(forms, offsets, strict=True)]
-    return row | {"name": unit_text(row["layer"], row["unit"], row["sign"]), "tokens": tokens}
+    return row | {"name": unit_text(row["layer"], row["unit"], row["sign"], word), "tokens": tokens}
 
 
 def _lit(study: Study, lit: LitUp) -> Answer:
@@ -148,7 +151,7 @@ def _lit_unit(study: Study, lit: LitUp, unit: Lit) -> Answer:
     expected = float(unit.prediction.values[unit.position])
     return {
         "layer": unit.layer, "unit": unit.unit, "sign": unit.sign, "address": unit_address(unit.unit, unit.sign),
-        "name": unit_text(unit.layer, unit.unit, unit.sign), "position": unit.position,
+        "name": unit_text(unit.layer, unit.unit, unit.sign, study.word), "position": unit.position,
         "title": f"expects up to {expected:.2f} of its largest activation", "predicted": round(expected, 4),
     } | shown_window(lit.token_ids, unit.position, None, unit.prediction, study.vocabulary)  # fmt: skip
 

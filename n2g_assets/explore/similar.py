@@ -11,6 +11,7 @@ from n2g_assets.core.explorer import UNIT
 from n2g_assets.core.units import unit_text
 from n2g_assets.explore.page import Answer, OfUnit, Page, Table, unit_facts
 from n2g_assets.reading.database import Snapshot
+from n2g_assets.reading.study import unit_words
 
 SIMILAR = f"{UNIT}/similar"
 """Path of the page."""
@@ -39,7 +40,11 @@ def similar_frame(database: Snapshot, asked: AskedSimilar) -> pl.DataFrame:
 
 def _similar(database: Snapshot, asked: AskedSimilar) -> Answer:
     found = similar_frame(database, asked)
-    rows = [row | {"name": unit_text(row["layer"], row["unit"], row["sign"])} for row in found.to_dicts()]
+    words = unit_words(database)
+    rows = [
+        row | {"name": unit_text(row["layer"], row["unit"], row["sign"], words[row["study"]])}
+        for row in found.to_dicts()
+    ]
     values = [row[name] for row in rows for name in MEASURES if row[name] is not None]
     return unit_facts(asked.the_unit(database)) | {
         "measures": MEASURES, "similar": rows, "most_alike": max(values, default=None), "much_alike": MUCH_ALIKE,

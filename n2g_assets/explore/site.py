@@ -191,7 +191,7 @@ class _Site:
                 places[key] = len(units)
                 to = self._place(address(UNIT, {"study": study.name, "layer": key[0], "unit": unit_address(*key[1:])}))
                 r = None if row["random_pearson_r"] is None else round(row["random_pearson_r"], 4)
-                units.append([study.name, unit_text(*key), to, r, row["top_pattern"] or ""])
+                units.append([study.name, unit_text(*key, study.word), to, r, row["top_pattern"] or ""])
             for token, number, index, sign, expects in study.frame(_USES, most=MOST_UNITS).iter_rows():
                 tokens.setdefault(token, []).extend((places[number, index, sign], round(100 * expects)))
         listed = [[token.decode(errors="replace"), display_text(token), pairs] for token, pairs in tokens.items()]

@@ -74,7 +74,7 @@ def unit_answer(database: Snapshot, asked: AskedUnit) -> Answer:
     found["explanations"] = unit.rows(
         "explanations", order="explanation, place", columns="* EXCLUDE (study, layer, unit, sign)"
     )
-    found["writes"] = _writes(unit)
+    found["writes"], found["encoder"] = _writes(unit), unit.study.encoders.get(unit.layer)
     return found
 
 
@@ -116,7 +116,7 @@ def top_examples(unit: Unit, rules: int, shown: int) -> Answer:
 
 
 def elsewhere(unit: Unit) -> list[Answer]:
-    """The other studies that have the same unit: of the same model and hook, or a control of it."""
+    """The other studies that have the same unit: of the same model, hook and encoder, or a control of it."""
     study = unit.study
     related = study.database.remembered(("related", study.name), lambda: _related(study))
     if not related:
@@ -130,11 +130,11 @@ def elsewhere(unit: Unit) -> list[Answer]:
 def _related(study: Study) -> list[Answer]:
     """The other studies of the model and hook of a study, and its controls."""
     return study.rows("""
-        WITH here AS (SELECT hook, model, control_of FROM subject_models JOIN studies USING (study)
-            WHERE study = $study)
+        WITH here AS (SELECT hook, model, control_of, settings -> '$.units' AS units
+            FROM subject_models JOIN studies USING (study) WHERE study = $study)
         SELECT s.study, settings ->> '$.method.preset' AS method, s.control_of
         FROM studies AS s JOIN subject_models AS m USING (study), here AS h
-        WHERE study <> $study AND m.hook = h.hook
+        WHERE study <> $study AND m.hook = h.hook AND (settings -> '$.units') IS NOT DISTINCT FROM h.units
             AND (m.model = h.model OR s.control_of = $study OR h.control_of = s.study)
         ORDER BY s.control_of IS NOT NULL, s.study""")
 
@@ -164,8 +164,8 @@ def beside(unit: Unit) -> Answer:
     order = study.database.remembered(("order", study.name), lambda: _order(study))
     place = bisect_left(order, (unit.layer, unit.number, -unit.sign))
     return {
-        "before": _key(*order[place - 1]) if place else None,
-        "after": _key(*order[place + 1]) if place + 1 < len(order) else None,
+        "before": _key(study, *order[place - 1]) if place else None,
+        "after": _key(study, *order[place + 1]) if place + 1 < len(order) else None,
     }
 
 
@@ -175,8 +175,9 @@ def _order(study: Study) -> list[tuple[int, int, int]]:
     return [(row["layer"], row["unit"], row["turned"]) for row in rows]
 
 
-def _key(layer: int, number: int, turned: int) -> dict[str, Any]:
-    return {"layer": layer, "unit": unit_address(number, -turned), "name": unit_text(layer, number, -turned)}
+def _key(study: Study, layer: int, number: int, turned: int) -> dict[str, Any]:
+    name = unit_text(layer, number, -turned, study.word)
+    return {"layer": layer, "unit": unit_address(number, -turned), "name": name}
 
 
 def _scores(unit: Unit) -> list[dict[str, Any]]:

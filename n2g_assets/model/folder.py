@@ -26,12 +26,14 @@ _INDEX = "model.safetensors.index.json"
 
 
 def hash_model(folder: Path) -> str:
-    """The identity of a model: the sha256 (hex) of a list of its files and their hashes, as ``sha256sum`` writes it.
+    """The identity of a model: :func:`hash_files` of all that decides what it computes, weights to tokenizer."""
+    return hash_files((*weight_files(folder), *text_files(folder)))
 
-    The files are those that decide what the model computes: weights, config and tokenizer, in this order.
-    """
+
+def hash_files(files: Iterable[Path]) -> str:
+    """The sha256 (hex) of a list of files and their hashes, in the order given, as ``sha256sum`` writes it."""
     listed = ""
-    for file in (*weight_files(folder), *text_files(folder)):
+    for file in files:
         found = file.stat()
         listed += f"{_sha256(file, found.st_ino, found.st_size, found.st_mtime_ns)}  {file.name}\n"
     return hashlib.sha256(listed.encode()).hexdigest()
@@ -43,9 +45,20 @@ def _sha256(path: Path, *_state: int) -> str:
     return file_sha256(path)
 
 
-def model_identity(facts: Mapping[str, Any]) -> str:
-    """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token."""
-    return f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
+def model_identity(facts: Mapping[str, Any], layer: int | None = None) -> str:
+    """Of a row of ``subject_models``, what every number depends on: the files, the hook, BOS and the mask token.
+
+    What concerns the units of a layer depends on the encoder there too, where ``facts["encoders"]`` has one.
+    """
+    identity = f"{facts['file_sha256']}:{facts['hook']}:{facts['bos_id']}:{facts['mask_id']}"
+    encoder = encoder_identity(facts, layer)
+    return identity if encoder is None else f"{identity}:{encoder}"
+
+
+def encoder_identity(facts: Mapping[str, Any], layer: int | None) -> str | None:
+    """The sha256 of the encoder of a layer; None where units are what the hook carries."""
+    encoder = facts.get("encoders", {}).get(layer)
+    return None if encoder is None else encoder["sha256"]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -12,20 +12,22 @@ Then the bridge is dropped, unless the hook can only be read through it.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import math
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.config import NEURONS, WIDTHS
-from n2g_assets.model.hooks import another, boot_bridge, resolve_hook
+from n2g_assets.model.hooks import ResolvedHook, another, boot_bridge, resolve_hook
 from n2g_assets.model.lock import forward_pass_lock
 from n2g_assets.model.model import SubjectModel, by_position, stated, text_config
 from n2g_assets.model.sources import SubjectFiles
@@ -34,6 +36,9 @@ from n2g_assets.model.weights import load_plain
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+    from n2g_assets.model.encoders.encoder import Encoder
+    from n2g_assets.model.encoders.resolve import Encoders
 
 VERIFICATION_TEXT = (
     "The market square was empty when the two sisters came out of the bakery. It had rained all night, and the water "
@@ -62,16 +67,18 @@ def load_subject(
     dtype: Literal["float32", "bfloat16"] = "float32",
     lock_file: Path | None = None,
     bos: str = "auto",
+    encoders: Encoders | None = None,
 ) -> SubjectModel:
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
     ``mask_token`` and ``bos`` are ``auto`` or the text of one token, ``bos`` may be ``none``; ``lock_file`` is held in
-    each forward pass (``lock``).
+    each forward pass (``lock``). With ``encoders`` its units are their latents.
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
-        SubjectError: The model lacks the hook, TransformerLens cannot wrap it, or the two disagree.
+        SubjectError: The model lacks the hook, TransformerLens cannot wrap it, the two disagree, or an encoder does not
+            fit it.
         SettingsError: The device is not there, or the mask token or BOS is not one token.
     """
     device = _choose_device(harvest.device)
@@ -90,11 +97,68 @@ def load_subject(
     model.d_mlp = _measure_width(model)
     with model.lock:
         model.facts = verify_subject(model, bridge, files, _finite_logits(model))
+    if encoders is not None:
+        model.encoders, model.facts["encoders"] = encoders.by_layer, encoders.facts
+        model.targets = _targets(model, bridge)
     return model
 
 
 loaded_subject = lru_cache(maxsize=2)(load_subject)
 """``load_subject``, once a process."""
+
+
+def _targets(model: SubjectModel, bridge: TransformerBridge) -> dict[str, ResolvedHook]:
+    """The hooks that its transcoders predict, as far as it has them and they can be read without the bridge."""
+    found: dict[str, ResolvedHook] = {}
+    for name in {encoder.writes.hook for encoder in model.encoders.values() if encoder.writes is not None}:
+        with suppress(SubjectError):
+            hook = resolve_hook(bridge, str(name), model.plain, model.n_layers)
+            found |= {hook.name: hook} if hook.taps is not None else {}
+    return found
+
+
+def encoder_facts(model: SubjectModel) -> list[dict[str, Any]]:
+    """Its encoders and what they make of the fixed text: rows of ``encoders`` without the study.
+
+    Raises:
+        SubjectError: An encoder does not fit the model.
+    """
+    tokens, found = _verification_tokens(model), []
+    for layer, encoder in model.encoders.items():
+        encoder.check(model, layer)
+        with torch.inference_mode():
+            carried = model.read_layers(tokens, [layer])[layer][0, 1:]
+            target = carried if encoder.writes is None else _target(model, tokens, layer, encoder)
+            readable = encoder.decoder is not None and target is not None
+            left = encoder.unexplained(carried, target) if readable else None
+            active = encoder.active(carried)
+        if left is not None and not math.isfinite(left):
+            raise SubjectError(
+                f"The encoder {encoder.files[0]} makes no finite numbers of what {model.hook.name} of {model.name} "
+                f"carries in layer {layer}: it was trained on another model, or it is damaged."
+            )
+        found.append({**model.facts["encoders"][layer], "layer": layer, "active": active, "unexplained": left})
+    return found
+
+
+def _target(model: SubjectModel, tokens: Tensor, layer: int, encoder: Encoder) -> Float[Tensor, "tokens width"] | None:
+    """What stands where the transcoder of a layer writes; None where that is not known, or cannot be read.
+
+    Raises:
+        SubjectError: It predicts vectors of another width.
+    """
+    assert encoder.writes is not None
+    hook, at = model.targets.get(str(encoder.writes.hook)), encoder.writes.layer
+    at = layer if at is None else at
+    if hook is None or at not in hook.layers:
+        return None
+    found = replace(model, hook=hook).read_layers(tokens, [at])[at][0, 1:]
+    if encoder.decoder is not None and encoder.decoder.shape[1] != found.shape[1]:
+        raise SubjectError(
+            f"The encoder {encoder.files[0]} predicts vectors of {encoder.decoder.shape[1]} numbers, but {hook.name} "
+            f"of {model.name} carries {found.shape[1]}: name an encoder of this model."
+        )
+    return found
 
 
 def _choose_device(device: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
+from n2g_assets.core.sources import unit_word
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.batching import is_out_of_memory, to_device
 from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
@@ -24,11 +25,15 @@ from n2g_assets.model.vocabulary import build_vocabulary
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from n2g_assets.model.encoders.encoder import Asked, Encoder
+
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Called with the activations of one layer."""
 
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """By dtype, the share of the largest activation by which two ways to compute the same activation may differ."""
+_KEPT = 8
+"""Sets of latents whose weights stay on the device."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """What models call, in their config, the tokens that some of their layers look back."""
 
@@ -45,7 +50,7 @@ class SubjectModel:
     hook: ResolvedHook
     n_layers: int
     d_mlp: int
-    """Neurons of a layer, measured at the hook (for the hooks of an MLP, the MLP's width)."""
+    """Values a position, measured at the hook: for the hooks of an MLP its neurons."""
     d_vocab: int
     max_context: int
     """Longest context in tokens."""
@@ -65,8 +70,13 @@ class SubjectModel:
     """Held during each forward pass: a reentrant file lock that runs on one machine share, or nothing."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
+    encoders: Mapping[int, Encoder] = field(repr=False, default_factory=dict)
+    """By layer, what makes latents of what the hook carries; where there are none, a unit is one of its values."""
+    targets: Mapping[str, ResolvedHook] = field(repr=False, default_factory=dict)
+    """The hooks that transcoders among them predict, as far as they can be read."""
     facts: dict[str, Any] = field(repr=False, init=False)
-    """What the check at load found: the row of ``subject_models`` without the study."""
+    """What the check at load found: the row of ``subject_models`` without the study; with encoders, by layer those of
+    ``encoders`` under this name."""
 
     def encode(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " length"]]:
         """Token ids of each text, without BOS; special tokens written in a text are read as text."""
@@ -78,11 +88,15 @@ class SubjectModel:
             self.tokenizer, self.d_vocab, normalise=normalise, bos_id=self.bos_id, mask_id=self.mask_id
         )
 
+    def n_units(self, layer: int) -> int:
+        """Units of a layer: the latents of its encoder, or the values at the hook."""
+        return self.encoders[layer].n_latents if layer in self.encoders else self.d_mlp
+
     def check_study(self, layers: Sequence[int], neurons: Sequence[int] | int, context_length: int) -> None:
         """Check a study against the model; ``neurons`` lists them, or says how many are sampled a layer.
 
         Raises:
-            SubjectError: A layer or neuron that the model does not have.
+            SubjectError: A layer, neuron or latent that the model does not have, or an encoder that does not fit it.
             SettingsError: ``context_length`` is longer than the model reads.
         """
         for layer in layers:
@@ -91,13 +105,16 @@ class SubjectModel:
                     f"{self.name} has no layer {layer} with the hook '{self.hook.name}': choose layers from "
                     f"{_ranges(self.hook.layers)}."
                 )
-        wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < self.d_mlp]
-        if wrong:
-            what = f"{neurons} neurons a layer" if isinstance(neurons, int) else f"neuron {wrong[0]}"
-            raise SubjectError(
-                f"{self.name} does not have {what}: it has {self.d_mlp} neurons a layer, so choose from 0 to "
-                f"{self.d_mlp - 1}."
-            )
+            if layer in self.encoders:
+                self.encoders[layer].check(self, layer)
+            width, word = self.n_units(layer), unit_word(layer in self.encoders)
+            wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < width]
+            if wrong:
+                what = f"{neurons} {word}s a layer" if isinstance(neurons, int) else f"{word} {wrong[0]}"
+                raise SubjectError(
+                    f"{self.name} does not have {what}: it has {width} {word}s a layer, so choose from 0 to "
+                    f"{width - 1}."
+                )
         longest = self.max_context + self.unread
         if context_length > longest:
             raise SettingsError(
@@ -142,17 +159,46 @@ class SubjectModel:
     def read(
         self, tokens: Int64[Tensor, "batch pos"], layer: int, neurons: Int64[Tensor, " neurons"], **inputs: Tensor
     ) -> Float[Tensor, "batch pos neurons"]:
-        """Activations of some neurons of a layer, in the order given; others are computed only where it must be."""
+        """Activations of some units of a layer, in the order given; others are computed only where it must be."""
+        if layer in self.encoders:
+            carried = self.read_layers(tokens, [layer], **inputs)[layer]
+            with torch.inference_mode():
+                return self.picker(layer, neurons)(carried).t().unflatten(0, carried.shape[:2])
         neurons = to_device(neurons, self.device)
         if not self.narrows:
             return self.read_layers(tokens, [layer], **inputs)[layer].index_select(2, neurons)
         with self.lock, torch.inference_mode(), only(self._input_matrices(layer), neurons):
             return self.read_layers(tokens, [layer], **inputs)[layer]
 
+    def picker(
+        self, layer: int, numbers: Int64[Tensor, " units"]
+    ) -> Callable[[Float[Tensor, "batch pos width"]], Float[Tensor, "units tokens"]]:
+        """What makes some units' activations, in the order given, of what the hook carries in a layer.
+
+        Latents are computed in float32, whatever the arithmetic of the model; at position 0 they are 0.
+        """
+        if layer not in self.encoders:
+            rows = to_device(numbers, self.device)
+            return lambda carried: carried.flatten(0, 1).t().index_select(0, rows)
+        asked = self._asked(layer, tuple(numbers.tolist()))
+
+        def latents(carried: Float[Tensor, "batch pos width"]) -> Float32[Tensor, "units tokens"]:
+            with multiplying("float32"):
+                found = asked(carried.flatten(0, 1))
+            found.unflatten(0, carried.shape[:2])[:, 0] = 0
+            return found.t()
+
+        return latents
+
+    @cached_property
+    def _asked(self) -> Callable[[int, tuple[int, ...]], Asked]:
+        """The asked latents of a layer, whose weights stay loaded for the next batch."""
+        return lru_cache(_KEPT)(lambda layer, numbers: self.encoders[layer].ask(torch.tensor(numbers), self.device))
+
     def read_layers(
         self, tokens: Int64[Tensor, "batch pos"], layers: Sequence[int], **inputs: Tensor
     ) -> dict[int, Float[Tensor, "batch pos width"]]:
-        """Activations of all neurons of some layers."""
+        """All that the hook carries in some layers."""
         found: dict[int, Tensor] = {}
         self.run(tokens, {layer: partial(found.__setitem__, layer) for layer in layers}, **inputs)
         return found

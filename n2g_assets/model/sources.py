@@ -70,7 +70,7 @@ def resolve_subject(settings: SubjectSettings, *, study_folder: Path, home: Home
         if legacy is not None:
             files = legacy
         else:
-            folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
+            folder = fetch(name, settings.revision, what=what, setting="subject.name", cure=cure)
             files = _checked(folder, name, "hub", what, cure)
     else:
         folder = _local_folder(settings, study_folder)
@@ -93,7 +93,7 @@ def config_folder(settings: SubjectSettings, *, study_folder: Path, home: Home) 
     elif isinstance(settings, HubSubject):
         name = _hub_name(settings.name)
         what = f"The config.json of the hub model {name}"
-        folder = _fetch(name, settings.revision, what=what, setting="subject.name", cure=cure, wanted=["config.json"])
+        folder = fetch(name, settings.revision, what=what, setting="subject.name", cure=cure, wanted=["config.json"])
     else:
         folder = _folder(settings.path, study_folder)
         name = folder.name
@@ -110,7 +110,7 @@ def check_subject(settings: SubjectSettings, study_folder: Path) -> None:
     if isinstance(settings, WheelSubject):
         _wheel_model(settings.name)
     elif isinstance(settings, HubSubject):
-        _check_hub_name(settings.name, "give a folder as {source: local, path: ...}")
+        check_hub_name(settings.name, "give a folder as {source: local, path: ...}")
     else:
         _local_folder(settings, study_folder)
 
@@ -118,10 +118,15 @@ def check_subject(settings: SubjectSettings, study_folder: Path) -> None:
 def check_masked_lm(name_or_path: str, study_folder: Path) -> None:
     """As :func:`check_subject`, of the masked language model that proposes substitutes."""
     if not _folder(name_or_path, study_folder).is_dir():
-        _check_hub_name(name_or_path, "give a folder that is there")
+        check_hub_name(name_or_path, "give a folder that is there")
 
 
-def _check_hub_name(name: str, cure: str) -> None:
+def check_hub_name(name: str, cure: str) -> None:
+    """Check that a hub can have a model of this name.
+
+    Raises:
+        SourceError: It cannot.
+    """
     try:
         validate_repo_id(name)
     except errors.HFValidationError as error:
@@ -142,7 +147,7 @@ def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
     folder = _folder(name_or_path, study_folder)
     if folder.is_dir():
         return _checked(folder, name_or_path, "local", what, cure)
-    folder = _fetch(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
+    folder = fetch(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
     return _checked(folder, name_or_path, "hub", what, cure)
 
 
@@ -166,10 +171,10 @@ def _checked(folder: Path, name: str, source: Literal["hub", "local"], what: str
 
 
 # ------------------------------------------------------------------------------------------ hub
-def _fetch(
+def fetch(
     name: str, revision: str | None, *, what: str, setting: str, cure: str, wanted: Sequence[str] | None = None
 ) -> Path:
-    """The folder of a model's files at one commit, whose name is the commit.
+    """The folder of a model's files at one commit, whose name is the commit; ``what`` may be an encoder too.
 
     ``revision`` is a branch, tag or commit; None takes the default branch. Messages say ``what`` the model is, the
     ``setting`` that names it, and as ``cure`` what else a user can do. ``wanted`` are patterns of other files than
@@ -229,11 +234,11 @@ def _hub_name(name: str) -> str:
 
 def _from_legacy(name: str, revision: str | None, what: str, cure: str, home: Home) -> SubjectFiles | None:
     """A model in the layout of :mod:`n2g_assets.model.legacy`, converted once; None where it has another."""
-    folder = _fetch(name, revision, what=what, setting="subject.name", cure=cure, wanted=LEGACY_FILES)
+    folder = fetch(name, revision, what=what, setting="subject.name", cure=cure, wanted=LEGACY_FILES)
     if not is_legacy(folder):
         return None
     tokenizer = tokenizer_of(folder, what)
-    beside = _fetch(
+    beside = fetch(
         tokenizer, None, what=f"The tokenizer {tokenizer} of {name}", setting="the model's config.json", cure=cure,
         wanted=TEXT_FILES,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import SubjectSettings
+from n2g_assets.core.sources import SubjectSettings, UnitSettings
 from n2g_assets.core.units import Unit as Asked
 from n2g_assets.reading.study import Study, Unit
 
@@ -28,7 +28,7 @@ class Measuring:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loaded: tuple[str, SubjectModel] | None = None
+        self._loaded: tuple[tuple[str, ...], SubjectModel] | None = None
 
     def __call__(self, unit: Unit, token_ids: Int32[np.ndarray, " length"]) -> Float32[np.ndarray, " length"]:
         """The unit's activation, times its sign, at every position of a context; NaN behind what the model reads.
@@ -47,21 +47,30 @@ class Measuring:
         return np.append(found, np.full(len(token_ids) - len(read), np.nan, np.float32))
 
     def _model(self, study: Study) -> "SubjectModel":
+        from n2g_assets.model.encoders.resolve import resolve_encoders
         from n2g_assets.model.folder import model_identity
         from n2g_assets.model.load import load_subject
         from n2g_assets.model.sources import resolve_subject
 
-        identity = model_identity(study.model)
+        facts = study.model | ({"encoders": study.encoders} if study.encoders else {})
+        layers = (None, *sorted(study.encoders))
+        identity = tuple(model_identity(facts, layer) for layer in layers)
         if self._loaded is None or self._loaded[0] != identity:
             self._loaded = None  # memory holds one
             settings = study.settings
             subject = TypeAdapter(SubjectSettings).validate_python(settings["subject"])
             files = resolve_subject(subject, study_folder=Path.cwd(), home=study.home)
+            encoders = None
+            if "units" in settings:
+                units = UnitSettings.model_validate(settings["units"])
+                encoders = resolve_encoders(
+                    units.encoder, sorted(study.encoders), settings["hook"], study_folder=Path.cwd()
+                )
             model = load_subject(
-                files, settings["hook"], HarvestSettings.model_validate(settings["harvest"]),
-                settings["method"]["mask_token"], bos=settings["bos"],
+                files, study.model["hook"], HarvestSettings.model_validate(settings["harvest"]),
+                settings["method"]["mask_token"], bos=settings["bos"], encoders=encoders,
             )  # fmt: skip
-            if model_identity(model.facts) != identity:
+            if tuple(model_identity(model.facts, layer) for layer in layers) != identity:
                 raise StorageError(
                     f"The subject model of study '{study.name}' is another one by now: run the study again."
                 )

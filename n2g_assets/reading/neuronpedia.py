@@ -119,7 +119,7 @@ def _add(rows: dict[str, list[Row]], unit: Unit, source: Row) -> bool:
 def _neuron(unit: Unit, key: Row) -> Row:
     row = key | {
         "creatorId": CREATOR, "sourceSetName": _set_name(unit.study), "maxActApprox": _number(unit.a_max),
-        "hookName": f"blocks.{unit.layer}.{unit.study.settings['hook']}",
+        "hookName": f"blocks.{unit.layer}.{unit.study.model['hook']}",
         "frac_nonzero": _number(unit.statistics.get("share_positive") or 0.0),
     }  # fmt: skip
     written = unit.output_tokens()
@@ -192,7 +192,7 @@ def _number(value: float) -> float:
 def _about(study: Study, model_id: str, source: str) -> dict[str, list[Row]]:
     """The files that say what a source is, without their ending."""
     name, model = _set_name(study), study.model
-    about = f"Token graphs of study {study.name}: rules that predict {study.settings['hook']}"
+    about = f"Token graphs of study {study.name}: rules that predict {_what(study)}"
     corpus = study.frame(
         "SELECT DISTINCT source FROM documents WHERE study = $study AND split = 'harvest' ORDER BY ALL"
     )
@@ -219,6 +219,13 @@ def _about(study: Study, model_id: str, source: str) -> dict[str, list[Row]]:
             }
         ],
     }  # fmt: skip
+
+
+def _what(study: Study) -> str:
+    """What the units of a study are."""
+    hook = study.model["hook"]
+    encoders = sorted({f"{row['format']} ({row['architecture']})" for row in study.encoders.values()})
+    return f"latents of {', '.join(encoders)} at {hook}" if encoders else str(hook)
 
 
 def _config() -> dict[str, list[Row]]:

@@ -15,6 +15,7 @@ from jaxtyping import Int32
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES
+from n2g_assets.core.sources import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.probing import Vocabulary
@@ -99,6 +100,18 @@ class Study:
                 "again."
             )
         return found[0]
+
+    @property
+    def word(self) -> str:
+        """What its units are called: neurons, or latents of an encoder."""
+        return unit_word("units" in self.settings)
+
+    @cached_property
+    def encoders(self) -> dict[int, dict[str, Any]]:
+        """By layer, the encoder whose latents are its units: the row of ``encoders``; none where they are neurons."""
+        if "units" not in self.settings:
+            return {}
+        return {row["layer"]: row for row in self.rows("FROM encoders WHERE study = $study ORDER BY layer")}
 
     @cached_property
     def layers(self) -> list[int]:
@@ -200,8 +213,14 @@ def study_names(database: Snapshot) -> list[str]:
     return rows["study"].to_list()
 
 
+def unit_words(database: Snapshot) -> dict[str, str]:
+    """What the units of each published study are called."""
+    rows = database.rows("SELECT study, (settings -> '$.units') IS NOT NULL AS encoded FROM studies")
+    return {row["study"]: unit_word(row["encoded"]) for row in rows}
+
+
 class Unit:
-    """One unit of a study: a neuron of a layer with a sign."""
+    """One unit of a study: a neuron of a layer, or a latent of its encoder, with a sign."""
 
     def __init__(self, study: Study, layer: int, number: int, sign: int = 1) -> None:
         self.study, self.layer, self.number, self.sign = study, layer, number, sign
@@ -209,7 +228,7 @@ class Unit:
         if not found:
             there = ", ".join(map(str, study.layers)) or "none"
             raise MissingError(
-                f"Study {study.name!r} has no {unit_text(layer, number, sign)}: it has layers {there}, and "
+                f"Study {study.name!r} has no {unit_text(layer, number, sign, study.word)}: it has layers {there}, and "
                 "fidelity_card lists their units."
             )
         self.status: str = found[0]["status"]
@@ -219,7 +238,7 @@ class Unit:
 
     def __str__(self) -> str:
         """It for reading, such as ``layer 7, neuron 12``."""
-        return unit_text(self.layer, self.number, self.sign)
+        return unit_text(self.layer, self.number, self.sign, self.study.word)
 
     def __repr__(self) -> str:
         if self.status != "ok":

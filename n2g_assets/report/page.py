@@ -21,6 +21,7 @@ from markupsafe import Markup
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
+from n2g_assets.core.sources import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.method.class_rows import graph_of_rows, stored_importances
@@ -136,6 +137,7 @@ def _facts(database: _Study) -> dict[str, Any]:
         "control_studies": controls.to_list(),
         "controls": _controls(database, defined),
         "classes": settings["method"].get("preset") == "evidence",
+        "word": unit_word("units" in settings),
         "model": {name: value for name, value in model.items() if name != "study"},
         "layers": layers,
         "missing": sorted(set(asked) - set(layers)),
@@ -243,7 +245,7 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         return as_address(reach_by_tokens(rows, title=f"{database.name}: reach on {text.phrase}"))
 
     def examples() -> list[dict[str, Any]]:
-        return _examples(database, facts["layers"], threshold)
+        return _examples(database, facts["layers"], threshold, facts["word"])
 
     def made_of() -> Any:
         return class_use(database.frame, _vocabulary(database))
@@ -252,7 +254,7 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     return {function.__name__: function for function in pictures}
 
 
-def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list[dict[str, Any]]:
+def _examples(database: _Study, layers: Sequence[int], threshold: float, word: str) -> list[dict[str, Any]]:
     """Of the first, a middle and the last layer, the unit with the best F1 whose graph is small enough to read.
 
     Of a graph of token classes the one of few rules is shown, however large it can grow.
@@ -274,7 +276,7 @@ def _examples(database: _Study, layers: Sequence[int], threshold: float) -> list
         nodes = database.frame(f"FROM graph_nodes WHERE {where}", **key)
         members = database.frame(f"FROM token_classes WHERE {where}", **key)
         rules = database.frame(f"FROM graph_rules($study, $layer, $unit, $sign, {SHOWN_RULES})", **key)
-        name = unit_text(*key.values())
+        name = unit_text(unit["layer"], unit["unit"], unit["sign"], word)
         title, told = name.capitalize(), f"F1 on its test contexts {wording.plain_share(unit['top_f1'])}"
         if classes:
             r = wording.reached(unit)

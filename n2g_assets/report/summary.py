@@ -6,6 +6,7 @@ import polars as pl
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
+from n2g_assets.core.sources import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.report.plots import F1, PEARSON_R, LayerScore, shown_scores
 from n2g_assets.report.text import class_graph_text, graph_text, reached, table_text
@@ -37,7 +38,10 @@ _SIZES = """
 """
 """The same score of graphs of token classes by their number of rules, which takes the place of ``_COLUMNS``."""
 
-_THRESHOLD = "SELECT CAST(settings ->> '$.method.firing_threshold' AS DOUBLE) FROM studies WHERE study = ?"
+_SETTINGS = """
+    SELECT CAST(settings ->> '$.method.firing_threshold' AS DOUBLE), (settings -> '$.units') IS NOT NULL
+    FROM studies WHERE study = ?
+"""
 
 
 def study_summary(home: Home, study: str) -> str:
@@ -64,14 +68,14 @@ def study_summary(home: Home, study: str) -> str:
             lines.append(f"{named}. The last columns: other predictors.\n")
             lines.append(table_text(table) + "\n")
         lines.append("The best graph of each layer, as rules in the order of the text; [this] is the token itself:")
-        ((threshold,),) = database.execute(_THRESHOLD, [study]).fetchall() or [(None,)]
+        ((threshold, encoded),) = database.execute(_SETTINGS, [study]).fetchall() or [(None, False)]
         for card in database.sql(_GRAPHS, params=[study]).pl().iter_rows(named=True):
             key = [card[name] for name in ("layer", "unit", "sign")]
             query = "FROM graph_rules(?, ?, ?, ?, ?)"
             rules = database.sql(query, params=[study, *key, SHOWN_RULES]).pl()
             f1, r = card["top_f1"], reached(card)
             told = f"F1 {'not defined' if f1 is None else f'{f1:.2f}'}" + (f"; r: {r}" if r else "")
-            title = f"{unit_text(*key).capitalize()}: {told}"
+            title = f"{unit_text(key[0], key[1], key[2], unit_word(encoded)).capitalize()}: {told}"
             if rules["rank"].count():
                 graph = class_graph_text(rules, title=f"{title}; * fires", threshold=threshold)
             else:

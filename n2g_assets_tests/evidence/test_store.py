@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from n2g_assets.core.errors import SettingsError, StorageError, SubjectError
 from n2g_assets.core.home import MINIMUM_FREE_BYTES, Home
-from n2g_assets.evidence import store
 from n2g_assets.evidence.corpus import TokenCorpus
+from n2g_assets.evidence.kept import Rows
 from n2g_assets.evidence.plan import drop_evidence
 from n2g_assets.evidence.store import Evidence
 from n2g_assets.model.load import load_subject
@@ -237,8 +237,8 @@ def test_a_killed_run_goes_on_at_its_shard(where, model, contexts, tmp_path, mon
 
 
 def test_what_a_writing_thread_meets_is_raised_and_nothing_is_kept(model, contexts, tmp_path, monkeypatch):
-    settings, scatter = SETTINGS.model_copy(update={"shard_tokens": 10_000}), Mock(wraps=store._scatter)
-    monkeypatch.setattr(store, "_scatter", scatter)
+    settings, scatter = SETTINGS.model_copy(update={"shard_tokens": 10_000}), Mock(wraps=Rows.add)
+    monkeypatch.setattr(Rows, "add", lambda self, *args: scatter(self, *args))  # noqa: PLW0108  (a mock is no method)
     read(model, contexts, tmp_path / "whole", settings=settings)
     for failing in (0, scatter.call_count - 1):
         scatter.side_effect = [DEFAULT] * failing + [ZeroDivisionError] + [DEFAULT] * 99

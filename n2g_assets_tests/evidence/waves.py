@@ -20,6 +20,9 @@ class Waves:
     def check_study(self, *_: object) -> None:
         pass
 
+    def picker(self, _layer: int, numbers: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda carried: carried.flatten(0, 1).t().index_select(0, numbers)
+
     def run(self, tokens: torch.Tensor, taps: Mapping[int, Callable[[torch.Tensor], None]]) -> None:
         for layer, take in taps.items():
             position = torch.arange(tokens.shape[1])[:, None]

@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.sources import HubSubject
+from n2g_assets.core.sources import HubEncoder, HubSubject
+from n2g_assets.model.encoders.resolve import check_encoder, resolve_encoders
 from n2g_assets.model.sources import resolve_masked_lm, resolve_subject
 from n2g_assets_tests.assets.studies import rows_of, run_stages, tiny_study
+from n2g_assets_tests.model.encoder_files import CASES
 from n2g_assets_tests.tiny_models import load_tiny, tiny_llama, tiny_solu
 
 
@@ -181,6 +183,29 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_with_a_cure(tmp_path, home
         SourceError, match=r"someone/tiny is not in the local cache and the hub cannot be reached .*HF_HOME"
     ):
         from_hub(home, "someone/tiny")
+
+
+def test_of_an_encoder_the_folder_that_is_named_is_fetched(hub, tmp_path):
+    case = CASES["sparsify-mlp"]
+    written = case.write(tmp_path, case.drawn()) / "layers.7.mlp"
+    files = {path.name: path.read_bytes() for path in written.iterdir()}
+    hub.repositories["someone/saes"] = {
+        **{f"{layer}/{name}": body for layer in ("layers.7.mlp", "layers.8.mlp") for name, body in files.items()},
+        **{"train.py": b"code", "layers.7.mlp/optimizer.bin": b"pickle"},
+    }
+    asked = HubEncoder(source="hub", name="someone/saes", path="layers.7.mlp")
+    found = resolve_encoders(asked, [7], "auto", study_folder=tmp_path)
+    fetched = {path.partition(COMMIT + "/")[2] for path in hub.asked if "/resolve/" in path}
+    assert fetched == {"layers.7.mlp/sae.safetensors", "layers.7.mlp/cfg.json"}
+    assert found.hook == "mlp.hook_out"
+    assert found.facts[7]["revision"] == COMMIT
+    both = resolve_encoders(asked.model_copy(update={"path": None}), [7, 8], "auto", study_folder=tmp_path)
+    assert sorted(both.by_layer) == [7, 8]
+    assert both != found == resolve_encoders(asked, [7], "auto", study_folder=tmp_path)
+    with pytest.raises(SourceError, match=r"none is not known to the hub: correct units\.encoder\.name"):
+        resolve_encoders(HubEncoder(source="hub", name="someone/none"), [7], "auto", study_folder=tmp_path)
+    with pytest.raises(SourceError, match="The hub can have no model 'a/b/c'"):
+        check_encoder(HubEncoder(source="hub", name="a/b/c"), tmp_path)
 
 
 def test_transformer_lens_names_lead_to_hub_names(tmp_path, home, monkeypatch):

@@ -6,9 +6,9 @@ WITH asked AS (
         study,
         file_sha256,
         hook,
-        -- what decides on texts, on a_max and on what fires
+        -- what decides on what a unit is, on texts, on a_max and on what fires
         [settings ->> path FOR path IN [
-            '$$.corpus', '$$.harvest', '$$.method.firing_threshold', '$$.evaluation.random_tokens',
+            '$$.units', '$$.corpus', '$$.harvest', '$$.method.firing_threshold', '$$.evaluation.random_tokens',
             '$$.evaluation.out_of_domain_tokens', '$$.evaluation.seed'
         ]] AS corpus,
         settings ->> '$$.method.preset' AS method
@@ -92,7 +92,7 @@ FROM means AS m
 JOIN graphs AS g ON g.study = m.study AND g.layer = m.layer AND g.text = m.text
 JOIN graphs AS o ON o.study = m.other_study AND o.layer = m.layer AND o.text = m.text
 ORDER BY m.study, m.other_study, m.layer, m.text;
-COMMENT ON VIEW method_comparison IS 'The graphs of a study beside those of another one that explains the same model (by its file_sha256 and hook) on the same corpus by another method, by layer and text: means over the units that both ask for. A mean has an interval only where these are all units of its study in the layer.';
+COMMENT ON VIEW method_comparison IS 'The graphs of a study beside those of another one that explains the same model (by its file_sha256, hook and encoder) on the same corpus by another method, by layer and text: means over the units that both ask for. A mean has an interval only where these are all units of its study in the layer.';
 COMMENT ON COLUMN method_comparison.other_study IS 'the study that is set beside it';
 COMMENT ON COLUMN method_comparison.method IS 'how the graphs of the study are made: method.preset of its settings';
 COMMENT ON COLUMN method_comparison.other_method IS 'the same of the other study';

@@ -1,0 +1,91 @@
+"""A study's encoders, one for each of its layers: fetched where they are on a hub, read, and told from all others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from n2g_assets.core.errors import SubjectError
+from n2g_assets.core.sources import EncoderSettings, HubEncoder, portable_path
+from n2g_assets.model.encoders.encoder import Encoder
+from n2g_assets.model.encoders.formats import read_encoder, weights_at
+from n2g_assets.model.sources import check_hub_name, fetch
+
+AUTO = "auto"
+"""As the hook of a study: the encoder's own."""
+_DATA = ("*.safetensors", "*.npz", "*.npy", "*.pt", "*.json", "*.yaml")
+"""What is fetched of a hub's folder: no code, and of pickles state dicts of torch alone, whose tensors are read."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders of a study; two are equal where the hook and all files are."""
+
+    hook: str
+    """Inside a block, such as ``hook_resid_post``."""
+    sha256: str
+    """Of all of them and their layers (hex)."""
+    by_layer: Mapping[int, Encoder] = field(compare=False, repr=False)
+    provenance: Mapping[str, str | None] = field(compare=False, repr=False)
+    """The columns ``source``, ``name`` and ``revision`` of ``encoders``."""
+
+    @property
+    def facts(self) -> dict[int, dict[str, Any]]:
+        """By layer, what the files say, and where they came from."""
+        return {layer: {**self.provenance, **encoder.facts()} for layer, encoder in self.by_layer.items()}
+
+
+def resolve_encoders(settings: EncoderSettings, layers: Sequence[int], hook: str, *, study_folder: Path) -> Encoders:
+    """The encoder of each layer; where ``hook`` is ``auto``, the one that their files name.
+
+    Relative paths count from ``study_folder``.
+
+    Raises:
+        SourceError: It cannot be had, is damaged, or of a kind that is not read.
+        SubjectError: There is none for a layer or the hook, or its files do not say which hook it reads.
+    """
+    path, provenance = _located(settings, study_folder)
+    asked = None if hook == AUTO else hook
+    found = {layer: read_encoder(path, layer, asked, settings.format) for layer in layers}
+    hooks = {asked} if asked else {encoder.reads.hook for encoder in found.values()}
+    if None in hooks or len(hooks) > 1:
+        said = "do not say which hook it reads" if None in hooks else f"read {', '.join(sorted(map(str, hooks)))}"
+        raise SubjectError(f"The files of the encoder {path} {said}: set hook to one.")
+    listed = "".join(f"{layer} {encoder.sha256}\n" for layer, encoder in sorted(found.items()))
+    return Encoders(str(hooks.pop()), hashlib.sha256(listed.encode()).hexdigest(), found, provenance)
+
+
+def check_encoder(settings: EncoderSettings, study_folder: Path) -> None:
+    """Check that what is named is there, as far as that can be seen without a network or reading weights.
+
+    Raises:
+        SourceError: The hub can have no such name, or the path holds no encoder in a format that is known.
+    """
+    if isinstance(settings, HubEncoder):
+        check_hub_name(settings.name, "give a folder or file as {source: local, path: ...}")
+    else:
+        weights_at(_local(settings.path, study_folder), settings.format)
+
+
+def _local(path: str, study_folder: Path) -> Path:
+    return (study_folder / Path(path).expanduser()).resolve()
+
+
+def _located(settings: EncoderSettings, study_folder: Path) -> tuple[Path, dict[str, str | None]]:
+    """Where the files of an encoder are, and where they came from."""
+    if not isinstance(settings, HubEncoder):
+        name = portable_path(settings.path, study_folder)
+        return _local(settings.path, study_folder), {"source": settings.source, "name": name, "revision": None}
+    name = settings.name
+    inside = PurePosixPath(settings.path or ".")
+    wanted = [pattern if settings.path is None else f"{inside}/{pattern}" for pattern in _DATA]
+    if settings.path is not None:  # of a file, the settings that stand beside it
+        wanted += [str(inside), *(str(inside.parent / each) for each in ("cfg.json", "config.json", "config.yaml"))]
+    folder = fetch(
+        name, settings.revision, what=f"The encoder {name}", setting="units.encoder.name",
+        cure="give its folder or file as {source: local, path: ...}", wanted=wanted,
+    )  # fmt: skip
+    return folder / inside, {"source": settings.source, "name": name, "revision": folder.name}
