@@ -85,7 +85,7 @@ def test_every_unit_gets_its_rows_and_its_ledger_row(store: SliceStore) -> None:
     assert report.rows == {"rules": 13, "ledger": 7}
     assert report.ledger == {"ok": 7}
     assert seen == [(0, 7), (2, 7), (4, 7), (6, 7), (7, 7)]
-    assert not any((store.home.cache / "blocks" / "neuron_graphs" / "demo" / "7").iterdir())
+    assert not (store.home.cache / "blocks" / "neuron_graphs" / "demo" / "7").exists()
 
 
 def test_the_same_again_is_reused_and_says_so(store: SliceStore) -> None:
