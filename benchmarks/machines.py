@@ -36,7 +36,8 @@ from n2g_assets.assets.values import VALUES, StepValues
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, StudySettings
 from n2g_assets.evidence.corpus import TokenCorpus
-from n2g_assets.evidence.plan import FILE, Neurons, entry_kind, plan_evidence
+from n2g_assets.evidence.kept import FILE, Numbers
+from n2g_assets.evidence.plan import entry_kind, plan_evidence
 from n2g_assets.evidence.store import Evidence
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
@@ -88,7 +89,7 @@ def shards_of_a_run(shards: int, layers: int, folder: Path) -> dict[str, Any]:
     return row("a shard beside 10 times as many (seconds)", last, first, GOAL, less_is_better=True)
 
 
-def write(cache: Cache, layer: int, shard: str, documents: tuple[str, ...], held: Neurons) -> None:
+def write(cache: Cache, layer: int, shard: str, documents: tuple[str, ...], held: Numbers) -> None:
     """The entry that a pass writes."""
     values = np.zeros((len(held), TOKENS), np.float32)
     about = {"layer": layer, "shard": shard, "neurons": held.tolist(), "documents": documents, "scales": [1.0]}
