@@ -11,7 +11,6 @@
 """
 
 import errno
-import json
 import logging
 import os
 import re
@@ -110,7 +109,7 @@ class Cache:
                 content["at"] = secrets.token_hex(8)
             files.write_sealed(new / _ABOUT, content)
             self._send(new, folder, content)
-            _take_place(new, folder, content)
+            _take_place(new, folder)
         return Entry(folder, about)
 
     def obtain(
@@ -163,7 +162,7 @@ class Cache:
                     raise ValueError(f"its file {name}")
             new.mkdir(exist_ok=True)
             (new / _ABOUT).write_text(text, encoding="utf-8")
-            _take_place(new, folder, content)
+            _take_place(new, folder)
 
     def _send(self, new: Path, folder: Path, content: Mapping[str, Any]) -> None:
         """Gives a new entry to a store that is elsewhere, in place of one that is there."""
@@ -176,7 +175,7 @@ class Cache:
             self._place.remove(folder / files.unsealed(superseded)["at"])
 
 
-def _take_place(new: Path, folder: Path, content: Mapping[str, Any]) -> None:
+def _take_place(new: Path, folder: Path) -> None:
     """Moves a new entry into its place; an equal one that another process put there stays, since it may be read."""
     for attempt in range(100):
         try:
@@ -186,10 +185,9 @@ def _take_place(new: Path, folder: Path, content: Mapping[str, Any]) -> None:
             if error.errno not in _OCCUPIED:
                 raise
         with suppress(OSError, ValueError, KeyError, TypeError):
-            there = files.read_sealed(folder / _ABOUT)
-            held = json.loads(json.dumps(content["files"]))
-            equal = there["about"] == json.loads(json.dumps(content["about"])) and there["files"] == held
-            if equal and all(_is_whole(folder / name, *known) for name, known in held.items()):
+            own, there = (files.read_sealed(each / _ABOUT) for each in (new, folder))
+            equal = own["about"] == there["about"] and own["files"] == there["files"]
+            if equal and all(_is_whole(folder / name, *known) for name, known in there["files"].items()):
                 return
         with suppress(FileNotFoundError):
             os.replace(folder, new.with_name(f"old{attempt}"))
