@@ -95,7 +95,7 @@ def config_folder(settings: SubjectSettings, *, study_folder: Path, home: Home) 
         what = f"The config.json of the hub model {name}"
         folder = fetch(name, settings.revision, what=what, setting="subject.name", cure=cure, wanted=["config.json"])
     else:
-        folder = _folder(settings.path, study_folder)
+        folder = named_folder(settings.path, study_folder)
         name = folder.name
     return folder, name if settings.reinitialise is None else _name_of_control(name, settings.reinitialise)
 
@@ -117,7 +117,7 @@ def check_subject(settings: SubjectSettings, study_folder: Path) -> None:
 
 def check_masked_lm(name_or_path: str, study_folder: Path) -> None:
     """As :func:`check_subject`, of the masked language model that proposes substitutes."""
-    if not _folder(name_or_path, study_folder).is_dir():
+    if not named_folder(name_or_path, study_folder).is_dir():
         check_hub_name(name_or_path, "give a folder that is there")
 
 
@@ -144,19 +144,20 @@ def resolve_masked_lm(name_or_path: str, *, study_folder: Path) -> SubjectFiles:
     """
     what = f"The masked language model {name_or_path}"
     cure = "set method.masked_lm to the folder of one, or method.proposer to infill"
-    folder = _folder(name_or_path, study_folder)
+    folder = named_folder(name_or_path, study_folder)
     if folder.is_dir():
         return _checked(folder, name_or_path, "local", what, cure)
     folder = fetch(name_or_path, None, what=what, setting="method.masked_lm", cure=cure)
     return _checked(folder, name_or_path, "hub", what, cure)
 
 
-def _folder(path: str, study_folder: Path) -> Path:
+def named_folder(path: str, study_folder: Path) -> Path:
+    """What a path of a study's settings names: relative ones count from the study's folder."""
     return (study_folder / Path(path).expanduser()).resolve()
 
 
 def _local_folder(settings: LocalSubject, study_folder: Path) -> Path:
-    folder = _folder(settings.path, study_folder)
+    folder = named_folder(settings.path, study_folder)
     if not folder.is_dir():
         raise SourceError(
             f"The model folder {folder} does not exist: correct subject.path (it counts from {study_folder})."

@@ -12,7 +12,7 @@ from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.sources import EncoderSettings, HubEncoder, portable_path
 from n2g_assets.model.encoders.encoder import Encoder
 from n2g_assets.model.encoders.formats import read_encoder, weights_at
-from n2g_assets.model.sources import check_hub_name, fetch
+from n2g_assets.model.sources import check_hub_name, fetch, named_folder
 
 AUTO = "auto"
 """As the hook of a study: the encoder's own."""
@@ -67,18 +67,14 @@ def check_encoder(settings: EncoderSettings, study_folder: Path) -> None:
     if isinstance(settings, HubEncoder):
         check_hub_name(settings.name, "give a folder or file as {source: local, path: ...}")
     else:
-        weights_at(_local(settings.path, study_folder), settings.format)
-
-
-def _local(path: str, study_folder: Path) -> Path:
-    return (study_folder / Path(path).expanduser()).resolve()
+        weights_at(named_folder(settings.path, study_folder), settings.format)
 
 
 def _located(settings: EncoderSettings, study_folder: Path) -> tuple[Path, dict[str, str | None]]:
     """Where the files of an encoder are, and where they came from."""
     if not isinstance(settings, HubEncoder):
         name = portable_path(settings.path, study_folder)
-        return _local(settings.path, study_folder), {"source": settings.source, "name": name, "revision": None}
+        return named_folder(settings.path, study_folder), {"source": settings.source, "name": name, "revision": None}
     name = settings.name
     inside = PurePosixPath(settings.path or ".")
     wanted = [pattern if settings.path is None else f"{inside}/{pattern}" for pattern in _DATA]
