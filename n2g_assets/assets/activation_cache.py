@@ -52,7 +52,7 @@ class _Piece(NamedTuple):
     """Shards of a corpus, and the layers that are read on them."""
 
     corpus: str
-    """Its name; see ``_corpora``."""
+    """Its name; see ``_corpus``."""
     shards: Mapping[str, Sequence[str]]
     """By shard id, its documents."""
     layers: Sequence[int]

@@ -53,9 +53,7 @@ def whole_asset(study: Study, stage: WholeStage) -> dg.AssetsDefinition:
 
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with failing_clearly():
-            study.partitions.asked(context.run.tags)  # so that the first step of a run refuses what holds no layer
-            check_begun(context.instance, context.run_id, context.get_step_execution_context().step.key)
-            session = Session(study, context.resources.n2g.open(), context.log)
+            session = _session(study, context)
             result = stage.work(session)
             checked = list(check_results(session, stage.name, checks_of(study, stage.name)))
         return dg.MaterializeResult(metadata=result.metadata, data_version=result.data_version, check_results=checked)
@@ -91,6 +89,13 @@ def layer_asset(study: Study, stage: LayerStage) -> dg.AssetsDefinition:
     return dg.asset(materialize, **about, deps=deps, required_resource_keys={"n2g"})
 
 
+def _session(study: Study, context: Context, *, retry_failed: bool = False) -> Session:
+    """What a step works with; fails where the run asks for no layer of the study, or the step kills its workers."""
+    study.partitions.asked(context.run.tags)
+    check_begun(context.instance, context.run_id, context.get_step_execution_context().step.key)
+    return Session(study, context.resources.n2g.open(), context.log, retry_failed=retry_failed)
+
+
 @dataclass(frozen=True)
 class _Steps:
     """What the steps of a per-layer stage do, whether in one step or in several."""
@@ -99,11 +104,8 @@ class _Steps:
     stage: LayerStage
 
     def session(self, context: Context, config: StageConfig) -> Session:
-        """What a step works with; fails where the run asks for no layer of the study, or the step kills its workers."""
-        self.study.partitions.asked(context.run.tags)
-        check_begun(context.instance, context.run_id, context.get_step_execution_context().step.key)
-        home = context.resources.n2g.open()
-        return Session(self.study, home, context.log, retry_failed=config.retry_failed)
+        """What a step works with; fails as ``_session``."""
+        return _session(self.study, context, retry_failed=config.retry_failed)
 
     def do_layers(
         self, context: Context, session: Session, keys: Sequence[str]
