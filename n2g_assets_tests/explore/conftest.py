@@ -1,4 +1,4 @@
-"""The explorer over finished runs of both methods, and one browser, shared by the tests of pages."""
+"""The explorer over finished runs of both methods, and a browser, shared by the tests of pages."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def site(both: Home) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests."""
+    """One for all tests of a file; while it is open, this thread has a running event loop and Dagster's own fail."""
     need_browser()
     with chromium() as opened:
         yield opened
