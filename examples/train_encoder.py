@@ -1,14 +1,19 @@
 """Trains a top-k autoencoder of what an MLP writes, and a transcoder of what it computes, on a study's harvested text.
 
-    python examples/train_encoder.py --study smollm2 --layer 7 --out encoders
+    n2g run examples/latents/smollm2_neurons/defs.yaml
+    python examples/train_encoder.py
+    n2g run examples/latents/smollm2_latents/defs.yaml
+    n2g run examples/latents/smollm2_transcoder/defs.yaml
 
-The study's contexts have to be there (``n2g run``). Both are written in the layout of EleutherAI's sparsify. What they
-leave unexplained of the last tenth of the text and the sha256 of their files stand in ``facts.json`` beside them.
+The study's contexts have to be there, so it is run first. Both encoders are written in the layout of EleutherAI's
+sparsify. What they leave unexplained of the last tenth of the text, the seconds of their training and the sha256 of
+their files stand in ``facts.json`` beside them.
 """
 
 import argparse
 import json
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -21,15 +26,16 @@ from n2g_assets.core.home import Home
 from n2g_assets.model.batching import pad
 from n2g_assets.model.encoders.formats import read_encoder
 from n2g_assets.model.load import load_subject
-from n2g_assets.study import shipped_study
+from n2g_assets.study import read_study
 
+LATENTS = Path(__file__).parent / "latents"
 TRAINED_SHARE = 0.9
 CONTEXTS, TOKENS = 32, 512  # of a forward pass, of a step
 
 
-def read_mlp(study: str, layer: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+def read_mlp(study: Path, layer: int, n_tokens: int) -> tuple[Tensor, Tensor]:
     """What the MLP of a layer reads and writes at the first tokens of the harvest, [tokens, d_model] each."""
-    session = Session(shipped_study(study), Home.from_environment(), logging.getLogger(__name__))
+    session = Session(read_study(study), Home.from_environment(), logging.getLogger(__name__))
     settings, corpus = session.settings, session.corpus
     model = load_subject(session.subject_files, "mlp.hook_out", settings.harvest, settings.method.mask_token)
     read, inputs, outputs = [], [], []
@@ -90,9 +96,10 @@ def write(folder: Path, weights: dict[str, Tensor], k: int, *, transcode: bool) 
 def main() -> None:
     """Reads the MLP once, trains both kinds and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", default="smollm2", help="a shipped study whose contexts are in N2G_HOME")
+    study = LATENTS / "smollm2_neurons" / "defs.yaml"
+    parser.add_argument("--study", type=Path, default=study, help="a study whose contexts are in N2G_HOME")
     parser.add_argument("--layer", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("encoders"))
+    parser.add_argument("--out", type=Path, default=LATENTS / "encoders")
     parser.add_argument("--tokens", type=int, default=200_000, help="of the harvest, held-out tenth included")
     parser.add_argument("--latents", type=int, default=4608, help="8 times the width of the default model")
     parser.add_argument("--k", type=int, default=32)
@@ -105,10 +112,11 @@ def main() -> None:
     for kind, x in (("autoencoder", written), ("transcoder", read)):
         transcode = kind == "transcoder"
         sizes = {"latents": asked.latents, "k": asked.k, "steps": asked.steps, "rate": asked.rate}
-        folder = asked.out / kind / f"layers.{asked.layer}.mlp"
+        folder, began = asked.out / kind / f"layers.{asked.layer}.mlp", time.monotonic()
         write(folder, train(x[:end], written[:end], transcode=transcode, **sizes), asked.k, transcode=transcode)
         encoder = read_encoder(folder)
-        facts = {**encoder.facts(), **sizes, "unexplained": encoder.unexplained(x[end:], written[end:])}
+        facts = encoder.facts() | sizes | {"trained_tokens": end, "seconds": round(time.monotonic() - began)}
+        facts["unexplained"] = encoder.unexplained(x[end:], written[end:])
         (folder / "facts.json").write_text(json.dumps(facts, indent=2))
         logging.info("%s leaves %.3f of held-out variance.", folder, facts["unexplained"])
 

@@ -43,6 +43,7 @@ def environment(place: Callable[[str], str] = str, policy: str = "") -> Environm
         return Markup(svg)  # our own SVG, in which every token is escaped
 
     found.filters |= {"share": wording.share, "percent": wording.percent, "count": wording.count_text, "spans": spans}
+    found.filters |= {"kind_name": wording.kind_name}
     found.globals |= {"link": link, "picture": picture, "unit_address": unit_address}
     found.globals |= {"plots": plots, "dagster": dagster_address}
     found.globals |= {"policy": policy, "served": not policy}

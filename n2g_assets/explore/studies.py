@@ -78,6 +78,7 @@ def _read_study(study: Study) -> Answer:
         "reach": study.rows("FROM reach_summary WHERE study = $study AND text = 'random' ORDER BY layer, last_tokens"),
         "sizes": study.rows("FROM size_summary WHERE study = $study AND text = 'random' ORDER BY layer, n_rules"),
         "controls": study.rows("FROM controls WHERE study = $study AND text = 'random' ORDER BY layer, control"),
+        "kinds": _kinds(study),
         "corpus": study.rows("FROM corpus_summary WHERE study = $study"),
         "settings": study.settings, "versions": study.versions,
     }  # fmt: skip
@@ -101,6 +102,14 @@ def _scores(study: Study) -> list[dict[str, Any]]:
     return [text for text in found if text["rows"]]
 
 
+def _kinds(study: Study) -> list[dict[str, Any]]:
+    """By layer the study's own row of ``unit_kinds``, and those that can be set beside it, where there are any."""
+    beside = study.rows("FROM kinds_beside($study) WHERE text = 'random'")
+    own = study.rows("FROM unit_kinds WHERE study = $study AND text = 'random'") if beside else []
+    layers = sorted({row["layer"] for row in beside})
+    return [row for layer in layers for row in (*own, *beside) if row["layer"] == layer]
+
+
 def report_of(study: Study) -> str | None:
     """The page of HTML that a run has made of a study, if it has."""
     try:
@@ -115,11 +124,13 @@ def _table(name: str, order: str) -> Table:
     return Table(f"{STUDY}/{name}", OfStudy, lambda database, asked: asked.the_study(database).frame(query))
 
 
+_BESIDE = "FROM kinds_beside($study)"
 TABLES = (
     _table("layer_summary", "layer, text, predictor"),
     _table("size_summary", "layer, text, n_rules"),
     _table("reach_summary", "layer, text, last_tokens"),
     _table("controls", "layer, text, control"),
+    Table(f"{STUDY}/kinds_beside", OfStudy, lambda database, asked: asked.the_study(database).frame(_BESIDE)),
 )
 PAGES = (
     Page("/", Asked, _studies, "studies.html", "All studies with their headline scores"),

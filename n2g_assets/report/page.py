@@ -28,6 +28,7 @@ from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.report import text as wording
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.class_use import class_use
+from n2g_assets.report.kinds import kinds_beside, r_by_kind
 from n2g_assets.report.plots import (
     F1,
     PEARSON_R,
@@ -250,7 +251,16 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
     def made_of() -> Any:
         return class_use(database.frame, _vocabulary(database))
 
-    pictures = (score_picture, curves_picture, calibration_picture, size_picture, reach_picture, examples, made_of)
+    def kinds() -> list[dict[str, Any]]:
+        found = kinds_beside(database.frame)
+        for here in found:
+            title = f"{database.name}: kinds of units at layer {here['layer']}"
+            here["picture"] = as_address(r_by_kind(here["rows"], here["sizes"], title=title))
+        return found
+
+    pictures = (
+        score_picture, curves_picture, calibration_picture, size_picture, reach_picture, kinds, examples, made_of,
+    )  # fmt: skip
     return {function.__name__: function for function in pictures}
 
 

@@ -26,6 +26,8 @@ NONE = "–"
 
 FEW_UNITS = 10
 """A mean over fewer units is said to be one of few."""
+UNIT_KINDS = ("neuron", "autoencoder latent", "transcoder latent", "direction")
+"""Values of ``unit_kinds.kind`` that have a name of their own; others are hooks."""
 LAYERS_TOLD = 3
 """Layers whose scores are told one by one in a sentence; of more, those with the highest and the lowest one."""
 
@@ -150,7 +152,7 @@ def templates() -> "Environment":
     )
     filters = (
         share, plain_share, interval, at_layer, by_layer, percent, number, counted, units_a_layer, listed,
-        layers_listed, compared_layers, plain, window, upper_first, shorten, at,
+        layers_listed, compared_layers, plain, window, upper_first, shorten, at, kind_name,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {"explorer_address": explorer_address, "unit_text": unit_text}
@@ -204,6 +206,13 @@ def by_layer(rows: Iterable[Mapping[str, Any]], name: str, units: str) -> str:
     return ("between " if ends else "") + listed(parts) + (few(min(numbers), "a layer") if same else "")
 
 
+def kind_name(row: Mapping[str, Any]) -> str:
+    """What the units of a row of ``unit_kinds`` are called: neurons, values of mlp.hook_pre, neurons (control)."""
+    kind = row["kind"]
+    plural = f"{kind}s" if kind in UNIT_KINDS else f"values of {kind}"
+    return f"{plural} (control)" if row["control"] else plural
+
+
 def reached(card: Mapping[str, Any]) -> str:
     """What r a unit's graph reaches on held-out text, and what could be: 30 rules reach .59; counting everything .70.
 
@@ -218,10 +227,11 @@ def reached(card: Mapping[str, Any]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent: 53 %, and 1.2 % where it is small."""
+    """A share in percent: 53 %, and 1.2 % or 0.03 % where it is small."""
     if value is None:
         return NONE
-    return f"{value * 100:.0f}\u00a0%" if value >= 0.095 or value == 0 else f"{value * 100:.1f}\u00a0%"
+    digits = ".0f" if value >= 0.095 or value == 0 else ".1f" if value >= 0.00095 else ".1g"
+    return f"{value * 100:{digits}}\u00a0%"
 
 
 def number(value: int | None) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import duckdb
 
 VIEWS = (
-    "units", "tokens", "failures", "layers", "methods", "summaries", "uses", "questions", "likeness", "texts",
+    "units", "tokens", "failures", "layers", "methods", "kinds", "summaries", "uses", "questions", "likeness", "texts",
 )  # fmt: skip
 """The files of ``views/``, in the order in which they are run."""
 

@@ -22,14 +22,15 @@ from n2g_assets_tests.storage.helpers import remove, rows, write
 VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity_card", "worst_units", "controls"}
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
 VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
-VIEWS |= {"reach_summary", "size_summary", "method_comparison", "token_texts", "token_uses", "unit_vectors"}
+VIEWS |= {"reach_summary", "size_summary", "method_comparison", "unit_kinds", "token_texts", "token_uses", "unit_vectors"}
 VIEWS |= {"shared_samples", "top_context_text", "graph_node_text", "rule_text"}
 MACROS = {
     "bare_text(of_text)", "class_nodes_of(token)", "correlation_of(x, y)",
     "correlations_with(of_study, of_layer, of_unit, of_sign)", "families(least, controls)",
     "found_on(of_token, how, controls)",
     "found_with_context(of_token, activating, how, nearest, furthest, controls)",
-    "graph_rules(of_study, of_layer, of_unit, of_sign, n_rules)", "left_out(with_controls)",
+    "graph_rules(of_study, of_layer, of_unit, of_sign, n_rules)", "kinds_beside(of_study)", "left_out(with_controls)",
+    "margin(one, other)",
     "marked_text(of_study, ids)", "matched_form(shut, text, normalised)", "no_such_token(of_token, activating, how)",
     "polysemantic(min_components, controls)", "reach_of(of_study, of_layer, of_unit, of_sign)", "repeats(controls)",
     "similar_pairs(least, controls)", "similar_units(of_study, of_layer, of_unit, of_sign, controls)",
