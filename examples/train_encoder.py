@@ -63,7 +63,7 @@ def train(x: Tensor, y: Tensor, *, transcode: bool, latents: int, k: int, steps:
     }
     for each in weights.values():
         each.requires_grad_()
-    optimizer = torch.optim.Adam(weights.values(), lr=rate)
+    optimizer = torch.optim.Adam(weights.values(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 5 * (1 - step / steps)))
     variance = (y - y.mean(0)).square().sum(1).mean()
     for step in range(steps):
@@ -100,10 +100,10 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=study, help="a study whose contexts are in N2G_HOME")
     parser.add_argument("--layer", type=int, default=7)
     parser.add_argument("--out", type=Path, default=LATENTS / "encoders")
-    parser.add_argument("--tokens", type=int, default=200_000, help="of the harvest, held-out tenth included")
+    parser.add_argument("--tokens", type=int, default=250_000, help="of the harvest, held-out tenth included")
     parser.add_argument("--latents", type=int, default=4608, help="8 times the width of the default model")
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500, help=f"of {TOKENS} tokens each")
+    parser.add_argument("--steps", type=int, default=3000, help=f"of {TOKENS} tokens each")
     parser.add_argument("--rate", type=float, default=1e-3)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
