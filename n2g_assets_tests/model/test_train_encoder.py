@@ -8,6 +8,7 @@ import torch
 
 from n2g_assets.model.encoders.formats import read_encoder
 from n2g_assets.model.encoders.places import Place
+from n2g_assets_tests.model.test_encoders_of_libraries import library
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_encoder.py"
 D, SOURCES, ON = 16, 24, 3
@@ -46,7 +47,7 @@ def test_what_it_trains_reconstructs_text_that_it_has_not_seen(example, transcod
 
 
 def test_sparsify_reads_what_it_writes(example, tmp_path):
-    sparsify = pytest.importorskip("sparsify", reason="sparsify is not installed", exc_type=ImportError)
+    sparsify = library("sparsify")
     x = sparse_sums(200, 3)
     weights = example["train"](x, x, transcode=False, latents=40, k=4, steps=3, rate=1e-2)
     example["write"](tmp_path, weights, 4, transcode=False)
