@@ -32,12 +32,10 @@ from n2g_assets.report.text import UNIT_KINDS, kind_name
 
 SHOWN_TEXT = "random"
 
-_LOOKS = dict(
-    zip(UNIT_KINDS, (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^")), strict=True)
-)
-"""Colour, of Okabe and Ito's, and marker of a kind; others are grey. Of controls markers are hollow, and lines dashed."""
+_LOOKS = dict(zip(UNIT_KINDS, (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^")), strict=True))
+"""Colour, of Okabe and Ito's, and marker of a kind; others are grey. Controls are hollow and dashed."""
 _BESIDE = {"token_lookup_pearson_r": "token lookup", "reach_5": "last 5 tokens"}
-"""Columns of ``unit_kinds`` that are marked beside the graphs: what needs no graph, and what the model makes of them."""
+"""Columns of ``unit_kinds`` that are marked beside the graphs."""
 _HEIGHT = 190.0
 _COLUMN = 1.9
 """Width of the column of one of ``_BESIDE``, in doublings of the number of rules."""

@@ -42,7 +42,7 @@ def test_the_report_sets_them_beside_the_study(studies):
     ]  # fmt: skip
     assert compared[0][3] == "–"
     assert [line[3][:3] for line in compared[1:]] == [".25", ".00"]
-    became = found["What became of these units at layer 7, how often they fire, and what stands beside their graphs (r)."]
+    (became,) = (found[caption] for caption in found if caption.startswith("What became of these units at layer 7"))
     assert became[1][:4] == ["latents", "4,608", "4", "1"]
     assert became[1][-1] == "25\xa0%"
 

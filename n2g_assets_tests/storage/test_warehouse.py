@@ -22,8 +22,21 @@ from n2g_assets_tests.storage.helpers import remove, rows, write
 VIEWS = {"unit_status", "problem_units", "unit_rules", "unit_summary", "fidelity_card", "worst_units", "controls"}
 VIEWS |= {"counterexample_text", "rule_test_summary", "rule_support", "failure_summary", "layer_summary"}
 VIEWS |= {"corpus_summary", "text_summary", "graph_comparison", "near_miss_summary", "top_counterexamples"}
-VIEWS |= {"reach_summary", "size_summary", "method_comparison", "unit_kinds", "token_texts", "token_uses", "unit_vectors"}
-VIEWS |= {"shared_samples", "top_context_text", "graph_node_text", "rule_text"}
+VIEWS |= {
+    "reach_summary",
+    "size_summary",
+    "method_comparison",
+    "unit_kinds",
+}
+VIEWS |= {
+    "token_texts",
+    "token_uses",
+    "unit_vectors",
+    "shared_samples",
+    "top_context_text",
+    "graph_node_text",
+    "rule_text",
+}
 MACROS = {
     "bare_text(of_text)", "class_nodes_of(token)", "correlation_of(x, y)",
     "correlations_with(of_study, of_layer, of_unit, of_sign)", "families(least, controls)",
