@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 
 import polars as pl
 
@@ -55,6 +56,11 @@ class Stored(Facts):
         """Both signs of one are read together."""
         return len(self._session.neurons([layer])[layer])
 
+    def density(self, layer: int) -> float | None:
+        """As was measured when the model was verified."""
+        encoder = self._session.model_row.get("encoders", {}).get(layer)
+        return encoder["active"] / encoder["n_latents"] if encoder is not None and encoder["sparse"] else None
+
     def units_without(self, table: str, layer: int) -> int:
         """By the manifest of the table's slice."""
         return self._session.units_without(table, layer)
@@ -80,9 +86,13 @@ class Stored(Facts):
         session = self._session
         neurons, cache = session.neurons(layers), Cache(session.home)
         plan = plan_evidence(session.model_row, self._corpora[text], neurons, settings, cache, trusting=True)
-        sizes = [shard.n_tokens * sum(map(len, lacks.values())) for shard, lacks in plan.work]
+        sizes = [
+            self.kept(shard.n_tokens, {layer: len(units) for layer, units in lacks.items()})
+            for shard, lacks in plan.work
+        ]
         shards = sum(bool(lacks) for _, lacks in plan.work)
-        return Reading(layers, plan.tokens, shards, sum(sizes), settings, max(sizes, default=0))
+        values, pairs = (list(each) for each in zip(*sizes, strict=True)) if sizes else ([0], [0])
+        return Reading(layers, plan.tokens, shards, sum(values), settings, max(values), pairs=sum(pairs))
 
     def most_targeted(self, layer: int) -> int:
         """By the text that there is beyond the harvest."""
@@ -158,11 +168,15 @@ def facts_without_model(session: Session, shape: Shape, tokens: int | None) -> F
     if tokens is None and there and session.model_row["model"] == shape.name:
         session.learning.check()
         return Stored(session)
-    return stated_facts(study, shape, tokens)
+    encoders = {} if session.encoders is None else session.encoders.by_layer
+    densities = {layer: each.top / each.n_latents for layer, each in encoders.items() if each.top is not None}
+    return stated_facts(study, shape, tokens, densities)
 
 
-def stated_facts(study: Study, shape: Shape, tokens: int | None = None) -> Stated:
-    """What a study's size is counted by before anything of it is there.
+def stated_facts(
+    study: Study, shape: Shape, tokens: int | None = None, densities: Mapping[int, float] = MappingProxyType({})
+) -> Stated:
+    """What a study's size is counted by before anything of it is there; ``densities`` are those of ``Stated``.
 
     Raises:
         SettingsError: nothing says how many tokens the harvest has, or the model has not what the study asks for.
@@ -176,7 +190,7 @@ def stated_facts(study: Study, shape: Shape, tokens: int | None = None) -> State
         )
     outside = any(source.role == "out_of_domain" for source in settings.corpus)
     scored = [name for name in study.texts if name == "random" or (name == "out_of_domain" and outside)]
-    return Stated(settings, study.stages, shape, tokens, scored)
+    return Stated(settings, study.stages, shape, tokens, scored, densities)
 
 
 def weight_bytes(shape: Shape, arithmetic: str) -> int:

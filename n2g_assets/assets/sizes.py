@@ -7,12 +7,13 @@ of one of which its settings and the shape of its model alone are known (``State
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.settings import HarvestSettings, NeuronSample, StudySettings
 from n2g_assets.evaluation.reach import LAST_TOKENS
+from n2g_assets.evidence.kept import PAIR
 from n2g_assets.evidence.precision import DTYPES
 from n2g_assets.evidence.scan import PREFIX, ROUNDS
 from n2g_assets.evidence.suffixes import BYTES as SUFFIX_BYTES
@@ -42,25 +43,28 @@ class Reading:
     """BOS included."""
     shards: int
     values: int
-    """Activations that are new."""
+    """Activations that are new and kept one by one."""
     settings: HarvestSettings
     largest: int = 0
     """Values of the largest shard."""
     by_shards: bool = False
     """Whether machines share the pass by its shards; otherwise each of them reads what its own layers ask for."""
+    pairs: int = 0
+    """About how many activations of latents are new and not 0, so that they are kept with their position."""
     kept: bool = True
     """Whether what it gives is kept; what is measured again for one layer is not, and counts as no pass."""
 
     @property
     def kept_bytes(self) -> int:
         """Disk of the evidence that is kept."""
-        return self.kept * DTYPES[self.settings.evidence_dtype].itemsize * self.values
+        each = DTYPES[self.settings.evidence_dtype].itemsize
+        return self.kept * (each * self.values + PAIR.itemsize * self.pairs)
 
     @property
     def in_work_bytes(self) -> int:
         """Disk that it needs for a while besides: coarse evidence its largest shard in float32."""
         if not self.kept:
-            return 4 * self.values
+            return 4 * self.values + PAIR.itemsize * self.pairs
         return 0 if self.settings.evidence_dtype == "float32" else 4 * self.largest
 
     @property
@@ -93,6 +97,16 @@ class Facts(ABC):
     @abstractmethod
     def neurons(self, layer: int) -> int:
         """Neurons of these units."""
+
+    @abstractmethod
+    def density(self, layer: int) -> float | None:
+        """Share of the positions at which a latent of a layer is kept; None where units are kept at all positions."""
+
+    def kept(self, tokens: int, units: Mapping[int, int]) -> tuple[int, int]:
+        """The activations that are kept of so many tokens and, by layer, units: one by one, and with their position."""
+        of_layers = [(tokens * number, self.density(layer)) for layer, number in units.items()]
+        pairs = sum(math.ceil(density * values) for values, density in of_layers if density is not None)
+        return sum(values for values, density in of_layers if density is None), pairs
 
     @abstractmethod
     def units_without(self, table: str, layer: int) -> int:
@@ -177,17 +191,16 @@ class Size:
                 found = facts.reading(name, stale, settings)
                 readings.append(replace(found, by_shards=bool(harvested) or name not in {"harvest", "scan"}))
         targeted = {layer: facts.most_targeted(layer) for layer in to_learn}
-        readings += [
-            Reading([layer], read, 1, read * facts.neurons(layer), facts.exact)
-            for layer, read in targeted.items()
-            if read
-        ]
+        for layer, read in targeted.items():
+            if read:
+                values, pairs = facts.kept(read, {layer: facts.neurons(layer)})
+                readings.append(Reading([layer], read, 1, values, facts.exact, pairs=pairs))
         if harvest != harvest.exact:  # strongest contexts are measured again
             shortlist = 2 * method.top_contexts * harvest.context_length
             for layer in harvested:
                 read = min(facts.texts["harvest"], shortlist * facts.units(layer))
-                again = Reading([layer], read, 0, read * facts.neurons(layer), harvest.exact, kept=False)
-                readings.append(again)
+                values, pairs = facts.kept(read, {layer: facts.neurons(layer)})
+                readings.append(Reading([layer], read, 0, values, harvest.exact, pairs=pairs, kept=False))
         tokens = facts.texts["harvest"]
         learnt = tokens + max(targeted.values(), default=0) + facts.texts.get("scan", 0)
         numbered = [tokens] * (bool(to_learn) and earlier is None) + [
@@ -245,6 +258,8 @@ class Stated(Facts):
     """Of the harvest, BOS included."""
     scored: Sequence[str]
     """The held-out texts that units are scored on."""
+    densities: Mapping[int, float] = field(default_factory=dict)
+    """By layer, as ``density``; of latents whose number at a position their files do not say, there is none."""
 
     def __post_init__(self) -> None:
         deepest = self.settings.layer_numbers[-1]
@@ -269,6 +284,10 @@ class Stated(Facts):
         if chosen == "all":
             return self.shape.width
         return chosen.sample if isinstance(chosen, NeuronSample) else len(chosen)
+
+    def density(self, layer: int) -> float | None:
+        """As the files of its encoder say."""
+        return self.densities.get(layer)
 
     def units_without(self, table: str, layer: int) -> int:
         """All."""
@@ -295,11 +314,11 @@ class Stated(Facts):
 
     def reading(self, text: str, layers: Sequence[int], settings: HarvestSettings) -> Reading:
         """All of it."""
-        tokens = self.texts[text]
-        values = sum(map(self.neurons, layers))
+        tokens, units = self.texts[text], {layer: self.neurons(layer) for layer in layers}
+        values, pairs = self.kept(tokens, units)
+        largest, _ = self.kept(min(tokens, settings.shard_tokens), units)
         shards = math.ceil(tokens / settings.shard_tokens)
-        largest = values * min(tokens, settings.shard_tokens)
-        return Reading(layers, tokens, shards, tokens * values, settings, largest)
+        return Reading(layers, tokens, shards, values, settings, largest, pairs=pairs)
 
     def most_targeted(self, layer: int) -> int:
         """What is there beyond the harvest is not known."""

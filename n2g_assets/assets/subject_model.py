@@ -15,6 +15,7 @@ from n2g_assets.assets.stage import WholeStage
 from n2g_assets.core.settings import NeuronSample
 from n2g_assets.core.sources import LocalSubject, SubjectSettings, portable_path
 from n2g_assets.core.tables import TABLES
+from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey
 
@@ -114,11 +115,13 @@ def _portable(subject: SubjectSettings, folder: Path) -> dict[str, Any]:
 
 
 def _record_study(session: Session) -> None:
-    """The row of ``studies``: all settings and versions, a slice of its own on which nothing depends."""
+    """The row of ``studies``: all settings and versions, a slice of its own on which nothing depends; and its folder."""
     settings = session.settings.model_dump_json()
     versions = json.dumps({name: version(name) for name in _RECORDED}, sort_keys=True)
     row = {"settings": [settings], "versions": [versions], "control_of": [session.settings.control_of]}
     rows = {"studies": pl.DataFrame(row, schema_overrides={"control_of": pl.String})}
+    folder, beside = str(session.study.folder.absolute()), session.home.folders / session.study.name
+    write_atomically(beside, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
     input_hash = hash_json([STAGE.code_version, settings, versions])
     session.bring_up_to_date(["studies"], lambda: rows, input_hash=input_hash, code_version=STAGE.code_version)
 

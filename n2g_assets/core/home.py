@@ -41,6 +41,8 @@ class Home:
         """Fetched files, checked against their sha256."""
         self.dagster = root / "dagster"
         """``DAGSTER_HOME``: runs, events and logs."""
+        self.folders = root / "folders"
+        """For each study that ran here a file that names its folder, from which the paths of its settings count."""
         self.locks = root / "locks"
         """Lock files; each is held by an open process alone, so deleting the folder is safe when nothing runs."""
 

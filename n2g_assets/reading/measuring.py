@@ -59,12 +59,13 @@ class Measuring:
             self._loaded = None  # memory holds one
             settings = study.settings
             subject = TypeAdapter(SubjectSettings).validate_python(settings["subject"])
-            files = resolve_subject(subject, study_folder=Path.cwd(), home=study.home)
+            folder = _folder_of(study)
+            files = resolve_subject(subject, study_folder=folder, home=study.home)
             encoders = None
             if "units" in settings:
                 units = UnitSettings.model_validate(settings["units"])
                 encoders = resolve_encoders(
-                    units.encoder, sorted(study.encoders), settings["hook"], study_folder=Path.cwd()
+                    units.encoder, sorted(study.encoders), settings["hook"], study_folder=folder
                 )
             model = load_subject(
                 files, study.model["hook"], HarvestSettings.model_validate(settings["harvest"]),
@@ -76,3 +77,11 @@ class Measuring:
                 )
             self._loaded = identity, model
         return self._loaded[1]
+
+
+def _folder_of(study: Study) -> Path:
+    """From which relative paths of its settings count; the working folder where it never ran in this home."""
+    try:
+        return Path((study.home.folders / study.name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Path.cwd()

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 
 from n2g_assets import cli
 from n2g_assets.assets import corpus_tokens, subject_model
-from n2g_assets.assets.plan import plan_elsewhere, plan_here
+from n2g_assets.assets.plan import Stored, facts_without_model, plan_elsewhere, plan_here
 from n2g_assets.assets.rates import Elsewhere
+from n2g_assets.assets.sizes import Size
 from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError, SourceError, StorageError, SubjectError
 from n2g_assets.core.home import Home
@@ -28,6 +29,7 @@ from n2g_assets.evidence.kept import Held, Pairs
 from n2g_assets.evidence.plan import entry_kind
 from n2g_assets.evidence.store import read_evidence
 from n2g_assets.explore.app import build_app
+from n2g_assets.model.config import read_shape
 from n2g_assets.model.folder import model_identity
 from n2g_assets.model.load import VERIFICATION_TEXT
 from n2g_assets.reading.database import Database
@@ -269,13 +271,13 @@ def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
     assert client.get("/api/study/tiny").json()["encoders"][str(LAYER)]["n_latents"] == LATENTS
 
 
-def test_a_latent_predicts_a_text_and_is_measured_on_it(topk, folder, monkeypatch, capsys):
+def test_a_latent_predicts_a_text_and_is_measured_on_it(topk, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("N2G_HOME", str(topk.home))
     assert cli.main(["predict", "--study", "tiny", "--layer", str(LAYER), "--unit", "7", "--json", "the river"]) == 0
     assert len(json.loads(capsys.readouterr().out)) > 0
     study = open_study("tiny", Home(topk.home))
     token_ids = rows_of(topk.home, "contexts")["token_ids"][0].to_numpy()
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)  # paths count from the study's folder, wherever one asks
     found = Measuring()(study.unit(LAYER, 7), token_ids)
     (wanted,) = plainly(folder, [token_ids.tolist()], top=TOP)
     np.testing.assert_allclose(found, wanted[:, 7], atol=1e-4)
@@ -338,6 +340,22 @@ def test_a_study_of_latents_can_be_planned(two_layers, folder):
     every = session_of(changed(two_layers.study, neurons="all"), two_layers.home)
     said = plan_elsewhere(every, [[0, LAYER]], 1, Elsewhere("h100", tokens=10_000, config=folder / "model"))
     assert f" {2 * LATENTS}  " in said
+
+
+def test_the_plan_of_latents_counts_their_firings(two_layers, folder, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(two_layers.home, home, ignore=shutil.ignore_patterns("locks", "evidence"))
+    session = session_of(changed(two_layers.study, neurons="all"), home)
+    tokens = len(session.corpus.token_ids)
+    planned = Size.of(Stored(session), [0, LAYER]).readings[0]
+    assert planned.values == 0
+    session.evidence(session.corpus, [0, LAYER], no_progress)
+    files = list((home / "cache" / "evidence").rglob("activations.npy"))
+    firings = sum(file.stat().st_size - 128 for file in files) / 8
+    assert firings == pytest.approx(planned.pairs, rel=0.2)
+    shape = read_shape(folder / "model", "model", session.hook)
+    said = facts_without_model(session, replace(shape, width=LATENTS), tokens)
+    assert Size.of(said, [0, LAYER]).readings[0].kept_bytes == 2 * 8 * TOP * tokens
 
 
 def test_pairs_may_be_none(tmp_path):

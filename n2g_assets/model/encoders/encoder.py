@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
 
 _TILE_ELEMENTS = 2**24
 """Activations or weights of a tile of latents, at most."""
+_LOADED_BYTES = 2**31
+"""Weights of a top-k encoder that stay on the device from batch to batch, at most; of a larger one a tile at a time."""
 _EPSILON = 1e-5
 """Added to the deviation by which ``layer_norm`` divides."""
 
@@ -69,6 +71,11 @@ class _Rows:
         if self.rectifies:
             values.relu_()
         return values if on is None else values.mul_(on)
+
+    def __getitem__(self, tile: slice) -> _Rows:
+        """Some of them, without a copy."""
+        parts = (self.matrix, self.bias, self.gain, self.gate, self.threshold)
+        return _Rows(*(part if part is None or part.ndim == 0 else part[tile] for part in parts), self.rectifies)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,14 +185,17 @@ class Encoder:
             )
         if not self.alone:
             once, places = latents.to(device).unique(return_inverse=True)
-            return lambda inputs: _spread(*self._top(self._enter(inputs)), once, self.n_latents)[:, places]
+            rows_of = partial(self._rows, device=device)
+            if 4 * self.matrix.numel() <= _LOADED_BYTES:
+                rows_of = rows_of(slice(None)).__getitem__
+            return lambda inputs: _spread(*self._top(self._enter(inputs), rows_of), once, self.n_latents)[:, places]
         rows = self._rows(latents, device)
         return lambda inputs: rows(self._enter(inputs))
 
     def tiles(self, inputs: Float[Tensor, "tokens d_in"]) -> Iterator[tuple[slice, Float32[Tensor, "tokens tile"]]]:
         """Activations of all latents, a tile after the other."""
         entered = self._enter(inputs)
-        kept = None if self.alone else self._top(entered)
+        kept = None if self.alone else self._top(entered, partial(self._rows, device=inputs.device))
         for tile in self._cuts(len(inputs)):
             if kept is None:
                 yield tile, self._rows(tile, inputs.device)(entered)
@@ -260,15 +270,15 @@ class Encoder:
         return (slice(start, start + width) for start in range(0, self.n_latents, width))
 
     def _top(
-        self, entered: Float32[Tensor, "tokens d_in"]
+        self, entered: Float32[Tensor, "tokens d_in"], rows_of: Callable[[slice], _Rows]
     ) -> tuple[Float32[Tensor, "tokens top"], Int64[Tensor, "tokens top"]]:
-        """The largest activations of each position and whose they are."""
+        """The largest activations of each position and whose they are; ``rows_of`` gives the latents of a tile."""
         assert self.top is not None
         values = entered.new_zeros(len(entered), 0)
         owners = torch.zeros(len(entered), 0, dtype=torch.int64, device=entered.device)
         numbers = torch.arange(self.n_latents, device=entered.device)
         for tile in self._cuts(len(entered)):
-            values = torch.cat([values, self._rows(tile, entered.device)(entered)], dim=1)
+            values = torch.cat([values, rows_of(tile)(entered)], dim=1)
             owners = torch.cat([owners, numbers[tile].expand(len(entered), -1)], dim=1)
             values, places = values.topk(min(self.top, values.shape[1]), dim=1)
             owners = owners.gather(1, places)
