@@ -84,7 +84,7 @@ class Learning:
         can_ask = self.asked and self._session.store.manifest(SliceKey("top_examples", self._session.study.name, layer))
         targeted = self._chosen(layer) if can_ask else None
         scan = {"scan": self.scan_corpus} if self.is_scanned(layer) else {}
-        return scan | ({} if targeted is None else {_TARGETED: TokenCorpus.from_frame(targeted)})
+        return scan | ({} if targeted is None or targeted.is_empty() else {_TARGETED: TokenCorpus.from_frame(targeted)})
 
     def drop_numbers(self, layer: int) -> None:
         """Remove the numbers of the runs of a layer's text, where no other layer has that text."""
@@ -149,16 +149,20 @@ class Learning:
         return contexts.join(self._session.contexts, on="document_id", how="anti", maintain_order="left")
 
     def targeted(self, layer: int) -> pl.DataFrame | None:
-        """The contexts that the graphs of a layer's units ask for; None where the study asks for none.
+        """The contexts that the graphs of a layer's units ask for; None where they ask for none.
 
         They are chosen once, by all units of the layer, and are the same for all of them.
         """
         if not self.asked:
             return None
         self.check()
+        if self._chosen(layer) is None:
+            self._obtain(layer)
         found = self._chosen(layer)
-        if found is not None:
-            return found
+        return None if found is None or found.is_empty() else found
+
+    def _obtain(self, layer: int) -> None:
+        """Has the contexts of a layer chosen, and keeps which they are."""
         session = self._session
         try:
             Cache(session.home).obtain(KIND, self.targeted_key(layer), partial(self._choose, layer))
@@ -170,7 +174,6 @@ class Learning:
                 f"The contexts that graphs of layer {layer} ask for were not chosen ({type(error).__name__}: {error}): "
                 "materialize the stages before neuron_graphs, or set harvest.targeted_contexts to 0."
             ) from error
-        return self._chosen(layer)
 
     def _chosen(self, layer: int) -> pl.DataFrame | None:
         """The contexts that were chosen already, by the graphs of the same text, units and settings."""
@@ -190,7 +193,7 @@ class Learning:
     def targeted_key(self, layer: int) -> str:
         """The key in the cache of which contexts the graphs of a layer ask for."""
         session = self._session
-        method = session.settings.method
+        method, firings = session.settings.method, session.settings.harvest.targeted_firings
         of = {
             "versions": [TARGETED_VERSION, GROWTH_VERSION], "model": session.units_hash(layer),
             "layer": layer, "units": session.units(layer),
@@ -199,7 +202,16 @@ class Learning:
             "per_document": method.contexts_per_document, "graphs": method.part(ClassSettings).hashed(),
             "top_examples": session.manifest("top_examples", layer).content_hash,
         }  # fmt: skip
-        return hash_json(of)
+        return hash_json(of if firings is None else of | {"firings": firings})
+
+    def _is_rare(self, unit: Unit, a_max: float, read: Read) -> bool:
+        """Whether a unit fires so rarely in the harvest that it asks."""
+        settings = self._session.settings
+        if settings.harvest.targeted_firings is None:
+            return True
+        harvested = read(unit)[: len(self._session.corpus.token_ids)]
+        fires = np.count_nonzero(harvested >= settings.method.firing_threshold * a_max)
+        return int(fires) < settings.harvest.targeted_firings
 
     def _choose(self, layer: int, folder: Path) -> None:
         """Writes which contexts the graphs ask for that are grown on the rest."""
@@ -212,6 +224,8 @@ class Learning:
         units = [Unit(*key) for key in keys.iter_rows()]
 
         def asked_by(unit: Unit) -> list[int]:
+            if not self._is_rare(unit, a_max[unit], read):
+                return []
             own = top.filter(unit=unit.number, sign=unit.sign)
             graph = grow_unit(unit, own, a_max[unit], settings, lagged, read, text.without, bos_id)
             return ask(graph, corpus, self.asked, session.settings.method.contexts_per_document)

@@ -68,6 +68,9 @@ class AnyEncoder(Settings):
     format: str = "auto"
     """Layout of its files: ``auto`` goes by the name of the file that holds the weights; or a name of the page on
     encoders, such as ``sae_lens``."""
+    neuronpedia: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.{}-]+$")] | None = None
+    """Where Neuronpedia shows its latents, to which their pages link then, such as
+    ``gemma-2-2b/{layer}-gemmascope-res-16k``; none takes what its files say."""
 
 
 class HubEncoder(AnyEncoder):

@@ -83,6 +83,7 @@ _TABLES = (
         _n("target_hook", pl.String, "hook that a transcoder predicts; NULL for others, or where no file says it"),
         _c("dtype", pl.String, "type of the numbers in the files; all is computed in float32"),
         _c("sha256", pl.String, "sha256 of its files (hex)"),
+        _n("neuronpedia", pl.String, "where Neuronpedia shows its latents, as model/set; NULL where nothing says it"),
         _c("active", pl.Float64, "latents above 0 at a position of the fixed verification text, on the mean"),
         _n(
             "unexplained", pl.Float64,

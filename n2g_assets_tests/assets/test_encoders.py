@@ -133,7 +133,7 @@ class Kind:
 
 
 def latents_of(folder: Path, path: str, **changes: object) -> Study:
-    units = {"encoder": {"source": "local", "path": path}}
+    units = {"encoder": {"source": "local", "path": path, "neuronpedia": "tiny/{layer}-" + path}}
     return tiny_study(folder, **{"layers": [LAYER], "neurons": ASKED, "units": units, **changes})
 
 
@@ -261,6 +261,7 @@ def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
         "sparsify",
         row["sha256"][:12],
         "decoder",
+        'href="https://www.neuronpedia.org/tiny/1-topk/7"',
     ):
         assert said in page.text
     assert "neuron 7" not in page.text

@@ -206,6 +206,30 @@ def test_graphs_ask_for_contexts_beyond_the_harvest_learn_from_them_and_count_th
     ].reused
 
 
+def test_units_that_fire_often_enough_ask_for_no_contexts(finished_evidence, tmp_path):
+    home = finished_evidence.copy_home(tmp_path)
+    small = changed(finished_evidence.study, harvest__max_tokens=2_000)
+    for stage in ("activation_cache", "top_examples", "pruned_examples"):
+        run_stage(session_of(small, home), stage, [LAYER])
+    session = session_of(small, home)
+    harvest, units = session.cached_harvest(LAYER), session.units(LAYER)
+    a_max = session.a_max(LAYER, units)
+    firings = sorted(int((harvest.of_unit(LAYER, unit) >= 0.5 * a_max[unit]).sum()) for unit in units)
+    asked = {}
+    for limit in (None, firings[-1] + 1, firings[len(firings) // 2], 1):
+        study = changed(small, harvest__targeted_contexts=2, harvest__targeted_firings=limit)
+        found = session_of(study, home).learning.targeted(LAYER)
+        asked[limit] = set() if found is None else set(found["context_id"])
+    everything, all_rare, rarer, none = asked.values()
+    assert everything == all_rare
+    assert rarer
+    assert rarer < all_rare
+    assert not none
+    nobody = session_of(changed(small, harvest__targeted_contexts=2, harvest__targeted_firings=1), home)
+    assert len(nobody.learning.read(LAYER)(units[0])) == len(nobody.corpus.token_ids)
+    run_stage(nobody, "neuron_graphs", [LAYER])
+
+
 def test_an_error_while_contexts_are_chosen_is_of_no_unit(finished_evidence, tmp_path, monkeypatch):
     home = finished_evidence.copy_home(tmp_path)
     study = changed(finished_evidence.study, harvest__max_tokens=2_000, harvest__targeted_contexts=2)

@@ -84,6 +84,8 @@ class Encoder:
 
     files: tuple[Path, ...]
     """All that decides what it computes, the weights first."""
+    neuronpedia: str | None = None
+    """Where Neuronpedia shows its latents."""
     format: str
     architecture: str
     """As the files call it."""

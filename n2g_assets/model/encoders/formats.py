@@ -129,6 +129,7 @@ def _sae_lens(file: Path) -> Encoder:
         optional["skip"] = tensors.take("W_skip", decoder.shape[1], d_in)
     return Encoder(
         files=(file, file.parent / "cfg.json"), format="sae_lens", architecture=architecture,
+        neuronpedia=str(shown) if (shown := about.get("neuronpedia_id")) else None,
         reads=places.of_hook(about.get("hook_name") or about.get("hook_point")),
         writes=places.of_hook(about.get("hook_name_out")) if transcodes else None,
         matrix=matrix, bias=tensors.take("b_mag" if architecture == "gated" else "b_enc", n_latents),

@@ -30,12 +30,19 @@ class Encoders:
     """Of all of them and their layers (hex)."""
     by_layer: Mapping[int, Encoder] = field(compare=False, repr=False)
     provenance: Mapping[str, str | None] = field(compare=False, repr=False)
-    """The columns ``source``, ``name`` and ``revision`` of ``encoders``."""
+    """The columns ``source``, ``name`` and ``revision`` of ``encoders``, and ``neuronpedia`` as the settings have it."""
 
     @property
     def facts(self) -> dict[int, dict[str, Any]]:
         """By layer, what the files say, and where they came from."""
-        return {layer: {**self.provenance, **encoder.facts()} for layer, encoder in self.by_layer.items()}
+        shown = self.provenance["neuronpedia"]
+        return {
+            layer: {
+                **self.provenance, **encoder.facts(),
+                "neuronpedia": shown.replace("{layer}", str(layer)) if shown else encoder.neuronpedia,
+            }
+            for layer, encoder in self.by_layer.items()
+        }  # fmt: skip
 
 
 def resolve_encoders(settings: EncoderSettings, layers: Sequence[int], hook: str, *, study_folder: Path) -> Encoders:
@@ -55,6 +62,7 @@ def resolve_encoders(settings: EncoderSettings, layers: Sequence[int], hook: str
         said = "do not say which hook it reads" if None in hooks else f"read {', '.join(sorted(map(str, hooks)))}"
         raise SubjectError(f"The files of the encoder {path} {said}: set hook to one.")
     listed = "".join(f"{layer} {encoder.sha256}\n" for layer, encoder in sorted(found.items()))
+    provenance["neuronpedia"] = settings.neuronpedia
     return Encoders(str(hooks.pop()), hashlib.sha256(listed.encode()).hexdigest(), found, provenance)
 
 
