@@ -21,6 +21,7 @@ from n2g_assets.assets.steps import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.settings import StudySettings
+from n2g_assets.core.sources import UnitSettings
 from n2g_assets.core.study_file import Mistake, Place, StudyFile, mistakes_of
 from n2g_assets.core.yaml_schema import yaml_schema
 from n2g_assets.corpus.sources import check_source
@@ -186,7 +187,7 @@ def _not_there(study: Study) -> Iterator[Mistake]:
     checks: list[tuple[Place, Callable[[Any, Path], None], Any]] = [(("subject",), check_subject, settings.subject)]
     checks += [(("corpus", number), check_source, source) for number, source in enumerate(settings.corpus)]
     checks += [(("explanations", number), check_explanation, each) for number, each in enumerate(settings.explanations)]
-    if settings.units is not None:
+    if isinstance(settings.units, UnitSettings):
         checks.append((("units", "encoder"), check_encoder, settings.units.encoder))
     if settings.method.proposer == "masked_lm":
         checks.append((("method", "masked_lm"), check_masked_lm, settings.method.masked_lm))

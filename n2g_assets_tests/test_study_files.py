@@ -73,6 +73,9 @@ SHAPES = [
     ("method: {normalise_tokens: 'yes'}", "method.normalise_tokens must be true or false, not 'yes'."),
     ("preset: [paper]", "preset must be 'full' or 'paper', not ['paper']."),
     ("hook: 3", f"hook {TEXT} 3."),
+    ("units: head", "units must be {encoder: ...} or heads."),
+    ("units: [heads]", "units must be {encoder: ...} or heads."),
+    ("units: {}", "units.encoder is missing: add it."),
     ("hook: ''", "hook must have at least one character, not ''."),
     ("subject: gpt2", f"subject {MAPPING} 'gpt2'."),
     ("subject: {source: hub, name: 2024}", f"subject.name {TEXT} 2024."),
@@ -103,6 +106,10 @@ VALUES = [
     ("method: {class_shrinkage: .inf}", "method.class_shrinkage must be a finite number, not inf."),
     ("method: {min_contexts_per_side: 11}", "method.min_contexts_per_side: 11 on two sides is more than top_contexts"),
     ("layers_at_once: 0", f"{AT_ONCE}, not 0."),
+    (
+        "units: heads\n  hook: mlp.hook_post",
+        "hook is mlp.hook_post, but heads are read at attn.hook_z: leave hook out.",
+    ),
     ("method: {preset: evidence}\n  preset: paper", "preset: paper scores the paper's graphs alone: leave"),
     ("control_of: demo", "control_of names 'demo', but the model keeps its trained weights"),
     # what is not there
@@ -248,7 +255,14 @@ def test_the_schema_names_the_place_of_a_wrong_value_and_not_its_alternatives(li
 
 def test_the_schema_takes_what_the_settings_take():
     shipped = [(Path(study.__file__).parent / "defs" / name / "defs.yaml").read_text() for name in shipped_studies()]
-    lines = ("layers: 3", "neurons: all", "neurons: [1]", "layers_at_once: 2", "harvest: {max_tokens: 5}")
+    lines = (
+        "layers: 3",
+        "neurons: all",
+        "neurons: [1]",
+        "layers_at_once: 2",
+        "harvest: {max_tokens: 5}",
+        "units: heads",
+    )
     lines += ("corpus: [{source: python, function: 'a.b:c', arguments: {a: [1, {b: null}], c: x}}]",)
     assert [schema_errors(text) for text in (*shipped, *map(with_line, lines))] == [[]] * (len(shipped) + len(lines))
     assert {"subject", "corpus", "layers"} <= set(N2GStudy.model().model_json_schema()["properties"])

@@ -17,6 +17,7 @@ import polars as pl
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.core.registry import STAGES, named
+from n2g_assets.core.sources import UnitSettings
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.spelling import Spelling
@@ -285,7 +286,7 @@ def model_is_sane(session: Session) -> list[str]:
     ]
 
 
-@_checks("subject_model", warns=True, applies=lambda study: study.settings.units is not None)
+@_checks("subject_model", warns=True, applies=lambda study: isinstance(study.settings.units, UnitSettings))
 def encoders_fit(session: Session) -> list[str]:
     """What each encoder reconstructs is nearer to what the model carries than its mean."""
     return [

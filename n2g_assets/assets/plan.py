@@ -139,7 +139,7 @@ def plan_elsewhere(session: Session, runs: Sequence[Sequence[int]], machines: in
         name = folder.absolute().name
     shape = read_shape(folder, name, session.hook)
     if session.encoders is not None:
-        shape = replace(shape, width=min(each.n_latents for each in session.encoders.by_layer.values()))
+        shape = replace(shape, width=session.encoders.width(shape))
     facts = facts_without_model(session, shape, elsewhere.tokens)
     return stated_text(session.study.name, facts, runs, shape, machines, elsewhere, free_bytes(session.home))
 
@@ -168,8 +168,7 @@ def facts_without_model(session: Session, shape: Shape, tokens: int | None) -> F
     if tokens is None and there and session.model_row["model"] == shape.name:
         session.learning.check()
         return Stored(session)
-    encoders = {} if session.encoders is None else session.encoders.by_layer
-    densities = {layer: each.top / each.n_latents for layer, each in encoders.items() if each.top is not None}
+    densities = {} if session.encoders is None else session.encoders.densities
     return stated_facts(study, shape, tokens, densities)
 
 

@@ -36,6 +36,7 @@ from n2g_assets.storage.slices import Manifest, SliceKey, SliceStore
 if TYPE_CHECKING:
     from n2g_assets.evidence.store import Evidence
     from n2g_assets.model.batching import TokenBudget
+    from n2g_assets.model.encoders.heads import HeadsOfLayers
     from n2g_assets.model.encoders.resolve import Encoders
     from n2g_assets.model.model import SubjectModel
     from n2g_assets.model.sources import SubjectFiles
@@ -84,7 +85,7 @@ class Session:
 
     @cached_property
     def model_row(self) -> dict[str, Any]:
-        """The study's row of ``subject_models``; with encoders, by layer its rows of ``encoders`` under this name."""
+        """The study's row of ``subject_models``; with ``units``, by layer its rows of ``encoders`` under this name."""
         row = self.read("subject_models").row(0, named=True)
         if self.settings.units is None:
             return row
@@ -201,18 +202,16 @@ class Session:
         return resolve_subject(self.settings.subject, study_folder=self.study.folder, home=self.home)
 
     @cached_property
-    def encoders(self) -> Encoders | None:
-        """What makes latents of what the hook carries, a layer each, fetched and read; None without ``units``."""
-        from n2g_assets.model.encoders.resolve import resolve_encoders
+    def encoders(self) -> Encoders | HeadsOfLayers | None:
+        """What makes latents or heads of what the hook carries, fetched and read; None without ``units``."""
+        from n2g_assets.model.encoders.resolve import resolve_units
 
-        settings, units = self.settings, self.settings.units
-        if units is None:
-            return None
-        return resolve_encoders(units.encoder, settings.layer_numbers, settings.hook, study_folder=self.study.folder)
+        settings = self.settings
+        return resolve_units(settings.units, settings.layer_numbers, settings.hook, study_folder=self.study.folder)
 
     @property
     def hook(self) -> str:
-        """The hook that is read: that of the settings, or the encoder's own."""
+        """The hook that is read: that of the settings, the encoder's own, or that of heads."""
         return self.settings.hook if self.encoders is None else self.encoders.hook
 
     def load_subject(self, dtype: str) -> SubjectModel:

@@ -270,7 +270,7 @@ class Stated(Facts):
             )
         if self.neurons(0) > self.shape.width:
             raise SettingsError(
-                f"The study asks for {self.neurons(0):,} neurons a layer, but {self.shape.name} has "
+                f"The study asks for {self.neurons(0):,} {self.settings.word}s a layer, but {self.shape.name} has "
                 f"{self.shape.width:,}: lower neurons.sample."
             )
 

@@ -73,7 +73,7 @@ def _verify(session: Session) -> bool:
         "masked_lm": proposer_identity(session),
     }
     if session.encoders is not None:
-        asked["encoders"] = [session.encoders.sha256, dict(session.encoders.provenance)]
+        asked["encoders"] = session.encoders.identity
 
     def rows() -> dict[str, pl.DataFrame]:
         from n2g_assets.model.vocabulary import vocabulary_rows

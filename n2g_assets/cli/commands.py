@@ -170,7 +170,7 @@ def sql(statement: str, as_json: bool, as_csv: bool, limit: int) -> None:
 @command("n2g predict --study demo --layer 7 --unit 669 'Julia smiled'")
 @click.option("--study", required=True, help="A published study.")
 @click.option("--layer", required=True, type=click.IntRange(0))
-@click.option("--unit", required=True, type=click.IntRange(0), help="Index of the neuron, or latent, in its layer.")
+@click.option("--unit", required=True, type=click.IntRange(0), help="Index of the neuron, latent or head in its layer.")
 @click.option("--sign", default="1", type=click.Choice(["1", "-1"]), show_default=True, help="-1: its negation.")
 @click.option("--tokenizer", type=click.Path(), help="Folder of the model's tokenizer.json, where it is not found.")
 @click.argument("text", required=False)

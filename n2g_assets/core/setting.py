@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
@@ -81,3 +82,14 @@ def one_of_shapes(sentence: str, *tags: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def known_timezone(timezone: str) -> str:
+    """Refuses the name of a time zone that there is not."""
+    try:
+        ZoneInfo(timezone)
+    except (LookupError, OSError, ValueError) as error:  # the last two where it is a folder, or no path inside one
+        near = get_close_matches(timezone, available_timezones(), n=1)
+        cure = f"did you mean '{near[0]}'?" if near else "give a name such as UTC or Europe/Berlin."
+        raise ValueError(f"there is no time zone '{timezone}': {cure}") from error
+    return timezone

@@ -4,16 +4,14 @@ These are plain pydantic models that know no Dagster: ``study.N2GStudy`` reads t
 rooms take the part they need. Unknown keys are errors. Paper sections refer to arXiv 2305.19911.
 """
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from n2g_assets.core import registry
 from n2g_assets.core.explained import AnyStudyExplanation, PredictingExplanation
-from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, one_of_shapes, shape
-from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings, UnitSettings, unit_word
+from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, known_timezone, one_of_shapes, shape
+from n2g_assets.core.sources import HEADS, HEADS_HOOK, AnyCorpusSource, AnyUnits, SubjectSettings, unit_word
 
 Executor = Literal["in_process", "multiprocess", "celery"]
 """Where the steps of a run execute."""
@@ -267,13 +265,15 @@ class StudySettings(Settings):
     ]
     """A count (layers 0 to n-1) or a list; checked against the model when it is loaded."""
     neurons: NeuronSelection = NeuronSample(sample=64)
-    """Which neurons of each layer, or which latents of its encoder: ``{sample: n, seed: s}``, ``all`` or a list."""
+    """Which neurons, latents or heads of each layer: ``{sample: n, seed: s}``, ``all`` or a list."""
     signs: list[Literal["positive", "negative"]] = Field(default=["positive"], min_length=1)
     """``positive`` reads the activation, ``negative`` the negated one (gated MLPs fire both ways)."""
     hook: str = "mlp.hook_post"
-    """TransformerLens hook name inside a block; with an encoder ``auto``, its default there, takes the encoder's."""
-    units: UnitSettings | None = Field(default=None, exclude_if=lambda units: units is None)
-    """Without it, units are what the hook carries, such as an MLP's neurons; ``{encoder: ...}`` makes them latents."""
+    """TransformerLens hook name inside a block; with ``units`` ``auto``, its default there: that of the encoder, or of
+    heads, which are read at ``attn.hook_z`` alone."""
+    units: AnyUnits = Field(default=None, exclude_if=lambda units: units is None)
+    """Without it, units are what the hook carries, such as an MLP's neurons; ``{encoder: ...}`` makes them latents, and
+    with ``heads`` each attention head is one: the norm of what it adds to the residual stream."""
     bos: str = "auto"
     """Token at position 0 of every context: ``auto`` takes the tokenizer's BOS, else its end of sequence, else end of
     text; or the text of one token, but not of one that is spelt ``auto`` or ``none``. With ``none`` the model reads
@@ -332,9 +332,13 @@ class StudySettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _encoders_name_their_hook(cls, values: Any) -> Any:
-        latents = isinstance(values, dict) and values.get("units") is not None
-        return {"hook": "auto"} | values if latents else values
+    def _units_name_their_hook(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("units") is None:
+            return values
+        values = {"hook": "auto"} | values
+        if values["units"] == HEADS and values["hook"] not in ("auto", HEADS_HOOK):
+            raise ValueError(f"hook is {values['hook']}, but heads are read at {HEADS_HOOK}: leave hook out.")
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -370,16 +374,7 @@ class StudySettings(Settings):
             raise ValueError(f"signs names one sign twice ({', '.join(signs)}): name each once.")
         return signs
 
-    @field_validator("timezone")
-    @classmethod
-    def _timezone_is_known(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (LookupError, OSError, ValueError) as error:  # the last two where it is a folder, or no path inside one
-            near = get_close_matches(timezone, available_timezones(), n=1)
-            cure = f"did you mean '{near[0]}'?" if near else "give a name such as UTC or Europe/Berlin."
-            raise ValueError(f"there is no time zone '{timezone}': {cure}") from error
-        return timezone
+    _timezone_is_known = field_validator("timezone")(known_timezone)
 
     @property
     def layer_numbers(self) -> list[int]:
@@ -389,7 +384,7 @@ class StudySettings(Settings):
     @property
     def word(self) -> str:
         """What a unit is called."""
-        return unit_word(self.units is not None)
+        return unit_word(self.units)
 
     @property
     def scored_explanations(self) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StrictInt, field_validator
+from pydantic import Discriminator, Field, JsonValue, StrictInt, Tag, field_validator
 
-from n2g_assets.core.setting import Settings
+from n2g_assets.core.setting import Settings, one_of_shapes, shape
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -48,11 +48,6 @@ class LocalSubject(AnySubject):
 
 
 SubjectSettings = Annotated[WheelSubject | HubSubject | LocalSubject, Field(discriminator="source")]
-
-
-def unit_word(encoded: bool) -> str:
-    """What a unit is called, with an encoder and without."""
-    return "latent" if encoded else "neuron"
 
 
 def portable_path(path: str, study_folder: Path) -> str:
@@ -101,6 +96,26 @@ class UnitSettings(Settings):
 
     encoder: EncoderSettings
     """Makes latents of what the hook carries: each is a unit. A folder may hold an encoder for each layer."""
+
+
+HEADS = "heads"
+"""As the setting ``units``: each attention head of a layer is one."""
+HEADS_HOOK = "attn.hook_z"
+"""Where heads are read: the values of each, side by side, which the output matrix of attention reads."""
+AnyUnits = Annotated[
+    Annotated[UnitSettings, Tag("dict")] | Annotated[Literal["heads"], Tag("heads")] | Annotated[None, Tag("NoneType")],
+    Discriminator(shape),
+    one_of_shapes("units must be {encoder: ...} or heads.", "dict", "heads", "NoneType"),
+]
+"""None where a unit is a number that the hook carries."""
+
+NEURON, LATENT, HEAD = "neuron", "latent", "head"
+"""What a unit is called."""
+
+
+def unit_word(units: object) -> str:
+    """What a unit is called, by the setting ``units`` of its study, in whatever form; None where there is none."""
+    return NEURON if units is None else HEAD if units == HEADS else LATENT
 
 
 # ------------------------------------------------------------------------------------------ corpus

@@ -91,7 +91,7 @@ STUDY = Column("study", pl.String, "name of the study: its folder's name")
 _UNIT = (
     STUDY,
     Column("layer", pl.Int32, "layer of the unit, from 0"),
-    Column("unit", pl.Int32, "index of the unit (its neuron, or its latent) in the layer, from 0"),
+    Column("unit", pl.Int32, "index of the unit (its neuron, latent or head) in the layer, from 0"),
     Column("sign", pl.Int8, "+1 reads the activation, -1 the negated activation"),
 )
 

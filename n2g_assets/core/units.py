@@ -1,4 +1,4 @@
-"""Units: what a study explains. A unit is a neuron of a layer, or a latent of its encoder, together with a sign."""
+"""Units: what a study explains. A unit is a neuron of a layer, a latent of its encoder, or a head, with a sign."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from n2g_assets.core.settings import NeuronSample, NeuronSelection
 
 
 class Unit(NamedTuple):
-    """A neuron, or a latent, of a layer and a sign."""
+    """A neuron, latent or head of a layer and a sign."""
 
     number: int
-    """Index of the neuron, or latent, in its layer, from 0: the column ``unit``."""
+    """Index of the neuron, latent or head in its layer, from 0: the column ``unit``."""
     sign: int
     """+1 reads the activation, -1 the negated activation."""
 
@@ -45,7 +45,7 @@ def select_units(
 ) -> list[Unit]:
     """The units of one layer that a study asks about, ordered by number and then as ``signs`` are.
 
-    A sample of n is the first n of one seeded order of the layer's ``width`` neurons or latents (``word`` says which),
+    A sample of n is the first n of one seeded order of the layer's ``width`` neurons, or what ``word`` says they are,
     so that a larger sample holds every smaller one.
 
     Raises:

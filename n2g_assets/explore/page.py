@@ -61,7 +61,7 @@ class OfUnit(OfLayer):
     """A page of one unit of a study."""
 
     unit: str = Field(pattern=r"^\d{1,9}-?$")
-    """Index of the neuron, or latent, with ``-`` behind it for the negative sign."""
+    """Index of the neuron, latent or head, with ``-`` behind it for the negative sign."""
 
     def the_unit(self, database: Snapshot) -> Unit:
         """The unit; MissingError where it is not there."""
@@ -103,7 +103,7 @@ class Table:
 
 def unit_facts(unit: Unit) -> Answer:
     """Which unit a page is about."""
-    return {"study": unit.study.name, **unit.key, "name": str(unit)}
+    return {"study": unit.study.name, **unit.key, "name": str(unit), "word": unit.study.word}
 
 
 def named_in(path: str) -> list[str]:

@@ -68,7 +68,7 @@ def _read_study(study: Study) -> Answer:
     stages = registry.of_study(registry.STAGES, study.settings["preset"], method)
     return {
         "study": study.name, "control_of": study.control_of, "summary": _row(study), "model": study.model,
-        "encoders": study.encoders,
+        "encoders": study.encoders, "word": study.word,
         "assets": ["subject_model", "corpus_tokens", *(stage.name for stage in stages), "warehouse", "report"],
         "layers": study.rows("""
             SELECT layer, count(*) AS units, count(*) FILTER (status = 'ok') AS ok,

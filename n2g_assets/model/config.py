@@ -35,7 +35,9 @@ class Shape:
     name: str
     layers: int
     width: int
-    """Values a position at a study's hook."""
+    """Values a position at a study's hook, or its units a layer where they are latents or heads."""
+    heads: int
+    """Attention heads of a layer; 0 where there are none."""
     vocabulary: int
     layer_weights: int
     """Weights of a layer; of a mixture of experts all of them, though a token goes through few."""
@@ -83,7 +85,8 @@ def read_shape(folder: Path, name: str, hook: str) -> Shape:
     inner = config.get_text_config()
     width = next((size for each in WIDTHS if type(size := getattr(inner, each, None)) is int), 4 * inner.hidden_size)
     return Shape(
-        name, inner.num_hidden_layers, width if hook in NEURONS else inner.hidden_size, inner.vocab_size,
+        name, inner.num_hidden_layers, width if hook in NEURONS else inner.hidden_size,
+        getattr(inner, "num_attention_heads", 0), inner.vocab_size,
         sum(of_layers.values()) // inner.num_hidden_layers, sum(sizes.values()),
     )  # fmt: skip
 

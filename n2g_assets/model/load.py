@@ -27,6 +27,7 @@ from torch import Tensor
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.settings import HarvestSettings
 from n2g_assets.model.config import NEURONS, WIDTHS
+from n2g_assets.model.encoders.encoder import Encoder
 from n2g_assets.model.hooks import ResolvedHook, another, boot_bridge, resolve_hook
 from n2g_assets.model.lock import forward_pass_lock
 from n2g_assets.model.model import SubjectModel, by_position, stated, text_config
@@ -37,7 +38,7 @@ from n2g_assets.model.weights import load_plain
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-    from n2g_assets.model.encoders.encoder import Encoder
+    from n2g_assets.model.encoders.heads import HeadsOfLayers
     from n2g_assets.model.encoders.resolve import Encoders
 
 VERIFICATION_TEXT = (
@@ -67,13 +68,13 @@ def load_subject(
     dtype: Literal["float32", "bfloat16"] = "float32",
     lock_file: Path | None = None,
     bos: str = "auto",
-    encoders: Encoders | None = None,
+    encoders: Encoders | HeadsOfLayers | None = None,
 ) -> SubjectModel:
     """Load a subject model and check it.
 
     ``hook`` is a TransformerLens hook inside a block, such as ``mlp.hook_post``; of ``harvest`` the device is read;
     ``mask_token`` and ``bos`` are ``auto`` or the text of one token, ``bos`` may be ``none``; ``lock_file`` is held in
-    each forward pass (``lock``). With ``encoders`` its units are their latents.
+    each forward pass (``lock``). With ``encoders`` its units are their latents, or heads.
 
     Raises:
         SourceError: Files are damaged, or weights are missing in them.
@@ -98,7 +99,7 @@ def load_subject(
     with model.lock:
         model.facts = verify_subject(model, bridge, files, _finite_logits(model))
     if encoders is not None:
-        model.encoders, model.facts["encoders"] = encoders.by_layer, encoders.facts
+        model.encoders, model.facts["encoders"] = encoders.of(model, bridge)
         model.targets = _targets(model, bridge)
     return model
 
@@ -118,7 +119,7 @@ def _targets(model: SubjectModel, bridge: TransformerBridge) -> dict[str, Resolv
 
 
 def encoder_facts(model: SubjectModel) -> list[dict[str, Any]]:
-    """Its encoders and what they make of the fixed text: rows of ``encoders`` without the study.
+    """Its encoders, or heads, and what they make of the fixed text: rows of ``encoders`` without the study.
 
     Raises:
         SubjectError: An encoder does not fit the model.
@@ -128,17 +129,30 @@ def encoder_facts(model: SubjectModel) -> list[dict[str, Any]]:
         encoder.check(model, layer)
         with torch.inference_mode():
             carried = model.read_layers(tokens, [layer])[layer][0, 1:]
-            target = carried if encoder.writes is None else _target(model, tokens, layer, encoder)
-            readable = encoder.decoder is not None and target is not None
-            left = encoder.unexplained(carried, target) if readable else None
+            left = _unexplained(model, tokens, layer, encoder, carried) if isinstance(encoder, Encoder) else None
             active = encoder.active(carried)
-        if left is not None and not math.isfinite(left):
-            raise SubjectError(
-                f"The encoder {encoder.files[0]} makes no finite numbers of what {model.hook.name} of {model.name} "
-                f"carries in layer {layer}: it was trained on another model, or it is damaged."
-            )
         found.append({**model.facts["encoders"][layer], "layer": layer, "active": active, "unexplained": left})
     return found
+
+
+def _unexplained(
+    model: SubjectModel, tokens: Tensor, layer: int, encoder: Encoder, carried: Float[Tensor, "tokens width"]
+) -> float | None:
+    """The share of the variance that an encoder leaves; None for directions, and where its target cannot be read.
+
+    Raises:
+        SubjectError: It predicts vectors of another width, or its reconstruction is no finite number.
+    """
+    target = carried if encoder.writes is None else _target(model, tokens, layer, encoder)
+    if encoder.decoder is None or target is None:
+        return None
+    left = encoder.unexplained(carried, target)
+    if not math.isfinite(left):
+        raise SubjectError(
+            f"The encoder {encoder.files[0]} makes no finite numbers of what {model.hook.name} of {model.name} "
+            f"carries in layer {layer}: it was trained on another model, or it is damaged."
+        )
+    return left
 
 
 def _target(model: SubjectModel, tokens: Tensor, layer: int, encoder: Encoder) -> Float[Tensor, "tokens width"] | None:

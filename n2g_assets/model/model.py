@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
-from n2g_assets.core.sources import unit_word
+from n2g_assets.core.sources import NEURON
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.batching import is_out_of_memory, to_device
 from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from n2g_assets.model.encoders.encoder import Asked, Encoder
+    from n2g_assets.model.encoders.heads import Heads
 
 Callback = Callable[[Float[Tensor, "batch pos d_mlp"]], None]
 """Called with the activations of one layer."""
 
-_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """By dtype, the share of the largest activation by which two ways to compute the same activation may differ."""
 _KEPT = 8
-"""Sets of latents whose weights stay on the device."""
+"""Sets of latents or heads whose weights stay on the device."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """What models call, in their config, the tokens that some of their layers look back."""
 
@@ -70,8 +71,8 @@ class SubjectModel:
     """Held during each forward pass: a reentrant file lock that runs on one machine share, or nothing."""
     bridge: TransformerBridge | None = field(repr=False, default=None)
     """Kept only where the hook can be read through it alone."""
-    encoders: Mapping[int, Encoder] = field(repr=False, default_factory=dict)
-    """By layer, what makes latents of what the hook carries; where there are none, a unit is one of its values."""
+    encoders: Mapping[int, Encoder | Heads] = field(repr=False, default_factory=dict)
+    """By layer, what makes latents or heads of what the hook carries; without it a unit is one of its values."""
     targets: Mapping[str, ResolvedHook] = field(repr=False, default_factory=dict)
     """The hooks that transcoders among them predict, as far as they can be read."""
     facts: dict[str, Any] = field(repr=False, init=False)
@@ -89,14 +90,14 @@ class SubjectModel:
         )
 
     def n_units(self, layer: int) -> int:
-        """Units of a layer: the latents of its encoder, or the values at the hook."""
+        """Units of a layer: the latents of its encoder, its heads, or the values at the hook."""
         return self.encoders[layer].n_latents if layer in self.encoders else self.d_mlp
 
     def check_study(self, layers: Sequence[int], neurons: Sequence[int] | int, context_length: int) -> None:
         """Check a study against the model; ``neurons`` lists them, or says how many are sampled a layer.
 
         Raises:
-            SubjectError: A layer, neuron or latent that the model does not have, or an encoder that does not fit it.
+            SubjectError: A layer or unit that the model does not have, or an encoder that does not fit it.
             SettingsError: ``context_length`` is longer than the model reads.
         """
         for layer in layers:
@@ -107,7 +108,7 @@ class SubjectModel:
                 )
             if layer in self.encoders:
                 self.encoders[layer].check(self, layer)
-            width, word = self.n_units(layer), unit_word(layer in self.encoders)
+            width, word = self.n_units(layer), self.encoders[layer].word if layer in self.encoders else NEURON
             wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < width]
             if wrong:
                 what = f"{neurons} {word}s a layer" if isinstance(neurons, int) else f"{word} {wrong[0]}"
@@ -175,24 +176,24 @@ class SubjectModel:
     ) -> Callable[[Float[Tensor, "batch pos width"]], Float[Tensor, "units tokens"]]:
         """What makes some units' activations, in the order given, of what the hook carries in a layer.
 
-        Latents are computed in float32, whatever the arithmetic of the model; at position 0 they are 0.
+        Latents and heads are computed in float32, whatever the model's arithmetic; at position 0 they are 0.
         """
         if layer not in self.encoders:
             rows = to_device(numbers, self.device)
             return lambda carried: carried.flatten(0, 1).t().index_select(0, rows)
         asked = self._asked(layer, tuple(numbers.tolist()))
 
-        def latents(carried: Float[Tensor, "batch pos width"]) -> Float32[Tensor, "units tokens"]:
+        def activations(carried: Float[Tensor, "batch pos width"]) -> Float32[Tensor, "units tokens"]:
             with multiplying("float32"):
                 found = asked(carried.flatten(0, 1))
             found.unflatten(0, carried.shape[:2])[:, 0] = 0
             return found.t()
 
-        return latents
+        return activations
 
     @cached_property
     def _asked(self) -> Callable[[int, tuple[int, ...]], Asked]:
-        """The asked latents of a layer, whose weights stay loaded for the next batch."""
+        """The asked latents or heads of a layer, whose weights stay loaded for the next batch."""
         return lru_cache(_KEPT)(lambda layer, numbers: self.encoders[layer].ask(torch.tensor(numbers), self.device))
 
     def read_layers(
@@ -227,7 +228,7 @@ class SubjectModel:
                 raise
             return 0
         for packed, alone in zip(*found, strict=True):
-            rounding = _ROUNDING[self.dtype] * float(alone[1:].abs().max())
+            rounding = ROUNDING[self.dtype] * float(alone[1:].abs().max())
             if not float((packed - alone)[1:].abs().max()) <= rounding:
                 return 0
         return longest
@@ -251,7 +252,7 @@ class SubjectModel:
             if narrow.shape[2] != 3:
                 return False
             apart = (whole[:, 1:, neurons] - narrow[:, 1:]).abs()
-            if not float(apart.max()) <= _ROUNDING[self.dtype] * float(whole[:, 1:].abs().max()):
+            if not float(apart.max()) <= ROUNDING[self.dtype] * float(whole[:, 1:].abs().max()):
                 return False
         return True
 

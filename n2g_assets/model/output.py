@@ -55,8 +55,8 @@ class _Call(NamedTuple):
 def output_tokens(model: SubjectModel, layer: int, units: Sequence[Unit]) -> pl.DataFrame:
     """The rows of ``output_tokens`` for units of a layer.
 
-    There are none of values that the hook carries elsewhere than at ``WRITING``, of latents whose directions lie in no
-    space that is known, or where the way to the logits has a step that is neither a norm nor a matrix.
+    There are none of values that the hook carries elsewhere than at ``WRITING``, of heads, of latents whose directions
+    lie in no space that is known, or where the way to the logits has a step that is neither a norm nor a matrix.
     """
     directions, steps = _written(model, layer) if layer in model.encoders else _of_neurons(model, layer)
     if directions is None:
@@ -103,15 +103,15 @@ _Way = tuple[Float[Tensor, "units width"] | None, Sequence[_Step]]
 
 
 def _written(model: SubjectModel, layer: int) -> _Way:
-    """What the latents of a layer's encoder write."""
+    """What the latents of a layer's encoder write; heads write in no direction of their own."""
     encoder = model.encoders[layer]
-    directions = encoder.matrix if encoder.decoder is None else encoder.decoder
+    directions = encoder.directions
     hook: ResolvedHook | None = model.hook
     if encoder.writes is not None:
         hook = model.targets.get(str(encoder.writes.hook))
         layer = layer if encoder.writes.layer is None else encoder.writes.layer
     tap = hook.taps.get(layer) if hook is not None and hook.taps is not None else None
-    if hook is None or tap is None:
+    if directions is None or hook is None or tap is None:
         return None, ()
     if hook.name in RESIDUAL:
         return directions, _to_logits(model, _calls(model))

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import SubjectSettings, UnitSettings
+from n2g_assets.core.sources import AnyUnits, SubjectSettings
 from n2g_assets.core.units import Unit as Asked
 from n2g_assets.reading.study import Study, Unit
 
@@ -47,7 +47,7 @@ class Measuring:
         return np.append(found, np.full(len(token_ids) - len(read), np.nan, np.float32))
 
     def _model(self, study: Study) -> "SubjectModel":
-        from n2g_assets.model.encoders.resolve import resolve_encoders
+        from n2g_assets.model.encoders.resolve import resolve_units
         from n2g_assets.model.folder import model_identity
         from n2g_assets.model.load import load_subject
         from n2g_assets.model.sources import resolve_subject
@@ -61,12 +61,8 @@ class Measuring:
             subject = TypeAdapter(SubjectSettings).validate_python(settings["subject"])
             folder = _folder_of(study)
             files = resolve_subject(subject, study_folder=folder, home=study.home)
-            encoders = None
-            if "units" in settings:
-                units = UnitSettings.model_validate(settings["units"])
-                encoders = resolve_encoders(
-                    units.encoder, sorted(study.encoders), settings["hook"], study_folder=folder
-                )
+            units = TypeAdapter(AnyUnits).validate_python(settings.get("units"))
+            encoders = resolve_units(units, sorted(study.encoders), settings["hook"], study_folder=folder)
             model = load_subject(
                 files, study.model["hook"], HarvestSettings.model_validate(settings["harvest"]),
                 settings["method"]["mask_token"], bos=settings["bos"], encoders=encoders,

@@ -24,6 +24,7 @@ import numpy as np
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
+from n2g_assets.core.sources import HEAD
 from n2g_assets.method.class_rows import reach
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.storage.files import new_folder
@@ -224,6 +225,8 @@ def _about(study: Study, model_id: str, source: str) -> dict[str, list[Row]]:
 def _what(study: Study) -> str:
     """What the units of a study are."""
     hook = study.model["hook"]
+    if study.word == HEAD:
+        return f"attention heads, each by the norm of what it adds to the residual stream, at {hook}"
     encoders = sorted({f"{row['format']} ({row['architecture']})" for row in study.encoders.values()})
     return f"latents of {', '.join(encoders)} at {hook}" if encoders else str(hook)
 

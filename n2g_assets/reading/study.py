@@ -103,12 +103,12 @@ class Study:
 
     @property
     def word(self) -> str:
-        """What its units are called: neurons, or latents of an encoder."""
-        return unit_word("units" in self.settings)
+        """What its units are called: neurons, latents of an encoder, or heads."""
+        return unit_word(self.settings.get("units"))
 
     @cached_property
     def encoders(self) -> dict[int, dict[str, Any]]:
-        """By layer, the encoder whose latents are its units: the row of ``encoders``; none where they are neurons."""
+        """By layer, the encoder whose latents are its units, or heads: the row of ``encoders``; none for neurons."""
         if "units" not in self.settings:
             return {}
         return {row["layer"]: row for row in self.rows("FROM encoders WHERE study = $study ORDER BY layer")}
@@ -215,12 +215,12 @@ def study_names(database: Snapshot) -> list[str]:
 
 def unit_words(database: Snapshot) -> dict[str, str]:
     """What the units of each published study are called."""
-    rows = database.rows("SELECT study, (settings -> '$.units') IS NOT NULL AS encoded FROM studies")
-    return {row["study"]: unit_word(row["encoded"]) for row in rows}
+    rows = database.rows("SELECT study, settings ->> '$.units' AS units FROM studies")
+    return {row["study"]: unit_word(row["units"]) for row in rows}
 
 
 class Unit:
-    """One unit of a study: a neuron of a layer, or a latent of its encoder, with a sign."""
+    """One unit of a study: a neuron of a layer, a latent of its encoder, or a head, with a sign."""
 
     def __init__(self, study: Study, layer: int, number: int, sign: int = 1) -> None:
         self.study, self.layer, self.number, self.sign = study, layer, number, sign

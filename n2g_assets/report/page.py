@@ -138,7 +138,7 @@ def _facts(database: _Study) -> dict[str, Any]:
         "control_studies": controls.to_list(),
         "controls": _controls(database, defined),
         "classes": settings["method"].get("preset") == "evidence",
-        "word": unit_word("units" in settings),
+        "word": unit_word(settings.get("units")),
         "model": {name: value for name, value in model.items() if name != "study"},
         "layers": layers,
         "missing": sorted(set(asked) - set(layers)),

@@ -39,7 +39,7 @@ _SIZES = """
 """The same score of graphs of token classes by their number of rules, which takes the place of ``_COLUMNS``."""
 
 _SETTINGS = """
-    SELECT CAST(settings ->> '$.method.firing_threshold' AS DOUBLE), (settings -> '$.units') IS NOT NULL
+    SELECT CAST(settings ->> '$.method.firing_threshold' AS DOUBLE), settings ->> '$.units'
     FROM studies WHERE study = ?
 """
 
@@ -68,14 +68,14 @@ def study_summary(home: Home, study: str) -> str:
             lines.append(f"{named}. The last columns: other predictors.\n")
             lines.append(table_text(table) + "\n")
         lines.append("The best graph of each layer, as rules in the order of the text; [this] is the token itself:")
-        ((threshold, encoded),) = database.execute(_SETTINGS, [study]).fetchall() or [(None, False)]
+        ((threshold, units),) = database.execute(_SETTINGS, [study]).fetchall() or [(None, None)]
         for card in database.sql(_GRAPHS, params=[study]).pl().iter_rows(named=True):
             key = [card[name] for name in ("layer", "unit", "sign")]
             query = "FROM graph_rules(?, ?, ?, ?, ?)"
             rules = database.sql(query, params=[study, *key, SHOWN_RULES]).pl()
             f1, r = card["top_f1"], reached(card)
             told = f"F1 {'not defined' if f1 is None else f'{f1:.2f}'}" + (f"; r: {r}" if r else "")
-            title = f"{unit_text(key[0], key[1], key[2], unit_word(encoded)).capitalize()}: {told}"
+            title = f"{unit_text(key[0], key[1], key[2], unit_word(units)).capitalize()}: {told}"
             if rules["rank"].count():
                 graph = class_graph_text(rules, title=f"{title}; * fires", threshold=threshold)
             else:

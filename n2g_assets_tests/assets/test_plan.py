@@ -20,7 +20,7 @@ from n2g_assets.model.sources import config_folder
 from n2g_assets_tests.assets.studies import changed, no_progress, of_evidence, run_job, session_of, tiny_study
 from n2g_assets_tests.tiny_models import tiny_llama
 
-SEVEN = Shape("seven", 32, 14_336, 32_000, 218_112_000, 7_241_732_096)
+SEVEN = Shape("seven", 32, 14_336, 32, 32_000, 218_112_000, 7_241_732_096)
 """As docs/planning.md has it."""
 
 

@@ -87,3 +87,4 @@ def test_it_is_sound_without_any_score_and_with_hostile_names():
 
 def test_units_without_a_name_of_their_own_are_called_by_their_hook():
     assert kind_name(row("a", "mlp.hook_pre")) == "values of mlp.hook_pre"
+    assert kind_name(row("a", "head", control=True)) == "heads (control)"

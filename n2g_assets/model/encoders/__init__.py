@@ -1,1 +1,1 @@
-"""Encoders whose latents are units: sparse autoencoders, transcoders and plain directions, read as data and applied."""
+"""What makes units of what a hook carries: encoders, read as data and applied, and the model's own attention heads."""

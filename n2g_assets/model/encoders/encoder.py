@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SourceError, SubjectError
+from n2g_assets.core.sources import LATENT
 from n2g_assets.model.encoders.files import ANEW
 from n2g_assets.model.encoders.places import Place
 from n2g_assets.model.folder import hash_files
@@ -112,6 +113,8 @@ class Encoder:
     decoder_bias: Float[Tensor, " d_out"] | None = None
     skip: Float[Tensor, "d_out d_in"] | None = None
 
+    word: ClassVar = LATENT
+
     @property
     def n_latents(self) -> int:
         """Latents in all."""
@@ -121,6 +124,11 @@ class Encoder:
     def d_in(self) -> int:
         """Width of what it reads."""
         return self.matrix.shape[1]
+
+    @property
+    def directions(self) -> Float[Tensor, "latents d_out"]:
+        """What 1 of each latent's activation writes; of plain directions they themselves."""
+        return self.matrix if self.decoder is None else self.decoder
 
     @property
     def alone(self) -> bool:

@@ -6,13 +6,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from n2g_assets.core.errors import SubjectError
-from n2g_assets.core.sources import EncoderSettings, HubEncoder, portable_path
+from n2g_assets.core.sources import AnyUnits, EncoderSettings, HubEncoder, UnitSettings, portable_path
+from n2g_assets.model.config import Shape
 from n2g_assets.model.encoders.encoder import Encoder
 from n2g_assets.model.encoders.formats import read_encoder, weights_at
+from n2g_assets.model.encoders.heads import HeadsOfLayers
 from n2g_assets.model.sources import check_hub_name, fetch, named_folder
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from n2g_assets.model.model import SubjectModel
 
 AUTO = "auto"
 """As the hook of a study: the encoder's own."""
@@ -43,6 +50,35 @@ class Encoders:
             }
             for layer, encoder in self.by_layer.items()
         }  # fmt: skip
+
+    @property
+    def identity(self) -> Sequence[Any]:
+        """What tells them from all others, and where they came from."""
+        return [self.sha256, dict(self.provenance)]
+
+    def of(
+        self, _model: SubjectModel, _bridge: TransformerBridge
+    ) -> tuple[Mapping[int, Encoder], dict[int, dict[str, Any]]]:
+        """By layer, the encoder, whatever the model, and its facts; whether it fits is checked when a study is."""
+        return self.by_layer, self.facts
+
+    def width(self, _shape: Shape) -> int:
+        """The fewest latents of a layer."""
+        return min(encoder.n_latents for encoder in self.by_layer.values())
+
+    @property
+    def densities(self) -> dict[int, float]:
+        """By layer, the share of its latents that is kept at a position, where its files say it."""
+        return {layer: each.top / each.n_latents for layer, each in self.by_layer.items() if each.top is not None}
+
+
+def resolve_units(
+    units: AnyUnits, layers: Sequence[int], hook: str, *, study_folder: Path
+) -> Encoders | HeadsOfLayers | None:
+    """What makes units of what the hook carries, by the setting ``units``; fails as ``resolve_encoders``."""
+    if isinstance(units, UnitSettings):
+        return resolve_encoders(units.encoder, layers, hook, study_folder=study_folder)
+    return None if units is None else HeadsOfLayers(tuple(layers))
 
 
 def resolve_encoders(settings: EncoderSettings, layers: Sequence[int], hook: str, *, study_folder: Path) -> Encoders:

@@ -1,4 +1,4 @@
--- Kinds of units: neurons, latents and directions of the same model, explained on the same text.
+-- Kinds of units: neurons, latents, directions and attention heads of the same model, explained on the same text.
 
 CREATE VIEW unit_kinds AS
 WITH kinds AS (
@@ -10,6 +10,7 @@ WITH kinds AS (
             settings ->> '$$.method', settings ->> '$$.evaluation')) AS comparable,
         CASE
             WHEN e.study IS NULL THEN CASE m.hook WHEN 'mlp.hook_post' THEN 'neuron' ELSE m.hook END
+            WHEN e.architecture = 'heads' THEN 'head'
             WHEN e.architecture = 'directions' THEN 'direction'
             WHEN ends_with(e.architecture, 'transcoder') THEN 'transcoder latent'
             ELSE 'autoencoder latent'
@@ -108,9 +109,9 @@ LEFT JOIN sizes USING (study, layer, text)
 LEFT JOIN lookups USING (study, layer, text)
 LEFT JOIN (SELECT study, layer, text, pearson_r AS reach_5 FROM reach_summary WHERE last_tokens = 5) USING (study, layer, text)
 ORDER BY layer, text, comparable, control, kind, study;
-COMMENT ON VIEW unit_kinds IS 'One row a study, layer and text: what kind of units it explains and how well its graphs do. Rows of one layer and text with the same value of comparable can be set beside each other: neurons, latents of autoencoders and transcoders, directions, and their controls. Means are over units; their intervals are over units drawn anew, since units are mostly a sample of those of the layer.';
+COMMENT ON VIEW unit_kinds IS 'One row a study, layer and text: what kind of units it explains and how well its graphs do. Rows of one layer and text with the same value of comparable can be set beside each other: neurons, latents of autoencoders and transcoders, directions, attention heads, and their controls. Means are over units; their intervals are over units drawn anew, since units are mostly a sample of those of the layer.';
 COMMENT ON COLUMN unit_kinds.comparable IS 'the same in studies, and their controls, of the same model, corpus, harvest, method and evaluation';
-COMMENT ON COLUMN unit_kinds.kind IS 'neuron, autoencoder latent, transcoder latent, direction, or the hook whose values the units are';
+COMMENT ON COLUMN unit_kinds.kind IS 'neuron, autoencoder latent, transcoder latent, direction, head, or the hook whose values the units are';
 COMMENT ON COLUMN unit_kinds.control IS 'whether it is a control, whose model has random weights';
 COMMENT ON COLUMN unit_kinds.of_layer IS 'units that the layer has, asked for or not';
 COMMENT ON COLUMN unit_kinds.silent IS 'of those, units with no firing token in this text';
@@ -138,8 +139,8 @@ COMMENT ON COLUMN unit_kinds.token_lookup_pearson_r IS 'mean Pearson''s r of the
 COMMENT ON COLUMN unit_kinds.pearson_r_5 IS 'the same of the best graphs of 5 rules; NULL for the paper''s graphs';
 COMMENT ON COLUMN unit_kinds.pearson_r_30 IS 'the same of 30 rules';
 COMMENT ON COLUMN unit_kinds.reach_5 IS 'the same of the model itself, shown BOS and only the last 5 tokens; NULL where not measured';
-COMMENT ON COLUMN unit_kinds.active IS 'latents of the encoder above 0 at a position, on the mean; NULL without an encoder';
-COMMENT ON COLUMN unit_kinds.unexplained IS 'share of the variance that the encoder leaves; NULL without one';
+COMMENT ON COLUMN unit_kinds.active IS 'latents of the encoder, or heads, above 0 at a position, on the mean; NULL for others';
+COMMENT ON COLUMN unit_kinds.unexplained IS 'share of the variance that the encoder leaves; NULL without a decoder';
 
 CREATE MACRO margin(one, other) AS sqrt(one * one + other * other);
 COMMENT ON MACRO margin IS 'Half the width of the interval of a difference of two independent means, from half the widths of theirs.';
