@@ -62,7 +62,9 @@ class HarvestSettings(CorpusCut):
     """Contexts of documents beyond ``max_tokens`` that the graph of each unit asks for, where it expects most. The
     model is run on them, and all units of the layer learn from them (``method.preset: evidence``). Graphs grow twice
     then, and another sample of units asks for others."""
-    targeted_firings: StrictInt | None = Field(default=None, ge=1, json_schema_extra=CHANGES_NO_ROW)
+    targeted_firings: StrictInt | None = Field(
+        default=None, ge=1, json_schema_extra=CHANGES_NO_ROW, exclude_if=lambda firings: firings is None
+    )
     """Only units that fire less often in the harvest ask for contexts, as rare latents do; none lets all ask."""
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""

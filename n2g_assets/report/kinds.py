@@ -111,5 +111,5 @@ def _entry(row: Mapping[str, Any]) -> Predictor:
     """How the units of a study are drawn and named."""
     color, sign = _LOOKS.get(row["kind"], (MUTED, "P"))
     label = f"{row['study']}: {row['scored']} {kind_name(row)}"
-    role = "control" if row["control"] else "explanation"
-    return Predictor(clean_text(row["study"]), clean_text(label), role, color, sign, "")
+    name, label = clean_text(row["study"]), clean_text(label)
+    return Predictor(name, label, "control" if row["control"] else "explanation", color, sign, "")

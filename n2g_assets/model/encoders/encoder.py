@@ -75,8 +75,12 @@ class _Rows:
 
     def __getitem__(self, tile: slice) -> _Rows:
         """Some of them, without a copy."""
-        parts = (self.matrix, self.bias, self.gain, self.gate, self.threshold)
-        return _Rows(*(part if part is None or part.ndim == 0 else part[tile] for part in parts), self.rectifies)
+
+        def part(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.ndim == 0 else tensor[tile]
+
+        rest = map(part, (self.bias, self.gain, self.gate, self.threshold))
+        return _Rows(self.matrix[tile], *rest, rectifies=self.rectifies)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,7 +199,7 @@ class Encoder:
             )
         if not self.alone:
             once, places = latents.to(device).unique(return_inverse=True)
-            rows_of = partial(self._rows, device=device)
+            rows_of: Callable[[slice], _Rows] = partial(self._rows, device=device)
             if 4 * self.matrix.numel() <= _LOADED_BYTES:
                 rows_of = rows_of(slice(None)).__getitem__
             return lambda inputs: _spread(*self._top(self._enter(inputs), rows_of), once, self.n_latents)[:, places]

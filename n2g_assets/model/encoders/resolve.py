@@ -37,7 +37,7 @@ class Encoders:
     """Of all of them and their layers (hex)."""
     by_layer: Mapping[int, Encoder] = field(compare=False, repr=False)
     provenance: Mapping[str, str | None] = field(compare=False, repr=False)
-    """The columns ``source``, ``name`` and ``revision`` of ``encoders``, and ``neuronpedia`` as the settings have it."""
+    """Columns ``source``, ``name`` and ``revision`` of ``encoders``, and ``neuronpedia`` as the settings have it."""
 
     @property
     def facts(self) -> dict[int, dict[str, Any]]:
