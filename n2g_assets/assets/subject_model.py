@@ -115,7 +115,7 @@ def _portable(subject: SubjectSettings, folder: Path) -> dict[str, Any]:
 
 
 def _record_study(session: Session) -> None:
-    """The row of ``studies``, a slice of its own on which nothing depends: all settings and versions; and the folder."""
+    """The row of ``studies``, a slice on which nothing depends: all settings and versions; and the study's folder."""
     settings = session.settings.model_dump_json()
     versions = json.dumps({name: version(name) for name in _RECORDED}, sort_keys=True)
     row = {"settings": [settings], "versions": [versions], "control_of": [session.settings.control_of]}
