@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -29,15 +30,20 @@ EVIDENCE, PAPER = "tiny", "tiny_paper"
 def both(finished: FinishedRun, finished_evidence: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home that has published both studies."""
     home = Home(finished_evidence.copy_home(tmp_path_factory.mktemp("both")))
-    target, source = SliceStore(home), SliceStore(Home(finished.home))
-    for key in source.keys("tiny"):
+    publish_beside(home, finished.home, PAPER)
+    return home
+
+
+def publish_beside(home: Home, other: Path, name: str) -> None:
+    """Publishes a home with the slices of the study ``tiny`` of another one, under another name."""
+    target, source = SliceStore(home), SliceStore(Home(other))
+    for key in [*source.keys("tiny")]:
         manifest = source.manifest(key)
         target.write(
-            replace(key, study=PAPER), source.read(key).with_columns(study=pl.lit(PAPER)),
+            replace(key, study=name), source.read(key).with_columns(study=pl.lit(name)),
             input_hash=manifest.input_hash, code_version=manifest.code_version, extra=manifest.extra,
         )  # fmt: skip
     publish(target)
-    return home
 
 
 @pytest.fixture(scope="session")
