@@ -69,10 +69,12 @@ def _report(session: Session) -> dg.MaterializeResult:
 
 def commands_of(study: Study) -> list[str]:
     """Command lines that make a study again where it lives: in this project, or in a user's own Dagster project."""
-    shipped = Path(__file__).parents[1] / "defs" / study.name
-    if study.folder.absolute() != shipped.absolute():
-        return [f"dg launch --job {study.name}"]
-    return ["make demo"] if study.name == "demo" else [f"n2g run {study.name}"]
+    checkout, folder = Path(__file__).absolute().parents[2], study.folder.absolute()
+    if folder == checkout / "n2g_assets" / "defs" / study.name:
+        return ["make demo"] if study.name == "demo" else [f"n2g run {study.name}"]
+    if folder.is_relative_to(checkout / "examples"):
+        return [f"n2g run {folder.relative_to(checkout)}/defs.yaml"]
+    return [f"dg launch --job {study.name}"]
 
 
 REPORT = WholeStage(

@@ -35,4 +35,6 @@ def test_commands_are_those_of_the_project_where_the_study_lives(tmp_path: Path)
     demo, smollm2 = shipped_study("demo"), shipped_study("smollm2")
     assert commands_of(demo) == ["make demo"]
     assert commands_of(smollm2) == ["n2g run smollm2"]
+    example = Path(__file__).parents[2] / "examples" / "latents" / "smollm2_neurons"
+    assert commands_of(replace(demo, folder=example)) == ["n2g run examples/latents/smollm2_neurons/defs.yaml"]
     assert commands_of(replace(demo, folder=tmp_path / "defs" / "demo")) == ["dg launch --job demo"]
