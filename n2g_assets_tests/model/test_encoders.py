@@ -76,6 +76,9 @@ def test_tiles_are_the_whole(written, monkeypatch):
     torch.testing.assert_close(torch.cat([values for _, values in tiles], dim=1), whole, **CLOSE)
     if reconstructed is not None:
         torch.testing.assert_close(encoder.reconstruct(x), reconstructed, **CLOSE)
+    for loaded in (4 * LATENTS * D_IN, 4 * LATENTS * D_IN - 1):  # weights that stay on the device, and too many
+        monkeypatch.setattr(arithmetic, "_LOADED_BYTES", loaded)
+        torch.testing.assert_close(encoder.ask(ALL)(x), whole, **CLOSE)
 
 
 def test_facts_are_what_the_files_say(written):
