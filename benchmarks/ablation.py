@@ -25,7 +25,8 @@ import numpy as np
 
 from n2g_assets.assets.session import Session
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import NeuronSample, ScoredMethod
+from n2g_assets.core.settings import ScoredMethod
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.core.units import Unit
 from n2g_assets.evaluation.bootstrap import poisson_weights
 from n2g_assets.evaluation.document_counts import count_documents

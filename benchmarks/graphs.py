@@ -42,7 +42,8 @@ from plain_loop import Agreement, Count, PlainLoop, agreement, tables, tokens_by
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.settings import HarvestSettings, MethodSettings
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.core.units import Unit, of_units, select_units
 from n2g_assets.method.graph import build_graphs
 from n2g_assets.method.probing import Substitute, Vocabulary

@@ -32,7 +32,8 @@ from common import cut_after, find_model, harvest, sampled_batches
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.settings import HarvestSettings, MethodSettings
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.model.batching import pad
 from n2g_assets.model.load import load_subject

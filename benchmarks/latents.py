@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, MethodSettings
-from n2g_assets.core.sources import LocalEncoder
+from n2g_assets.core.unit_settings import LocalEncoder
 from n2g_assets.evidence.corpus import TokenCorpus
 from n2g_assets.evidence.store import read_evidence
 from n2g_assets.model.encoders.resolve import AUTO, resolve_encoders

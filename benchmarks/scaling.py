@@ -85,7 +85,7 @@ class Measured:
 def study_of(point: Point) -> Study:
     """Study ``smollm2``, cut to a point, without ``reach``: its windows take the same for any number of units."""
     from n2g_assets.assets.study import Study
-    from n2g_assets.core.settings import NeuronSample
+    from n2g_assets.core.unit_settings import NeuronSample
     from n2g_assets.study import shipped_study
 
     study = shipped_study(_STUDY)

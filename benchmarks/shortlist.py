@@ -32,7 +32,8 @@ from common import GRAPH_SHAPE, build_tables, harvest, load_model
 from rows import row
 
 from n2g_assets.core.home import Home
-from n2g_assets.core.settings import HarvestSettings, MethodSettings, NeuronSample
+from n2g_assets.core.settings import HarvestSettings, MethodSettings
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.core.units import Unit, select_units
 from n2g_assets.evaluation.document_counts import count_documents
 from n2g_assets.method.predict import TokenGraph

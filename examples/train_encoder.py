@@ -5,6 +5,13 @@
     n2g run examples/latents/smollm2_latents/defs.yaml
     n2g run examples/latents/smollm2_transcoder/defs.yaml
 
+Their controls are trained in the same way, on the model with random weights:
+
+    n2g run examples/latents/smollm2_neurons_reinitialised/defs.yaml
+    python examples/train_encoder.py --reinitialised
+    n2g run examples/latents/smollm2_latents_reinitialised/defs.yaml
+    n2g run examples/latents/smollm2_transcoder_reinitialised/defs.yaml
+
 The study's contexts have to be there, so it is run first. Both encoders are written in the layout of EleutherAI's
 sparsify. What they leave unexplained of the last tenth of the text, the seconds of their training and the sha256 of
 their files stand in ``facts.json`` beside them.
@@ -96,10 +103,10 @@ def write(folder: Path, weights: dict[str, Tensor], k: int, *, transcode: bool) 
 def main() -> None:
     """Reads the MLP once, trains both kinds and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    study = LATENTS / "smollm2_neurons" / "defs.yaml"
-    parser.add_argument("--study", type=Path, default=study, help="a study whose contexts are in N2G_HOME")
+    parser.add_argument("--reinitialised", action="store_true", help="the controls: a model with random weights")
+    parser.add_argument("--study", type=Path, help="a study whose contexts are in N2G_HOME; smollm2_neurons")
     parser.add_argument("--layer", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=LATENTS / "encoders")
+    parser.add_argument("--out", type=Path, help="folder; encoders beside the studies")
     parser.add_argument("--tokens", type=int, default=250_000, help="of the harvest, held-out tenth included")
     parser.add_argument("--latents", type=int, default=4608, help="8 times the width of the default model")
     parser.add_argument("--k", type=int, default=32)
@@ -107,12 +114,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    read, written = read_mlp(asked.study, asked.layer, asked.tokens)
+    control = "_reinitialised" if asked.reinitialised else ""
+    study, out = (
+        asked.study or LATENTS / f"smollm2_neurons{control}" / "defs.yaml",
+        asked.out or LATENTS / f"encoders{control}",
+    )
+    read, written = read_mlp(study, asked.layer, asked.tokens)
     end = int(TRAINED_SHARE * len(read))
     for kind, x in (("autoencoder", written), ("transcoder", read)):
         transcode = kind == "transcoder"
         sizes = {"latents": asked.latents, "k": asked.k, "steps": asked.steps, "rate": asked.rate}
-        folder, began = asked.out / kind / f"layers.{asked.layer}.mlp", time.monotonic()
+        folder, began = out / kind / f"layers.{asked.layer}.mlp", time.monotonic()
         write(folder, train(x[:end], written[:end], transcode=transcode, **sizes), asked.k, transcode=transcode)
         encoder = read_encoder(folder)
         facts = encoder.facts() | sizes | {"trained_tokens": end, "seconds": round(time.monotonic() - began)}

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from n2g_assets.assets import rates, sizes
 from n2g_assets.assets.learning import GROWING_BYTES
 from n2g_assets.assets.study import Study, groups
-from n2g_assets.core import explained, settings, sources
+from n2g_assets.core import explained, settings, sources, unit_settings
 from n2g_assets.core.tables import REFERENCES, TABLES
 from n2g_assets.model.config import Shape
 from n2g_assets.report.text import human_bytes, listed, templates
@@ -33,14 +33,14 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "attributes.subject, source: wheel": sources.WheelSubject,
     "attributes.subject, source: hub": sources.HubSubject,
     "attributes.subject, source: local": sources.LocalSubject,
-    "attributes.units": sources.UnitSettings,
-    "attributes.units.encoder, source: hub": sources.HubEncoder,
-    "attributes.units.encoder, source: local": sources.LocalEncoder,
+    "attributes.units": unit_settings.UnitSettings,
+    "attributes.units.encoder, source: hub": unit_settings.HubEncoder,
+    "attributes.units.encoder, source: local": unit_settings.LocalEncoder,
     "attributes.corpus, an entry with source: named": sources.NamedSource,
     "attributes.corpus, an entry with source: files": sources.FilesSource,
     "attributes.corpus, an entry with source: hub": sources.HubSource,
     "attributes.corpus, an entry with source: python": sources.PythonSource,
-    "attributes.neurons": settings.NeuronSample,
+    "attributes.neurons": unit_settings.NeuronSample,
     "attributes.harvest": settings.HarvestSettings,
     "attributes.method": settings.MethodSettings,
     "attributes.evaluation": settings.EvaluationSettings,

@@ -21,8 +21,8 @@ from n2g_assets.assets.steps import layer_asset, whole_asset
 from n2g_assets.assets.study import RANGE_START, Study
 from n2g_assets.core.errors import N2GError, SettingsError
 from n2g_assets.core.settings import StudySettings
-from n2g_assets.core.sources import UnitSettings
 from n2g_assets.core.study_file import Mistake, Place, StudyFile, mistakes_of
+from n2g_assets.core.unit_settings import UnitSettings
 from n2g_assets.core.yaml_schema import yaml_schema
 from n2g_assets.corpus.sources import check_source
 from n2g_assets.explanations.study import check_explanation

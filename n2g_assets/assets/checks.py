@@ -17,8 +17,8 @@ import polars as pl
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.study import Study
 from n2g_assets.core.registry import STAGES, named
-from n2g_assets.core.sources import UnitSettings
 from n2g_assets.core.tables import TABLES
+from n2g_assets.core.unit_settings import UnitSettings
 from n2g_assets.core.units import Unit
 from n2g_assets.corpus.spelling import Spelling
 from n2g_assets.corpus.splitting import find_leaks

@@ -209,9 +209,9 @@ class Learning:
         settings = self._session.settings
         if settings.harvest.targeted_firings is None:
             return True
-        harvested = read(unit)[: len(self._session.corpus.token_ids)]
-        fires = np.count_nonzero(harvested >= settings.method.firing_threshold * a_max)
-        return int(fires) < settings.harvest.targeted_firings
+        corpus = self._session.corpus
+        fires = read(unit)[: len(corpus.token_ids)] >= settings.method.firing_threshold * a_max
+        return int(np.count_nonzero(fires & (corpus.positions > 0))) < settings.harvest.targeted_firings
 
     def _choose(self, layer: int, folder: Path) -> None:
         """Writes which contexts the graphs ask for that are grown on the rest."""

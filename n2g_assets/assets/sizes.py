@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from n2g_assets.core.errors import SettingsError
-from n2g_assets.core.settings import HarvestSettings, NeuronSample, StudySettings
+from n2g_assets.core.settings import HarvestSettings, StudySettings
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.evaluation.reach import LAST_TOKENS
 from n2g_assets.evidence.kept import PAIR
 from n2g_assets.evidence.precision import DTYPES

@@ -12,9 +12,9 @@ from n2g_assets.assets.metadata import preview, rounded
 from n2g_assets.assets.proposer import masked_lm, proposer_identity
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
-from n2g_assets.core.settings import NeuronSample
 from n2g_assets.core.sources import LocalSubject, SubjectSettings, portable_path
 from n2g_assets.core.tables import TABLES
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.storage.files import write_atomically
 from n2g_assets.storage.hashing import hash_json
 from n2g_assets.storage.slices import SliceKey

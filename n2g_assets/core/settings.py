@@ -11,29 +11,11 @@ from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, mode
 from n2g_assets.core import registry
 from n2g_assets.core.explained import AnyStudyExplanation, PredictingExplanation
 from n2g_assets.core.setting import CHANGES_NO_ROW, Settings, known_timezone, one_of_shapes, shape
-from n2g_assets.core.sources import HEADS, HEADS_HOOK, AnyCorpusSource, AnyUnits, SubjectSettings, unit_word
+from n2g_assets.core.sources import AnyCorpusSource, SubjectSettings
+from n2g_assets.core.unit_settings import HEADS, HEADS_HOOK, AnyUnits, NeuronSample, NeuronSelection, unit_word
 
 Executor = Literal["in_process", "multiprocess", "celery"]
 """Where the steps of a run execute."""
-
-
-# ------------------------------------------------------------------------------------------ units
-class NeuronSample(Settings):
-    """A random sample of a layer's neurons; samples are nested: the first n of one seeded order."""
-
-    sample: StrictInt = Field(gt=0)
-    """Number of neurons a layer."""
-    seed: StrictInt = Field(default=0, ge=0)
-    """Seed of the order; each layer has an order of its own."""
-
-
-NeuronSelection = Annotated[
-    Annotated[NeuronSample, Tag("dict")]
-    | Annotated[Literal["all"], Tag("all")]
-    | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), Tag("list")],
-    Discriminator(shape),
-    one_of_shapes("neurons must be {sample: n, seed: s}, 'all' or a list of neurons.", "dict", "all", "list"),
-]
 
 
 # ------------------------------------------------------------------------------------------ harvest
@@ -65,7 +47,7 @@ class HarvestSettings(CorpusCut):
     targeted_firings: StrictInt | None = Field(
         default=None, ge=1, json_schema_extra=CHANGES_NO_ROW, exclude_if=lambda firings: firings is None
     )
-    """Only units that fire less often in the harvest ask for contexts, as rare latents do; none lets all ask."""
+    """Only units that fire at fewer positions of the harvest ask for contexts, as rare latents do; none: all ask."""
     strongest: StrictInt = Field(default=256, ge=1)
     """Strong positions kept for every unit (E)."""
     batch_tokens: StrictInt = Field(default=4096, ge=1, json_schema_extra=CHANGES_NO_ROW)
@@ -80,6 +62,15 @@ class HarvestSettings(CorpusCut):
     in the shard, and so depends within that on how the corpus was cut. What is coarse is measured again as above."""
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", json_schema_extra=CHANGES_NO_ROW)
     """``auto`` takes cuda, then mps, then cpu."""
+
+    @model_validator(mode="after")
+    def _somebody_asks(self) -> Self:
+        if self.targeted_firings is not None and not self.targeted_contexts:
+            raise ValueError(
+                f"targeted_firings is {self.targeted_firings}, but no unit asks for contexts: set targeted_contexts "
+                "too, or leave targeted_firings out."
+            )
+        return self
 
     @property
     def exact(self) -> Self:

@@ -1,4 +1,4 @@
-"""Where a study's subject model, its encoder and its text come from: the settings of each kind of source.
+"""Where a study's subject model and its text come from: the settings of each kind of source.
 
 As in ``settings``, the default, the unit and the source of a setting stand under its field.
 """
@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, JsonValue, StrictInt, Tag, field_validator
+from pydantic import Field, JsonValue, StrictInt, field_validator
 
-from n2g_assets.core.setting import Settings, one_of_shapes, shape
+from n2g_assets.core.setting import Settings
 
 
 # ------------------------------------------------------------------------------------------ subject model
@@ -54,68 +54,6 @@ def portable_path(path: str, study_folder: Path) -> str:
     """A path of a study's settings as rows and hashes name it: from the study's folder on, wherever that is mounted."""
     whole = os.path.expanduser(path)
     return os.path.relpath(whole, study_folder) if os.path.isabs(whole) else path
-
-
-# ------------------------------------------------------------------------------------------ encoder
-class AnyEncoder(Settings):
-    """What all encoders share: sparse autoencoders, transcoders and plain directions."""
-
-    format: str = "auto"
-    """Layout of its files: ``auto`` goes by the name of the file that holds the weights; or a name of the page on
-    encoders, such as ``sae_lens``."""
-    neuronpedia: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.{}-]+$")] | None = None
-    """Where Neuronpedia shows its latents, to which their pages link then, such as
-    ``gemma-2-2b/{layer}-gemmascope-res-16k``; none takes what its files say."""
-
-
-class HubEncoder(AnyEncoder):
-    """An encoder of the Hugging Face hub."""
-
-    source: Literal["hub"]
-    name: str
-    """Such as ``google/gemma-scope-2b-pt-res``."""
-    path: str | None = None
-    """Folder or file in it, such as ``layer_20/width_16k/average_l0_71``; none takes all that it holds."""
-    revision: str | None = None
-    """Commit, tag or branch; the commit that was resolved is recorded in ``encoders``."""
-
-
-class LocalEncoder(AnyEncoder):
-    """An encoder's folder or file, or a folder that holds one for each layer."""
-
-    source: Literal["local"]
-    path: str
-    """A relative path counts from the study's folder."""
-
-
-EncoderSettings = Annotated[HubEncoder | LocalEncoder, Field(discriminator="source")]
-
-
-class UnitSettings(Settings):
-    """What a unit is, where it is no number that the hook carries."""
-
-    encoder: EncoderSettings
-    """Makes latents of what the hook carries: each is a unit. A folder may hold an encoder for each layer."""
-
-
-HEADS = "heads"
-"""As the setting ``units``: each attention head of a layer is one."""
-HEADS_HOOK = "attn.hook_z"
-"""Where heads are read: the values of each, side by side, which the output matrix of attention reads."""
-AnyUnits = Annotated[
-    Annotated[UnitSettings, Tag("dict")] | Annotated[Literal["heads"], Tag("heads")] | Annotated[None, Tag("NoneType")],
-    Discriminator(shape),
-    one_of_shapes("units must be {encoder: ...} or heads.", "dict", "heads", "NoneType"),
-]
-"""None where a unit is a number that the hook carries."""
-
-NEURON, LATENT, HEAD = "neuron", "latent", "head"
-"""What a unit is called."""
-
-
-def unit_word(units: object) -> str:
-    """What a unit is called, by the setting ``units`` of its study, in whatever form; None where there is none."""
-    return NEURON if units is None else HEAD if units == HEADS else LATENT
 
 
 # ------------------------------------------------------------------------------------------ corpus

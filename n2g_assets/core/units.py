@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from n2g_assets.core.errors import SettingsError
-from n2g_assets.core.settings import NeuronSample, NeuronSelection
+from n2g_assets.core.unit_settings import NeuronSample, NeuronSelection
 
 
 class Unit(NamedTuple):

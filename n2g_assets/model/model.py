@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SettingsError, SubjectError
-from n2g_assets.core.sources import NEURON
+from n2g_assets.core.unit_settings import NEURON
 from n2g_assets.method.probing import Vocabulary
 from n2g_assets.model.batching import is_out_of_memory, to_device
 from n2g_assets.model.hooks import ResolvedHook, Tap, input_matrices, only

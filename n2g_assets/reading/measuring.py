@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import AnyUnits, SubjectSettings
+from n2g_assets.core.sources import SubjectSettings
+from n2g_assets.core.unit_settings import AnyUnits
 from n2g_assets.core.units import Unit as Asked
 from n2g_assets.reading.study import Study, Unit
 

@@ -24,7 +24,7 @@ import numpy as np
 from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.progress import Progress
 from n2g_assets.core.registry import SHOWN_RULES, USED_FROM
-from n2g_assets.core.sources import HEAD
+from n2g_assets.core.unit_settings import HEAD
 from n2g_assets.method.class_rows import reach
 from n2g_assets.reading.study import Study, Unit
 from n2g_assets.storage.files import new_folder

@@ -15,7 +15,7 @@ from jaxtyping import Int32
 from n2g_assets.core.errors import MissingError
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES
-from n2g_assets.core.sources import unit_word
+from n2g_assets.core.unit_settings import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.method.probing import Vocabulary

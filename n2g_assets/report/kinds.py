@@ -32,8 +32,8 @@ from n2g_assets.report.text import UNIT_KINDS, kind_name
 
 SHOWN_TEXT = "random"
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-_LOOKS = dict(zip(UNIT_KINDS, zip(_COLORS, "osD^v", strict=True), strict=True))
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_LOOKS = dict(zip(UNIT_KINDS, zip(_COLORS, "osD^vX", strict=True), strict=True))
 """Colour, of Okabe and Ito's, and marker of a kind; others are grey. Controls are hollow and dashed."""
 _BESIDE = {"token_lookup_pearson_r": "token lookup", "reach_5": "last 5 tokens"}
 """Columns of ``unit_kinds`` that are marked beside the graphs."""

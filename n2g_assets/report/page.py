@@ -21,7 +21,7 @@ from markupsafe import Markup
 from n2g_assets.core.errors import StorageError
 from n2g_assets.core.explorer import explorer_root
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
-from n2g_assets.core.sources import unit_word
+from n2g_assets.core.unit_settings import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.evaluation.failures import FAILURE_RULES
 from n2g_assets.method.class_rows import graph_of_rows, stored_importances

@@ -6,7 +6,7 @@ import polars as pl
 
 from n2g_assets.core.home import Home
 from n2g_assets.core.registry import SHOWN_RULES, TEXTS, Text
-from n2g_assets.core.sources import unit_word
+from n2g_assets.core.unit_settings import unit_word
 from n2g_assets.core.units import unit_text
 from n2g_assets.report.plots import F1, PEARSON_R, LayerScore, shown_scores
 from n2g_assets.report.text import class_graph_text, graph_text, reached, table_text

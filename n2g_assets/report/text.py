@@ -26,7 +26,7 @@ NONE = "–"
 
 FEW_UNITS = 10
 """A mean over fewer units is said to be one of few."""
-UNIT_KINDS = ("neuron", "autoencoder latent", "transcoder latent", "direction", "head")
+UNIT_KINDS = ("neuron", "autoencoder latent", "transcoder latent", "direction", "head", "latent")
 """Values of ``unit_kinds.kind`` that have a name of their own; others are hooks."""
 LAYERS_TOLD = 3
 """Layers whose scores are told one by one in a sentence; of more, those with the highest and the lowest one."""

@@ -19,7 +19,7 @@ from n2g_assets.assets.study import Study
 from n2g_assets.core.errors import SettingsError, SubjectError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, StudySettings
-from n2g_assets.core.sources import LocalEncoder
+from n2g_assets.core.unit_settings import LocalEncoder
 from n2g_assets.evidence.plan import entry_kind
 from n2g_assets.explore.app import build_app
 from n2g_assets.model.encoders.resolve import Encoders

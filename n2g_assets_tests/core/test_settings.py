@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from n2g_assets.core.settings import NeuronSample, StudySettings
+from n2g_assets.core.settings import StudySettings
+from n2g_assets.core.unit_settings import NeuronSample
 
 
 def study(**settings):

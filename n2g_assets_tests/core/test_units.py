@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n2g_assets.core.errors import SettingsError
-from n2g_assets.core.settings import NeuronSample
+from n2g_assets.core.unit_settings import NeuronSample
 from n2g_assets.core.units import Unit, select_units
 
 

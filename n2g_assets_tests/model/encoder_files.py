@@ -72,7 +72,7 @@ def _sae_lens(
 ) -> Case:
     transcodes = "transcoder" in architecture
     d_out = D_OUT if transcodes else D_IN
-    metadata = {"hook_name": "blocks.4.hook_resid_pre", "sae_lens_version": "6.54.12"}
+    metadata = {"hook_name": "blocks.4.hook_resid_pre", "sae_lens_version": "6.54.12", "neuronpedia_id": "tiny/4-res"}
     if transcodes:
         metadata |= {"hook_name": "blocks.4.mlp.hook_in", "hook_name_out": "blocks.4.hook_mlp_out"}
     settings = {

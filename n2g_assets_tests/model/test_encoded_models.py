@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import LocalEncoder
+from n2g_assets.core.unit_settings import LocalEncoder
 from n2g_assets.core.units import Unit
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.encoders.resolve import AUTO, resolve_encoders

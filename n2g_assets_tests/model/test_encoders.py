@@ -92,6 +92,13 @@ def test_facts_are_what_the_files_say(written):
     assert facts["top"] == (None if case.alone else TOP)
 
 
+def test_where_neuronpedia_shows_latents_is_what_the_files_say(tmp_path):
+    for name, said in (("standard", "tiny/4-res"), ("topk_before_6", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        assert read_encoder(CASES[name].write(folder, CASES[name].drawn())).neuronpedia == said
+
+
 def test_the_format_can_be_named_for_a_file_of_any_name(written, tmp_path):
     encoder, _, _, name = written
     again = read_encoder(encoder.files[0], format=name)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from n2g_assets.core.errors import SubjectError
 from n2g_assets.core.settings import HarvestSettings
-from n2g_assets.core.sources import HEADS, HEADS_HOOK
+from n2g_assets.core.unit_settings import HEADS, HEADS_HOOK
 from n2g_assets.core.units import Unit
 from n2g_assets.model.batching import TokenBudget
 from n2g_assets.model.encoders.heads import HeadsOfLayers

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from n2g_assets.core.errors import SourceError
 from n2g_assets.core.home import Home
-from n2g_assets.core.sources import HubEncoder, HubSubject
+from n2g_assets.core.sources import HubSubject
+from n2g_assets.core.unit_settings import HubEncoder
 from n2g_assets.model.encoders.resolve import check_encoder, resolve_encoders
 from n2g_assets.model.sources import resolve_masked_lm, resolve_subject
 from n2g_assets_tests.assets.studies import rows_of, run_stages, tiny_study

@@ -18,7 +18,7 @@ HERE = {"layer": 7, "text": "random"}
 
 def study(
     r: Sequence[float | None], *, encoder: str | None = None, hook: str = "mlp.hook_post", model: str = "a",
-    control_of: str | None = None, dead: int = 0, **settings: Any,
+    control_of: str | None = None, dead: int = 0, bos: int = 0, document: str = "d", **settings: Any,
 ) -> Frames:  # fmt: skip
     """A study whose units have this r, where None is a unit that never fires, and so many dead ones behind them."""
     scores = [
@@ -28,9 +28,11 @@ def study(
     ]  # fmt: skip
     units = range(len(r) + dead)
     status = [{"unit": unit, "status": "ok" if unit < len(r) else "dead"} for unit in units]
+    settings = {"harvest": {"batch_tokens": 4096}, "method": {"units_per_block": 32}} | settings
     found = {
         "studies": rows("studies", {"settings": json.dumps(settings), "control_of": control_of}),
-        "subject_models": rows("subject_models", {"file_sha256": model, "hook": hook, "d_mlp": 1536}),
+        "subject_models": rows("subject_models", {"file_sha256": model, "hook": hook, "d_mlp": 1536, "bos_id": bos}),
+        "contexts": rows("contexts", *({"context_id": f"{document}:{number}"} for number in range(3))),
         "ledger": rows("ledger", *status, layer=7, stage="activation_cache"),
         "neuron_stats": rows("neuron_stats", *({"unit": unit, "share_positive": 0.25} for unit in units), layer=7),
         "evaluation": rows(
@@ -42,6 +44,7 @@ def study(
         ),
         "reach": rows("reach", *({"unit": 0, "last_tokens": k, "pearson_r": k / 16} for k in (1, 5, 8)), **HERE),
     }  # fmt: skip
+    found["layer_scores"] = rows("layer_scores", {"predictor": "graph"}, **HERE)
     if encoder is not None:
         facts = {"architecture": encoder, "n_latents": 4608, "active": 32.0, "unexplained": 0.5}
         found["encoders"] = rows("encoders", facts, layer=7)
@@ -58,8 +61,11 @@ def connection() -> duckdb.DuckDBPyConnection:
         gates=study([0.5], hook="mlp.hook_pre"),
         control=study([0.25], model="a-reinitialised", control_of="neurons"),
         other_model=study([0.5], model="b"),
-        other_corpus=study([0.5], corpus=[{"name": "django"}]),
+        quick=study([0.5], harvest={"batch_tokens": 1, "device": "cuda"}, method={"units_per_block": 1}),
+        other_corpus=study([0.5], document="e"),
+        other_bos=study([0.5], bos=1),
         other_method=study([0.5], method={"preset": "paper"}),
+        other_harvest=study([0.5], harvest={"max_tokens": 5}),
         other_text=study([0.5], evaluation={"random_tokens": 5}),
     )
 
@@ -77,10 +83,11 @@ def test_what_is_of_the_same_model_text_and_method_is_comparable_and_a_control_w
         ("probe", "direction", False),
         ("gates", "mlp.hook_pre", False),
         ("neurons", "neuron", False),
+        ("quick", "neuron", False),
         ("transcoder", "transcoder latent", False),
         ("control", "neuron", True),
     ]
-    assert connection.execute("SELECT count(DISTINCT comparable) FROM unit_kinds").fetchall() == [(5,)]
+    assert connection.execute("SELECT count(DISTINCT comparable) FROM unit_kinds").fetchall() == [(7,)]
 
 
 def test_means_have_an_interval_over_units(connection) -> None:
@@ -100,6 +107,18 @@ def test_dead_silent_and_rare_units_are_counted(connection) -> None:
     assert ask(connection, "active, unexplained", "neurons") == (None, None)
 
 
+def test_units_of_which_none_could_be_scored_are_counted_too() -> None:
+    nothing = study([], dead=3)
+    nothing["evaluation"] = nothing["evaluation"].clear()
+    found = ask(database(nothing=nothing), "units, dead, scored, silent, rare, pearson_r", "nothing")
+    assert found == (3, 3, 0, 0, 0, None)
+
+
+def test_where_the_encoder_is_not_known_a_unit_is_called_no_value_of_the_hook() -> None:
+    found = ask(database(old=study([0.5], units={"encoder": {}}, hook="mlp.hook_out")), "kind, of_layer", "old")
+    assert found == ("latent", None)
+
+
 def test_sizes_reach_and_the_lookup_stand_beside_the_graph(connection) -> None:
     found = ask(connection, "pearson_r_5, pearson_r_30, reach_5, token_lookup_pearson_r", "neurons")
     assert found == (5 / 64, 30 / 64, 5 / 16, 0.125)
@@ -112,6 +131,7 @@ def test_a_study_s_rows_stand_beside_it_with_their_difference(connection) -> Non
         ("latents", False, 0.0, None, 0.0),
         ("probe", False, 0.0, None, 0.0),
         ("gates", False, 0.0, None, 0.0),
+        ("quick", False, 0.0, None, 0.0),
         ("transcoder", False, 0.0, None, 0.0),
         ("control", True, -0.25, None, -0.25),
     ]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +30,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SourceError, SubjectError
-from n2g_assets.core.sources import LATENT
+from n2g_assets.core.unit_settings import LATENT
 from n2g_assets.model.encoders.files import ANEW
 from n2g_assets.model.encoders.places import Place
 from n2g_assets.model.folder import hash_files
@@ -42,8 +42,10 @@ Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
 
 _TILE_ELEMENTS = 2**24
 """Activations or weights of a tile of latents, at most."""
-_LOADED_BYTES = 2**31
-"""Weights of a top-k encoder that stay on the device from batch to batch, at most; of a larger one a tile at a time."""
+_LOADED_BYTES = 2**29
+"""Weights of a top-k encoder, at most, that stay on the device from batch to batch; a larger one is loaded by tiles."""
+_LOADED = 4
+"""Encoders whose weights stay there: those that were used last."""
 _EPSILON = 1e-5
 """Added to the deviation by which ``layer_norm`` divides."""
 
@@ -199,17 +201,14 @@ class Encoder:
             )
         if not self.alone:
             once, places = latents.to(device).unique(return_inverse=True)
-            rows_of: Callable[[slice], _Rows] = partial(self._rows, device=device)
-            if 4 * self.matrix.numel() <= _LOADED_BYTES:
-                rows_of = rows_of(slice(None)).__getitem__
-            return lambda inputs: _spread(*self._top(self._enter(inputs), rows_of), once, self.n_latents)[:, places]
+            return lambda inputs: _spread(*self._top(self._enter(inputs)), once, self.n_latents)[:, places]
         rows = self._rows(latents, device)
         return lambda inputs: rows(self._enter(inputs))
 
     def tiles(self, inputs: Float[Tensor, "tokens d_in"]) -> Iterator[tuple[slice, Float32[Tensor, "tokens tile"]]]:
         """Activations of all latents, a tile after the other."""
         entered = self._enter(inputs)
-        kept = None if self.alone else self._top(entered, partial(self._rows, device=inputs.device))
+        kept = None if self.alone else self._top(entered)
         for tile in self._cuts(len(inputs)):
             if kept is None:
                 yield tile, self._rows(tile, inputs.device)(entered)
@@ -251,6 +250,11 @@ class Encoder:
         left = (targets - self.reconstruct(inputs)).square().sum()
         return float(left / (targets - targets.mean(dim=0)).square().sum())
 
+    def _tile(self, tile: slice, device: torch.device) -> _Rows:
+        """Latents of a tile, whose weights stay loaded where there are not too many."""
+        few = 4 * self.matrix.numel() <= _LOADED_BYTES
+        return _whole(self, device)[tile] if few else self._rows(tile, device)
+
     def _rows(self, chosen: Int64[Tensor, " rows"] | slice, device: torch.device | None) -> _Rows:
         def some(tensor: Tensor | None) -> Tensor | None:
             if tensor is None:
@@ -284,15 +288,15 @@ class Encoder:
         return (slice(start, start + width) for start in range(0, self.n_latents, width))
 
     def _top(
-        self, entered: Float32[Tensor, "tokens d_in"], rows_of: Callable[[slice], _Rows]
+        self, entered: Float32[Tensor, "tokens d_in"]
     ) -> tuple[Float32[Tensor, "tokens top"], Int64[Tensor, "tokens top"]]:
-        """The largest activations of each position and whose they are; ``rows_of`` gives the latents of a tile."""
+        """The largest activations of each position and whose they are."""
         assert self.top is not None
         values = entered.new_zeros(len(entered), 0)
         owners = torch.zeros(len(entered), 0, dtype=torch.int64, device=entered.device)
         numbers = torch.arange(self.n_latents, device=entered.device)
         for tile in self._cuts(len(entered)):
-            values = torch.cat([values, rows_of(tile)(entered)], dim=1)
+            values = torch.cat([values, self._tile(tile, entered.device)(entered)], dim=1)
             owners = torch.cat([owners, numbers[tile].expand(len(entered), -1)], dim=1)
             values, places = values.topk(min(self.top, values.shape[1]), dim=1)
             owners = owners.gather(1, places)
@@ -315,6 +319,12 @@ class Encoder:
         if self.normalisation == "constant_norm_rescale":
             return found * (inputs.norm(dim=-1, keepdim=True) / self.d_in**0.5)
         return found
+
+
+@lru_cache(_LOADED)
+def _whole(encoder: Encoder, device: torch.device) -> _Rows:
+    """All latents on a device."""
+    return encoder._rows(slice(None), device)
 
 
 def _spread(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from n2g_assets.core.errors import SubjectError
-from n2g_assets.core.sources import HEAD, HEADS, HEADS_HOOK
+from n2g_assets.core.unit_settings import HEAD, HEADS, HEADS_HOOK
 from n2g_assets.model.config import Shape
 from n2g_assets.model.encoders.encoder import Asked
 from n2g_assets.model.model import ROUNDING, SubjectModel

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from n2g_assets.core.errors import SubjectError
-from n2g_assets.core.sources import AnyUnits, EncoderSettings, HubEncoder, UnitSettings, portable_path
+from n2g_assets.core.sources import portable_path
+from n2g_assets.core.unit_settings import AnyUnits, EncoderSettings, HubEncoder, UnitSettings
 from n2g_assets.model.config import Shape
 from n2g_assets.model.encoders.encoder import Encoder
 from n2g_assets.model.encoders.formats import read_encoder, weights_at

@@ -1,23 +1,47 @@
 -- Kinds of units: neurons, latents, directions and attention heads of the same model, explained on the same text.
 
 CREATE VIEW unit_kinds AS
-WITH kinds AS (
+WITH read AS (
+    SELECT study, bit_xor(hash(context_id, split)) AS contexts
+    FROM contexts
+    GROUP BY study
+), asked AS (
     SELECT
         s.study,
-        u.layer,
+        s.control_of IS NOT NULL AS control,
+        (s.settings ->> '$$.units') IS NOT NULL AS encoded,
+        m.hook,
+        m.d_mlp,
         -- what decides on the model, on texts, on a_max, on what fires and on how graphs are made
-        md5(concat_ws(chr(10), coalesce(whole.file_sha256, m.file_sha256), settings ->> '$$.corpus', settings ->> '$$.harvest',
-            settings ->> '$$.method', settings ->> '$$.evaluation')) AS comparable,
+        md5(concat_ws(
+            chr(10), coalesce(whole.file_sha256, m.file_sha256), m.bos_id, contexts,
+            json_merge_patch(s.settings -> '$$.method', '{"units_per_block": null}'),
+            json_merge_patch(s.settings -> '$$.harvest', '{"batch_tokens": null, "shard_tokens": null, "device": null}'),
+            [s.settings ->> path FOR path IN [
+                '$$.evaluation.seed', '$$.evaluation.random_tokens', '$$.evaluation.out_of_domain_tokens'
+            ]]
+        )) AS comparable
+    FROM studies AS s
+    JOIN subject_models AS m USING (study)
+    LEFT JOIN subject_models AS whole ON whole.study = s.control_of
+    LEFT JOIN read ON read.study = s.study
+), kinds AS (
+    SELECT
+        a.study,
+        u.layer,
+        a.comparable,
         CASE
-            WHEN e.study IS NULL THEN CASE m.hook WHEN 'mlp.hook_post' THEN 'neuron' ELSE m.hook END
             WHEN e.architecture = 'heads' THEN 'head'
             WHEN e.architecture = 'directions' THEN 'direction'
             WHEN ends_with(e.architecture, 'transcoder') THEN 'transcoder latent'
-            ELSE 'autoencoder latent'
+            WHEN e.study IS NOT NULL THEN 'autoencoder latent'
+            WHEN a.encoded THEN 'latent'
+            WHEN a.hook = 'mlp.hook_post' THEN 'neuron'
+            ELSE a.hook
         END AS kind,
-        s.control_of IS NOT NULL AS control,
-        m.hook,
-        coalesce(e.n_latents, m.d_mlp) AS of_layer,
+        a.control,
+        a.hook,
+        coalesce(e.n_latents, CASE WHEN NOT a.encoded THEN a.d_mlp END) AS of_layer,
         e.active,
         e.unexplained,
         count(*) AS units,
@@ -25,13 +49,20 @@ WITH kinds AS (
         count(*) FILTER (WHERE status = 'too_few_contexts') AS too_few_contexts,
         count(*) FILTER (WHERE status = 'failed') AS failed,
         avg(share_positive) AS share_positive
-    FROM studies AS s
-    JOIN subject_models AS m USING (study)
-    LEFT JOIN subject_models AS whole ON whole.study = coalesce(s.control_of, s.study)
-    JOIN unit_status AS u ON u.study = s.study
+    FROM asked AS a
+    JOIN unit_status AS u ON u.study = a.study
     LEFT JOIN neuron_stats AS n ON n.study = u.study AND n.layer = u.layer AND n.unit = u.unit AND n.sign = u.sign
     LEFT JOIN encoders AS e ON e.study = u.study AND e.layer = u.layer
     GROUP BY ALL
+), texts_of AS (
+    -- also those on which no unit could be scored
+    SELECT study, layer, text
+    FROM layer_scores
+    WHERE predictor = 'graph'
+    UNION
+    SELECT study, layer, text
+    FROM evaluation
+    WHERE predictor = 'graph'
 ), sizes AS (
     SELECT
         study,
@@ -80,9 +111,9 @@ SELECT
     dead,
     too_few_contexts,
     failed,
-    scored,
-    silent,
-    rare,
+    coalesce(scored, 0) AS scored,
+    coalesce(silent, 0) AS silent,
+    coalesce(rare, 0) AS rare,
     share_positive,
     firing_share,
     pearson_r,
@@ -104,16 +135,17 @@ SELECT
     active,
     unexplained
 FROM kinds
-JOIN scores USING (study, layer)
+JOIN texts_of USING (study, layer)
+LEFT JOIN scores USING (study, layer, text)
 LEFT JOIN sizes USING (study, layer, text)
 LEFT JOIN lookups USING (study, layer, text)
 LEFT JOIN (SELECT study, layer, text, pearson_r AS reach_5 FROM reach_summary WHERE last_tokens = 5) USING (study, layer, text)
 ORDER BY layer, text, comparable, control, kind, study;
 COMMENT ON VIEW unit_kinds IS 'One row a study, layer and text: what kind of units it explains and how well its graphs do. Rows of one layer and text with the same value of comparable can be set beside each other: neurons, latents of autoencoders and transcoders, directions, attention heads, and their controls. Means are over units; their intervals are over units drawn anew, since units are mostly a sample of those of the layer.';
-COMMENT ON COLUMN unit_kinds.comparable IS 'the same in studies, and their controls, of the same model, corpus, harvest, method and evaluation';
-COMMENT ON COLUMN unit_kinds.kind IS 'neuron, autoencoder latent, transcoder latent, direction, head, or the hook whose values the units are';
+COMMENT ON COLUMN unit_kinds.comparable IS 'the same in studies, and their controls, of the same model and contexts, which are harvested, learnt from and scored alike';
+COMMENT ON COLUMN unit_kinds.kind IS 'neuron, autoencoder latent, transcoder latent, direction, head, or the hook whose values the units are; latent where the encoder is not known';
 COMMENT ON COLUMN unit_kinds.control IS 'whether it is a control, whose model has random weights';
-COMMENT ON COLUMN unit_kinds.of_layer IS 'units that the layer has, asked for or not';
+COMMENT ON COLUMN unit_kinds.of_layer IS 'units that the layer has, asked for or not; NULL where its encoder is not known';
 COMMENT ON COLUMN unit_kinds.silent IS 'of those, units with no firing token in this text';
 COMMENT ON COLUMN unit_kinds.rare IS 'of those, units that fire in fewer than five documents of it: their F1 and average precision are uncertain';
 COMMENT ON COLUMN unit_kinds.units IS 'units asked for';
