@@ -158,6 +158,10 @@ def _check_name(name: str) -> None:
             f"The study folder '{name}' cannot name a job: use letters, digits and _ (such as "
             f"'{re.sub(r'[^A-Za-z0-9_]', '_', name)}')."
         )
+    try:
+        dg.ScheduleDefinition(name=name, job_name=name, cron_schedule="0 3 * * *")
+    except dg.DagsterInvalidDefinitionError as error:
+        raise SettingsError(f"Dagster keeps the name '{name}' for itself: give the study's folder another.") from error
 
 
 def _check_named(study: Study, file: StudyFile, files: Sequence[Path]) -> None:

@@ -110,6 +110,26 @@ VALUES = [
         "units: heads\n  hook: mlp.hook_post",
         "hook is mlp.hook_post, but heads are read at attn.hook_z: leave hook out.",
     ),
+    (
+        "units: heads\n  signs: [negative]",
+        "signs names negative, but a head's activation is a length: leave signs out.",
+    ),
+    (
+        "units: {encoder: {source: hub, name: a/b, neuronpedia: 'https://www.neuronpedia.org/gpt2/1-res'}}",
+        "units.encoder.neuronpedia: 'https://www.neuronpedia.org/gpt2/1-res' is no model and set: write",
+    ),
+    (
+        "units: {encoder: {source: hub, name: a/b, neuronpedia: 'gpt2/{layers}-res'}}",
+        "units.encoder.neuronpedia: 'gpt2/{layers}-res' is no model",
+    ),
+    (
+        "units: {encoder: {source: hub, name: 'https://hub/sae'}}",
+        "The hub can have no encoder 'https://hub/sae': write its name as there, such as google/gemma-scope-2b-pt-res",
+    ),
+    (
+        "harvest: {targeted_firings: 5}",
+        "harvest.targeted_firings is 5, but no unit asks for contexts: set targeted_contexts",
+    ),
     ("method: {preset: evidence}\n  preset: paper", "preset: paper scores the paper's graphs alone: leave"),
     ("control_of: demo", "control_of names 'demo', but the model keeps its trained weights"),
     # what is not there

@@ -12,6 +12,7 @@ from n2g_assets.assets.metadata import preview, rounded
 from n2g_assets.assets.proposer import masked_lm, proposer_identity
 from n2g_assets.assets.session import Session
 from n2g_assets.assets.stage import WholeStage
+from n2g_assets.core.errors import SettingsError
 from n2g_assets.core.sources import LocalSubject, SubjectSettings, portable_path
 from n2g_assets.core.tables import TABLES
 from n2g_assets.core.unit_settings import NeuronSample
@@ -81,6 +82,8 @@ def _verify(session: Session) -> bool:
         arithmetic = {"dtype": settings.harvest.dtype}
         model = session.load_subject(settings.harvest.dtype)
         model.check_study(settings.layer_numbers, neurons or [], context_length)
+        if "negative" in settings.signs and any(each.sparse for each in model.encoders.values()):
+            raise SettingsError("signs names negative, but latents are never below 0: leave signs out.")
         vocabulary = model.vocabulary(normalise=method.normalise_tokens)
         if method.proposer == "masked_lm":
             from n2g_assets.model.masked_lm import MaskedLMProposer

@@ -266,8 +266,9 @@ def _succeeded(execute: Execute, layers: tuple[str, str]) -> bool:
         if event.step_failure_data.error and event.step_failure_data.error.cls_name in _INTERRUPTS:
             raise KeyboardInterrupt(_asset_of(event))
     for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-            say(f"FAILED {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
+        if not evaluation.passed:
+            said = "FAILED" if evaluation.severity == dg.AssetCheckSeverity.ERROR else "WARNING"
+            say(f"{said} {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
     for event in failures:
         say(f"FAILED {_asset_of(event)}: {_cause(event)}")
     for error in (event.job_failure_data.error for event in result.all_events if event.is_job_failure):

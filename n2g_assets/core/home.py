@@ -56,6 +56,13 @@ class Home:
         name = hashlib.sha256(f"{self.root}\n{devices}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"n2g-{getpass.getuser()}" / f"forward_pass.{name}.lock"
 
+    def folder_of(self, study: str) -> Path:
+        """From which relative paths of a study's settings count; the working folder where it never ran here."""
+        try:
+            return Path((self.folders / study).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Path.cwd()
+
     @classmethod
     def from_environment(cls) -> "Home":
         """``$N2G_HOME``; without it ``.n2g`` beside the project's pyproject.toml, else in the working folder.

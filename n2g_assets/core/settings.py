@@ -345,6 +345,12 @@ class StudySettings(Settings):
         return values
 
     @model_validator(mode="after")
+    def _heads_have_no_sign(self) -> Self:
+        if self.units == HEADS and "negative" in self.signs:
+            raise ValueError("signs names negative, but a head's activation is a length: leave signs out.")
+        return self
+
+    @model_validator(mode="after")
     def _controls_are_redrawn(self) -> Self:
         if self.control_of is not None and self.subject.reinitialise is None:
             raise ValueError(

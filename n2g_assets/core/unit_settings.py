@@ -3,9 +3,10 @@
 As in ``settings``, the default, the unit and the source of a setting stand under its field.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, StrictInt, Tag
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator
 
 from n2g_assets.core.setting import Settings, one_of_shapes, shape
 
@@ -17,9 +18,19 @@ class AnyEncoder(Settings):
     format: str = "auto"
     """Layout of its files: ``auto`` goes by the name of the file that holds the weights; or a name of the page on
     encoders, such as ``sae_lens``."""
-    neuronpedia: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.{}-]+$")] | None = None
+    neuronpedia: str | None = None
     """Where Neuronpedia shows its latents, to which their pages link then, such as
     ``gemma-2-2b/{layer}-gemmascope-res-16k``; none takes what its files say."""
+
+    @field_validator("neuronpedia")
+    @classmethod
+    def _names_model_and_set(cls, shown: str | None) -> str | None:
+        if shown is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", shown.replace("{layer}", "0")):
+            raise ValueError(
+                f"'{shown}' is no model and set: write them as in a page's address, with {{layer}} for the layer, such "
+                "as gemma-2-2b/{layer}-gemmascope-res-16k."
+            )
+        return shown
 
 
 class HubEncoder(AnyEncoder):

@@ -12,18 +12,19 @@ from n2g_assets.storage.cache import Cache
 TOKENIZER = "tokenizer.json"
 
 
-def tokenizer_file(facts: Mapping[str, Any], subject: Mapping[str, Any], home: Home) -> Path | None:
+def tokenizer_file(facts: Mapping[str, Any], subject: Mapping[str, Any], folder: Path, home: Home) -> Path | None:
     """The ``tokenizer.json`` of a model, if it is here.
 
     Args:
         facts: its row of ``subject_models``.
         subject: the study's setting ``subject``.
+        folder: the study's, from which a relative path counts.
         home: whose cache holds models that were converted or drawn anew.
     """
-    return next((path for path in _places(facts, subject, home) if path.is_file()), None)
+    return next((path for path in _places(facts, subject, folder, home) if path.is_file()), None)
 
 
-def _places(facts: Mapping[str, Any], subject: Mapping[str, Any], home: Home) -> Iterator[Path]:
+def _places(facts: Mapping[str, Any], subject: Mapping[str, Any], folder: Path, home: Home) -> Iterator[Path]:
     models = Cache(home).folder("models")
     for provenance in sorted(models.glob("*/provenance.json")):
         with suppress(OSError, ValueError, AttributeError):
@@ -36,4 +37,4 @@ def _places(facts: Mapping[str, Any], subject: Mapping[str, Any], home: Home) ->
         if isinstance(found, str):
             yield Path(found)
     if facts["source"] == "local":
-        yield Path(subject["path"]).expanduser() / TOKENIZER
+        yield folder / Path(subject["path"]).expanduser() / TOKENIZER

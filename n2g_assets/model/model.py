@@ -112,10 +112,12 @@ class SubjectModel:
             wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < width]
             if wrong:
                 what = f"{neurons} {word}s a layer" if isinstance(neurons, int) else f"{word} {wrong[0]}"
-                raise SubjectError(
-                    f"{self.name} does not have {what}: it has {width} {word}s a layer, so choose from 0 to "
-                    f"{width - 1}."
+                cure = (
+                    "lower neurons.sample, or write neurons: all"
+                    if isinstance(neurons, int)
+                    else (f"choose from 0 to {width - 1}")
                 )
+                raise SubjectError(f"{self.name} does not have {what}: it has {width} {word}s a layer, so {cure}.")
         longest = self.max_context + self.unread
         if context_length > longest:
             raise SettingsError(

@@ -121,8 +121,8 @@ def check_masked_lm(name_or_path: str, study_folder: Path) -> None:
         check_hub_name(name_or_path, "give a folder that is there")
 
 
-def check_hub_name(name: str, cure: str) -> None:
-    """Check that a hub can have a model of this name.
+def check_hub_name(name: str, cure: str, what: str = "model", such: str = "gpt2 or EleutherAI/pythia-70m") -> None:
+    """Check that a hub can have something of this name; ``such`` are names of its kind.
 
     Raises:
         SourceError: It cannot.
@@ -131,8 +131,7 @@ def check_hub_name(name: str, cure: str) -> None:
         validate_repo_id(name)
     except errors.HFValidationError as error:
         raise SourceError(
-            f"The hub can have no model '{name}': write its name as there, such as gpt2 or EleutherAI/pythia-70m, or "
-            f"{cure}."
+            f"The hub can have no {what} '{name}': write its name as there, such as {such}, or {cure}."
         ) from error
 
 

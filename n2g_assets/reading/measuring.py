@@ -4,7 +4,6 @@ It answers one question at a time. A text is cut where the model stops reading.
 """
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +59,7 @@ class Measuring:
             self._loaded = None  # memory holds one
             settings = study.settings
             subject = TypeAdapter(SubjectSettings).validate_python(settings["subject"])
-            folder = _folder_of(study)
+            folder = study.home.folder_of(study.name)
             files = resolve_subject(subject, study_folder=folder, home=study.home)
             units = TypeAdapter(AnyUnits).validate_python(settings.get("units"))
             encoders = resolve_units(units, sorted(study.encoders), settings["hook"], study_folder=folder)
@@ -70,15 +69,7 @@ class Measuring:
             )  # fmt: skip
             if tuple(model_identity(model.facts, layer) for layer in layers) != identity:
                 raise StorageError(
-                    f"The subject model of study '{study.name}' is another one by now: run the study again."
+                    f"The subject model of study '{study.name}', or its encoder, is another one by now: run it again."
                 )
             self._loaded = identity, model
         return self._loaded[1]
-
-
-def _folder_of(study: Study) -> Path:
-    """From which relative paths of its settings count; the working folder where it never ran in this home."""
-    try:
-        return Path((study.home.folders / study.name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Path.cwd()

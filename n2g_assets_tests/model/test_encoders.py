@@ -93,7 +93,7 @@ def test_facts_are_what_the_files_say(written):
 
 
 def test_where_neuronpedia_shows_latents_is_what_the_files_say(tmp_path):
-    for name, said in (("standard", "tiny/4-res"), ("topk_before_6", None)):
+    for name, said in (("sae_lens-standard", "tiny/4-res"), ("sae_lens-topk_before_6", None)):
         folder = tmp_path / name
         folder.mkdir()
         assert read_encoder(CASES[name].write(folder, CASES[name].drawn())).neuronpedia == said

@@ -182,9 +182,10 @@ class Encoder:
         if self.reads.hook not in (None, hook):
             raise SubjectError(f"{what} reads {self.reads}, not {hook}: set hook to {self.reads.hook}.")
         if self.d_in != model.d_mlp:
+            turned = "transpose it, " if self.n_latents == model.d_mlp else ""
             raise SubjectError(
                 f"{what} reads vectors of {self.d_in} numbers, but {hook} of {model.name} carries {model.d_mlp}: "
-                "name the hook that it was trained on, or an encoder of this model."
+                f"{turned}name the hook that it was trained on, or an encoder of this model."
             )
 
     def ask(self, latents: Int64[Tensor, " asked"], device: torch.device | None = None) -> Asked:

@@ -35,8 +35,8 @@ class Tensors:
 
     @property
     def listed(self) -> str:
-        """The names for a message, of many the first."""
-        names = sorted(self.named)
+        """The names and shapes for a message, of many the first."""
+        names = [f"{name} ({' x '.join(map(str, each.shape))})" for name, each in sorted(self.named.items())]
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         return ", ".join(names[:_LISTED]) + more or "none"
 
@@ -78,7 +78,7 @@ def open_tensors(file: Path) -> Tensors:
         if file.suffix == ".npz":
             return Tensors(file, _npz(file))
         if file.suffix == ".npy":
-            return Tensors(file, {"matrix": torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))})
+            return Tensors(file, {"matrix": torch.from_numpy(_npy(file))})
         if file.suffix in _STATE_DICTS:
             return Tensors(file, _state_dict(file))
     raise SourceError(
@@ -104,6 +104,13 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
         raise SourceError(f"The encoder's file {file} is no state dict: save the state_dict of the encoder alone.")
     return found
+
+
+def _npy(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="c", allow_pickle=False)
+    except ValueError as error:  # whose own text advises to allow pickles
+        raise SourceError(f"The encoder's file {file} is no array of numbers: save it anew with numpy.save.") from error
 
 
 def _npz(file: Path) -> dict[str, Tensor]:

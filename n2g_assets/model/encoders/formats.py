@@ -298,8 +298,8 @@ def _matrix(file: Path) -> Encoder:
     vectors = [name for name, tensor in tensors.named.items() if tensor.ndim == 1]
     if len(matrices) != 1 or len(tensors.named) != 1 + len(vectors) or len(vectors) > 1:
         raise SourceError(
-            f"{file} holds {tensors.listed}, where one matrix of directions belongs, a "
-            "row each, and at most one vector, their bias: save these alone, or set the encoder's format."
+            f"{file} holds {tensors.listed}, where one matrix of directions belongs, a row each (of a single one 1 x "
+            "its length), and at most one vector, their bias: save these alone, or set the encoder's format."
         )
     matrix = tensors.take(matrices[0], None, None)
     bias = tensors.take(vectors[0], matrix.shape[0]) if vectors else None

@@ -110,7 +110,8 @@ def check_encoder(settings: EncoderSettings, study_folder: Path) -> None:
         SourceError: The hub can have no such name, or the path holds no encoder in a format that is known.
     """
     if isinstance(settings, HubEncoder):
-        check_hub_name(settings.name, "give a folder or file as {source: local, path: ...}")
+        cure = "give a folder or file as {source: local, path: ...}"
+        check_hub_name(settings.name, cure, "encoder", "google/gemma-scope-2b-pt-res")
     else:
         weights_at(named_folder(settings.path, study_folder), settings.format)
 
