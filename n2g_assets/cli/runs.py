@@ -90,7 +90,8 @@ def run_study(home: Home, study: str, layers: str | None = None, *, show: bool =
     say(f"Materializing the study '{study}' into {home.address or home.store} (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         execute = _executing(job, named, instance)
-        succeeded = all(_succeeded(execute, each) for each in ranges)
+        warns = study_of(job).settings.control_of is None  # of a control the opposite is expected
+        succeeded = all(_succeeded(execute, each, warns=warns) for each in ranges)
     if not succeeded:
         say("What was finished is kept: the same command goes on from there.")
     elif show:
@@ -127,7 +128,7 @@ def plan_study(home: Home, study: str, layers: str | None, machines: int, elsewh
     say(f"Reading the model and the corpus of the study '{asked.name}' (the first time takes some minutes).")
     with dg.DagsterInstance.get() as instance:
         read = partial(job.execute_in_process, asset_selection=[asked.key("subject_model"), asked.key("corpus_tokens")])
-        if not _succeeded(partial(read, instance=instance), ranges[0]):
+        if not _succeeded(partial(read, instance=instance), ranges[0], warns=False):
             return 1
     say("\n" + plan_here(session, numbers, machines))
     return 0
@@ -249,8 +250,8 @@ def _executing(job: dg.JobDefinition, named: str, instance: dg.DagsterInstance) 
     return partial(followed, execute, instance)
 
 
-def _succeeded(execute: Execute, layers: tuple[str, str]) -> bool:
-    """Execute a run and say what failed.
+def _succeeded(execute: Execute, layers: tuple[str, str], *, warns: bool) -> bool:
+    """Execute a run and say what failed, and where ``warns`` what checks warn of.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM ended the run; it names the step.
@@ -266,8 +267,9 @@ def _succeeded(execute: Execute, layers: tuple[str, str]) -> bool:
         if event.step_failure_data.error and event.step_failure_data.error.cls_name in _INTERRUPTS:
             raise KeyboardInterrupt(_asset_of(event))
     for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed:
-            said = "FAILED" if evaluation.severity == dg.AssetCheckSeverity.ERROR else "WARNING"
+        fails = evaluation.severity == dg.AssetCheckSeverity.ERROR
+        if not evaluation.passed and (fails or warns):
+            said = "FAILED" if fails else "WARNING"
             say(f"{said} {'/'.join(evaluation.asset_key.path)}, {evaluation.check_name}: {evaluation.description}")
     for event in failures:
         say(f"FAILED {_asset_of(event)}: {_cause(event)}")

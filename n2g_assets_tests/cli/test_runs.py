@@ -75,6 +75,18 @@ def test_a_run_that_fails_by_an_error_of_another_kind_names_it(tiny, monkeypatch
     assert "FAILED tiny/subject_model: 'weights'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("control", [False, True])
+def test_what_checks_warn_of_is_said_but_for_controls(tiny, capsys, control):
+    """The tiny model's weights are random, which is what is asked of a control."""
+    subject = {"source": "local", "path": "model"}
+    redrawn = {"control_of": "demo", "subject": subject | {"reinitialise": 0}} if control else {}
+    tiny(layers=1, neurons=[1], **redrawn)
+    assert cli.main(["run", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert ("WARNING tiny/subject_model, model_is_sane: " in said) == (not control)
+    assert ("WARNING" in said) == (not control)
+
+
 def test_a_full_disk_is_said_where_dagsters_own_database_fails_first(tiny, monkeypatch, capsys):
     def fail(_home):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
