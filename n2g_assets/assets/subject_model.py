@@ -124,7 +124,8 @@ def _record_study(session: Session) -> None:
     row = {"settings": [settings], "versions": [versions], "control_of": [session.settings.control_of]}
     rows = {"studies": pl.DataFrame(row, schema_overrides={"control_of": pl.String})}
     folder, beside = str(session.study.folder.absolute()), session.home.folders / session.study.name
-    write_atomically(beside, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
+    if not beside.is_file() or beside.read_text(encoding="utf-8") != folder:
+        write_atomically(beside, lambda temporary: temporary.write_text(folder, encoding="utf-8"))
     input_hash = hash_json([STAGE.code_version, settings, versions])
     session.bring_up_to_date(["studies"], lambda: rows, input_hash=input_hash, code_version=STAGE.code_version)
 

@@ -81,8 +81,8 @@ class _Rows:
         def part(tensor: Tensor | None) -> Tensor | None:
             return tensor if tensor is None or tensor.ndim == 0 else tensor[tile]
 
-        rest = map(part, (self.bias, self.gain, self.gate, self.threshold))
-        return _Rows(self.matrix[tile], *rest, rectifies=self.rectifies)
+        bias, gain, gate, threshold = map(part, (self.bias, self.gain, self.gate, self.threshold))
+        return _Rows(self.matrix[tile], bias, gain, gate, threshold, self.rectifies)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
