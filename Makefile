@@ -13,10 +13,11 @@ READY := $(VENV)/.n2g_assets
 READY_DEV := $(VENV)/.n2g_assets_dev
 # A test process a core, four at most; the tests of a group share a process, and with it their fixtures (conftest.py).
 PARALLEL := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+LIBRARIES := $(VENV)/libraries
 # nnsight, which dictionary-learning imports, changes Python's object: what imports beartype has to come before it.
 OF_LIBRARIES := test_train_encoder.py test_encoders_of_libraries.py
 
-.PHONY: help demo explore test coverage machines libraries recompute ui lint format docs bench clean
+.PHONY: help demo explore test coverage machines libraries libraries_there recompute ui lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,9 +51,14 @@ coverage: $(READY_DEV) ## run the tests and count the lines of the package that 
 machines: $(READY_DEV) ## run a tiny study on two hosts, and on two workers of which one is killed (needs RabbitMQ and Postgres)
 	@N2G_NEED_SERVERS=1 $(BIN)/python -m pytest -k 'two_workers or two_hosts' n2g_assets_tests/assets/test_executors.py
 
-libraries: $(READY_DEV) ## compare encoders with what the libraries that write them compute
-	@$(PIP) --no-deps --upgrade --target $(VENV)/libraries --requirement n2g_assets_tests/model/libraries.txt
-	@PYTHONPATH=$(VENV)/libraries N2G_NEED_LIBRARIES=1 $(BIN)/python -m pytest $(addprefix n2g_assets_tests/model/,$(OF_LIBRARIES))
+$(LIBRARIES)/.there: n2g_assets_tests/model/libraries.txt $(READY_DEV)
+	@$(PIP) --no-deps --upgrade --target $(LIBRARIES) --requirement $<
+	@touch $@
+
+libraries_there: $(LIBRARIES)/.there
+
+libraries: libraries_there ## compare encoders with what the libraries that write them compute
+	@PYTHONPATH=$(LIBRARIES) N2G_NEED_LIBRARIES=1 $(BIN)/python -m pytest $(addprefix n2g_assets_tests/model/,$(OF_LIBRARIES))
 
 recompute: $(READY_DEV) ## run the model again on what the demo stored, and predict it again slowly
 	@$(BIN)/python -m n2g_assets_tests.recomputation
