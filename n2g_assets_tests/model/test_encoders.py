@@ -311,7 +311,7 @@ def _not_a_number() -> torch.Tensor:
         ("sae_lens-standard", _pickle, "sae.pkl is a pickle, which is never read: save the encoder as safetensors"),
         ("dictionary_learning-AutoEncoder", _object, "a pickle that holds more than tensors, which is never read"),
         ("gemma_scope-res", _array_of_objects, "holds objects, a pickle, which is never read: save it as numbers"),
-        ("sae_lens-standard", _weights(b_enc=None), "has no tensor b_enc: it has W_dec, W_enc, b_dec, so set the"),
+        ("sae_lens-standard", _weights(b_enc=None), r"has no tensor b_enc: it has W_dec \(40 x 12\), W_enc"),
         ("gemma_scope-res", _weights(threshold=None), "has no tensor threshold"),
         ("sparsify-transcoder", _weights(W_skip=None), "has no tensor W_skip"),
         ("circuit_tracer-relu", _weights(b_dec=None), "has no tensor b_dec"),

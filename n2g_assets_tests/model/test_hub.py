@@ -205,7 +205,7 @@ def test_of_an_encoder_the_folder_that_is_named_is_fetched(hub, tmp_path):
     assert both != found == resolve_encoders(asked, [7], "auto", study_folder=tmp_path)
     with pytest.raises(SourceError, match=r"none is not known to the hub: correct units\.encoder\.name"):
         resolve_encoders(HubEncoder(source="hub", name="someone/none"), [7], "auto", study_folder=tmp_path)
-    with pytest.raises(SourceError, match="The hub can have no model 'a/b/c'"):
+    with pytest.raises(SourceError, match="The hub can have no encoder 'a/b/c'"):
         check_encoder(HubEncoder(source="hub", name="a/b/c"), tmp_path)
 
 
