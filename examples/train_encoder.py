@@ -115,10 +115,8 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     control = "_reinitialised" if asked.reinitialised else ""
-    study, out = (
-        asked.study or LATENTS / f"smollm2_neurons{control}" / "defs.yaml",
-        asked.out or LATENTS / f"encoders{control}",
-    )
+    study = asked.study or LATENTS / f"smollm2_neurons{control}" / "defs.yaml"
+    out = asked.out or LATENTS / f"encoders{control}"
     read, written = read_mlp(study, asked.layer, asked.tokens)
     end = int(TRAINED_SHARE * len(read))
     for kind, x in (("autoencoder", written), ("transcoder", read)):

@@ -91,8 +91,8 @@ class Stored(Facts):
             for shard, lacks in plan.work
         ]
         shards = sum(bool(lacks) for _, lacks in plan.work)
-        values, pairs = (list(each) for each in zip(*sizes, strict=True)) if sizes else ([0], [0])
-        return Reading(layers, plan.tokens, shards, sum(values), settings, max(values), pairs=sum(pairs))
+        values, pairs = [kept for kept, _ in sizes], sum(pairs for _, pairs in sizes)
+        return Reading(layers, plan.tokens, shards, sum(values), settings, max(values, default=0), pairs=pairs)
 
     def most_targeted(self, layer: int) -> int:
         """By the text that there is beyond the harvest."""

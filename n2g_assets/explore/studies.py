@@ -9,6 +9,7 @@ from n2g_assets.core.explorer import STUDY
 from n2g_assets.explore.page import Answer, Asked, OfStudy, Page, Table
 from n2g_assets.reading.database import Snapshot
 from n2g_assets.reading.study import Study, study_names
+from n2g_assets.report.kinds import kinds_beside
 from n2g_assets.report.plots import styles
 from n2g_assets.storage.objects import place_of
 
@@ -78,7 +79,7 @@ def _read_study(study: Study) -> Answer:
         "reach": study.rows("FROM reach_summary WHERE study = $study AND text = 'random' ORDER BY layer, last_tokens"),
         "sizes": study.rows("FROM size_summary WHERE study = $study AND text = 'random' ORDER BY layer, n_rules"),
         "controls": study.rows("FROM controls WHERE study = $study AND text = 'random' ORDER BY layer, control"),
-        "kinds": _kinds(study),
+        "kinds": [row for rows in kinds_beside(study.frame).values() for row in rows],
         "corpus": study.rows("FROM corpus_summary WHERE study = $study"),
         "settings": study.settings, "versions": study.versions,
     }  # fmt: skip
@@ -100,14 +101,6 @@ def _scores(study: Study) -> list[dict[str, Any]]:
         for text in texts
     ]
     return [text for text in found if text["rows"]]
-
-
-def _kinds(study: Study) -> list[dict[str, Any]]:
-    """By layer the study's own row of ``unit_kinds``, and those that can be set beside it, where there are any."""
-    beside = study.rows("FROM kinds_beside($study) WHERE text = 'random'")
-    own = study.rows("FROM unit_kinds WHERE study = $study AND text = 'random'") if beside else []
-    layers = sorted({row["layer"] for row in beside})
-    return [row for layer in layers for row in (*own, *beside) if row["layer"] == layer]
 
 
 def report_of(study: Study) -> str | None:

@@ -111,12 +111,9 @@ class SubjectModel:
             width, word = self.n_units(layer), self.encoders[layer].word if layer in self.encoders else NEURON
             wrong = [n for n in ([neurons - 1] if isinstance(neurons, int) else neurons) if not 0 <= n < width]
             if wrong:
-                what = f"{neurons} {word}s a layer" if isinstance(neurons, int) else f"{word} {wrong[0]}"
-                cure = (
-                    "lower neurons.sample, or write neurons: all"
-                    if isinstance(neurons, int)
-                    else (f"choose from 0 to {width - 1}")
-                )
+                what, cure = f"{word} {wrong[0]}", f"choose from 0 to {width - 1}"
+                if isinstance(neurons, int):
+                    what, cure = f"{neurons} {word}s a layer", "lower neurons.sample, or write neurons: all"
                 raise SubjectError(f"{self.name} does not have {what}: it has {width} {word}s a layer, so {cure}.")
         longest = self.max_context + self.unread
         if context_length > longest:

@@ -42,28 +42,30 @@ _COLUMN = 1.9
 """Width of the column of one of ``_BESIDE``, in doublings of the number of rules."""
 
 
-def kinds_beside(frame: Callable[..., pl.DataFrame]) -> list[dict[str, Any]]:
+def kinds_beside(frame: Callable[..., pl.DataFrame]) -> dict[int, list[dict[str, Any]]]:
     """What can be set beside a study, by layer; nothing where no other study explains its model on its text.
 
     Args:
         frame: rows of a query, in which ``$study`` is the study.
 
     Returns:
-        For each layer with others the ``layer`` and its ``rows``: of ``unit_kinds`` the study's own, then those of
-        ``kinds_beside``; and its ``sizes``, of ``size_summary``.
+        For each layer with others the study's own row of ``unit_kinds``, then the rows of ``kinds_beside``.
     """
     others = frame("FROM kinds_beside($study) WHERE text = $text", text=SHOWN_TEXT)
+    if others.is_empty():
+        return {}
     own = frame("FROM unit_kinds WHERE study = $study AND text = $text", text=SHOWN_TEXT)
-    found = []
-    for layer in others["layer"].unique().sort().to_list():
-        rows = [*own.filter(layer=layer).to_dicts(), *others.filter(layer=layer).to_dicts()]
-        sizes = frame(
-            """FROM size_summary
-            WHERE layer = $layer AND text = $text AND (study = $study OR list_contains($others, study))""",
-            layer=layer, text=SHOWN_TEXT, others=others["study"].unique().to_list(),
-        )  # fmt: skip
-        found.append({"layer": layer, "rows": rows, "sizes": sizes})
-    return found
+    layers = others["layer"].unique().sort().to_list()
+    return {layer: [*own.filter(layer=layer).to_dicts(), *others.filter(layer=layer).to_dicts()] for layer in layers}
+
+
+def sizes_of(frame: Callable[..., pl.DataFrame], layer: int, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """The rows of ``size_summary`` of what ``kinds_beside`` gave for a layer; ``frame`` as there."""
+    return frame(
+        """FROM size_summary
+        WHERE layer = $layer AND text = $text AND (study = $study OR list_contains($others, study))""",
+        layer=layer, text=SHOWN_TEXT, others=[row["study"] for row in rows],
+    )  # fmt: skip
 
 
 def r_by_kind(rows: Sequence[Mapping[str, Any]], sizes: pl.DataFrame, *, title: str) -> str:

@@ -28,7 +28,7 @@ from n2g_assets.method.class_rows import graph_of_rows, stored_importances
 from n2g_assets.report import text as wording
 from n2g_assets.report.class_picture import draw_classes
 from n2g_assets.report.class_use import class_use
-from n2g_assets.report.kinds import kinds_beside, r_by_kind
+from n2g_assets.report.kinds import kinds_beside, r_by_kind, sizes_of
 from n2g_assets.report.plots import (
     F1,
     PEARSON_R,
@@ -252,10 +252,13 @@ def _pictures(database: _Study, facts: dict[str, Any]) -> dict[str, Callable[...
         return class_use(database.frame, _vocabulary(database))
 
     def kinds() -> list[dict[str, Any]]:
-        found = kinds_beside(database.frame)
+        found: list[dict[str, Any]] = [
+            {"layer": layer, "rows": rows} for layer, rows in kinds_beside(database.frame).items()
+        ]
         for here in found and (found[0], found[len(found) // 2], found[-1]):
-            title = f"{database.name}: kinds of units at layer {here['layer']}"
-            here["picture"] = as_address(r_by_kind(here["rows"], here["sizes"], title=title))
+            layer, rows = here["layer"], here["rows"]
+            title = f"{database.name}: kinds of units at layer {layer}"
+            here["picture"] = as_address(r_by_kind(rows, sizes_of(database.frame, layer, rows), title=title))
         return found
 
     pictures = (
