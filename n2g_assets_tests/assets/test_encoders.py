@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -17,11 +16,8 @@ from starlette.testclient import TestClient
 
 from n2g_assets import cli
 from n2g_assets.assets import corpus_tokens, subject_model
-from n2g_assets.assets.plan import Stored, facts_without_model, plan_elsewhere, plan_here
-from n2g_assets.assets.rates import Elsewhere
-from n2g_assets.assets.sizes import Size
 from n2g_assets.assets.study import Study
-from n2g_assets.core.errors import SettingsError, SourceError, StorageError, SubjectError
+from n2g_assets.core.errors import StorageError
 from n2g_assets.core.home import Home
 from n2g_assets.core.settings import HarvestSettings, StudySettings
 from n2g_assets.core.units import Unit
@@ -29,7 +25,6 @@ from n2g_assets.evidence.kept import Held, Pairs
 from n2g_assets.evidence.plan import entry_kind
 from n2g_assets.evidence.store import read_evidence
 from n2g_assets.explore.app import build_app
-from n2g_assets.model.config import read_shape
 from n2g_assets.model.folder import model_identity
 from n2g_assets.model.load import VERIFICATION_TEXT
 from n2g_assets.reading.database import Database
@@ -37,9 +32,7 @@ from n2g_assets.reading.measuring import Measuring
 from n2g_assets.reading.study import open_study
 from n2g_assets.storage.cache import Cache
 from n2g_assets.storage.hashing import hash_json
-from n2g_assets.study import read_study
 from n2g_assets_tests.assets.studies import (
-    changed,
     check,
     no_progress,
     of_evidence,
@@ -335,30 +328,6 @@ def test_a_coarse_harvest_measures_the_strongest_latents_again(two_layers, folde
         assert row["activation"] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_a_study_of_latents_can_be_planned(two_layers, folder):
-    session = session_of(two_layers.study, two_layers.home)
-    assert "2 layers" in plan_here(session, [[0, LAYER]])
-    every = session_of(changed(two_layers.study, neurons="all"), two_layers.home)
-    said = plan_elsewhere(every, [[0, LAYER]], 1, Elsewhere("h100", tokens=10_000, config=folder / "model"))
-    assert f" {2 * LATENTS}  " in said
-
-
-def test_the_plan_of_latents_counts_their_firings(two_layers, folder, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(two_layers.home, home, ignore=shutil.ignore_patterns("locks", "evidence"))
-    session = session_of(changed(two_layers.study, neurons="all"), home)
-    tokens = len(session.corpus.token_ids)
-    planned = Size.of(Stored(session), [0, LAYER]).readings[0]
-    assert planned.values == 0
-    session.evidence(session.corpus, [0, LAYER], no_progress)
-    files = list((home / "cache" / "evidence").rglob("activations.npy"))
-    firings = sum(file.stat().st_size - 128 for file in files) / 8
-    assert firings == pytest.approx(planned.pairs, rel=0.2)
-    shape = read_shape(folder / "model", "model", session.hook)
-    said = facts_without_model(session, replace(shape, width=LATENTS), tokens)
-    assert Size.of(said, [0, LAYER]).readings[0].kept_bytes == 2 * 8 * TOP * tokens
-
-
 def test_pairs_may_be_none(tmp_path):
     pairs = Pairs(tmp_path / "7.npy", 2)
     pairs.add(np.arange(3), np.arange(3), np.empty((0, 2), np.int64), np.empty(0, np.float32), 4)
@@ -405,94 +374,6 @@ def test_settings_with_an_encoder_survive_being_written_and_read():
     assert (settings.hook, settings.word) == ("auto", "latent")
     assert StudySettings(**json.loads(settings.model_dump_json())) == settings
     assert StudySettings(**least, layers=2, units=units, hook="mlp.hook_out").hook == "mlp.hook_out"
-
-
-def _narrow(folder: Path) -> None:
-    save_file({"directions": torch.ones(3, WIDTH - 1)}, folder / "wrong.safetensors")
-
-
-def _turned(folder: Path) -> None:
-    np.save(folder / "wrong.npy", np.ones((WIDTH, 3), np.float32))
-
-
-def _vector(folder: Path) -> None:
-    np.save(folder / "wrong.npy", np.ones(WIDTH, np.float32))
-
-
-def _objects(folder: Path) -> None:
-    np.save(folder / "wrong.npy", np.array([{}]), allow_pickle=True)
-
-
-def _text(folder: Path) -> None:
-    (folder / "wrong.npy").write_text("an encoder")
-
-
-def _pickled(folder: Path) -> None:
-    (folder / "wrong.pkl").write_bytes(pickle.dumps({}))
-
-
-def _unknown(folder: Path) -> None:
-    (folder / "wrong.txt").write_text("an encoder")
-
-
-def _incomplete(folder: Path) -> None:
-    (folder / "wrong").mkdir()
-    save_file({"encoder.weight": torch.ones(3, WIDTH)}, folder / "wrong" / "sae.safetensors")
-    (folder / "wrong" / "cfg.json").write_text("{}")
-
-
-@pytest.mark.parametrize(
-    ("write", "path", "changes", "says"),
-    [
-        (_narrow, "wrong.safetensors", {"hook": "hook_resid_post"}, "reads vectors of 31 numbers, but .* carries 32"),
-        (_narrow, "wrong.safetensors", {}, "do not say which hook it reads: set hook to one"),
-        (_turned, "wrong.npy", {"hook": "hook_resid_post"}, "carries 32: transpose it, name the hook"),
-        (_vector, "wrong.npy", {}, r"holds matrix \(32\), where one matrix of directions belongs, a row each"),
-        (_objects, "wrong.npy", {}, "is no array of numbers: save it anew with numpy.save"),
-        (_text, "wrong.npy", {}, "is no array of numbers: save it anew with numpy.save"),
-        (_pickled, "wrong.pkl", {}, "is a pickle, which is never read"),
-        (_unknown, "wrong.txt", {}, "holds no encoder in a format that is known"),
-        (_incomplete, "wrong", {}, r"has no tensor b_dec: it has encoder.weight \(3 x 32\)"),
-        (None, "topk", {"signs": ["negative"]}, "signs names negative, but latents are never below 0"),
-        (None, "topk", {"neurons": {"sample": 25}}, "lower neurons.sample, or write neurons: all"),
-        (None, "nowhere", {}, "There is no encoder at"),
-        (None, "topk", {"hook": "mlp.hook_post"}, "holds no encoder for layer 1 at mlp.hook_post, but for layer 1"),
-        (None, "topk", {"layers": [0]}, "holds no encoder for layer 0"),
-        (None, "topk", {"neurons": [3, LATENTS]}, "does not have latent 24: it has 24 latents a layer"),
-    ],
-)
-def test_an_encoder_that_does_not_fit_is_said_in_one_sentence(write, path, changes, says, folder, tmp_path):
-    shutil.copytree(folder / "topk", tmp_path / "topk")
-    if write is not None:
-        write(tmp_path)
-    study = replace(latents_of(folder, path, **changes), folder=tmp_path)
-    with pytest.raises((SettingsError, SourceError, SubjectError), match=says):
-        subject_model.materialize(session_of(study, tmp_path / "home"))
-    assert not (tmp_path / "home" / "slices").exists()
-
-
-def test_a_mistake_in_a_studys_file_is_said_with_its_line(folder, tmp_path):
-    text = """\
-type: n2g_assets.N2GStudy
-attributes:
-  subject: {source: local, path: model}
-  corpus: [{source: files, path: corpus}]
-  layers: [1]
-  units:
-    encoder: {source: local, path: nowhere}
-"""
-    for name in ("model", "corpus"):
-        (tmp_path / name).symlink_to(folder / name)
-    for line, says in (
-        (text, "defs.yaml:7: There is no encoder at"),
-        (text.replace("path: nowhere", "path: nowhere, formt: auto"), "no setting 'formt' here: did you mean 'format'"),
-        (text.replace("source: local, path: nowhere", "path: nowhere"), "units.encoder lacks 'source': add it"),
-        (text.replace("path: nowhere", "path: corpus, format: sae"), "No encoder has the format 'sae'"),
-    ):
-        (tmp_path / "defs.yaml").write_text(line)
-        with pytest.raises(SettingsError, match=says) as caught:
-            read_study(tmp_path / "defs.yaml")
-        assert "\n" not in str(caught.value)
 
 
 def test_an_encoder_of_another_model_is_warned_of(topk):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from n2g_assets.assets import corpus_tokens, sizes, stage, subject_model
-from n2g_assets.assets.plan import Stored, stated_facts, stated_text
+from n2g_assets.assets.plan import Stored, facts_without_model, plan_elsewhere, plan_here, stated_facts, stated_text
 from n2g_assets.assets.rates import DEVICES, SHARE, Elsewhere, measured, seconds, shared, stated
 from n2g_assets.assets.sizes import Size
 from n2g_assets.core.errors import SettingsError, SourceError
@@ -18,7 +20,10 @@ from n2g_assets.model.config import Shape, read_shape
 from n2g_assets.model.load import load_subject
 from n2g_assets.model.sources import config_folder
 from n2g_assets_tests.assets.studies import changed, no_progress, of_evidence, run_job, session_of, tiny_study
+from n2g_assets_tests.assets.test_encoders import LATENTS, LAYER, TOP, folder, two_layers
 from n2g_assets_tests.tiny_models import tiny_llama
+
+__all__ = ["folder", "two_layers"]
 
 SEVEN = Shape("seven", 32, 14_336, 32, 32_000, 218_112_000, 7_241_732_096)
 """As docs/planning.md has it."""
@@ -214,3 +219,28 @@ def test_a_limit_that_is_exceeded_is_said_with_what_moves_it(tmp_path, options, 
 def test_a_study_that_asks_for_more_than_the_model_has_is_refused(tmp_path, changes, said):
     with pytest.raises(SettingsError, match=said):
         of_seven(tmp_path, 10**6, **changes)
+
+
+# -------------------------------------------------------------------------------------------- latents
+def test_a_study_of_latents_can_be_planned(two_layers, folder):
+    session = session_of(two_layers.study, two_layers.home)
+    assert "2 layers" in plan_here(session, [[0, LAYER]])
+    every = session_of(changed(two_layers.study, neurons="all"), two_layers.home)
+    said = plan_elsewhere(every, [[0, LAYER]], 1, Elsewhere("h100", tokens=10_000, config=folder / "model"))
+    assert f" {2 * LATENTS}  " in said
+
+
+def test_the_plan_of_latents_counts_their_firings(two_layers, folder, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(two_layers.home, home, ignore=shutil.ignore_patterns("locks", "evidence"))
+    session = session_of(changed(two_layers.study, neurons="all"), home)
+    tokens = len(session.corpus.token_ids)
+    planned = Size.of(Stored(session), [0, LAYER]).readings[0]
+    assert planned.values == 0
+    session.evidence(session.corpus, [0, LAYER], no_progress)
+    files = list((home / "cache" / "evidence").rglob("activations.npy"))
+    firings = sum(file.stat().st_size - 128 for file in files) / 8
+    assert firings == pytest.approx(planned.pairs, rel=0.2)
+    shape = read_shape(folder / "model", "model", session.hook)
+    said = facts_without_model(session, replace(shape, width=LATENTS), tokens)
+    assert Size.of(said, [0, LAYER]).readings[0].kept_bytes == 2 * 8 * TOP * tokens
